@@ -1,0 +1,83 @@
+"""Private files on disk: 0600, replaced as a whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+from keys.errors import KeyFileError
+
+
+def read_private_file(path: Path) -> bytes:
+    """Read a file that only its owner may read.
+
+    Raises KeyFileError where it is missing, empty, not a plain file, or open to group or others.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise KeyFileError(f"{path} is not a plain file")
+            if status.st_mode & 0o077:
+                raise KeyFileError(
+                    f"{path} can be read by group or others (mode {stat.S_IMODE(status.st_mode):04o}, "
+                    f"0600 is allowed); run `chmod 600 {path}`"
+                )
+            data = file.read()
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    if not data.strip():
+        raise KeyFileError(f"{path} is empty; restore it or make a new one")
+    return data
+
+
+def read_public_file(path: Path) -> bytes:
+    """Read a file that anybody may read. Raises KeyFileError where it is missing or empty."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+    if not data.strip():
+        raise KeyFileError(f"{path} is empty; restore it")
+    return data
+
+
+def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
+    """Write a new file and its directory entry to disk; return False where one stands already."""
+    temporary = _write_temporary(path, data, mode)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    _sync_directory(path.parent)
+    return True
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file: whoever reads it sees the old or the new text, also after a power cut."""
+    os.replace(_write_temporary(path, data, mode), path)
+    _sync_directory(path.parent)
+
+
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

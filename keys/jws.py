@@ -1,0 +1,163 @@
+"""Compact JWS (RFC 7515 section 7.1): strict parsing, signing and verification.
+
+Invariants:
+
+1. Of all texts that decode to one header, payload and signature, exactly one is accepted.
+2. A signature is checked with the algorithm of the key; the header only has to agree with it.
+3. Nothing the header carries or points to is ever used as a key or fetched.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
+
+from keys.encoding import decode_base64url, decode_json, encode_base64url
+from keys.errors import AlgorithmNotAllowedError, EncodingError, MalformedJWSError
+from keys.jwk import KID_MAX_LENGTH, PrivateKey, VerificationKey
+
+MAX_COMPACT_LENGTH: Final = 32 * 1024
+_MAX_HEADER_LENGTH: Final = 4 * 1024
+
+# The values are PyJWT's algorithm objects, whose key type differs from one to the next.
+_ALGORITHMS: Final[dict[str, Any]] = {
+    "RS256": RSAAlgorithm(RSAAlgorithm.SHA256),
+    "RS384": RSAAlgorithm(RSAAlgorithm.SHA384),
+    "RS512": RSAAlgorithm(RSAAlgorithm.SHA512),
+    "PS256": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA256),
+    "PS384": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA384),
+    "PS512": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA512),
+    "ES256": ECAlgorithm(ECAlgorithm.SHA256),
+    "ES384": ECAlgorithm(ECAlgorithm.SHA384),
+    "ES512": ECAlgorithm(ECAlgorithm.SHA512),
+    "EdDSA": OKPAlgorithm(),
+}
+# RFC 7515 section 4.1.11, RFC 7797, and the parameters that would name a key or change what the
+# payload is: whoever sends one asks for something that is not done here.
+_REFUSED_PARAMETERS: Final = ("crit", "b64", "jwk", "jku", "x5u", "x5c", "cty", "zip")
+
+
+class Header(NamedTuple):
+    """The protected header: ``alg``, and ``kid`` or None where it has none."""
+
+    algorithm: str
+    kid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompactJWS:
+    """A compact JWS taken apart. Nothing in it is verified."""
+
+    header_segment: bytes
+    signing_input: bytes
+    unverified_payload: bytes
+    signature_segment: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SigningKey:
+    """A private key and the verification key that goes with it."""
+
+    private_key: PrivateKey
+    verification_key: VerificationKey
+
+    def __repr__(self) -> str:
+        return f"SigningKey(kid={self.verification_key.kid!r})"
+
+
+def parse(token: str) -> CompactJWS:
+    """Take a compact JWS of at most 32 KiB apart.
+
+    The header and the signature are decoded by ``header`` and ``verify``, so that a caller can
+    first learn from the payload whose token it is. Raises MalformedJWSError for anything but
+    three segments parted by dots with base64url in the middle one.
+    """
+    if len(token) > MAX_COMPACT_LENGTH:
+        raise MalformedJWSError(f"it is longer than {MAX_COMPACT_LENGTH} characters")
+    try:
+        data = token.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise MalformedJWSError("it is not ASCII") from error
+    signing_input, _, signature_segment = data.rpartition(b".")
+    header_segment, dot, payload_segment = signing_input.partition(b".")
+    if not dot or b"." in payload_segment:
+        raise MalformedJWSError("it is not three segments parted by dots")
+    try:
+        payload = decode_base64url(payload_segment)
+    except EncodingError as error:
+        raise MalformedJWSError(f"its payload is {error}") from error
+    return CompactJWS(header_segment, signing_input, payload, signature_segment)
+
+
+def header(jws: CompactJWS) -> Header:
+    """Return the protected header.
+
+    Raises MalformedJWSError for one that is not accepted, and AlgorithmNotAllowedError where its
+    ``alg`` is none of the signature algorithms served.
+    """
+    try:
+        return _parse_header(jws.header_segment)
+    except EncodingError as error:
+        raise MalformedJWSError(f"its header is {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _parse_header(segment: bytes) -> Header:
+    # Memoised because it is the same for every token of a key; a refusal is not kept.
+    if len(segment) > _MAX_HEADER_LENGTH:
+        raise MalformedJWSError(f"its header is longer than {_MAX_HEADER_LENGTH} characters")
+    members = decode_json(decode_base64url(segment))
+    if not isinstance(members, dict):
+        raise MalformedJWSError("its header is not a JSON object")
+    for parameter in _REFUSED_PARAMETERS:
+        if parameter in members:
+            raise MalformedJWSError(f'its header has "{parameter}", which is not accepted')
+    if members.get("typ", "JWT") != "JWT":
+        raise MalformedJWSError('the "typ" of its header is not "JWT"')
+    kid = members.get("kid")
+    if "kid" in members and not (
+        isinstance(kid, str) and 0 < len(kid) <= KID_MAX_LENGTH and kid.isprintable()
+    ):
+        raise MalformedJWSError(
+            f'the "kid" of its header is not printable text of 1 to {KID_MAX_LENGTH} characters'
+        )
+    algorithm = members.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
+        shown = repr(algorithm[:16]) if isinstance(algorithm, str) else "absent or not a string"
+        raise AlgorithmNotAllowedError(f'the "alg" of its header is {shown}')
+    return Header(algorithm, kid)
+
+
+def verify(jws: CompactJWS, key: VerificationKey) -> bool:
+    """Tell whether the signature is one by this key.
+
+    Raises AlgorithmNotAllowedError where the header names another algorithm than the key's
+    (RFC 8725 section 3.1), and MalformedJWSError where header or signature cannot be decoded.
+    """
+    named = header(jws).algorithm
+    if named != key.algorithm:
+        raise AlgorithmNotAllowedError(
+            f'the "alg" of its header is {named}, but the key is for {key.algorithm}'
+        )
+    try:
+        signature = decode_base64url(jws.signature_segment)
+    except EncodingError as error:
+        raise MalformedJWSError(f"its signature is {error}") from error
+    verified: bool = _ALGORITHMS[named].verify(jws.signing_input, key.public_key, signature)
+    return verified
+
+
+def sign(payload: bytes, key: SigningKey) -> str:
+    """Sign a payload and return the compact JWS, its header as Kubernetes writes it."""
+    segments = _header_segment(key.verification_key) + b"." + encode_base64url(payload).encode()
+    algorithm = _ALGORITHMS[key.verification_key.algorithm]
+    signature: bytes = algorithm.sign(segments, key.private_key)
+    return f"{segments.decode()}.{encode_base64url(signature)}"
+
+
+@lru_cache(maxsize=16)
+def _header_segment(key: VerificationKey) -> bytes:
+    header = msgspec.json.encode({"alg": key.algorithm, "kid": key.kid})
+    return encode_base64url(header).encode("ascii")

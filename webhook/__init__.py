@@ -1,0 +1,1 @@
+"""Leeway: a service-account token webhook for Kubernetes."""

@@ -1,0 +1,75 @@
+"""Puts the parts together from a data directory: what ``server`` and ``cli`` both begin with."""
+
+from pathlib import Path
+
+from keys.errors import KeysError
+from keys.files import read_public_file
+from keys.jwk import VerificationKey, parse_jwks
+from keys.key_files import load_keyring
+from keys.keyring import Keyring
+from keys.pem import parse_public_keys
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.claims import ClockLeeway
+from webhook.config import Configuration, TrustedIssuerSection
+from webhook.data_dir import KEYS_FOLDER
+from webhook.errors import ConfigurationError
+from webhook.issuer import TokenPolicy
+
+
+def keyring_of(data_dir: Path) -> Keyring:
+    """Load the signing keys. Raises the errors of ``keys.key_files``."""
+    return load_keyring(data_dir / KEYS_FOLDER)
+
+
+def authenticator_of(
+    data_dir: Path, configuration: Configuration, keyring: Keyring
+) -> Authenticator:
+    """Make the authenticator of our own tokens and those of the trusted issuers.
+
+    Raises ConfigurationError for a trusted issuer whose keys cannot be used.
+    """
+    own = TrustedIssuer(configuration.issuer, configuration.audiences, keyring.verification_keys())
+    others = [
+        TrustedIssuer(
+            section.url,
+            section.audiences or configuration.audiences,
+            _keys_of(data_dir, section),
+            legacy=section.legacy,
+        )
+        for section in configuration.trusted_issuers
+    ]
+    leeway = configuration.leeway
+    limits = ClockLeeway(leeway.not_before, leeway.issued_at, leeway.expiry)
+    return Authenticator([own, *others], limits)
+
+
+def policy_of(configuration: Configuration) -> TokenPolicy:
+    """Say what tokens are issued, and how long they live."""
+    tokens = configuration.tokens
+    return TokenPolicy(
+        issuer=configuration.issuer,
+        audiences=configuration.audiences,
+        default_seconds=int(tokens.default_expiration),
+        min_seconds=int(tokens.min_expiration),
+        max_seconds=int(tokens.max_expiration),
+        extend=tokens.extend,
+    )
+
+
+def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[VerificationKey, ...]:
+    keys: list[VerificationKey] = []
+    for name in [section.keys.jwks_file, *section.keys.public_key_files]:
+        if not name:
+            continue
+        path = data_dir / name
+        try:
+            data = read_public_file(path)
+            is_jwks = name == section.keys.jwks_file
+            keys += parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
+        except KeysError as error:
+            raise ConfigurationError(
+                f"the keys of trusted issuer {section.url} in {path} cannot be used: {error}"
+            ) from error
+    if len({key.kid for key in keys}) != len(keys):
+        raise ConfigurationError(f"two keys of trusted issuer {section.url} have the same kid")
+    return tuple(keys)

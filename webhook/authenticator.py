@@ -1,0 +1,254 @@
+"""From a token to an identity: the hot path.
+
+The order of the checks is that of kubernetes ``pkg/serviceaccount/jwt.go``
+(``AuthenticateToken``) and ``claims.go`` (``Validate``).
+
+Invariants:
+
+1. Only facts are cached: "this exact token has a good signature by this key, and these claims".
+   Time and audience are checked on every call.
+2. A fact is used only while its key is still the issuer's key of that ``kid``.
+3. ``authenticate`` never raises for anything a token may hold.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from keys import jws
+from keys.errors import AlgorithmNotAllowedError, MalformedJWSError
+from keys.jwk import VerificationKey
+from webhook.claims import (
+    USERNAME_PREFIX,
+    Claims,
+    ClockLeeway,
+    VerifiedClaims,
+    check_audience,
+    check_times,
+    parse_claims,
+    unverified_issuer,
+)
+from webhook.errors import (
+    BadSignatureError,
+    MalformedTokenError,
+    NotRecognisedError,
+    TokenAlgorithmError,
+    TokenRefusedError,
+    UnknownKeyError,
+)
+from webhook.fact_cache import FactCache
+
+DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
+# What an entry holds besides its strings, measured with tracemalloc: see tests.
+_FACT_OVERHEAD_BYTES: Final = 2600
+
+_EXTRA_PREFIX: Final = "authentication.kubernetes.io/"
+_SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
+_AUTHENTICATED_GROUP: Final = "system:authenticated"
+STALE_TOKEN_EXTRA: Final = "leeway.dev/stale-token"
+
+
+class TrustedIssuer:
+    """An issuer and the keys that verify its tokens.
+
+    ``audiences`` are those meant where a request names none, and those that its tokens without
+    any are good for. Only the tokens of a ``legacy`` issuer may have no audience and no times.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        audiences: Sequence[str],
+        keys: Iterable[VerificationKey],
+        *,
+        legacy: bool = False,
+    ) -> None:
+        self.url = url
+        self.audiences = tuple(audiences)
+        self.keys = {key.kid: key for key in keys}
+        self.legacy = legacy
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a token speaks for, as in the ``user`` of a TokenReview."""
+
+    username: str
+    uid: str
+    groups: tuple[str, ...]
+    extra: dict[str, list[str]] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A token that is accepted.
+
+    ``leeway_claims`` are the claims that only pass thanks to the leeway; ``stale_seconds`` is
+    the time since ``warnafter``, None where that has not come.
+    """
+
+    identity: Identity
+    audiences: tuple[str, ...]
+    claims: VerifiedClaims
+    leeway_claims: tuple[str, ...] = ()
+    stale_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token that is refused, and why."""
+
+    error: TokenRefusedError
+
+
+Outcome = Authenticated | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    issuer: TrustedIssuer
+    key: VerificationKey
+    claims: VerifiedClaims
+    identity: Identity
+
+
+class Authenticator:
+    """Verifies tokens of a fixed set of issuers. Belongs to one event loop.
+
+    ``leeway`` is in seconds; the cache of verified tokens takes at most ``cache_bytes``.
+    """
+
+    def __init__(
+        self,
+        issuers: Iterable[TrustedIssuer],
+        leeway: ClockLeeway,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self._issuers = {issuer.url: issuer for issuer in issuers}
+        self._leeway = leeway
+        self._facts: FactCache[_Fact] = FactCache(cache_bytes)
+
+    def authenticate(self, token: str, audiences: Sequence[str], now: float) -> Outcome:
+        """Say who a token speaks for at the time ``now`` (Unix seconds), or why it is refused.
+
+        ``audiences`` are those asked for; an empty sequence means those of the token's issuer.
+        """
+        try:
+            # 1. to 4. The token is a JWS by a key of an issuer of ours, its claims are whole.
+            fact = self._verify(token)
+            # 5. It is meant for one of the audiences asked for.
+            own = fact.issuer.audiences
+            common = check_audience(fact.claims, own, audiences or own)
+            # 6. It is valid now.
+            check_times(fact.claims, self._leeway, now)
+        except TokenRefusedError as error:
+            return Refused(error)
+        return _accept(fact, common, now)
+
+    def _verify(self, token: str) -> _Fact:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        fact = self._facts.get(digest)
+        if fact is not None:
+            if fact.issuer.keys.get(fact.key.kid) is fact.key:
+                return fact
+            self._facts.discard([digest])
+        # 1. A compact JWS whose issuer is one of ours.
+        try:
+            parsed = jws.parse(token)
+        except MalformedJWSError as error:
+            raise _not_a_token(f"this is not a service account token: {error}") from error
+        url = unverified_issuer(parsed.unverified_payload)
+        if url is None:
+            raise _not_a_token("this is not a service account token: its payload names no issuer")
+        issuer = self._issuers.get(url)
+        if issuer is None:
+            raise NotRecognisedError(f"its issuer {url[:256]!r} is not one that is trusted here")
+        # 2. and 3. A key of that issuer, and a signature by it.
+        key = _verified_by(parsed, issuer)
+        # 4. Claims that are whole. Of a member that stands twice the issuer above might be the
+        # other one; such claims end here.
+        claims = VerifiedClaims(parse_claims(parsed.unverified_payload, legacy=issuer.legacy))
+        if claims.issuer != issuer.url:
+            raise MalformedTokenError(f"token issuer {claims.issuer[:256]!r} is invalid")
+        fact = _Fact(issuer, key, claims, _identity(claims))
+        self._facts.put(digest, fact, 2 * len(parsed.unverified_payload) + _FACT_OVERHEAD_BYTES)
+        return fact
+
+
+def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationKey:
+    try:
+        header = jws.header(parsed)
+        if header.kid is not None:
+            key = issuer.keys.get(header.kid)
+            if key is None:
+                raise UnknownKeyError(
+                    f"invalid signature, no keys found: kid {header.kid[:64]!r} is none of the "
+                    f"{len(issuer.keys)} keys of issuer {issuer.url}"
+                )
+            candidates = [key]
+        else:
+            candidates = [k for k in issuer.keys.values() if k.algorithm == header.algorithm]
+            if not candidates:
+                raise TokenAlgorithmError(
+                    f"invalid signature: no key of issuer {issuer.url} is for {header.algorithm}"
+                )
+        for key in candidates:
+            if jws.verify(parsed, key):
+                return key
+    except MalformedJWSError as error:
+        raise MalformedTokenError(f"service account token is malformed: {error}") from error
+    except AlgorithmNotAllowedError as error:
+        raise TokenAlgorithmError(f"invalid signature: {error}") from error
+    tried = f"key {candidates[0].kid}" if len(candidates) == 1 else f"any of {len(candidates)} keys"
+    raise BadSignatureError(
+        f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
+        f"of issuer {issuer.url}"
+    )
+
+
+def _not_a_token(message: str) -> MalformedTokenError:
+    error = MalformedTokenError(message)
+    error.is_ours = False
+    return error
+
+
+def _identity(claims: Claims) -> Identity:
+    extra = {}
+    if claims.jti:
+        extra["credential-id"] = f"JTI={claims.jti}"
+    if claims.node is not None:
+        extra["node-name"] = claims.node.name
+        extra["node-uid"] = claims.node.uid
+    if claims.pod is not None:
+        extra["pod-name"] = claims.pod.name
+        extra["pod-uid"] = claims.pod.uid
+    return Identity(
+        username=f"{USERNAME_PREFIX}{claims.namespace}:{claims.service_account.name}",
+        uid=claims.service_account.uid,
+        groups=(
+            _SERVICE_ACCOUNTS_GROUP,
+            f"{_SERVICE_ACCOUNTS_GROUP}:{claims.namespace}",
+            _AUTHENTICATED_GROUP,
+        ),
+        extra={_EXTRA_PREFIX + name: [value] for name, value in extra.items() if value},
+    )
+
+
+def _accept(fact: _Fact, audiences: tuple[str, ...], now: float) -> Authenticated:
+    claims = fact.claims
+    leaning = []
+    if claims.not_before is not None and claims.not_before > now:
+        leaning.append("nbf")
+    if claims.expires_at is not None and claims.expires_at < now:
+        leaning.append("exp")
+    if claims.issued_at is not None and claims.issued_at > now:
+        leaning.append("iat")
+    if claims.warn_after is None or now <= claims.warn_after:
+        return Authenticated(fact.identity, audiences, claims, tuple(leaning))
+    seconds = int(now) - claims.warn_after
+    note = f"subject: {claims.subject}, seconds after warning threshold: {seconds}"
+    identity = fact.identity
+    extra = identity.extra | {STALE_TOKEN_EXTRA: [note]}
+    stale = Identity(identity.username, identity.uid, identity.groups, extra)
+    return Authenticated(stale, audiences, claims, tuple(leaning), seconds)

@@ -1,0 +1,35 @@
+"""``leeway init``."""
+
+from pathlib import Path
+from time import time
+
+import click
+
+from webhook.cli.output import data_dir_option
+from webhook.data_dir import InitOptions, initialise
+
+
+@click.command()
+@data_dir_option
+@click.option("--issuer", default="", help="The `iss` of the tokens: an https URL.")
+@click.option("--audience", "audiences", multiple=True, help="What your API server calls itself.")
+@click.option("--host", "hosts", multiple=True, help="A name or IP address of this server.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["RS256", "ES256", "ES384", "ES512"]),
+    default="RS256",
+    show_default=True,
+    help="What the first signing key is for.",
+)
+def init(
+    data_dir: Path, issuer: str, audiences: tuple[str, ...], hosts: tuple[str, ...], algorithm: str
+) -> None:
+    """Make a data directory: configuration, keys, certificates, kubeconfigs.
+
+    Nothing is ever overwritten; running it twice changes nothing.
+    """
+    made = initialise(data_dir, InitOptions(issuer, audiences, hosts, algorithm), time())
+    for path in made:
+        click.echo(f"created {path}")
+    if not made:
+        click.echo(f"{data_dir} is complete, nothing was changed")

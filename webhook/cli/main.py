@@ -1,0 +1,84 @@
+"""``leeway``: the root of the command line.
+
+Exit codes: 0 done or yes, 1 no, 2 wrong usage or input, 3 could not reach or open something.
+Errors are one line on stderr.
+"""
+
+import sys
+from typing import Final
+
+import click
+
+from keys.errors import KeyFileError, KeysError
+from webhook.errors import DataDirectoryError, LeewayError
+from webhook.version import COMMIT, VERSION
+
+EXIT_NO: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+_UNREACHABLE: Final = (DataDirectoryError, KeyFileError, OSError)
+_COMMANDS: Final = {
+    "demo": "webhook.cli.demo:demo",
+    "init": "webhook.cli.init:init",
+    "keys": "webhook.cli.keys:keys",
+    "serve": "webhook.cli.serve:serve",
+    "token": "webhook.cli.token:token",
+}
+
+
+class _Root(click.Group):
+    """Imports a command when it is used: each command starts as fast as what it needs."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *_COMMANDS])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return super().get_command(context, name)
+        module, _, attribute = _COMMANDS[name].partition(":")
+        command = getattr(__import__(module, fromlist=[attribute]), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Leeway: a service-account token webhook for Kubernetes that says why."""
+
+
+@cli.command()
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text")
+def version(output: str) -> None:
+    """Show the version."""
+    from webhook.cli.output import show
+
+    text = f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
+    show({"version": VERSION, "commit": COMMIT}, text, output)
+
+
+def main() -> None:
+    """Run the command line, and turn errors into one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.Abort:
+        code = _fail("interrupted", EXIT_USAGE)
+    except click.ClickException as error:
+        code = _fail(_usage(error), EXIT_USAGE)
+    except _UNREACHABLE as error:
+        code = _fail(str(error), EXIT_UNREACHABLE)
+    except (LeewayError, KeysError) as error:
+        code = _fail(str(error), EXIT_USAGE)
+    sys.exit(code or 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    return " ".join(error.format_message().split()).rstrip(".") + hint
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"leeway: {message}", err=True)
+    return code

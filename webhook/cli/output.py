@@ -1,0 +1,36 @@
+"""What commands share: the data directory option, and showing a value as text, JSON or YAML."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import yaml
+
+DEFAULT_DATA_DIR: Final = "leeway-data"
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: os.environ.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR,
+    show_default=f"$LEEWAY_DATA_DIR, else ./{DEFAULT_DATA_DIR}",
+    help="The data directory.",
+)
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
+
+
+def show(value: object, text: str, output: str) -> None:
+    """Print a value: ``text`` as it is, or ``value`` as JSON or YAML."""
+    if output == "json":
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
+    elif output == "yaml":
+        text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
+    click.echo(text)

@@ -1,0 +1,94 @@
+"""``leeway serve``."""
+
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from webhook.cli.output import data_dir_option
+from webhook.config import Configuration
+from webhook.config_file import load_configuration
+from webhook.data_dir import TLSFiles, tls_files
+
+GRACEFUL_SECONDS: Final = 25
+KEEP_ALIVE_SECONDS: Final = 75
+
+
+@click.command()
+@data_dir_option
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
+@click.option("--workers", type=int, help="How many processes.")
+def serve(data_dir: Path, bind: str | None, workers: int | None) -> None:
+    """Serve on one TLS port until SIGTERM, which drains it."""
+    flags = {"server.bind": bind, "server.workers": workers}
+    configuration = load_configuration(data_dir, os.environ, flags)
+    files = tls_files(data_dir)
+    metrics_dir = tempfile.mkdtemp(prefix="leeway-metrics-", dir=_shared_memory())
+    # Read by prometheus_client as soon as it is imported, hence before everything below.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+    try:
+        _run(data_dir, configuration, files)
+    finally:
+        shutil.rmtree(metrics_dir, ignore_errors=True)
+
+
+def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
+    from gunicorn.app.base import BaseApplication
+
+    from webhook.server.app import create_app
+    from webhook.server.tls import server_context
+
+    # What cannot be served is said here, once, and not by every worker.
+    server_context(files.certificate, files.private_key, files.client_ca)
+    create_app(data_dir, configuration)
+    _raise_file_limit()
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            for name, value in _settings(configuration, files).items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:
+            return create_app(data_dir, configuration)
+
+    Server().run()
+
+
+def _settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
+    return {
+        "bind": configuration.server.bind,
+        "workers": configuration.server.workers,
+        "worker_class": "webhook.server.worker.LeewayWorker",
+        "certfile": str(files.certificate),
+        "keyfile": str(files.private_key),
+        "ca_certs": str(files.client_ca),
+        "asgi_loop": "uvloop",
+        "http_parser": "python",
+        "keepalive": KEEP_ALIVE_SECONDS,
+        "graceful_timeout": GRACEFUL_SECONDS,
+        "forwarded_allow_ips": "",
+        "control_socket_disable": True,
+        "worker_tmp_dir": _shared_memory(),
+        "proc_name": "leeway",
+        "child_exit": _forget_worker,
+    }
+
+
+def _forget_worker(server: Any, worker: Any) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def _shared_memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _raise_file_limit() -> None:
+    # A connection is a file; the usual soft limit of 1,024 is fewer than one API server may open.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,183 @@
+"""The configuration as frozen values.
+
+Invariants:
+
+1. A configuration that exists is in range: nothing downstream checks it again.
+2. Times are in seconds, however they are written in the file.
+"""
+
+import re
+from typing import Final, Literal
+
+import msgspec
+
+from webhook.claims import LEGACY_ISSUER
+from webhook.duration import format_duration
+
+API_VERSION: Final = "leeway.dev/v1"
+KIND: Final = "LeewayConfiguration"
+_HTTPS_URL = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
+_BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
+
+
+def _require(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; {low} to {high} is allowed")
+
+
+def _require_duration(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(
+            f"{name} is {format_duration(value)}; "
+            f"{format_duration(low)} to {format_duration(high)} is allowed"
+        )
+
+
+def _require_https(name: str, value: str) -> None:
+    if not _HTTPS_URL.fullmatch(value):
+        raise ValueError(
+            f"{name} is {value[:128]!r}; an https URL without query and fragment is allowed"
+        )
+
+
+def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
+    if len(audiences) < at_least or not all(
+        entry and entry.isascii() and entry.isprintable() for entry in audiences
+    ):
+        raise ValueError("audiences needs entries of printable ASCII, none of them empty")
+
+
+class Duration(float):
+    """Seconds; written like 60s, 10m or 1h30m."""
+
+
+class Section(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
+):
+    pass
+
+
+class LeewaySection(Section, frozen=True):
+    """How far each claim may be on the wrong side of the clock."""
+
+    not_before: Duration = Duration(60)
+    issued_at: Duration = Duration(60)
+    expiry: Duration = Duration(60)
+
+    def __post_init__(self) -> None:
+        _require_duration("notBefore", self.not_before, 0, 300)
+        _require_duration("issuedAt", self.issued_at, 0, 300)
+        _require_duration("expiry", self.expiry, 0, 300)
+
+
+class TokensSection(Section, frozen=True):
+    """What is granted to those who ask for a token."""
+
+    default_expiration: Duration = Duration(3600)
+    min_expiration: Duration = Duration(600)
+    max_expiration: Duration = Duration(86400)
+    extend: bool = True
+
+    def __post_init__(self) -> None:
+        _require_duration("minExpiration", self.min_expiration, 600, 1 << 32)
+        _require_duration("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
+        _require_duration(
+            "defaultExpiration", self.default_expiration, self.min_expiration, self.max_expiration
+        )
+
+
+class IssuerKeysSection(Section, frozen=True):
+    """Where the keys of a trusted issuer are; paths count from the data directory."""
+
+    jwks_file: str = ""
+    public_key_files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.jwks_file) == bool(self.public_key_files):
+            raise ValueError("give either jwksFile or publicKeyFiles")
+
+
+class TrustedIssuerSection(Section, frozen=True):
+    """Another issuer whose tokens are verified."""
+
+    url: str
+    keys: IssuerKeysSection
+    audiences: tuple[str, ...] = ()
+    legacy: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.legacy and self.url == LEGACY_ISSUER):
+            _require_https("url", self.url)
+        _require_audiences(self.audiences, at_least=0)
+
+
+class ServerSection(Section, frozen=True):
+    """The one TLS port and the processes behind it."""
+
+    bind: str = "127.0.0.1:8443"
+    workers: int = 2
+    max_body_bytes: int = 3145728
+
+    def __post_init__(self) -> None:
+        match = _BIND.fullmatch(self.bind)
+        if match is None or not 0 <= int(match[1]) <= 65535:
+            raise ValueError(f"bind is {self.bind[:64]!r}; write it HOST:PORT, like 127.0.0.1:8443")
+        _require("workers", self.workers, 1, 64)
+        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * 1024 * 1024)
+
+
+class SQLiteSection(Section, frozen=True):
+    """The SQLite store; the path counts from the data directory."""
+
+    path: str = "auth.db"
+
+
+class StoreSection(Section, frozen=True):
+    """Where users, roles, permissions and revocations are kept."""
+
+    sqlite: SQLiteSection = SQLiteSection()
+
+
+class ObjectsSection(Section, frozen=True):
+    """Where bound objects are looked up; ``none`` takes a token at its word."""
+
+    source: Literal["none"] = "none"
+
+
+class MappingSection(Section, frozen=True):
+    """How roles come back as groups; an empty prefix turns it off."""
+
+    role_group_prefix: str = "leeway:role:"
+
+
+class Configuration(Section, frozen=True):
+    """The whole of ``leeway.yaml``."""
+
+    api_version: str = API_VERSION
+    kind: str = KIND
+    issuer: str = "https://leeway.default.svc"
+    jwks_uri: str = msgspec.field(name="jwksURI", default="")
+    audiences: tuple[str, ...] = ("https://kubernetes.default.svc",)
+    leeway: LeewaySection = LeewaySection()
+    tokens: TokensSection = TokensSection()
+    trusted_issuers: tuple[TrustedIssuerSection, ...] = ()
+    server: ServerSection = ServerSection()
+    store: StoreSection = StoreSection()
+    objects: ObjectsSection = ObjectsSection()
+    mapping: MappingSection = MappingSection()
+
+    def __post_init__(self) -> None:
+        for name, value, served in (
+            ("apiVersion", self.api_version, API_VERSION),
+            ("kind", self.kind, KIND),
+        ):
+            if value != served:
+                raise ValueError(f"{name} is {value[:64]!r}; {served!r} is served")
+        _require_https("issuer", self.issuer)
+        if self.jwks_uri:
+            _require_https("jwksURI", self.jwks_uri)
+        _require_audiences(self.audiences, at_least=1)
+        urls = [self.issuer, *(issuer.url for issuer in self.trusted_issuers)]
+        for url in urls:
+            if urls.count(url) > 1:
+                raise ValueError(f"issuer {url!r} stands twice; name each issuer once")

@@ -1,0 +1,199 @@
+"""The data directory: what is where, and making it.
+
+Invariants:
+
+1. ``initialise`` never overwrites a file, and running it twice changes nothing.
+2. The directory is 0700, what is private in it 0600.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from keys.files import create_file, read_private_file, read_public_file
+from keys.key_files import generate_key
+from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from webhook.config import Configuration
+from webhook.config_file import FILE_NAME, parse_configuration
+from webhook.errors import DataDirectoryError
+from webhook.kubeconfig import kubeconfig
+from webhook.reviews import AUTHENTICATION_GROUP
+
+KEYS_FOLDER: Final = "keys"
+TLS_FOLDER: Final = "tls"
+KUBECONFIG_FOLDER: Final = "kubeconfig"
+DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
+SERVER_NAME: Final = "leeway"
+API_SERVER_USER: Final = "kube-apiserver"
+ROOT_USER: Final = "root"
+TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFiles:
+    """The files that the server listens with."""
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """What ``leeway init`` is told. Empty means the default."""
+
+    issuer: str = ""
+    audiences: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    algorithm: str = "RS256"
+
+
+def tls_files(data_dir: Path) -> TLSFiles:
+    """Return the server's TLS files. Raises KeyFileError where one is missing or too open."""
+    folder = data_dir / TLS_FOLDER
+    files = TLSFiles(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    read_private_file(files.private_key)
+    read_public_file(files.certificate)
+    read_public_file(files.client_ca)
+    return files
+
+
+def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
+    """Make whatever of a data directory is not there yet; return the files made, in order.
+
+    Raises DataDirectoryError where the directory cannot be made or holds half a pair,
+    ConfigurationError for an issuer or audience that is not allowed, and the errors of ``keys``.
+    """
+    # Before anything is made: wrong options make nothing.
+    text = configuration_text(options)
+    parse_configuration(text, "leeway init", {}, {})
+    for host in options.hosts:
+        make_server_certificate(make_ca("check", _date(now)), host, [host], _date(now))
+    folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
+    try:
+        for folder in [data_dir, *folders]:
+            folder.mkdir(mode=0o700, parents=folder == data_dir, exist_ok=True)
+        return _make_files(data_dir, options, text, now)
+    except OSError as error:
+        raise DataDirectoryError(f"{data_dir} cannot be made: {error}") from error
+
+
+def _make_files(data_dir: Path, options: InitOptions, text: str, now: float) -> list[Path]:
+    made: list[Path] = []
+    path = data_dir / FILE_NAME
+    if create_file(path, text.encode("utf-8")):
+        made.append(path)
+    configuration = parse_configuration(path.read_text("utf-8"), str(path), {}, {})
+    made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm, now)
+    made += _make_certificates(data_dir, options.hosts, now)
+    made += _make_kubeconfigs(data_dir, options.hosts, configuration)
+    return made
+
+
+def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:
+    if any(folder.glob("*.pem")):
+        return []
+    before = set(folder.iterdir())
+    generate_key(folder, algorithm, int(now))
+    return sorted(set(folder.iterdir()) - before)
+
+
+def _make_certificates(data_dir: Path, hosts: Sequence[str], now: float) -> list[Path]:
+    folder = data_dir / TLS_FOLDER
+    date = _date(now)
+    made: list[Path] = []
+    if not _has_pair(folder, "ca"):
+        made += _write_pair(folder, "ca", make_ca(f"{SERVER_NAME} CA", date))
+    ca = read_pair(folder, "ca")
+    if not _has_pair(folder, "server"):
+        names = [*hosts, *DEFAULT_HOSTS]
+        made += _write_pair(folder, "server", make_server_certificate(ca, SERVER_NAME, names, date))
+    for user in (API_SERVER_USER, ROOT_USER):
+        if not _has_pair(folder, user):
+            made += _write_pair(folder, user, make_client_certificate(ca, user, date))
+    return made
+
+
+def _make_kubeconfigs(
+    data_dir: Path, hosts: Sequence[str], configuration: Configuration
+) -> list[Path]:
+    host = hosts[0] if hosts else DEFAULT_HOSTS[0]
+    port = configuration.server.bind.rpartition(":")[2]
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    made = []
+    for name, path, user in (
+        ("tokenreview", TOKEN_REVIEW_PATH, API_SERVER_USER),
+        ("root", "", ROOT_USER),
+    ):
+        file = data_dir / KUBECONFIG_FOLDER / f"{name}.yaml"
+        folder = data_dir / TLS_FOLDER
+        ca = read_public_file(folder / "ca.crt")
+        document = kubeconfig(server + path, ca, user, read_pair(folder, user))
+        if create_file(file, document):
+            made.append(file)
+    return made
+
+
+def read_pair(folder: Path, name: str) -> CertifiedKey:
+    """Read a certificate and its private key."""
+    certificate = read_public_file(folder / f"{name}.crt")
+    return CertifiedKey(certificate, read_private_file(folder / f"{name}.key"))
+
+
+def _has_pair(folder: Path, name: str) -> bool:
+    certificate, private_key = folder / f"{name}.crt", folder / f"{name}.key"
+    if certificate.exists() != private_key.exists():
+        there, missing = (
+            (certificate, private_key) if certificate.exists() else (private_key, certificate)
+        )
+        raise DataDirectoryError(
+            f"{missing} is missing, but {there} is there; restore the first or remove the second"
+        )
+    return certificate.exists()
+
+
+def _write_pair(folder: Path, name: str, pair: CertifiedKey) -> list[Path]:
+    private_key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
+    create_file(private_key, pair.private_key)
+    create_file(certificate, pair.certificate, 0o644)
+    return [certificate, private_key]
+
+
+def _date(now: float) -> datetime:
+    return datetime.fromtimestamp(int(now), UTC)
+
+
+def configuration_text(options: InitOptions) -> str:
+    """Render the ``leeway.yaml`` that ``init`` writes."""
+    default = Configuration()
+    issuer = _quote(options.issuer or default.issuer)
+    audiences = ", ".join(_quote(entry) for entry in options.audiences or default.audiences)
+    return f"""\
+apiVersion: leeway.dev/v1
+kind: LeewayConfiguration
+# The `iss` of the tokens signed here.
+issuer: {issuer}
+# What your API server calls itself; meant where a request names no audience.
+audiences: [{audiences}]
+# How far each claim may be on the wrong side of this server's clock: 0s to 300s.
+leeway: {{notBefore: 60s, issuedAt: 60s, expiry: 60s}}
+tokens:
+  defaultExpiration: 1h
+  minExpiration: 10m
+  maxExpiration: 24h
+  extend: true
+# Other issuers whose tokens are verified too. Paths count from this directory.
+# trustedIssuers:
+# - url: https://kubernetes.default.svc.cluster.local
+#   keys: {{jwksFile: cluster-jwks.json}}
+server: {{bind: "127.0.0.1:8443", workers: 2, maxBodyBytes: 3145728}}
+"""
+
+
+def _quote(text: str) -> str:
+    # A JSON string is a YAML string.
+    return msgspec.json.encode(text).decode("utf-8")

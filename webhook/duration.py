@@ -1,0 +1,37 @@
+"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms; and days: 30d."""
+
+import re
+from typing import Final
+
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds. Raises ValueError for a text that is not a duration, or negative."""
+    if text == "0":
+        return 0.0
+    position = 0
+    seconds = 0.0
+    for part in _PART.finditer(text):
+        if part.start() != position:
+            break
+        seconds += float(part[1]) * _UNITS[part[2]]
+        position = part.end()
+    if position == 0 or position != len(text):
+        raise ValueError(f"{text[:32]!r} is not a duration; write it like 60s, 10m or 1h30m")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Render seconds in the largest units that fit, as Go does: 90 becomes 1m30s."""
+    whole = int(seconds)
+    parts = []
+    for unit, size in (("h", 3600), ("m", 60)):
+        count, whole = divmod(whole, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    rest = seconds - int(seconds) + whole
+    if rest or not parts:
+        parts.append(f"{rest:g}s")
+    return "".join(parts)

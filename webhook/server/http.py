@@ -1,0 +1,117 @@
+"""What every ASGI route needs: reading a body within its limit, and answering."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final
+
+from webhook.server.error_map import JSON, status_body
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Route = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+_DISCARD_SECONDS: Final = 2.0
+
+
+class RequestError(Exception):
+    """A request that is answered with a ``Status`` before it is understood."""
+
+    def __init__(self, code: int, message: str, headers: Headers = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.headers = headers
+
+
+class DisconnectedError(Exception):
+    """The client left, or did not send its body in time: there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return the value of a header, or None. ``name`` is in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Return the body of a JSON request.
+
+    Raises RequestError 415 for another content type, 413 as soon as the body is known to be
+    longer than ``max_bytes``.
+    """
+    content_type = header(scope, b"content-type")
+    if content_type is not None and not _is_json(content_type):
+        shown = content_type[:64].decode("ascii", "replace")
+        raise RequestError(415, f"content type {shown!r} is not served; send application/json")
+    if header(scope, b"content-encoding") not in (None, b"identity"):
+        raise RequestError(415, "encoded bodies are not served; send it without Content-Encoding")
+    length = header(scope, b"content-length")
+    if length is not None and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        chunks = [body]
+        size = len(body)
+        while message.get("more_body"):
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+        body = b"".join(chunks)
+    if message["type"] == "http.disconnect":
+        raise DisconnectedError
+    return body
+
+
+def _is_json(content_type: bytes) -> bool:
+    media_type, _, parameters = content_type.lower().partition(b";")
+    charset = parameters.strip().removeprefix(b"charset=").strip(b'"')
+    return media_type.strip() == JSON and charset in (b"", b"utf-8")
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(413, f"the request body is too large; at most {max_bytes} bytes are served")
+
+
+async def respond(
+    send: Send, code: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()
+) -> None:
+    """Send a whole answer."""
+    length = str(len(body)).encode("ascii")
+    await send(
+        {
+            "type": "http.response.start",
+            "status": code,
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", length),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(receive: Receive, send: Send, error: RequestError) -> None:
+    """Answer with a ``Status``.
+
+    What the client is still sending is read for a moment and thrown away: a connection that is
+    closed with bytes unread is reset, and the answer lost with it.
+    """
+    body = status_body(error.code, str(error))
+    if error.code != 413:
+        await respond(send, error.code, body, headers=error.headers)
+        return
+    await respond(send, error.code, body, headers=[*error.headers, (b"connection", b"close")])
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+    except TimeoutError:
+        pass

@@ -1,0 +1,51 @@
+"""Answers that are the same bytes for everybody: discovery, JWKS and health."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from webhook.server.http import Headers, Receive, Route, Scope, Send, respond
+from webhook.version import COMMIT, VERSION
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+
+HealthCheck = tuple[str, Callable[[], str]]
+"""A name, and a function that returns what is wrong, or nothing."""
+
+
+def version_body() -> bytes:
+    """Render ``GET /version`` with the members that kubectl reads."""
+    major, minor, *_ = VERSION.split(".")
+    members = {"major": major, "minor": minor, "gitVersion": f"v{VERSION}", "gitCommit": COMMIT}
+    return msgspec.json.encode(members)
+
+
+def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route:
+    """Make the route of a document that caches may keep for ``max_age`` seconds."""
+    control = f"public, max-age={max_age}" if max_age else "no-store"
+    headers: Headers = [(b"cache-control", control.encode("ascii"))]
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, body, content_type.encode("ascii"), headers)
+
+    return route
+
+
+def health_route(name: str, checks: Iterable[HealthCheck]) -> Route:
+    """Make a health route; ``?verbose`` lists its checks as kube-apiserver does."""
+    checks = tuple(checks)
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        results = [(check, run()) for check, run in checks]
+        healthy = not any(problem for _, problem in results)
+        lines = [
+            f"[-]{check} failed: {problem}" if problem else f"[+]{check} ok"
+            for check, problem in results
+        ]
+        lines.append(f"{name} check {'passed' if healthy else 'failed'}")
+        verbose = not healthy or b"verbose" in scope["query_string"].split(b"&")
+        body = "\n".join(lines) + "\n" if verbose else "ok"
+        await respond(send, 200 if healthy else 503, body.encode("utf-8"), _TEXT)
+
+    return route

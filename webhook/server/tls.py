@@ -1,0 +1,73 @@
+"""TLS of the server: the context, and who the peer is by its certificate.
+
+Invariants:
+
+1. Nothing below TLS 1.2. No session is resumed, so every connection shows its certificate anew.
+2. A client need not send a certificate; one that it sends must chain to our CA and be meant for
+   clients, or the handshake fails.
+"""
+
+import ssl
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+TLS_1_2 = 0x0303
+_TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """What of a client certificate decides who the caller is; times are Unix seconds.
+
+    ``common_name`` is empty where the subject has none, or more than one.
+    """
+
+    common_name: str
+    not_before: float
+    not_after: float
+
+
+def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
+    """Make the context of the listening port. Raises OSError (ssl.SSLError) for unusable files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.num_tickets = 0
+    context.load_cert_chain(certificate, private_key)
+    context.load_verify_locations(client_ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def tls_extension(ssl_object: ssl.SSLObject) -> dict[str, Any]:
+    """Describe a connection in the form of the ASGI TLS extension."""
+    der = ssl_object.getpeercert(binary_form=True)
+    chain = [ssl.DER_cert_to_PEM_cert(der)] if der else []
+    name = x509.load_der_x509_certificate(der).subject.rfc4514_string() if der else None
+    return {
+        "server_cert": None,
+        "client_cert_chain": chain,
+        "client_cert_name": name,
+        "client_cert_error": None,
+        "tls_version": _TLS_VERSIONS.get(ssl_object.version() or ""),
+        "cipher_suite": None,
+    }
+
+
+@lru_cache(maxsize=1024)
+def peer_certificate(pem: str) -> PeerCertificate:
+    """Parse a client certificate that the handshake has verified."""
+    certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return PeerCertificate(
+        common_name=str(names[0].value) if len(names) == 1 else "",
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+    )
