@@ -1,4 +1,4 @@
-"""Strict JSON and base64url: what RFC 7515 and RFC 8259 allow, and nothing a lenient parser forgives.
+"""Strict JSON and base64url: what RFC 8259 and RFC 7515 allow, nothing that others forgive.
 
 Invariants:
 

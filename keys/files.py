@@ -18,9 +18,10 @@ def read_private_file(path: Path) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise KeyFileError(f"{path} is not a plain file")
             if status.st_mode & 0o077:
+                mode = stat.S_IMODE(status.st_mode)
                 raise KeyFileError(
-                    f"{path} can be read by group or others (mode {stat.S_IMODE(status.st_mode):04o}, "
-                    f"0600 is allowed); run `chmod 600 {path}`"
+                    f"{path} can be read by group or others (mode {mode:04o}, 0600 is allowed); "
+                    f"run `chmod 600 {path}`"
                 )
             data = file.read()
     except OSError as error:
@@ -49,14 +50,14 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
     except FileExistsError:
         return False
     finally:
-        os.unlink(temporary)
+        temporary.unlink()
     _sync_directory(path.parent)
     return True
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file: whoever reads it sees the old or the new text, also after a power cut."""
-    os.replace(_write_temporary(path, data, mode), path)
+    _write_temporary(path, data, mode).replace(path)
     _sync_directory(path.parent)
 
 
@@ -70,7 +71,7 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     return temporary
 

@@ -49,34 +49,27 @@ class VerificationKey:
 def verification_key(public_key: object, algorithm: str = "", kid: str = "") -> VerificationKey:
     """Bind a public key to an algorithm and a ``kid``, by default those Kubernetes gives it.
 
-    Raises UnusableKeyError where the key is too weak or does not go with the algorithm.
+    The defaults are RS256, ES256, ES384, ES512 or EdDSA, and ``kid_of``. Raises UnusableKeyError
+    for other kinds of key, RSA outside 2,048 to 8,192 bits, keys with the fingerprint of
+    CVE-2017-15361, and an algorithm that does not go with the key.
     """
-    default = algorithm_of(public_key)
-    assert isinstance(public_key, PublicKey)
+    public, default = _supported(public_key)
     fits = algorithm in _RSA_ALGORITHMS if default == "RS256" else algorithm == default
     if algorithm and not fits:
         raise UnusableKeyError(f"algorithm {algorithm[:32]!r} does not go with a key for {default}")
-    return VerificationKey(kid or kid_of(public_key), algorithm or default, public_key)
+    return VerificationKey(kid or kid_of(public), algorithm or default, public)
 
 
-def algorithm_of(public_key: object) -> str:
-    """Return the JWS algorithm of a public key: RS256, ES256, ES384, ES512 or EdDSA.
-
-    Raises UnusableKeyError for other kinds of key, RSA outside 2,048 to 8,192 bits, and keys
-    with the fingerprint of CVE-2017-15361.
-    """
+def _supported(public_key: object) -> tuple[PublicKey, str]:
     if isinstance(public_key, rsa.RSAPublicKey):
         _check_rsa(public_key.public_numbers())
-        return "RS256"
+        return public_key, "RS256"
     if isinstance(public_key, ec.EllipticCurvePublicKey):
-        try:
-            return _ALGORITHM_OF_CURVE[public_key.curve.name]
-        except KeyError:
-            raise UnusableKeyError(
-                f"curve {public_key.curve.name} is not served; use P-256, P-384 or P-521"
-            ) from None
-    if isinstance(public_key, Ed25519PublicKey):
-        return "EdDSA"
+        algorithm = _ALGORITHM_OF_CURVE.get(public_key.curve.name)
+        if algorithm is not None:
+            return public_key, algorithm
+    elif isinstance(public_key, Ed25519PublicKey):
+        return public_key, "EdDSA"
     raise UnusableKeyError(
         "a key of this kind is not served; use RSA, P-256, P-384, P-521 or Ed25519"
     )
@@ -104,20 +97,22 @@ def kid_of(public_key: PublicKey) -> str:
 
 
 def to_jwk(key: VerificationKey) -> dict[str, str]:
-    """Render a key as a JWK (RFC 7517) with the members and the order that Kubernetes uses."""
+    """Render a key as a JWK (RFC 7517) with the members and the order of Kubernetes (go-jose)."""
     public = key.public_key
-    members = {"use": "sig", "kid": key.kid, "alg": key.algorithm}
+    name, algorithm = {"kid": key.kid}, {"alg": key.algorithm}
     if isinstance(public, rsa.RSAPublicKey):
         numbers = public.public_numbers()
-        return members | {"kty": "RSA", "n": _encode_uint(numbers.n), "e": _encode_uint(numbers.e)}
+        modulus = {"n": _encode_uint(numbers.n), "e": _encode_uint(numbers.e)}
+        return {"use": "sig", "kty": "RSA"} | name | algorithm | modulus
     if isinstance(public, ec.EllipticCurvePublicKey):
         point = public.public_numbers()
         size = (public.curve.key_size + 7) // 8
-        curve = next(name for name, c in _CURVES.items() if c.name == public.curve.name)
+        curve = next(text for text, c in _CURVES.items() if c.name == public.curve.name)
         x, y = _encode_uint(point.x, size), _encode_uint(point.y, size)
-        return members | {"kty": "EC", "crv": curve, "x": x, "y": y}
+        return {"use": "sig", "kty": "EC"} | name | {"crv": curve} | algorithm | {"x": x, "y": y}
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return members | {"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(raw)}
+    x = encode_base64url(raw)
+    return {"use": "sig", "kty": "OKP"} | name | {"crv": "Ed25519"} | algorithm | {"x": x}
 
 
 def jwks_document(keys: Iterable[VerificationKey]) -> bytes:

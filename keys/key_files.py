@@ -76,13 +76,13 @@ def load_keyring(directory: Path) -> Keyring:
 
 def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
     """Make a key, write it and the schedule, and return it: active if it is the first one."""
+    key = generate_signing_key(algorithm)
+    kid = key.verification_key.kid
     with _locked(directory):
-        keyring = load_keyring(directory).with_new_key(generate_signing_key(algorithm), now)
-        new = keyring.keys[-1]
-        assert new.signing_key is not None
-        create_file(_path(directory, new.kid), private_key_pem(new.signing_key.private_key))
+        keyring = load_keyring(directory).with_new_key(key, now)
+        create_file(directory / f"{kid}.pem", private_key_pem(key.private_key))
         _write_schedule(directory, keyring)
-    return new
+    return keyring.keys[-1]
 
 
 def _load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
@@ -94,10 +94,6 @@ def _load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
     if len(public) != 1:
         raise KeyFileError(f"{path} holds {len(public)} public keys, one is allowed")
     return public[0], None
-
-
-def _path(directory: Path, kid: str) -> Path:
-    return directory / f"{kid}.pem"
 
 
 def _read_schedule(directory: Path) -> list[_ScheduleEntry]:

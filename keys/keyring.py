@@ -38,6 +38,7 @@ class ScheduledKey:
 
     @property
     def kid(self) -> str:
+        """The name of the key."""
         return self.verification_key.kid
 
 
@@ -81,7 +82,7 @@ class Keyring:
         return tuple(key.verification_key for key in published)
 
     def with_new_key(self, key: SigningKey, now: int) -> "Keyring":
-        """Add a key: active where none is, else pending until those who verify have seen it."""
+        """Add a key at its end: active where none is, else pending."""
         has_active = any(k.state is KeyState.ACTIVE for k in self.keys)
         state = KeyState.PENDING if has_active else KeyState.ACTIVE
         return replace(self, keys=(*self.keys, ScheduledKey(key.verification_key, key, state, now)))

@@ -38,9 +38,13 @@ def authenticator_of(
         )
         for section in configuration.trusted_issuers
     ]
+    return Authenticator([own, *others], clock_leeway_of(configuration))
+
+
+def clock_leeway_of(configuration: Configuration) -> ClockLeeway:
+    """Say how far each claim may be on the wrong side of the clock."""
     leeway = configuration.leeway
-    limits = ClockLeeway(leeway.not_before, leeway.issued_at, leeway.expiry)
-    return Authenticator([own, *others], limits)
+    return ClockLeeway(leeway.not_before, leeway.issued_at_seconds, leeway.expiry)
 
 
 def policy_of(configuration: Configuration) -> TokenPolicy:

@@ -13,7 +13,7 @@ Invariants:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from keys import jws
@@ -31,13 +31,16 @@ from webhook.claims import (
 )
 from webhook.errors import (
     BadSignatureError,
+    InvalidClaimsError,
     MalformedTokenError,
+    NotATokenError,
     NotRecognisedError,
     TokenAlgorithmError,
     TokenRefusedError,
     UnknownKeyError,
 )
 from webhook.fact_cache import FactCache
+from webhook.outcome import Authenticated, Identity, Outcome, Refused
 
 DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
 # What an entry holds besides its strings, measured with tracemalloc: see tests.
@@ -68,41 +71,6 @@ class TrustedIssuer:
         self.audiences = tuple(audiences)
         self.keys = {key.kid: key for key in keys}
         self.legacy = legacy
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a token speaks for, as in the ``user`` of a TokenReview."""
-
-    username: str
-    uid: str
-    groups: tuple[str, ...]
-    extra: dict[str, list[str]] = field(hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """A token that is accepted.
-
-    ``leeway_claims`` are the claims that only pass thanks to the leeway; ``stale_seconds`` is
-    the time since ``warnafter``, None where that has not come.
-    """
-
-    identity: Identity
-    audiences: tuple[str, ...]
-    claims: VerifiedClaims
-    leeway_claims: tuple[str, ...] = ()
-    stale_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A token that is refused, and why."""
-
-    error: TokenRefusedError
-
-
-Outcome = Authenticated | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +125,10 @@ class Authenticator:
         try:
             parsed = jws.parse(token)
         except MalformedJWSError as error:
-            raise _not_a_token(f"this is not a service account token: {error}") from error
+            raise NotATokenError(f"this is not a service account token: {error}") from error
         url = unverified_issuer(parsed.unverified_payload)
         if url is None:
-            raise _not_a_token("this is not a service account token: its payload names no issuer")
+            raise NotATokenError("this is not a service account token: its payload names no issuer")
         issuer = self._issuers.get(url)
         if issuer is None:
             raise NotRecognisedError(f"its issuer {url[:256]!r} is not one that is trusted here")
@@ -170,7 +138,7 @@ class Authenticator:
         # other one; such claims end here.
         claims = VerifiedClaims(parse_claims(parsed.unverified_payload, legacy=issuer.legacy))
         if claims.issuer != issuer.url:
-            raise MalformedTokenError(f"token issuer {claims.issuer[:256]!r} is invalid")
+            raise InvalidClaimsError(f"token issuer {claims.issuer[:256]!r} is invalid")
         fact = _Fact(issuer, key, claims, _identity(claims))
         self._facts.put(digest, fact, 2 * len(parsed.unverified_payload) + _FACT_OVERHEAD_BYTES)
         return fact
@@ -205,12 +173,6 @@ def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationK
         f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
         f"of issuer {issuer.url}"
     )
-
-
-def _not_a_token(message: str) -> MalformedTokenError:
-    error = MalformedTokenError(message)
-    error.is_ours = False
-    return error
 
 
 def _identity(claims: Claims) -> Identity:

@@ -23,8 +23,8 @@ from keys.errors import EncodingError
 from webhook.errors import (
     AudienceMismatchError,
     ExpiredError,
+    InvalidClaimsError,
     IssuedInFutureError,
-    MalformedTokenError,
     NotYetValidError,
     SubjectMismatchError,
 )
@@ -138,7 +138,7 @@ def parse_claims(payload: bytes, *, legacy: bool = False) -> Claims:
     """Parse the claims of a token made by the TokenRequest API.
 
     With ``legacy``, claims without ``kubernetes.io`` are taken for the flat ones of a token kept
-    in a Secret. Raises MalformedTokenError where a claim is missing, twice there, of the wrong
+    in a Secret. Raises InvalidClaimsError where a claim is missing, twice there, of the wrong
     type or out of range, and SubjectMismatchError where ``sub`` and the others disagree.
     """
     try:
@@ -147,17 +147,17 @@ def parse_claims(payload: bytes, *, legacy: bool = False) -> Claims:
             return _from_legacy(msgspec.convert(members, _Legacy))
         return _from_projected(msgspec.convert(members, _Projected))
     except (EncodingError, msgspec.ValidationError) as error:
-        raise MalformedTokenError(_invalid(str(error))) from error
+        raise InvalidClaimsError(_invalid(str(error))) from error
 
 
 def _from_projected(wire: _Projected) -> Claims:
     private = wire.kubernetes
     audiences = _audiences(wire.aud)
     if not audiences:
-        raise MalformedTokenError(_invalid("aud is empty, and an audience is required"))
+        raise InvalidClaimsError(_invalid("aud is empty, and an audience is required"))
     bound = [private.pod, private.secret, None if private.pod else private.node]
     if sum(reference is not None for reference in bound) > 1:
-        raise MalformedTokenError(_invalid("it is bound to two objects, one is allowed"))
+        raise InvalidClaimsError(_invalid("it is bound to two objects, one is allowed"))
     _check_subject(wire.sub, private.namespace, private.serviceaccount.name)
     return Claims(
         issuer=wire.iss,
@@ -170,9 +170,9 @@ def _from_projected(wire: _Projected) -> Claims:
         not_before=_time(wire.nbf, "nbf"),
         expires_at=_time(wire.exp, "exp"),
         warn_after=_optional_time(private.warnafter, "warnafter"),
-        pod=private.pod and _object(private.pod, "pod"),
-        secret=private.secret and _object(private.secret, "secret"),
-        node=private.node and _object(private.node, "node", uid_required=private.pod is None),
+        pod=_optional_object(private.pod, "pod"),
+        secret=_optional_object(private.secret, "secret"),
+        node=_optional_object(private.node, "node", uid_required=private.pod is None),
     )
 
 
@@ -272,7 +272,7 @@ def is_dns_label(text: str) -> bool:
 
 
 def is_dns_subdomain(text: str) -> bool:
-    """Tell whether a text may name a service account, Pod, Secret or Node (RFC 1123, 253 characters)."""
+    """Tell whether a text may name any other object (RFC 1123 subdomain, 253 characters)."""
     return len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 
@@ -283,18 +283,18 @@ def _invalid(detail: str) -> str:
 def _audiences(value: str | list[str]) -> tuple[str, ...]:
     audiences = (value,) if isinstance(value, str) else tuple(value)
     if len(audiences) > MAX_AUDIENCES:
-        raise MalformedTokenError(
+        raise InvalidClaimsError(
             _invalid(f"aud has {len(audiences)} entries, {MAX_AUDIENCES} are allowed")
         )
     for audience in audiences:
         if not _text(audience, "aud"):
-            raise MalformedTokenError(_invalid("aud has an empty entry"))
+            raise InvalidClaimsError(_invalid("aud has an empty entry"))
     return audiences
 
 
 def _check_subject(subject: str, namespace: str, name: str) -> None:
     if not is_dns_label(namespace) or not is_dns_subdomain(name):
-        raise MalformedTokenError(
+        raise InvalidClaimsError(
             _invalid("its namespace or service account has a name that Kubernetes does not allow")
         )
     if subject != f"{USERNAME_PREFIX}{namespace}:{name}":
@@ -306,15 +306,21 @@ def _check_subject(subject: str, namespace: str, name: str) -> None:
 
 def _object(reference: _Reference, claim: str, *, uid_required: bool = True) -> ObjectReference:
     if not is_dns_subdomain(reference.name):
-        raise MalformedTokenError(_invalid(f"{claim} has a name that Kubernetes does not allow"))
+        raise InvalidClaimsError(_invalid(f"{claim} has a name that Kubernetes does not allow"))
     if uid_required and not reference.uid:
-        raise MalformedTokenError(_invalid(f"{claim} has no uid"))
+        raise InvalidClaimsError(_invalid(f"{claim} has no uid"))
     return ObjectReference(reference.name, _text(reference.uid, f"the uid of {claim}"))
+
+
+def _optional_object(
+    reference: _Reference | None, claim: str, *, uid_required: bool = True
+) -> ObjectReference | None:
+    return None if reference is None else _object(reference, claim, uid_required=uid_required)
 
 
 def _text(value: str, claim: str) -> str:
     if len(value) > _MAX_TEXT_LENGTH or not (value.isprintable() and value.isascii()):
-        raise MalformedTokenError(
+        raise InvalidClaimsError(
             _invalid(f"{claim} is not printable ASCII of at most {_MAX_TEXT_LENGTH} characters")
         )
     return value
@@ -322,7 +328,7 @@ def _text(value: str, claim: str) -> str:
 
 def _time(value: int | float, claim: str) -> int:
     if not 0 <= value <= _MAX_TIME:
-        raise MalformedTokenError(_invalid(f"{claim} is no time between 1970 and 9999"))
+        raise InvalidClaimsError(_invalid(f"{claim} is no time between 1970 and 9999"))
     return int(value)
 
 

@@ -54,20 +54,29 @@ class Duration(float):
 class Section(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
 ):
-    pass
+    """Base of all sections: names in camel case, none that is not known."""
 
 
 class LeewaySection(Section, frozen=True):
-    """How far each claim may be on the wrong side of the clock."""
+    """How far each claim may be on the wrong side of the clock.
+
+    A signer stamps ``nbf`` and ``iat`` from one clock, so ``issuedAt`` follows a larger
+    ``notBefore`` unless it is set itself.
+    """
 
     not_before: Duration = Duration(60)
-    issued_at: Duration = Duration(60)
+    issued_at: Duration | None = None
     expiry: Duration = Duration(60)
 
     def __post_init__(self) -> None:
         _require_duration("notBefore", self.not_before, 0, 300)
-        _require_duration("issuedAt", self.issued_at, 0, 300)
+        _require_duration("issuedAt", self.issued_at_seconds, 0, 300)
         _require_duration("expiry", self.expiry, 0, 300)
+
+    @property
+    def issued_at_seconds(self) -> float:
+        """The leeway for ``iat`` in seconds."""
+        return max(60.0, self.not_before) if self.issued_at is None else self.issued_at
 
 
 class TokensSection(Section, frozen=True):

@@ -10,7 +10,7 @@ import yaml
 
 from webhook.config import Configuration, Duration, Section
 from webhook.duration import parse_duration
-from webhook.errors import ConfigurationError
+from webhook.errors import ConfigurationError, DataDirectoryError
 
 FILE_NAME: Final = "leeway.yaml"
 ENVIRONMENT_PREFIX: Final = "LEEWAY_"
@@ -23,15 +23,15 @@ def load_configuration(
     """Read ``leeway.yaml`` and put the environment and then the flags over it.
 
     ``flags`` maps dotted paths (``server.bind``) to values; None means not given. Raises
-    ConfigurationError.
+    ConfigurationError, or DataDirectoryError where the file cannot be read.
     """
     path = data_dir / FILE_NAME
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        raise ConfigurationError(f"{path} is missing; make it with `leeway init`") from None
+        raise DataDirectoryError(f"{path} is missing; make it with `leeway init`") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        raise DataDirectoryError(f"{path} cannot be read: {error}") from error
     return parse_configuration(text, str(path), environment, flags)
 
 

@@ -179,8 +179,9 @@ kind: LeewayConfiguration
 issuer: {issuer}
 # What your API server calls itself; meant where a request names no audience.
 audiences: [{audiences}]
-# How far each claim may be on the wrong side of this server's clock: 0s to 300s.
-leeway: {{notBefore: 60s, issuedAt: 60s, expiry: 60s}}
+# How far each claim may be on the wrong side of this server's clock: 0s to 300s. issuedAt is 60s,
+# or notBefore where that is larger, unless it is set too.
+leeway: {{notBefore: 60s, expiry: 60s}}
 tokens:
   defaultExpiration: 1h
   minExpiration: 10m

@@ -1,4 +1,4 @@
-"""One family of errors. The base is never raised itself; messages are one sentence, fit to be shown.
+"""One family of errors. The base is never raised; messages are one sentence, fit to be shown.
 
 ``TokenRefusedError`` and what is below it are outcomes: the authenticator returns them, typed and
 with their numbers, and never lets them out as exceptions.
@@ -55,8 +55,21 @@ class TokenRefusedError(LeewayError):
     is_ours = True
 
 
+class NotATokenError(TokenRefusedError):
+    """Not a JWT that names an issuer."""
+
+    reason = Reason.MALFORMED
+    is_ours = False
+
+
 class MalformedTokenError(TokenRefusedError):
-    """Not a compact JWS, or claims that are not those of a service account token."""
+    """A JWT of an issuer of ours whose header or signature is not accepted."""
+
+    reason = Reason.MALFORMED
+
+
+class InvalidClaimsError(TokenRefusedError):
+    """Claims that are not those of a service account token."""
 
     reason = Reason.MALFORMED
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from webhook.authenticator import Authenticated, Outcome
 from webhook.errors import Reason
+from webhook.outcome import Authenticated, Outcome
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _DURATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)

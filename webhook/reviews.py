@@ -12,8 +12,8 @@ import msgspec
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from webhook.authenticator import Authenticated, Outcome
 from webhook.errors import ClockError, InvalidReviewError
+from webhook.outcome import Authenticated, Outcome
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")

@@ -5,6 +5,7 @@ Errors are one line on stderr.
 """
 
 import sys
+from importlib import import_module
 from typing import Final
 
 import click
@@ -36,8 +37,7 @@ class _Root(click.Group):
         if name not in _COMMANDS:
             return super().get_command(context, name)
         module, _, attribute = _COMMANDS[name].partition(":")
-        command = getattr(__import__(module, fromlist=[attribute]), attribute)
-        assert isinstance(command, click.Command)
+        command: click.Command = getattr(import_module(module), attribute)
         return command
 
 

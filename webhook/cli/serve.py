@@ -47,7 +47,7 @@ def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
     create_app(data_dir, configuration)
     _raise_file_limit()
 
-    class Server(BaseApplication):
+    class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         def load_config(self) -> None:
             for name, value in _settings(configuration, files).items():
                 self.cfg.set(name, value)
@@ -78,14 +78,15 @@ def _settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
     }
 
 
-def _forget_worker(server: Any, worker: Any) -> None:
+def _forget_worker(_server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def _shared_memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _raise_file_limit() -> None:

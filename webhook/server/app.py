@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from time import time
-from typing import Final
+from typing import Any, Final, cast
 
 from a2wsgi import WSGIMiddleware
 
@@ -43,13 +43,13 @@ _logger = logging.getLogger("leeway")
 
 
 class Application:
-    """Dispatches by path. ``public`` routes need no identity, ``hot`` ones do, Flask has the rest."""
+    """Dispatches by path: ``public`` routes need no identity, ``hot`` ones and Flask do."""
 
     def __init__(
         self,
         public: dict[str, Route],
         hot: dict[str, Route],
-        flask: WSGIMiddleware,
+        flask: Route,
         clock: Callable[[], float],
     ) -> None:
         self._public = public
@@ -92,8 +92,7 @@ class Application:
             return route
         if not (path.isascii() and scope["query_string"].isascii()):
             raise RequestError(400, "the path and query must be ASCII, percent-encoded")
-        flask: Route = self._flask
-        return flask
+        return self._flask
 
 
 def create_app(data_dir: Path, configuration: Configuration) -> Application:
@@ -113,7 +112,8 @@ def create_app(data_dir: Path, configuration: Configuration) -> Application:
     }
     flask = create_flask_app(metrics)
     flask.config["MAX_CONTENT_LENGTH"] = limit
-    mounted = WSGIMiddleware(flask.wsgi_app, workers=FLASK_THREADS)
+    # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
+    mounted = cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=FLASK_THREADS))
     return Application(_public_routes(configuration, keyring), hot, mounted, time)
 
 

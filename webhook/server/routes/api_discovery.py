@@ -31,7 +31,7 @@ class Resource:
 _TOKEN_REVIEW: Final = Resource("tokenreviews", "TokenReview")
 # Group, then version with the preferred one first, then resources.
 GROUPS: Final[dict[str, dict[str, tuple[Resource, ...]]]] = {
-    AUTHENTICATION_GROUP: {version: (_TOKEN_REVIEW,) for version in AUTHENTICATION_VERSIONS}
+    AUTHENTICATION_GROUP: dict.fromkeys(AUTHENTICATION_VERSIONS, (_TOKEN_REVIEW,))
 }
 
 

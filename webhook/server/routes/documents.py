@@ -26,7 +26,7 @@ def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route
     control = f"public, max-age={max_age}" if max_age else "no-store"
     headers: Headers = [(b"cache-control", control.encode("ascii"))]
 
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+    async def route(_scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send, 200, body, content_type.encode("ascii"), headers)
 
     return route
@@ -36,7 +36,7 @@ def health_route(name: str, checks: Iterable[HealthCheck]) -> Route:
     """Make a health route; ``?verbose`` lists its checks as kube-apiserver does."""
     checks = tuple(checks)
 
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+    async def route(scope: Scope, _receive: Receive, send: Send) -> None:
         results = [(check, run()) for check, run in checks]
         healthy = not any(problem for _, problem in results)
         lines = [

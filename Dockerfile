@@ -1,0 +1,29 @@
+# Build: the wheel of this checkout, and a virtual environment with it and nothing else.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY keys keys
+COPY webhook webhook
+RUN python -m venv /opt/leeway \
+ && /opt/leeway/bin/python -m pip wheel --no-deps --no-cache-dir --wheel-dir /wheels . \
+ && /opt/leeway/bin/python -m pip install --no-cache-dir /wheels/*.whl \
+ && /opt/leeway/bin/python -m pip uninstall --yes pip
+
+# Run: not as root, and with a root file system that may be read-only. What is written goes to the
+# data directory (a volume) and to /tmp (a tmpfs): docker run --read-only --tmpfs /tmp ...
+FROM python:3.13-slim
+ARG COMMIT=""
+ENV LEEWAY_COMMIT=${COMMIT} \
+    LEEWAY_DATA_DIR=/var/lib/leeway \
+    PATH=/opt/leeway/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+COPY --from=build /opt/leeway /opt/leeway
+RUN install -d -m 0700 -o 65532 -g 65532 /var/lib/leeway
+USER 65532:65532
+VOLUME /var/lib/leeway
+EXPOSE 8443
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-m", "webhook.health_probe"]
+ENTRYPOINT ["leeway"]
+CMD ["serve", "--bind", "0.0.0.0:8443"]

@@ -1,0 +1,223 @@
+"""``leeway token``: create, review, inspect."""
+
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from textwrap import fill
+from time import time
+from typing import Any
+
+import click
+import msgspec
+
+from keys import jws
+from keys.encoding import decode_base64url, decode_json
+from keys.errors import EncodingError, MalformedJWSError
+from keys.files import read_public_file
+from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
+from webhook.claims import ObjectReference
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.config_file import load_configuration
+from webhook.duration import in_words, parse_duration
+from webhook.explain import Explanation, explain, utc
+from webhook.issuer import TokenRequest, issue_token
+from webhook.outcome import Authenticated
+from webhook.reviews import TokenReviewRequest, render_token_review
+
+_WIDTH = 96
+_TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
+
+
+class _Duration(click.ParamType[int]):
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(parse_duration(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Time(click.ParamType[float]):
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value)
+        try:
+            if text[:1] in ("-", "+"):
+                seconds = parse_duration(text[1:])
+                return time() + (seconds if text[0] == "+" else -seconds)
+            if re.fullmatch(r"\d{1,12}(\.\d+)?", text):
+                return float(text)
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{text!r} is no time; write 2026-01-31T12:00:00Z, Unix seconds, or -92s",
+                param,
+                ctx,
+            )
+
+
+def _read_token(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value == "-":
+        value = sys.stdin.read()
+    elif value.startswith("@"):
+        value = read_public_file(Path(value[1:])).decode("utf-8", "replace")
+    value = value.strip(" \t\n\r\v\f")
+    if not value:
+        raise click.UsageError("the token is empty; give it as an argument, as @FILE, or on stdin")
+    return value
+
+
+_token_argument = click.argument("token", default="-", callback=_read_token)
+
+
+@click.group()
+def token() -> None:
+    """Sign, review and take apart service account tokens.
+
+    TOKEN is the token itself, @FILE, or - for standard input, which other users of this machine
+    cannot see in the list of processes.
+    """
+
+
+@token.command()
+@click.argument("name")
+@data_dir_option
+@click.option("-n", "--namespace", required=True, help="The namespace of the service account.")
+@click.option("--audience", "audiences", multiple=True, help="Whom the token is for.")
+@click.option("--duration", type=_Duration(), help="How long it lives, like 1h.")
+@click.option("--uid", default="", help="The UID of the service account.")
+@click.option("--bound-object-kind", type=click.Choice(["Pod", "Secret", "Node"]))
+@click.option("--bound-object-name")
+@click.option("--bound-object-uid")
+@click.option("--node-name", help="The node of the Pod.")
+@click.option("--node-uid", default="")
+def create(
+    name: str,
+    data_dir: Path,
+    namespace: str,
+    audiences: tuple[str, ...],
+    duration: int | None,
+    uid: str,
+    bound_object_kind: str | None,
+    bound_object_name: str | None,
+    bound_object_uid: str | None,
+    node_name: str | None,
+    node_uid: str,
+) -> None:
+    """Sign a token for the service account NAME and print nothing else."""
+    bound = None
+    given = (bound_object_kind, bound_object_name, bound_object_uid)
+    if any(given):
+        if not bound_object_name or not bound_object_uid or bound_object_kind is None:
+            raise click.UsageError(
+                "--bound-object-kind, --bound-object-name and --bound-object-uid go together"
+            )
+        bound = ObjectReference(bound_object_name, bound_object_uid)
+    if (node_name or node_uid) and bound_object_kind != "Pod":
+        raise click.UsageError("--node-name and --node-uid need --bound-object-kind Pod")
+    if node_uid and not node_name:
+        raise click.UsageError("--node-uid needs --node-name")
+    node = ObjectReference(node_name, node_uid) if node_name else None
+    request = TokenRequest(
+        namespace=namespace,
+        name=name,
+        uid=uid,
+        audiences=audiences,
+        expiration_seconds=duration,
+        pod=bound if bound_object_kind == "Pod" else None,
+        secret=bound if bound_object_kind == "Secret" else None,
+        node=bound if bound_object_kind == "Node" else node,
+    )
+    configuration = load_configuration(data_dir, os.environ, {})
+    issued = issue_token(request, policy_of(configuration), keyring_of(data_dir), time())
+    if issued.warning:
+        click.echo(f"leeway: warning: {issued.warning}", err=True)
+    click.echo(issued.token)
+
+
+@token.command(context_settings={"ignore_unknown_options": True})
+@_token_argument
+@data_dir_option
+@click.option("--audience", "audiences", multiple=True, help="Whom the token is to be for.")
+@click.option("--at", "at", type=_Time(), help="Review it as of this time, not of now.")
+@output_option
+def review(
+    token: str, data_dir: Path, audiences: tuple[str, ...], at: float | None, output: str
+) -> None:
+    """Say whether a token is good, check by check. Exit 0 for yes, 1 for no.
+
+    With -o json the answer is the TokenReview that the API server would get.
+    """
+    configuration = load_configuration(data_dir, os.environ, {})
+    authenticator = authenticator_of(data_dir, configuration, keyring_of(data_dir))
+    now = time() if at is None else at
+    outcome = authenticator.authenticate(token, audiences, now)
+    asked = TokenReviewRequest("authentication.k8s.io/v1", token, audiences)
+    answer = msgspec.json.decode(render_token_review(asked, outcome))
+    leeway = clock_leeway_of(configuration)
+    text = render_explanation(token, explain(token, outcome, leeway, now), now)
+    show(answer, text, output)
+    if not isinstance(outcome, Authenticated):
+        raise click.exceptions.Exit(1)
+
+
+def render_explanation(token: str, explanation: Explanation, now: float) -> str:
+    """Render an explanation for a terminal."""
+    fingerprint = sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    lines = [f"Token {fingerprint}, reviewed as of {utc(now)}", ""]
+    for place, check in enumerate(explanation.checks, 1):
+        start = f"  {place}  {check.name:<9}  {check.result:<4}  "
+        indent = " " * len(start)
+        lines.append(fill(check.detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
+    lines += ["", explanation.verdict, "", fill(explanation.advice, _WIDTH)]
+    return "\n".join(lines)
+
+
+@token.command()
+@_token_argument
+@output_option
+def inspect(token: str, output: str) -> None:
+    """Show a token's header and claims, without checking anything."""
+    try:
+        parsed = jws.parse(token)
+        header = decode_json(decode_base64url(parsed.header_segment))
+        claims = decode_json(parsed.unverified_payload)
+    except (MalformedJWSError, EncodingError) as error:
+        raise click.UsageError(f"this is not a JWT: {error}") from error
+    lines = ["UNVERIFIED: nothing below has been checked, anybody may have written it.", ""]
+    lines += ["Header", *_lines(header), "", "Claims", *_lines(claims)]
+    show({"unverified": {"header": header, "claims": claims}}, "\n".join(lines), output)
+
+
+def _lines(value: object, prefix: str = "") -> list[str]:
+    if not isinstance(value, dict):
+        return [f"  {_json(value)}"]
+    lines = []
+    for name, member in value.items():
+        if isinstance(member, dict):
+            lines += _lines(member, f"{prefix}{name} ")
+        else:
+            shown = _json(member) + _in_words(name, member)
+            lines.append(f"  {prefix + str(name):<36} {shown}")
+    return lines
+
+
+def _in_words(name: object, value: object) -> str:
+    if name not in _TIME_CLAIMS or not isinstance(value, int | float):
+        return ""
+    try:
+        ahead = value - time()
+        distance = in_words(abs(ahead))
+        return f"  {utc(value)}, " + (f"in {distance}" if ahead > 0 else f"{distance} ago")
+    except (ValueError, OverflowError, OSError):
+        return "  not a time"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode("utf-8")

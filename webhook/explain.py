@@ -1,0 +1,184 @@
+"""Explains a verdict to someone who has never read RFC 7519.
+
+The verdict is the authenticator's; this only retells it check by check. Claims are shown only
+where the signature holds.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil
+from typing import Final
+
+from keys import jws
+from webhook import errors
+from webhook.claims import Claims, ClockLeeway, parse_claims
+from webhook.duration import in_words
+from webhook.outcome import Authenticated, Outcome
+
+OK: Final = "ok"
+FAIL: Final = "FAIL"
+NOT_REACHED: Final = "-"
+CHECKS: Final = ("form", "issuer", "key", "signature", "claims", "audience", "nbf", "exp", "iat")
+_CLOCK_CHECKS: Final = ("nbf", "exp", "iat")
+
+_FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
+    errors.NotATokenError: "form",
+    errors.MalformedTokenError: "form",
+    errors.NotRecognisedError: "issuer",
+    errors.UnknownKeyError: "key",
+    errors.TokenAlgorithmError: "key",
+    errors.BadSignatureError: "signature",
+    errors.InvalidClaimsError: "claims",
+    errors.SubjectMismatchError: "claims",
+    errors.AudienceMismatchError: "audience",
+    errors.NotYetValidError: "nbf",
+    errors.ExpiredError: "exp",
+    errors.IssuedInFutureError: "iat",
+}
+_ADVICE: Final = {
+    "form": "This text is not a whole service account token. Copy it again from where it came, all "
+    "of it: three parts of letters, digits, - and _, joined by dots.",
+    "issuer": "Another system made this token. If you trust that system, add it to trustedIssuers "
+    "in leeway.yaml with its keys; if not, ask the right API server for a token.",
+    "key": "The issuer is right, but none of its keys fits. The key has been rotated away, or the "
+    "token comes from another installation with the same issuer URL. Ask for a new token; "
+    "`leeway keys list` shows the keys that are here.",
+    "signature": "Do not trust this token: it was changed after it was signed, or someone made it "
+    "up. If it came from a trusted place, it was damaged on the way; ask for a new one.",
+    "claims": "The signature is good, but what was signed is not a service account token as the "
+    "API server makes them. Ask the TokenRequest API (`kubectl create token`) for one.",
+    "audience": "The token is good, but was made for somebody else. Ask for one with the audience "
+    "that the receiver expects: `kubectl create token NAME --audience AUDIENCE`.",
+    "nbf": "The clock of the machine that signed the token is ahead of this one's, or this one's "
+    "is behind. Run `date -u` on both and set the wrong one right (chronyc makestep). Until "
+    "then the token becomes valid by itself in {wait}, or at once with a larger "
+    "leeway.notBefore in leeway.yaml: {needed} would do.",
+    "exp": "The token is too old. A Pod gets a new one by itself before that; a program that reads "
+    "its token only once must read it again. If it was made just now, this machine's clock is "
+    "ahead: check it with `date -u`. A leeway.expiry of {needed} would have let it pass.",
+    "iat": "The token claims to be made in the future. The clock of the machine that signed it is "
+    "ahead of this one's, or this one's is behind. Run `date -u` on both and set the wrong "
+    "one right. A leeway.issuedAt of {needed} would have let it pass.",
+}
+_MAX_LEEWAY_SECONDS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, ``ok``, ``FAIL`` or ``-`` for not reached, and its values in words."""
+
+    name: str
+    result: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Every check in order, the verdict in one line, and what to do about it."""
+
+    checks: tuple[Check, ...]
+    verdict: str
+    advice: str
+
+
+def explain(token: str, outcome: Outcome, leeway: ClockLeeway, now: float) -> Explanation:
+    """Retell the outcome of ``Authenticator.authenticate`` for the same token, leeway and time."""
+    failed = None if isinstance(outcome, Authenticated) else _FAILED_CHECK[type(outcome.error)]
+    claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
+    if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
+        # The signature held: this is what was signed, legacy or not.
+        claims = parse_claims(jws.parse(token).unverified_payload, legacy=True)
+    checks = []
+    for name in CHECKS:
+        if failed is None or CHECKS.index(name) < CHECKS.index(failed):
+            result = OK
+        else:
+            result = FAIL if name == failed else NOT_REACHED
+        checks.append(Check(name, result, _detail(name, result, token, claims, leeway, now)))
+    if isinstance(outcome, Authenticated):
+        return Explanation(tuple(checks), _accepted(outcome), _lifetime(outcome.claims, now))
+    error = outcome.error
+    verdict = f"REFUSED ({error.reason}): {error}"
+    return Explanation(tuple(checks), verdict, _advice(error))
+
+
+def _advice(error: errors.TokenRefusedError) -> str:
+    text = _ADVICE[_FAILED_CHECK[type(error)]]
+    if not isinstance(error, errors.ClockError):
+        return text
+    needed = f"{error.skew_seconds}s"
+    if error.skew_seconds > _MAX_LEEWAY_SECONDS:
+        needed += f" (more than the {_MAX_LEEWAY_SECONDS}s that may be set: mend the clock)"
+    return text.format(needed=needed, wait=in_words(error.short_seconds))
+
+
+def _accepted(outcome: Authenticated) -> str:
+    text = f"ACCEPTED: {outcome.identity.username}"
+    if outcome.leeway_claims:
+        text += f", only thanks to the leeway for {', '.join(outcome.leeway_claims)}"
+    if outcome.stale_seconds is not None:
+        text += f"; stale: {in_words(outcome.stale_seconds)} past its warnafter"
+    return text
+
+
+def _lifetime(claims: Claims, now: float) -> str:
+    if claims.expires_at is None:
+        return "This token never expires. Replace it by one of the TokenRequest API."
+    if claims.expires_at < now:
+        return "Nothing is wrong yet, but the token has expired: read a new one now."
+    left = in_words(claims.expires_at - now)
+    return f"Nothing needs to be done; the token is good for another {left}."
+
+
+def _detail(
+    name: str, result: str, token: str, claims: Claims | None, leeway: ClockLeeway, now: float
+) -> str:
+    if claims is not None and name in _CLOCK_CHECKS:
+        return _clock_detail(name, claims, leeway, now)
+    if result == NOT_REACHED:
+        return "not checked, because of the line above that failed"
+    details = {
+        "form": ("a JWT of {length} characters", "not a JWT that can be accepted"),
+        "issuer": ("made by an issuer that is trusted here", "made by an issuer unknown here"),
+        "key": ("{key} is here", "none of the issuer's keys fits"),
+        "signature": (
+            "made with that key; nobody has changed the token since",
+            "not made with that key",
+        ),
+        "claims": ("complete; it speaks for {subject}", "not those of a service account token"),
+        "audience": ("made for {audiences}", "made for {audiences}, which is not what was asked"),
+    }
+    return details[name][result == FAIL].format(
+        length=len(token),
+        key=_key_in_words(token) if name == "key" and result == OK else "",
+        subject=claims.subject if claims else "",
+        audiences=", ".join(claims.audiences) or "the API server" if claims else "",
+    )
+
+
+def _key_in_words(token: str) -> str:
+    header = jws.header(jws.parse(token))
+    return f"the {header.algorithm} key " + (header.kid or "that fits, for it names none,")
+
+
+def _clock_detail(name: str, claims: Claims, leeway: ClockLeeway, now: float) -> str:
+    moment, allowed, words = {
+        "nbf": (claims.not_before, leeway.not_before, ("valid since", "valid from")),
+        "exp": (claims.expires_at, leeway.expiry, ("expired at", "expires at")),
+        "iat": (claims.issued_at, leeway.issued_at, ("issued at", "issued at")),
+    }[name]
+    if moment is None:
+        return "the token has no such time"
+    ahead = moment - now
+    distance = in_words(ceil(abs(ahead)))
+    where = f"{distance} from now" if ahead > 0 else f"{distance} ago"
+    needed = ceil(max(0.0, -ahead if name == "exp" else ahead))
+    return (
+        f"{words[ahead > 0]} {utc(moment)}, {where}; "
+        f"needs a leeway of {needed}s, {allowed:g}s are allowed"
+    )
+
+
+def utc(seconds: float) -> str:
+    """Render Unix seconds as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
