@@ -18,8 +18,8 @@ from webhook.outcome import Authenticated, Outcome
 OK: Final = "ok"
 FAIL: Final = "FAIL"
 NOT_REACHED: Final = "-"
-CHECKS: Final = ("form", "issuer", "key", "signature", "claims", "audience", "nbf", "exp", "iat")
-_CLOCK_CHECKS: Final = ("nbf", "exp", "iat")
+_CLOCK_CHECKS: Final = ("not before", "expiry", "issued at")
+CHECKS: Final = ("form", "issuer", "key", "signature", "claims", "audience", *_CLOCK_CHECKS)
 
 _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.NotATokenError: "form",
@@ -31,9 +31,9 @@ _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.InvalidClaimsError: "claims",
     errors.SubjectMismatchError: "claims",
     errors.AudienceMismatchError: "audience",
-    errors.NotYetValidError: "nbf",
-    errors.ExpiredError: "exp",
-    errors.IssuedInFutureError: "iat",
+    errors.NotYetValidError: "not before",
+    errors.ExpiredError: "expiry",
+    errors.IssuedInFutureError: "issued at",
 }
 _ADVICE: Final = {
     "form": "This text is not a whole service account token. Copy it again from where it came, all "
@@ -49,15 +49,15 @@ _ADVICE: Final = {
     "API server makes them. Ask the TokenRequest API (`kubectl create token`) for one.",
     "audience": "The token is good, but was made for somebody else. Ask for one with the audience "
     "that the receiver expects: `kubectl create token NAME --audience AUDIENCE`.",
-    "nbf": "The clock of the machine that signed the token is ahead of this one's, or this one's "
-    "is behind. Run `date -u` on both and set the wrong one right (chronyc makestep). Until "
-    "then the token becomes valid by itself in {wait}, or at once with a larger "
-    "leeway.notBefore in leeway.yaml: {needed} would do.",
-    "exp": "The token is too old. A Pod gets a new one by itself before that; a program that reads "
-    "its token only once must read it again. If it was made just now, this machine's clock is "
-    "ahead: check it with `date -u`. A leeway.expiry of {needed} would have let it pass.",
-    "iat": "The token claims to be made in the future. The clock of the machine that signed it is "
-    "ahead of this one's, or this one's is behind. Run `date -u` on both and set the wrong "
+    "not before": "The clock of the machine that signed the token is ahead of this one's, or this "
+    "one's is behind. Run `date -u` on both and set the wrong one right (chronyc makestep). Until "
+    "then the token becomes valid by itself in {wait}, or at once with a larger leeway.notBefore "
+    "in leeway.yaml: {needed} would do.",
+    "expiry": "The token is too old. A Pod gets a new one by itself before that; a program that "
+    "reads its token only once must read it again. If it was made just now, this machine's clock "
+    "is ahead: check it with `date -u`. A leeway.expiry of {needed} would have let it pass.",
+    "issued at": "The token claims to be made in the future. The clock of the machine that signed "
+    "it is ahead of this one's, or this one's is behind. Run `date -u` on both and set the wrong "
     "one right. A leeway.issuedAt of {needed} would have let it pass.",
 }
 _MAX_LEEWAY_SECONDS: Final = 300
@@ -163,19 +163,18 @@ def _key_in_words(token: str) -> str:
 
 def _clock_detail(name: str, claims: Claims, leeway: ClockLeeway, now: float) -> str:
     moment, allowed, words = {
-        "nbf": (claims.not_before, leeway.not_before, ("valid since", "valid from")),
-        "exp": (claims.expires_at, leeway.expiry, ("expired at", "expires at")),
-        "iat": (claims.issued_at, leeway.issued_at, ("issued at", "issued at")),
+        "not before": (claims.not_before, leeway.not_before, ("valid since", "valid from")),
+        "expiry": (claims.expires_at, leeway.expiry, ("expired at", "expires at")),
+        "issued at": (claims.issued_at, leeway.issued_at, ("issued at", "issued at")),
     }[name]
     if moment is None:
         return "the token has no such time"
     ahead = moment - now
     distance = in_words(ceil(abs(ahead)))
-    where = f"{distance} from now" if ahead > 0 else f"{distance} ago"
-    needed = ceil(max(0.0, -ahead if name == "exp" else ahead))
+    where = f"in {distance}" if ahead > 0 else f"{distance} ago"
+    needed = ceil(max(0.0, -ahead if name == "expiry" else ahead))
     return (
-        f"{words[ahead > 0]} {utc(moment)}, {where}; "
-        f"needs a leeway of {needed}s, {allowed:g}s are allowed"
+        f"{words[ahead > 0]} {utc(moment)}, {where}; leeway needed {needed}s, allowed {allowed:g}s"
     )
 
 

@@ -27,7 +27,7 @@ from webhook.issuer import TokenRequest, issue_token
 from webhook.outcome import Authenticated
 from webhook.reviews import TokenReviewRequest, render_token_review
 
-_WIDTH = 96
+_WIDTH = 100
 _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
 
 
@@ -172,7 +172,7 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
     fingerprint = sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     lines = [f"Token {fingerprint}, reviewed as of {utc(now)}", ""]
     for place, check in enumerate(explanation.checks, 1):
-        start = f"  {place}  {check.name:<9}  {check.result:<4}  "
+        start = f"  {place}  {check.name:<10}  {check.result:<4}  "
         indent = " " * len(start)
         lines.append(fill(check.detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
     lines += ["", explanation.verdict, "", fill(explanation.advice, _WIDTH)]

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from webhook.metrics import CONTENT_TYPE, Metrics
 from webhook.server.error_map import REASONS, status_body
-from webhook.server.routes import api_discovery
+from webhook.server.routes import api_discovery, openapi_v2
 
 
 def create_flask_app(metrics: Metrics) -> Flask:
@@ -19,6 +19,10 @@ def create_flask_app(metrics: Metrics) -> Flask:
     @app.get("/metrics")
     def show_metrics() -> Response:
         return Response(metrics.render(), content_type=CONTENT_TYPE)
+
+    @app.get("/openapi/v2")
+    def show_openapi_v2() -> Response:
+        return Response(openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE)
 
     for rule, view in _discovery_views().items():
         app.add_url_rule(rule, rule, view, methods=["GET"])

@@ -1,8 +1,7 @@
 """What every ASGI route needs: reading a body within its limit, and answering."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any
 
 from webhook.server.error_map import JSON, status_body
 
@@ -11,8 +10,6 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Route = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
-
-_DISCARD_SECONDS: Final = 2.0
 
 
 class RequestError(Exception):
@@ -52,21 +49,19 @@ async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> byte
     length = header(scope, b"content-length")
     if length is not None and int(length) > max_bytes:
         raise _too_large(max_bytes)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        chunks = [body]
-        size = len(body)
-        while message.get("more_body"):
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > max_bytes:
-                raise _too_large(max_bytes)
-        body = b"".join(chunks)
-    if message["type"] == "http.disconnect":
-        raise DisconnectedError
-    return body
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _is_json(content_type: bytes) -> bool:
@@ -98,20 +93,7 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_error(receive: Receive, send: Send, error: RequestError) -> None:
-    """Answer with a ``Status``.
-
-    What the client is still sending is read for a moment and thrown away: a connection that is
-    closed with bytes unread is reset, and the answer lost with it.
-    """
+async def respond_error(_receive: Receive, send: Send, error: RequestError) -> None:
+    """Answer with a ``Status``."""
     body = status_body(error.code, str(error))
-    if error.code != 413:
-        await respond(send, error.code, body, headers=error.headers)
-        return
-    await respond(send, error.code, body, headers=[*error.headers, (b"connection", b"close")])
-    try:
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            while (await receive()).get("more_body"):
-                pass
-    except TimeoutError:
-        pass
+    await respond(send, error.code, body, headers=error.headers)

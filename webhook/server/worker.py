@@ -1,7 +1,9 @@
 """gunicorn's ``asgi`` worker with what it leaves out.
 
 * The peer certificate, in the form of the ASGI TLS extension.
-* A limit of 10 s for the handshake, and for each request from its first byte to its last.
+* A limit of 10 s for the handshake, for each request from its first byte to its last, and for a
+  client that takes no byte of its answer.
+* 400 for a request without Host, and ``Connection: close`` where the body is not read to its end.
 * A drain that drops nothing: after SIGTERM connections are accepted until the listener closes,
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
   send one before it is closed.
@@ -11,29 +13,36 @@ move, and pyproject.toml pins the version range.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 from asyncio import Transport
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.asgi.parser import InvalidHeader
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
 from webhook.server.tls import server_context, tls_extension
 
 STALL_SECONDS: Final = 10.0
-# How long a stalled or idle client may take to let go of a connection that is being closed.
-_CLOSE_SECONDS: Final = 1.0
+# How long a client may take to let go of a connection that is being closed. What it still sends
+# is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.
+_CLOSE_SECONDS: Final = 2.0
+# The same for one that stalled or was idle.
+_ABORT_SECONDS: Final = 1.0
 _ACCEPT_WHILE_DRAINING_SECONDS: Final = 0.5
 _IDLE_WHILE_DRAINING_SECONDS: Final = 2.0
 _BACKLOG: Final = 2048
 
 
-class LeewayProtocol(ASGIProtocol):
+class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
     """One connection."""
 
     worker: "LeewayWorker"
@@ -41,12 +50,14 @@ class LeewayProtocol(ASGIProtocol):
     def __init__(self, worker: "LeewayWorker") -> None:
         super().__init__(worker)
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_request = False
         self._tls: dict[str, Any] | None = None
-        worker.handshakes[self] = worker.loop.time() + STALL_SECONDS
+        worker.handshakes.add(self)
 
     def connection_made(self, transport: Transport) -> None:
         """Take over a connection whose handshake is done."""
-        self.worker.handshakes.pop(self, None)
+        self.worker.handshakes.discard(self)
         self.worker.protocols.add(self)
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
@@ -58,12 +69,29 @@ class LeewayProtocol(ASGIProtocol):
         """Let go of a connection."""
         self.worker.protocols.discard(self)
         self._stop_stall_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Stop writing, and give up on the client where it does not go on reading."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.worker.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._stop_write_timer()
+        super().resume_writing()
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection is between two requests, with no byte of the next one here."""
-        return bool(self._awaiting_request) and self._stall_timer is None
+        """Whether the connection waits for a request of which no byte is here."""
+        # _awaiting_request stays true until the task that serves the request runs.
+        return (
+            bool(self._awaiting_request)
+            and not self._request_ready.is_set()
+            and not self._in_request
+        )
 
     def close_idle(self) -> None:
         """Close a connection that is between two requests."""
@@ -72,13 +100,29 @@ class LeewayProtocol(ASGIProtocol):
         self._abort_later()
 
     def _feed_callback_parser(self, data: bytes) -> bool:
-        proceed: bool = super()._feed_callback_parser(data)
+        proceed: bool
+        try:
+            proceed = super()._feed_callback_parser(data)
+        except ValueError:
+            # int() takes no more than 4,300 digits.
+            self._send_error_response(400, "Invalid Content-Length value")
+            self._close_transport()
+            proceed = False
         receiver = self._body_receiver
-        if receiver is not None and receiver._complete:
+        self._in_request = receiver is None or not receiver._complete
+        if not self._in_request or self._closed:
             self._stop_stall_timer()
         elif self._stall_timer is None:
             self._start_stall_timer()
         return proceed
+
+    def _on_headers_complete(self) -> bool:
+        parser = self._callback_parser
+        # RFC 9112 section 3.2. The parser has refused a second one.
+        if parser.http_version >= (1, 1) and not _has_host(parser.headers):
+            raise InvalidHeader("Missing Host header")
+        skip_body: bool = super()._on_headers_complete()
+        return skip_body
 
     def _start_stall_timer(self) -> None:
         self._stall_timer = self.worker.loop.call_later(STALL_SECONDS, self._stalled)
@@ -87,6 +131,11 @@ class LeewayProtocol(ASGIProtocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _stalled(self) -> None:
         self._stall_timer = None
@@ -102,10 +151,15 @@ class LeewayProtocol(ASGIProtocol):
 
     def _abort_later(self) -> None:
         # close() waits for the peer's close_notify, which a stalled peer never sends.
-        self.worker.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+        self.worker.loop.call_later(_ABORT_SECONDS, self.transport.abort)
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        return self.worker.draining or super()._will_close(request, response_requires_close)
+        # A body that is not here yet is not waited for; where it ends the next request begins.
+        return (
+            self.worker.draining
+            or self._in_request
+            or super()._will_close(request, response_requires_close)
+        )
 
     def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
@@ -114,16 +168,18 @@ class LeewayProtocol(ASGIProtocol):
         return scope
 
 
-class LeewayWorker(ASGIWorker):
+class LeewayWorker(ASGIWorker):  # type: ignore[misc]
     """One process: an event loop, its listeners and its connections."""
 
+    alive: bool
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.draining = False
         self.protocols: set[LeewayProtocol] = set()
-        self.handshakes: dict[LeewayProtocol, float] = {}
+        # A handshake that fails does not report to its protocol, but lets go of it.
+        self.handshakes: WeakSet[LeewayProtocol] = WeakSet()
         self._wake = asyncio.Event()
 
     def handle_exit_signal(self) -> None:
@@ -148,7 +204,7 @@ class LeewayWorker(ASGIWorker):
         for listener in listeners:
             self.servers.append(await self._listen(listener.dup(), context))
         while self.alive and not self.draining:
-            self._beat()
+            self.notify()
             if self.ppid != os.getppid():
                 self.log.info("The master is gone, shutting down")
                 break
@@ -168,57 +224,68 @@ class LeewayWorker(ASGIWorker):
     async def _listen(
         self, listener: socket.socket, context: ssl.SSLContext | None
     ) -> asyncio.AbstractServer:
-        limits = {"ssl_handshake_timeout": STALL_SECONDS} if context else {}
         return await self.loop.create_server(
-            lambda: LeewayProtocol(self), sock=listener, ssl=context, backlog=_BACKLOG, **limits
+            self._new_protocol, sock=listener, backlog=_BACKLOG, **_tls_options(context)
         )
 
-    def _beat(self) -> None:
-        self.notify()
-        now = self.loop.time()
-        # A handshake that fails never reports to its protocol.
-        for protocol in [p for p, deadline in self.handshakes.items() if deadline < now]:
-            del self.handshakes[protocol]
+    def _new_protocol(self) -> LeewayProtocol:
+        return LeewayProtocol(self)
 
     async def _pause(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            pass
 
     async def _drain(self, listeners: list[socket.socket], context: ssl.SSLContext | None) -> None:
         self.log.info("Draining %d connections", len(self.protocols))
-        deadline = self.loop.time() + self.cfg.graceful_timeout - _CLOSE_SECONDS
+        deadline = self.loop.time() + self.cfg.graceful_timeout - _ABORT_SECONDS
         await asyncio.sleep(_ACCEPT_WHILE_DRAINING_SECONDS)
         for server in self.servers:
             server.close()
-        for listener in listeners:
-            await self._accept_backlog(listener, context)
+        # The kernel has accepted these clients already; closing the listener would reset them.
+        clients = [client for listener in listeners for client in _accept_backlog(listener)]
+        options = _tls_options(context)
+        last_handshakes = asyncio.gather(
+            *(
+                self.loop.connect_accepted_socket(self._new_protocol, client, **options)
+                for client in clients
+            ),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)
         idle_until = self.loop.time() + _IDLE_WHILE_DRAINING_SECONDS
         while (self.protocols or self.handshakes) and self.loop.time() < deadline and self.alive:
-            self._beat()
+            self.notify()
             if self.loop.time() >= idle_until:
                 for protocol in [p for p in self.protocols if p.is_idle]:
                     protocol.close_idle()
             await asyncio.sleep(0.05)
+        last_handshakes.cancel()
 
-    async def _accept_backlog(
-        self, listener: socket.socket, context: ssl.SSLContext | None
-    ) -> None:
-        # The kernel has accepted these clients already; closing the listener would reset them.
-        limits = {"ssl_handshake_timeout": STALL_SECONDS} if context else {}
-        accepted = []
-        listener.setblocking(False)
-        try:
-            while True:
-                accepted.append(listener.accept()[0])
-        except OSError:
-            listener.close()
-        for client in accepted:
+
+def _tls_options(context: ssl.SSLContext | None) -> dict[str, Any]:
+    if context is None:
+        return {}
+    return {
+        "ssl": context,
+        "ssl_handshake_timeout": STALL_SECONDS,
+        "ssl_shutdown_timeout": _CLOSE_SECONDS,
+    }
+
+
+def _accept_backlog(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept whoever waits, then close the listener."""
+    listener.setblocking(False)
+    with listener:
+        while True:
+            try:
+                client = listener.accept()[0]
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                return
             client.setblocking(False)
-            self.loop.create_task(
-                self.loop.connect_accepted_socket(
-                    lambda: LeewayProtocol(self), client, ssl=context, **limits
-                )
-            )
-        await asyncio.sleep(0)
+            yield client
+
+
+def _has_host(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"host" for name, _ in headers)

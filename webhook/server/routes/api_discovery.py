@@ -36,8 +36,15 @@ GROUPS: Final[dict[str, dict[str, tuple[Resource, ...]]]] = {
 
 
 def core_versions() -> dict[str, Any]:
-    """Render ``GET /api``: nothing of the core group is served."""
-    return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
+    """Render ``GET /api``: the versions of the core group, which has an empty name.
+
+    kubectl takes a version without resources for a fault, so one that serves none is not named.
+    """
+    return {
+        "kind": "APIVersions",
+        "versions": list(GROUPS.get("", ())),
+        "serverAddressByClientCIDRs": [],
+    }
 
 
 def group_list() -> dict[str, Any]:
@@ -82,7 +89,7 @@ def openapi_document(name: str, version: str) -> dict[str, Any] | None:
             for resource in resources
         },
         "components": {
-            "schemas": {f"{version}.{r.kind}": _schema(name, version, r) for r in resources}
+            "schemas": {f"{version}.{r.kind}": schema(name, version, r) for r in resources}
         },
     }
 
@@ -109,7 +116,8 @@ def _create(name: str, version: str, resource: Resource) -> dict[str, Any]:
     }
 
 
-def _schema(name: str, version: str, resource: Resource) -> dict[str, Any]:
+def schema(name: str, version: str, resource: Resource) -> dict[str, Any]:
+    """Render the schema of a kind, the same in OpenAPI v2 and v3."""
     return {
         "type": "object",
         "required": ["spec"],
