@@ -57,7 +57,12 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file: whoever reads it sees the old or the new text, also after a power cut."""
-    _write_temporary(path, data, mode).replace(path)
+    temporary = _write_temporary(path, data, mode)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
     _sync_directory(path.parent)
 
 

@@ -81,6 +81,8 @@ def _check_rsa(numbers: rsa.RSAPublicNumbers) -> None:
         raise UnusableKeyError(
             f"an RSA key of {bits} bits is not accepted; use {RSA_MIN_BITS} to {RSA_MAX_BITS} bits"
         )
+    if numbers.n % 2 == 0:
+        raise UnusableKeyError("this RSA modulus is even; it is not that of a sound key")
     if numbers.e < 3 or numbers.e % 2 == 0:
         raise UnusableKeyError("this RSA public exponent is not accepted; use 65537")
     if is_roca_modulus(numbers.n):

@@ -12,6 +12,10 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
 from keys.encoding import decode_base64url, decode_json, encode_base64url
@@ -21,11 +25,29 @@ from keys.jwk import KID_MAX_LENGTH, PrivateKey, VerificationKey
 MAX_COMPACT_LENGTH: Final = 32 * 1024
 _MAX_HEADER_LENGTH: Final = 4 * 1024
 
+
+class _RSAAlgorithm(RSAAlgorithm):
+    """PyJWT's, without making the same two parameters again for every signature."""
+
+    _PADDING: Final = padding.PKCS1v15()
+
+    def __init__(self, hash_algorithm: type[hashes.HashAlgorithm]) -> None:
+        super().__init__(hash_algorithm)
+        self._hash = hash_algorithm()
+
+    def verify(self, msg: bytes, key: RSAPublicKey, sig: bytes) -> bool:
+        try:
+            key.verify(sig, msg, self._PADDING, self._hash)
+        except InvalidSignature:
+            return False
+        return True
+
+
 # The values are PyJWT's algorithm objects, whose key type differs from one to the next.
 _ALGORITHMS: Final[dict[str, Any]] = {
-    "RS256": RSAAlgorithm(RSAAlgorithm.SHA256),
-    "RS384": RSAAlgorithm(RSAAlgorithm.SHA384),
-    "RS512": RSAAlgorithm(RSAAlgorithm.SHA512),
+    "RS256": _RSAAlgorithm(RSAAlgorithm.SHA256),
+    "RS384": _RSAAlgorithm(RSAAlgorithm.SHA384),
+    "RS512": _RSAAlgorithm(RSAAlgorithm.SHA512),
     "PS256": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA256),
     "PS384": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA384),
     "PS512": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA512),
@@ -46,8 +68,7 @@ class Header(NamedTuple):
     kid: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CompactJWS:
+class CompactJWS(NamedTuple):
     """A compact JWS taken apart. Nothing in it is verified."""
 
     header_segment: bytes

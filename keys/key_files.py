@@ -51,9 +51,13 @@ def load_keyring(directory: Path) -> Keyring:
     files = sorted(path for path in directory.glob("*.pem") if path.is_file())
     named = {entry.file: entry for entry in schedule}
     keys = []
+    paths: dict[str, Path] = {}
     for path in files:
         entry = named.pop(path.name, None)
         verification, signing = _load_key(path)
+        first = paths.setdefault(verification.kid, path)
+        if first != path:
+            raise KeyScheduleError(f"{first} and {path} hold the same key; remove one of them")
         if entry is None:
             only = not schedule and len(files) == 1 and signing is not None
             state = KeyState.ACTIVE if only else KeyState.VERIFY_ONLY

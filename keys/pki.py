@@ -122,6 +122,8 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
+        if not 0 < len(host) <= 253:
+            raise ValueError
         return x509.DNSName(host)
     except ValueError as error:
         raise UnusableKeyError(

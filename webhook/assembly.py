@@ -61,7 +61,7 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
 
 
 def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[VerificationKey, ...]:
-    keys: list[VerificationKey] = []
+    keys: dict[str, VerificationKey] = {}
     for name in [section.keys.jwks_file, *section.keys.public_key_files]:
         if not name:
             continue
@@ -69,11 +69,16 @@ def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[Verificatio
         try:
             data = read_public_file(path)
             is_jwks = name == section.keys.jwks_file
-            keys += parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
+            found = parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
         except KeysError as error:
             raise ConfigurationError(
                 f"the keys of trusted issuer {section.url} in {path} cannot be used: {error}"
             ) from error
-    if len({key.kid for key in keys}) != len(keys):
-        raise ConfigurationError(f"two keys of trusted issuer {section.url} have the same kid")
-    return tuple(keys)
+        for key in found:
+            if key.kid in keys:
+                raise ConfigurationError(
+                    f"the keys of trusted issuer {section.url} in {path} cannot be used: another "
+                    f"of its files has a key with the kid {key.kid[:64]!r} too; remove one of them"
+                )
+            keys[key.kid] = key
+    return tuple(keys.values())

@@ -13,22 +13,21 @@ Invariants:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from keys import jws
 from keys.errors import AlgorithmNotAllowedError, MalformedJWSError
 from keys.jwk import VerificationKey
 from webhook.claims import (
-    USERNAME_PREFIX,
     Claims,
     ClockLeeway,
-    VerifiedClaims,
     check_audience,
     check_times,
-    parse_claims,
-    unverified_issuer,
 )
+from webhook.claims_json import parse_claims, read_unverified
 from webhook.errors import (
     BadSignatureError,
     InvalidClaimsError,
@@ -45,8 +44,13 @@ from webhook.outcome import Authenticated, Identity, Outcome, Refused
 DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
 # What an entry holds besides its strings, measured with tracemalloc: see tests.
 _FACT_OVERHEAD_BYTES: Final = 2600
+_AUDIENCE_OVERHEAD_BYTES: Final = 64
 
-_EXTRA_PREFIX: Final = "authentication.kubernetes.io/"
+_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
+_NODE_NAME: Final = "authentication.kubernetes.io/node-name"
+_NODE_UID: Final = "authentication.kubernetes.io/node-uid"
+_POD_NAME: Final = "authentication.kubernetes.io/pod-name"
+_POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 _SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
 _AUTHENTICATED_GROUP: Final = "system:authenticated"
 STALE_TOKEN_EXTRA: Final = "leeway.dev/stale-token"
@@ -73,12 +77,12 @@ class TrustedIssuer:
         self.legacy = legacy
 
 
-@dataclass(frozen=True, slots=True)
-class _Fact:
+class _Fact(msgspec.Struct, frozen=True, gc=False):
     issuer: TrustedIssuer
     key: VerificationKey
-    claims: VerifiedClaims
+    claims: Claims
     identity: Identity
+    size: int
 
 
 class Authenticator:
@@ -105,14 +109,19 @@ class Authenticator:
         try:
             # 1. to 4. The token is a JWS by a key of an issuer of ours, its claims are whole.
             fact = self._verify(token)
+            claims = fact.claims
             # 5. It is meant for one of the audiences asked for.
             own = fact.issuer.audiences
-            common = check_audience(fact.claims, own, audiences or own)
+            common = check_audience(claims, own, audiences or own)
             # 6. It is valid now.
-            check_times(fact.claims, self._leeway, now)
+            leaning = check_times(claims, self._leeway, now)
         except TokenRefusedError as error:
             return Refused(error)
-        return _accept(fact, common, now)
+        if claims.warn_after is None or now <= claims.warn_after:
+            return Authenticated(fact.identity, common, claims, leaning)
+        seconds = int(now) - claims.warn_after
+        identity = _stale(fact.identity, claims.subject, seconds)
+        return Authenticated(identity, common, claims, leaning, seconds)
 
     def _verify(self, token: str) -> _Fact:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -120,27 +129,31 @@ class Authenticator:
         if fact is not None:
             if fact.issuer.keys.get(fact.key.kid) is fact.key:
                 return fact
-            self._facts.discard([digest])
+            self._facts.discard(digest)
         # 1. A compact JWS whose issuer is one of ours.
         try:
             parsed = jws.parse(token)
         except MalformedJWSError as error:
             raise NotATokenError(f"this is not a service account token: {error}") from error
-        url = unverified_issuer(parsed.unverified_payload)
-        if url is None:
+        unverified = read_unverified(parsed.unverified_payload)
+        if unverified is None:
             raise NotATokenError("this is not a service account token: its payload names no issuer")
-        issuer = self._issuers.get(url)
+        issuer = self._issuers.get(unverified.issuer)
         if issuer is None:
-            raise NotRecognisedError(f"its issuer {url[:256]!r} is not one that is trusted here")
+            raise NotRecognisedError(
+                f"its issuer {unverified.issuer[:256]!r} is not one that is trusted here"
+            )
         # 2. and 3. A key of that issuer, and a signature by it.
         key = _verified_by(parsed, issuer)
         # 4. Claims that are whole. Of a member that stands twice the issuer above might be the
         # other one; such claims end here.
-        claims = VerifiedClaims(parse_claims(parsed.unverified_payload, legacy=issuer.legacy))
+        claims = parse_claims(unverified, legacy=issuer.legacy)
         if claims.issuer != issuer.url:
             raise InvalidClaimsError(f"token issuer {claims.issuer[:256]!r} is invalid")
-        fact = _Fact(issuer, key, claims, _identity(claims))
-        self._facts.put(digest, fact, 2 * len(parsed.unverified_payload) + _FACT_OVERHEAD_BYTES)
+        size = _FACT_OVERHEAD_BYTES + _AUDIENCE_OVERHEAD_BYTES * len(claims.audiences)
+        size += 2 * len(parsed.unverified_payload)
+        fact = _Fact(issuer, key, claims, _identity(claims), size)
+        self._facts.put(digest, fact)
         return fact
 
 
@@ -154,9 +167,9 @@ def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationK
                     f"invalid signature, no keys found: kid {header.kid[:64]!r} is none of the "
                     f"{len(issuer.keys)} keys of issuer {issuer.url}"
                 )
-            candidates = [key]
+            candidates: tuple[VerificationKey, ...] = (key,)
         else:
-            candidates = [k for k in issuer.keys.values() if k.algorithm == header.algorithm]
+            candidates = tuple(k for k in issuer.keys.values() if k.algorithm == header.algorithm)
             if not candidates:
                 raise TokenAlgorithmError(
                     f"invalid signature: no key of issuer {issuer.url} is for {header.algorithm}"
@@ -178,39 +191,26 @@ def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationK
 def _identity(claims: Claims) -> Identity:
     extra = {}
     if claims.jti:
-        extra["credential-id"] = f"JTI={claims.jti}"
+        extra[_CREDENTIAL_ID] = [f"JTI={claims.jti}"]
     if claims.node is not None:
-        extra["node-name"] = claims.node.name
-        extra["node-uid"] = claims.node.uid
+        extra[_NODE_NAME] = [claims.node.name]
+        if claims.node.uid:
+            extra[_NODE_UID] = [claims.node.uid]
     if claims.pod is not None:
-        extra["pod-name"] = claims.pod.name
-        extra["pod-uid"] = claims.pod.uid
-    return Identity(
-        username=f"{USERNAME_PREFIX}{claims.namespace}:{claims.service_account.name}",
-        uid=claims.service_account.uid,
-        groups=(
-            _SERVICE_ACCOUNTS_GROUP,
-            f"{_SERVICE_ACCOUNTS_GROUP}:{claims.namespace}",
-            _AUTHENTICATED_GROUP,
-        ),
-        extra={_EXTRA_PREFIX + name: [value] for name, value in extra.items() if value},
-    )
+        extra[_POD_NAME] = [claims.pod.name]
+        extra[_POD_UID] = [claims.pod.uid]
+    # The subject has been held against namespace and name: it is the user name.
+    account = claims.service_account
+    return Identity(claims.subject, account.uid, _groups(claims.namespace), extra)
 
 
-def _accept(fact: _Fact, audiences: tuple[str, ...], now: float) -> Authenticated:
-    claims = fact.claims
-    leaning = []
-    if claims.not_before is not None and claims.not_before > now:
-        leaning.append("nbf")
-    if claims.expires_at is not None and claims.expires_at < now:
-        leaning.append("exp")
-    if claims.issued_at is not None and claims.issued_at > now:
-        leaning.append("iat")
-    if claims.warn_after is None or now <= claims.warn_after:
-        return Authenticated(fact.identity, audiences, claims, tuple(leaning))
-    seconds = int(now) - claims.warn_after
-    note = f"subject: {claims.subject}, seconds after warning threshold: {seconds}"
-    identity = fact.identity
+@lru_cache(maxsize=1024)
+def _groups(namespace: str) -> tuple[str, ...]:
+    own = f"{_SERVICE_ACCOUNTS_GROUP}:{namespace}"
+    return (_SERVICE_ACCOUNTS_GROUP, own, _AUTHENTICATED_GROUP)
+
+
+def _stale(identity: Identity, subject: str, seconds: int) -> Identity:
+    note = f"subject: {subject}, seconds after warning threshold: {seconds}"
     extra = identity.extra | {STALE_TOKEN_EXTRA: [note]}
-    stale = Identity(identity.username, identity.uid, identity.groups, extra)
-    return Authenticated(stale, audiences, claims, tuple(leaning), seconds)
+    return Identity(identity.username, identity.uid, identity.groups, extra)

@@ -44,7 +44,10 @@ def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
     if len(audiences) < at_least or not all(
         entry and entry.isascii() and entry.isprintable() for entry in audiences
     ):
-        raise ValueError("audiences needs entries of printable ASCII, none of them empty")
+        raise ValueError(
+            f"audiences is {str(list(audiences))[:128]}; entries of printable ASCII are allowed, "
+            "none of them empty"
+        )
 
 
 class Duration(float):

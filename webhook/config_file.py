@@ -143,7 +143,7 @@ def _environment_names() -> dict[str, str]:
 def _environment_value(dotted: str, text: str) -> object:
     if dotted == "audiences":
         return [entry.strip() for entry in text.split(",")]
-    if dotted in ("server.workers", "server.maxBodyBytes") and text.isdecimal():
+    if dotted in ("server.workers", "server.maxBodyBytes") and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if dotted == "tokens.extend" and text in ("true", "false"):
         return text == "true"

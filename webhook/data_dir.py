@@ -71,8 +71,8 @@ def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
     # Before anything is made: wrong options make nothing.
     text = configuration_text(options)
     parse_configuration(text, "leeway init", {}, {})
-    for host in options.hosts:
-        make_server_certificate(make_ca("check", _date(now)), host, [host], _date(now))
+    date = _date(now)
+    make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
     try:
         for folder in [data_dir, *folders]:

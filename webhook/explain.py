@@ -11,7 +11,8 @@ from typing import Final
 
 from keys import jws
 from webhook import errors
-from webhook.claims import Claims, ClockLeeway, parse_claims
+from webhook.claims import Claims, ClockLeeway
+from webhook.claims_json import parse_claims, read_unverified
 from webhook.duration import in_words
 from webhook.outcome import Authenticated, Outcome
 
@@ -87,7 +88,8 @@ def explain(token: str, outcome: Outcome, leeway: ClockLeeway, now: float) -> Ex
     claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
     if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
         # The signature held: this is what was signed, legacy or not.
-        claims = parse_claims(jws.parse(token).unverified_payload, legacy=True)
+        unverified = read_unverified(jws.parse(token).unverified_payload)
+        claims = parse_claims(unverified, legacy=True) if unverified else None
     checks = []
     for name in CHECKS:
         if failed is None or CHECKS.index(name) < CHECKS.index(failed):

@@ -10,14 +10,8 @@ from typing import Final
 
 from keys import jws
 from keys.keyring import Keyring
-from webhook.claims import (
-    MAX_AUDIENCES,
-    ObjectReference,
-    VerifiedClaims,
-    build_projected,
-    is_dns_label,
-    is_dns_subdomain,
-)
+from webhook.claims import Claims, ObjectReference, is_dns_label, is_dns_subdomain
+from webhook.claims_json import MAX_AUDIENCES, build_projected
 from webhook.errors import IssueError, TokenRefusedError
 
 MAX_REQUEST_SECONDS: Final = 1 << 32
@@ -58,7 +52,7 @@ class IssuedToken:
     """A signed token, its claims, and a warning where it is not what was asked for."""
 
     token: str
-    claims: VerifiedClaims
+    claims: Claims
     warning: str = ""
 
     def __repr__(self) -> str:
@@ -108,7 +102,7 @@ def issue_token(
             f"the token would have {len(token)} characters, {jws.MAX_COMPACT_LENGTH} are "
             "accepted; ask for fewer or shorter audiences"
         )
-    return IssuedToken(token, VerifiedClaims(claims), warning)
+    return IssuedToken(token, claims, warning)
 
 
 def stable_uid(issuer: str, namespace: str, name: str) -> str:

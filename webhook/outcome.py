@@ -1,23 +1,21 @@
 """What the authenticator says of a token."""
 
-from dataclasses import dataclass, field
+import msgspec
 
-from webhook.claims import VerifiedClaims
+from webhook.claims import Claims
 from webhook.errors import TokenRefusedError
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """Who a token speaks for, as in the ``user`` of a TokenReview."""
 
     username: str
     uid: str
     groups: tuple[str, ...]
-    extra: dict[str, list[str]] = field(hash=False)
+    extra: dict[str, list[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticated:
+class Authenticated(msgspec.Struct, frozen=True, gc=False):
     """A token that is accepted.
 
     ``leeway_claims`` are the claims that only pass thanks to the leeway; ``stale_seconds`` is
@@ -26,13 +24,12 @@ class Authenticated:
 
     identity: Identity
     audiences: tuple[str, ...]
-    claims: VerifiedClaims
+    claims: Claims
     leeway_claims: tuple[str, ...] = ()
     stale_seconds: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """A token that is refused, and why."""
 
     error: TokenRefusedError

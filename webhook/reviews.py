@@ -42,7 +42,9 @@ class _Metadata(msgspec.Struct, omit_defaults=True):
     annotations: dict[str, str] = {}
 
 
-class _Spec(msgspec.Struct, omit_defaults=True):
+class _Spec(msgspec.Struct, omit_defaults=True, kw_only=True):
+    # Always empty, and there because clients whose types require it read the answer too.
+    token: str
     audiences: tuple[str, ...] = ()
 
 
@@ -123,7 +125,7 @@ def render_token_review(request: TokenReviewRequest, outcome: Outcome) -> bytes:
             "TokenReview",
             request.api_version,
             _Metadata(None, annotations),
-            _Spec(request.audiences),
+            _Spec(token="", audiences=request.audiences),
             status,
         )
     )

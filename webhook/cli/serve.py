@@ -30,10 +30,13 @@ def serve(data_dir: Path, bind: str | None, workers: int | None) -> None:
     metrics_dir = tempfile.mkdtemp(prefix="leeway-metrics-", dir=_shared_memory())
     # Read by prometheus_client as soon as it is imported, hence before everything below.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+    master = os.getpid()
     try:
         _run(data_dir, configuration, files)
     finally:
-        shutil.rmtree(metrics_dir, ignore_errors=True)
+        # A worker is forked from in there, and comes by here when it exits.
+        if os.getpid() == master:
+            shutil.rmtree(metrics_dir, ignore_errors=True)
 
 
 def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:

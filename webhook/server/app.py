@@ -71,7 +71,7 @@ class Application:
         try:
             await self._route(scope)(scope, receive, send)
         except RequestError as error:
-            await respond_error(receive, send, error)
+            await respond_error(send, error, scope["method"])
         except DisconnectedError:
             pass
         except Exception:
@@ -124,12 +124,14 @@ def _public_routes(configuration: Configuration, keyring: Keyring) -> dict[str, 
     openid = discovery.openid_configuration(issuer, jwks_uri, published)
     checks: list[HealthCheck] = [("ping", lambda: "")]
     ready = [*checks, ("signing-key", lambda: _signing_problem(keyring))]
+    version = document_route(version_body(), "application/json")
     return {
         discovery.CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
         discovery.JWKS_PATH: document_route(
             jwks_document(published), discovery.JWKS_CONTENT_TYPE, max_age=max_age
         ),
-        "/version": document_route(version_body(), "application/json"),
+        "/version": version,
+        "/version/": version,
         "/livez": health_route("livez", checks),
         "/readyz": health_route("readyz", ready),
         "/healthz": health_route("healthz", ready),

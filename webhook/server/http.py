@@ -75,9 +75,14 @@ def _too_large(max_bytes: int) -> RequestError:
 
 
 async def respond(
-    send: Send, code: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()
+    send: Send,
+    code: int,
+    body: bytes,
+    content_type: bytes = JSON,
+    headers: Headers = (),
+    method: str = "",
 ) -> None:
-    """Send a whole answer."""
+    """Send a whole answer; to HEAD all of it but the body."""
     length = str(len(body)).encode("ascii")
     await send(
         {
@@ -90,10 +95,10 @@ async def respond(
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
 
-async def respond_error(_receive: Receive, send: Send, error: RequestError) -> None:
+async def respond_error(send: Send, error: RequestError, method: str) -> None:
     """Answer with a ``Status``."""
     body = status_body(error.code, str(error))
-    await respond(send, error.code, body, headers=error.headers)
+    await respond(send, error.code, body, headers=error.headers, method=method)

@@ -1,6 +1,7 @@
 """Answers that are the same bytes for everybody: discovery, JWKS and health."""
 
 from collections.abc import Callable, Iterable
+from platform import machine, python_implementation, system
 from typing import Final
 
 import msgspec
@@ -15,9 +16,19 @@ HealthCheck = tuple[str, Callable[[], str]]
 
 
 def version_body() -> bytes:
-    """Render ``GET /version`` with the members that kubectl reads."""
+    """Render ``GET /version`` as ``apimachinery/pkg/version.Info``, which clients insist on."""
     major, minor, *_ = VERSION.split(".")
-    members = {"major": major, "minor": minor, "gitVersion": f"v{VERSION}", "gitCommit": COMMIT}
+    members = {
+        "major": major,
+        "minor": minor,
+        "gitVersion": f"v{VERSION}",
+        "gitCommit": COMMIT,
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": python_implementation(),
+        "platform": f"{system()}/{machine()}".lower(),
+    }
     return msgspec.json.encode(members)
 
 
@@ -25,9 +36,10 @@ def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route
     """Make the route of a document that caches may keep for ``max_age`` seconds."""
     control = f"public, max-age={max_age}" if max_age else "no-store"
     headers: Headers = [(b"cache-control", control.encode("ascii"))]
+    kind = content_type.encode("ascii")
 
-    async def route(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await respond(send, 200, body, content_type.encode("ascii"), headers)
+    async def route(scope: Scope, _receive: Receive, send: Send) -> None:
+        await respond(send, 200, body, kind, headers, method=scope["method"])
 
     return route
 
@@ -46,6 +58,7 @@ def health_route(name: str, checks: Iterable[HealthCheck]) -> Route:
         lines.append(f"{name} check {'passed' if healthy else 'failed'}")
         verbose = not healthy or b"verbose" in scope["query_string"].split(b"&")
         body = "\n".join(lines) + "\n" if verbose else "ok"
-        await respond(send, 200 if healthy else 503, body.encode("utf-8"), _TEXT)
+        code = 200 if healthy else 503
+        await respond(send, code, body.encode("utf-8"), _TEXT, method=scope["method"])
 
     return route

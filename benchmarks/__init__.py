@@ -1,0 +1,1 @@
+"""Measures every claim about speed: ``python -m benchmarks``. One module a claim."""

@@ -1,0 +1,44 @@
+"""``python -m benchmarks [NAME...]``: measure, report, and fail where a floor is missed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks import tokenreview, verification
+from benchmarks.load_client import LoadError
+from benchmarks.report import Row, render, write_json
+
+_CLAIMS: Final[dict[str, Callable[..., list[Row]]]] = {
+    "verification": verification.run,
+    "tokenreview": tokenreview.run,
+}
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(_CLAIMS)))
+@click.option("--quick", is_flag=True, help="Measure for a shorter time, for CI.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows."
+)
+def main(names: tuple[str, ...], *, quick: bool, json_file: Path | None) -> None:
+    """Measure every claim, or those named. Exit code 1 where a floor is missed."""
+    rows: list[Row] = []
+    for name in names or _CLAIMS:
+        click.echo(f"measuring {name} ...", err=True)
+        try:
+            rows += _CLAIMS[name](quick=quick)
+        except LoadError as error:
+            # The notes hold the log of the server.
+            notes = getattr(error, "__notes__", [])
+            raise click.ClickException("\n".join([f"{name}: {error}", *notes])) from error
+    click.echo(render(rows), nl=False)
+    if json_file is not None:
+        write_json(rows, json_file)
+    sys.exit(any(row.verdict == "MISSED" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Builds and runs the load client, ``load_client.c``."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_FOLDER: Final = Path(__file__).parent
+_SOURCES: Final = ("load_client.c", "https.c")
+_LIBRARIES: Final = ("-lssl", "-lcrypto")
+_SPARE_SECONDS: Final = 60
+
+
+class ToolMissingError(Exception):
+    """Something that the load client is built with is not installed."""
+
+
+class LoadError(Exception):
+    """The load client could not measure, or a request was not answered as expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run found; latencies in milliseconds."""
+
+    requests: int
+    errors: int
+    seconds: float
+    requests_per_second: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    client_cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go, as whom, and what every answer must contain."""
+
+    host: str
+    port: int
+    path: str
+    tls_folder: Path
+    user: str
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How requests are sent. ``rate`` is in requests per second, 0 for a closed loop.
+
+    With ``once`` no body is sent twice; the run ends early when they are used up.
+    """
+
+    bodies: Path
+    connections: int
+    seconds: float
+    rate: float = 0.0
+    once: bool = False
+
+
+def build(folder: Path) -> Path:
+    """Compile the load client into a folder. Raises ToolMissingError."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise ToolMissingError("no C compiler (cc)")
+    header = [compiler, "-E", "-include", "openssl/ssl.h", "-x", "c", "/dev/null"]
+    if subprocess.run(header, capture_output=True, check=False).returncode:
+        raise ToolMissingError("no OpenSSL headers (openssl/ssl.h)")
+    binary = folder / "load_client"
+    sources = [str(_FOLDER / name) for name in _SOURCES]
+    command = [compiler, "-Wall", "-Wextra", "-O2", "-o", str(binary), *sources, *_LIBRARIES]
+    subprocess.run(command, check=True)
+    return binary
+
+
+def run_load(binary: Path, target: Target, plan: Plan) -> Load:
+    """Send requests. Raises LoadError where any was not answered as expected."""
+    tls = target.tls_folder
+    command: list[str | Path] = [binary]
+    if plan.once:
+        command.append("-1")
+    if plan.rate:
+        command += ["-r", str(plan.rate)]
+    command += [target.host, str(target.port), target.path]
+    command += [tls / "ca.crt", tls / f"{target.user}.crt", tls / f"{target.user}.key"]
+    command += [str(plan.connections), str(plan.seconds), plan.bodies, target.expected]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=plan.seconds + _SPARE_SECONDS
+    )
+    if done.returncode:
+        raise LoadError(done.stderr.strip())
+    load = Load(**json.loads(done.stdout))
+    if load.errors or not load.requests:
+        raise LoadError(f"{load.errors} of {load.requests} requests failed: {done.stderr.strip()}")
+    return load

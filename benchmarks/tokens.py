@@ -1,0 +1,58 @@
+"""Tokens to measure with: projected, bound to a Pod on a Node, as kubelet mounts them."""
+
+import json
+import time
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from keys.keyring import Keyring
+from webhook.assembly import keyring_of, policy_of
+from webhook.claims import ObjectReference
+from webhook.config_file import load_configuration
+from webhook.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenRequest, issue_token
+
+_NODES: Final = tuple(ObjectReference(f"node-{i}", str(uuid.uuid4())) for i in range(16))
+_SIGNING_PROCESSES: Final = 2
+
+
+def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int) -> list[str]:
+    """Sign tokens for ``count`` different Pods of one service account."""
+    now = time.time()
+    tokens = []
+    for index in range(count):
+        request = TokenRequest(
+            namespace="shop",
+            name="checkout",
+            expiration_seconds=EXTENDABLE_SECONDS,
+            pod=ObjectReference(f"checkout-5d4f8c7b9-{index:05}", str(uuid.uuid4())),
+            node=_NODES[index % len(_NODES)],
+        )
+        tokens.append(issue_token(request, policy, keyring, now).token)
+    return tokens
+
+
+def make_tokens_of(data_dir: Path, count: int) -> list[str]:
+    """Sign tokens with the key of a data directory, in more than one process."""
+    with ProcessPoolExecutor(_SIGNING_PROCESSES) as pool:
+        share = -(-count // _SIGNING_PROCESSES)
+        parts = list(pool.map(_make_part, [data_dir] * _SIGNING_PROCESSES, [share] * count))
+    return [token for part in parts for token in part][:count]
+
+
+def _make_part(data_dir: Path, count: int) -> list[str]:
+    policy = policy_of(load_configuration(data_dir, {}, {}))
+    return make_tokens(keyring_of(data_dir), policy, count)
+
+
+def token_review(token: str, audience: str) -> str:
+    """Render a TokenReview on one line, member for member as kube-apiserver sends it."""
+    members = {
+        "kind": "TokenReview",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"creationTimestamp": None},
+        "spec": {"token": token, "audiences": [audience]},
+        "status": {"user": {}},
+    }
+    return json.dumps(members, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The whole product from the outside: a real server, real TLS, real clients."""

@@ -1,0 +1,261 @@
+"""A server as users run it, and what the tests need to talk to it."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from keys.pki import CertifiedKey, make_client_certificate
+from webhook.assembly import keyring_of, policy_of
+from webhook.config_file import load_configuration
+from webhook.data_dir import read_pair
+from webhook.issuer import TokenRequest, issue_token
+
+LEEWAY = str(Path(sys.executable).with_name("leeway"))
+HOST = "127.0.0.1"
+AUDIENCE = "https://kubernetes.default.svc"
+REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+REVIEWS_BETA = "/apis/authentication.k8s.io/v1beta1/tokenreviews"
+TIMEOUT = 15.0
+_START_SECONDS = 20.0
+_STOP_SECONDS = 30.0
+_NO_CERTIFICATE = ""
+# Has a test of its own.
+HEAD_WARNING = "ASGI app sent body bytes on a no-body response"
+_CONFIGURATION = """\
+apiVersion: leeway.dev/v1
+kind: LeewayConfiguration
+issuer: https://leeway.default.svc
+audiences: [{audience}]
+server: {{bind: "{host}:{port}", workers: 2}}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole HTTP answer; the names of its headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @cached_property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class RunningServer:
+    """``leeway serve`` in a process of its own, with a data directory of its own."""
+
+    data_dir: Path
+    port: int
+    log_file: Path
+    process: subprocess.Popen[bytes]
+    tokens: list[str] = field(default_factory=list)
+
+    def context(self, user: str = "kube-apiserver") -> ssl.SSLContext:
+        """Return a TLS context with the certificate of a user, or with none for an empty name."""
+        context = ssl.create_default_context(cafile=self.data_dir / "tls" / "ca.crt")
+        if user:
+            folder = self.data_dir / "tls"
+            context.load_cert_chain(folder / f"{user}.crt", folder / f"{user}.key")
+        return context
+
+    @cached_property
+    def ca(self) -> CertifiedKey:
+        return read_pair(self.data_dir / "tls", "ca")
+
+    def context_of(self, certified: CertifiedKey, folder: Path) -> ssl.SSLContext:
+        """Return a TLS context with any certificate."""
+        for name, data in (("c.crt", certified.certificate), ("c.key", certified.private_key)):
+            (folder / name).write_bytes(data)
+        context = self.context(_NO_CERTIFICATE)
+        context.load_cert_chain(folder / "c.crt", folder / "c.key")
+        return context
+
+    def client_certificate(self, user: str, now: datetime) -> CertifiedKey:
+        """Make a client certificate as ``init`` does, at any time."""
+        return make_client_certificate(self.ca, user, now)
+
+    def sign(
+        self, name: str = "default", ahead: int = 0, audiences: Sequence[str] = (), uid: str = ""
+    ) -> str:
+        """Sign a token with the clock ``ahead`` seconds off."""
+        configuration = load_configuration(self.data_dir, {}, {})
+        request = TokenRequest("demo", name, uid=uid, audiences=audiences)
+        issued = issue_token(
+            request, policy_of(configuration), keyring_of(self.data_dir), int(time.time()) + ahead
+        )
+        self.tokens.append(issued.token)
+        return issued.token
+
+    @contextmanager
+    def connect(self, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
+        """Open a TLS connection."""
+        context = context or self.context()
+        with (
+            socket.create_connection((HOST, self.port), timeout=TIMEOUT) as plain,
+            context.wrap_socket(plain, server_hostname=HOST) as secure,
+        ):
+            yield secure
+
+    def exchange(self, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
+        """Send bytes and return all that comes back until the server closes."""
+        with self.connect(context) as connection:
+            connection.sendall(data)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    @contextmanager
+    def client(
+        self, context: ssl.SSLContext | None = None
+    ) -> Iterator[http.client.HTTPSConnection]:
+        """Open a connection that is kept alive."""
+        with closing(
+            http.client.HTTPSConnection(
+                HOST, self.port, context=context or self.context(), timeout=TIMEOUT
+            )
+        ) as connection:
+            yield connection
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own."""
+        with self.client(context) as connection:
+            return request_on(connection, method, path, body, headers)
+
+    def post_review(
+        self,
+        token: object,
+        audiences: Sequence[str] | None = None,
+        version: str = "v1",
+        context: ssl.SSLContext | None = None,
+    ) -> Answer:
+        """Post a TokenReview of a version."""
+        path = REVIEWS if version == "v1" else REVIEWS_BETA
+        return self.post(path, review_of(token, audiences, version), context)
+
+    def post(self, path: str, value: object, context: ssl.SSLContext | None = None) -> Answer:
+        """Post any JSON value."""
+        body = json.dumps(value).encode()
+        return self.request("POST", path, body, {"Content-Type": "application/json"}, context)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def stop(self) -> float:
+        """Send SIGTERM, check that the server leaves in order, and return the seconds it took."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(_STOP_SECONDS) == 0, self.log()
+        seconds = time.monotonic() - started
+        assert trouble_in(self.log()) == []
+        return seconds
+
+
+def trouble_in(log: str) -> list[str]:
+    """Return the lines of a log that no request and no client should cause."""
+    return re.findall(
+        r"^.*(?:Traceback|WARNING|ERROR|CRITICAL|Fatal|never retrieved).*$", log, re.M
+    )
+
+
+def review_of(
+    token: object, audiences: Sequence[str] | None = None, version: str = "v1"
+) -> dict[str, object]:
+    """Return a TokenReview as kube-apiserver sends it."""
+    spec: dict[str, object] = {"token": token}
+    if audiences is not None:
+        spec["audiences"] = list(audiences)
+    return {
+        "kind": "TokenReview",
+        "apiVersion": f"authentication.k8s.io/{version}",
+        "metadata": {"creationTimestamp": None},
+        "spec": spec,
+        "status": {"user": {}},
+    }
+
+
+def request_on(
+    connection: http.client.HTTPSConnection,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send one request and read its answer to the end."""
+    connection.request(method, path, body, dict(headers or {}))
+    response = connection.getresponse()
+    names = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, names, response.read())
+
+
+def raw_review(token: str) -> bytes:
+    """Return the bytes of a whole request with a review."""
+    body = json.dumps(review_of(token)).encode()
+    head = (
+        f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start_server(folder: Path) -> RunningServer:
+    """Run ``leeway init`` and ``leeway serve``, and wait until it is ready."""
+    port = free_port()
+    data_dir = folder / "data"
+    data_dir.mkdir(mode=0o700)
+    configuration = _CONFIGURATION.format(audience=AUDIENCE, host=HOST, port=port)
+    (data_dir / "leeway.yaml").write_text(configuration)
+    subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
+    log_file = folder / "server.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [LEEWAY, "serve", "--data-dir", data_dir], stdout=log, stderr=subprocess.STDOUT
+        )
+    server = RunningServer(data_dir, port, log_file, process)
+    try:
+        _wait_until_ready(server)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return server
+
+
+def _wait_until_ready(server: RunningServer) -> None:
+    context = server.context(_NO_CERTIFICATE)
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if server.request("GET", "/readyz", context=context).status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not become ready:\n{server.log()}")

@@ -1,0 +1,126 @@
+"""Who may connect, and what is answered to whom."""
+
+import contextlib
+import shutil
+import ssl
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+
+from .harness import HEAD_WARNING, HOST, REVIEWS, REVIEWS_BETA, RunningServer
+
+PUBLIC = (
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/version",
+    "/.well-known/openid-configuration",
+    "/openid/v1/jwks",
+)
+NOT_PUBLIC = (
+    ("POST", REVIEWS),
+    ("POST", REVIEWS_BETA),
+    ("GET", REVIEWS),
+    ("GET", "/metrics"),
+    ("GET", "/api"),
+    ("GET", "/apis"),
+    ("GET", "/openapi/v2"),
+    ("GET", "/openapi/v3"),
+    ("GET", "/"),
+    ("GET", "/livez/"),
+    ("GET", "//livez"),
+    ("GET", "/%2e/metrics"),
+    ("GET", "/no-such-path"),
+    ("GET", "/no-such-p%C3%A4th"),
+    ("DELETE", "/apis"),
+)
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_public_paths_need_no_certificate(
+    server: RunningServer, nobody: ssl.SSLContext, path: str
+) -> None:
+    assert server.request("GET", path, context=nobody).status == 200
+    head = server.request("HEAD", path, context=nobody)
+    assert (head.status, head.body) == (200, b"")
+
+
+@pytest.mark.parametrize(("method", "path"), NOT_PUBLIC)
+def test_everything_else_needs_an_identity(
+    server: RunningServer, nobody: ssl.SSLContext, method: str, path: str
+) -> None:
+    answer = server.request(method, path, b"{}" if method == "POST" else None, context=nobody)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"]
+    status = answer.json
+    assert status["kind"] == "Status"
+    assert status["apiVersion"] == "v1"
+    assert (status["status"], status["reason"], status["code"]) == ("Failure", "Unauthorized", 401)
+
+
+def test_an_unknown_path_is_a_status(server: RunningServer) -> None:
+    answer = server.request("GET", "/no-such-path")
+    assert (answer.status, answer.json["reason"]) == (404, "NotFound")
+
+
+def test_a_web_socket_is_not_opened(server: RunningServer, nobody: ssl.SSLContext) -> None:
+    answer = server.exchange(
+        f"GET /metrics HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode(),
+        nobody,
+    )
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+def test_head_is_not_warned_of(server: RunningServer, nobody: ssl.SSLContext) -> None:
+    assert server.request("HEAD", "/livez", context=nobody).status == 200
+    assert HEAD_WARNING not in server.log()
+
+
+def certificates(server: RunningServer) -> dict[str, CertifiedKey]:
+    now = datetime.now(UTC)
+    long_ago = now - timedelta(days=366)
+    return {
+        "another CA's": make_client_certificate(make_ca("leeway CA", now), "kube-apiserver", now),
+        "expired": server.client_certificate("kube-apiserver", long_ago),
+        "not yet valid": server.client_certificate("kube-apiserver", now + timedelta(hours=1)),
+        "for servers": make_server_certificate(server.ca, "kube-apiserver", [HOST], now),
+    }
+
+
+@pytest.mark.parametrize("kind", ["another CA's", "expired", "not yet valid", "for servers"])
+def test_bad_input_34_certificate_that_is_not_good(
+    server: RunningServer, tmp_path: Path, kind: str
+) -> None:
+    context = server.context_of(certificates(server)[kind], tmp_path)
+    # The connection is cut before any request is looked at, public or not. With TLS 1.3 the client
+    # finds that out when it reads; uvloop sends no alert.
+    answer = b""
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        answer = server.exchange(f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(), context)
+    assert answer == b""
+
+
+def test_a_certificate_of_our_own_ca_is_good(server: RunningServer, tmp_path: Path) -> None:
+    certificate = server.client_certificate("someone", datetime.now(UTC))
+    context = server.context_of(certificate, tmp_path)
+    assert server.request("GET", "/metrics", context=context).status == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "served"), [("1", False), ("1_1", False), ("1_2", True), ("1_3", True)]
+)
+def test_bad_input_34_old_tls(server: RunningServer, version: str, served: bool) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    # Python warns of old versions before it offers them.
+    command = [openssl, "s_client", "-connect", f"{HOST}:{server.port}", f"-tls{version}"]
+    command += ["-cipher", "ALL:@SECLEVEL=0", "-CAfile", str(server.data_dir / "tls" / "ca.crt")]
+    done = subprocess.run(command, input=b"", capture_output=True, check=False, timeout=10)
+    assert (b"no peer certificate available" not in done.stdout) is served, done.stdout
+    assert (done.returncode == 0) is served

@@ -1,0 +1,161 @@
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from keys.pki import make_ca, make_client_certificate, make_server_certificate
+from webhook.server.caller import caller
+from webhook.server.http import RequestError, Scope
+from webhook.server.tls import TLS_1_2, peer_certificate, server_context, tls_extension
+
+NOW = datetime(2027, 1, 15, tzinfo=UTC)
+NOT_AFTER = NOW + timedelta(days=365)
+FIVE_MINUTES = 300
+
+
+def certificate(*names: str, organisation: str = "system:masters") -> str:
+    """Return the PEM of a client certificate with any number of common names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation)]
+    subject += [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names]
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(subject))
+        .issuer_name(x509.Name(subject))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW)
+        .not_valid_after(NOT_AFTER)
+        .sign(key, hashes.SHA256())
+    )
+    return built.public_bytes(Encoding.PEM).decode("ascii")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((), ""),
+        (("root",), "root"),
+        (("root", "kube-apiserver"), ""),
+        (("root", "root"), ""),
+        (("système",), "système"),
+        (("a,CN=root",), "a,CN=root"),
+    ],
+)
+def test_the_common_name(names: tuple[str, ...], expected: str) -> None:
+    peer = peer_certificate(certificate(*names))
+    assert peer.common_name == expected
+    assert peer.not_before == NOW.timestamp()
+    assert peer.not_after == NOT_AFTER.timestamp()
+
+
+def scope_of(pem: str | None, tls_version: int | None = TLS_1_2) -> Scope:
+    chain = [] if pem is None else [pem]
+    tls = {"client_cert_chain": chain, "tls_version": tls_version}
+    return {"type": "http", "extensions": {"tls": tls}}
+
+
+@pytest.mark.parametrize(
+    ("scope", "now", "words"),
+    [
+        ({"type": "http"}, NOW, "no identity"),
+        ({"type": "http", "extensions": {}}, NOW, "no identity"),
+        (scope_of(None), NOW, "no identity"),
+        (scope_of(certificate("root"), 0x0302), NOW, "no identity"),
+        (scope_of(certificate("root"), None), NOW, "no identity"),
+        (scope_of(certificate("root")), NOW - timedelta(seconds=1), "not valid at"),
+        (scope_of(certificate("root")), NOT_AFTER + timedelta(seconds=1), "not valid at"),
+        (scope_of(certificate()), NOW, "exactly one common name"),
+        (scope_of(certificate("root", "root")), NOW, "exactly one common name"),
+    ],
+)
+def test_who_is_nobody(scope: Scope, now: datetime, words: str) -> None:
+    with pytest.raises(RequestError, match=words) as caught:
+        caller(scope, now.timestamp())
+    assert caught.value.code == 401
+    assert [name for name, _ in caught.value.headers] == [b"www-authenticate"]
+
+
+@pytest.mark.parametrize("now", [NOW, NOT_AFTER])
+@pytest.mark.parametrize("version", [TLS_1_2, 0x0304])
+def test_the_caller_is_the_common_name(now: datetime, version: int) -> None:
+    assert caller(scope_of(certificate("root"), version), now.timestamp()) == "root"
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """Shake hands in memory; return the server's side."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    waiting = [theirs, ours]
+    for _ in range(10):
+        for side in list(waiting):
+            try:
+                side.do_handshake()
+                waiting.remove(side)
+            except ssl.SSLWantReadError:
+                pass
+        if not waiting:
+            return ours
+    raise AssertionError("no handshake")
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(ssl.TLSVersion.TLSv1_2, 0x0303), (ssl.TLSVersion.TLSv1_3, 0x0304)],
+)
+@pytest.mark.parametrize("user", ["", "kube-apiserver"])
+def test_the_extension_of_a_handshake(
+    tmp_path: Path, version: ssl.TLSVersion, expected: int, user: str
+) -> None:
+    now = datetime.now(UTC)
+    ca = make_ca("leeway CA", now)
+    pairs = {
+        "server": make_server_certificate(ca, "leeway", ["localhost"], now),
+        "client": make_client_certificate(ca, user or "-", now),
+    }
+    (tmp_path / "ca.crt").write_bytes(ca.certificate)
+    for name, pair in pairs.items():
+        (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
+        (tmp_path / f"{name}.key").write_bytes(pair.private_key)
+    context = server_context(tmp_path / "server.crt", tmp_path / "server.key", tmp_path / "ca.crt")
+    client = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+    client.minimum_version = client.maximum_version = version
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    if user:
+        client.load_cert_chain(tmp_path / "client.crt", tmp_path / "client.key")
+    ours = handshake(context, client)
+    extension = tls_extension(ours)
+    assert extension["tls_version"] == expected
+    assert ours.selected_alpn_protocol() == "http/1.1"
+    if user:
+        (pem,) = extension["client_cert_chain"]
+        assert peer_certificate(pem).common_name == user
+        assert extension["client_cert_name"] == f"CN={user}"
+        assert caller({"extensions": {"tls": extension}}, now.timestamp()) == user
+    else:
+        assert extension["client_cert_chain"] == []
+        assert extension["client_cert_name"] is None
+
+
+def test_the_context_takes_nothing_old_and_resumes_nothing(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    ca = make_ca("leeway CA", now)
+    pair = make_server_certificate(ca, "leeway", ["localhost"], now)
+    for name, data in (("ca.crt", ca.certificate), ("s.crt", pair.certificate)):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "s.key").write_bytes(pair.private_key)
+    context = server_context(tmp_path / "s.crt", tmp_path / "s.key", tmp_path / "ca.crt")
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_OPTIONAL
+    assert context.num_tickets == 0
+    for option in (ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION):
+        assert context.options & option
+    with pytest.raises(OSError, match="No such file"):
+        server_context(tmp_path / "none.crt", tmp_path / "s.key", tmp_path / "ca.crt")

@@ -1,0 +1,275 @@
+"""Claims to JSON and back.
+
+Sources: kubernetes ``pkg/serviceaccount/claims.go`` (projected tokens) and ``legacy.go`` (tokens
+kept in Secrets), RFC 7519 section 4.1.
+
+Invariant: ``parse_claims`` returns claims that are complete, of the right types and in agreement
+with each other; they need checks of time and audience only.
+"""
+
+import uuid
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+
+from keys.encoding import decode_json
+from keys.errors import EncodingError
+from webhook.claims import (
+    USERNAME_PREFIX,
+    Claims,
+    ObjectReference,
+    is_dns_label,
+    is_dns_subdomain,
+)
+from webhook.errors import InvalidClaimsError, SubjectMismatchError
+
+MAX_AUDIENCES: Final = 100
+# 1970 to the last second of the year 9999, in whole seconds or with a fraction.
+_RANGE: Final = msgspec.Meta(ge=0, le=253402300799)
+_Time = Annotated[int, _RANGE] | Annotated[float, _RANGE]
+
+
+# Members in the order of Go's encoder, so that what Kubernetes signs encodes to the same bytes.
+class _Kubernetes(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
+    namespace: str
+    node: ObjectReference | None = None
+    pod: ObjectReference | None = None
+    secret: ObjectReference | None = None
+    serviceaccount: ObjectReference
+    warnafter: _Time | None = None
+
+
+class _Projected(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
+    aud: str | list[str]
+    exp: _Time
+    iat: _Time
+    iss: str
+    jti: str = ""
+    kubernetes: _Kubernetes = msgspec.field(name="kubernetes.io")
+    nbf: _Time
+    sub: str
+
+
+class _Legacy(msgspec.Struct):
+    iss: str
+    sub: str
+    namespace: str = msgspec.field(name="kubernetes.io/serviceaccount/namespace")
+    secret_name: str = msgspec.field(name="kubernetes.io/serviceaccount/secret.name")
+    account_name: str = msgspec.field(name="kubernetes.io/serviceaccount/service-account.name")
+    account_uid: str = msgspec.field(name="kubernetes.io/serviceaccount/service-account.uid")
+    aud: str | list[str] = []
+    exp: _Time | None = None
+    iat: _Time | None = None
+    nbf: _Time | None = None
+
+
+class _Issuer(msgspec.Struct):
+    iss: str
+
+
+_issuer_decoder = msgspec.json.Decoder(_Issuer)
+_projected_decoder = msgspec.json.Decoder(_Projected)
+_encoder = msgspec.json.Encoder()
+
+
+class UnverifiedClaims(msgspec.Struct, frozen=True, gc=False):
+    """A payload whose signature has not been checked: good for finding the key only."""
+
+    issuer: str
+    payload: bytes
+    wire: _Projected | None
+
+
+def read_unverified(payload: bytes) -> UnverifiedClaims | None:
+    """Read a payload that names an issuer; None for one that does not."""
+    try:
+        wire = _projected_decoder.decode(payload)
+        return UnverifiedClaims(wire.iss, payload, wire)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass
+    try:
+        return UnverifiedClaims(_issuer_decoder.decode(payload).iss, payload, None)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claims:
+    """Parse the claims of a token made by the TokenRequest API.
+
+    With ``legacy``, claims without ``kubernetes.io`` are taken for the flat ones of a token kept
+    in a Secret. Raises InvalidClaimsError where a claim is missing, twice there, of the wrong
+    type or out of range, and SubjectMismatchError where ``sub`` and the others disagree.
+    """
+    wire, payload = unverified.wire, unverified.payload
+    # What encodes to the same bytes has no member twice, and none that is not known.
+    if wire is not None and _encoder.encode(wire) == payload:
+        return _from_projected(wire)
+    try:
+        members = decode_json(payload)
+        if legacy and isinstance(members, dict) and "kubernetes.io" not in members:
+            return _from_legacy(msgspec.convert(members, _Legacy))
+        return _from_projected(msgspec.convert(members, _Projected))
+    except (EncodingError, msgspec.ValidationError) as error:
+        raise InvalidClaimsError(_invalid(str(error))) from error
+
+
+def _from_projected(wire: _Projected) -> Claims:
+    private = wire.kubernetes
+    account = private.serviceaccount
+    pod, secret, node = private.pod, private.secret, private.node
+    audiences = _audiences(wire.aud)
+    if not audiences:
+        raise InvalidClaimsError(_invalid("aud is empty, and an audience is required"))
+    if (pod is not None) + (secret is not None) + (node is not None and pod is None) > 1:
+        raise InvalidClaimsError(_invalid("it is bound to two objects, one is allowed"))
+    _check_subject(wire.sub, private.namespace, account.name)
+    texts = f"{wire.jti}{account.uid}"
+    whole = account.uid != ""
+    if pod is not None:
+        _check_name(pod.name, "pod")
+        texts += pod.uid
+        whole = whole and pod.uid != ""
+    if secret is not None:
+        _check_name(secret.name, "secret")
+        texts += secret.uid
+        whole = whole and secret.uid != ""
+    if node is not None:
+        _check_node_name(node.name)
+        texts += node.uid
+        whole = whole and (pod is not None or node.uid != "")
+    if not whole:
+        raise InvalidClaimsError(_invalid("a uid is missing or empty"))
+    _check_text(texts, "jti or a uid")
+    return Claims(
+        wire.iss,
+        wire.sub,
+        audiences,
+        private.namespace,
+        account,
+        wire.jti,
+        int(wire.iat),
+        int(wire.nbf),
+        int(wire.exp),
+        None if private.warnafter is None else int(private.warnafter),
+        pod,
+        secret,
+        node,
+    )
+
+
+def _from_legacy(wire: _Legacy) -> Claims:
+    _check_subject(wire.sub, wire.namespace, wire.account_name)
+    if not wire.account_uid:
+        raise InvalidClaimsError(_invalid("a uid is missing or empty"))
+    _check_text(wire.account_uid, "a uid")
+    _check_name(wire.secret_name, "secret")
+    return Claims(
+        issuer=wire.iss,
+        subject=wire.sub,
+        audiences=_audiences(wire.aud),
+        namespace=wire.namespace,
+        service_account=ObjectReference(wire.account_name, wire.account_uid),
+        issued_at=None if wire.iat is None else int(wire.iat),
+        not_before=None if wire.nbf is None else int(wire.nbf),
+        expires_at=None if wire.exp is None else int(wire.exp),
+        secret=ObjectReference(wire.secret_name),
+    )
+
+
+def build_projected(
+    *,
+    issuer: str,
+    namespace: str,
+    service_account: ObjectReference,
+    audiences: Sequence[str],
+    now: float,
+    expiration_seconds: int,
+    warn_after_seconds: int | None = None,
+    pod: ObjectReference | None = None,
+    secret: ObjectReference | None = None,
+    node: ObjectReference | None = None,
+) -> tuple[Claims, bytes]:
+    """Build the claims of a new token and their JSON, members sorted as Go sorts them.
+
+    Raises what ``parse_claims`` raises: nothing is signed that would not be accepted.
+    Source: ``claims.go``, ``Claims``.
+    """
+    issued = int(now)
+    private: dict[str, object] = {
+        "namespace": namespace,
+        "serviceaccount": {"name": service_account.name, "uid": service_account.uid},
+    }
+    for kind, reference in (("node", node), ("pod", pod), ("secret", secret)):
+        if reference is not None:
+            uid = {"uid": reference.uid} if reference.uid else {}
+            private[kind] = {"name": reference.name} | uid
+    if warn_after_seconds is not None:
+        private["warnafter"] = issued + warn_after_seconds
+    members = {
+        "aud": list(audiences),
+        "exp": issued + expiration_seconds,
+        "iat": issued,
+        "iss": issuer,
+        "jti": str(uuid.uuid4()),
+        "kubernetes.io": private,
+        "nbf": issued,
+        "sub": f"{USERNAME_PREFIX}{namespace}:{service_account.name}",
+    }
+    payload = msgspec.json.encode(members, order="sorted")
+    unverified = read_unverified(payload)
+    if unverified is None:
+        raise InvalidClaimsError(_invalid("it has no issuer"))
+    return parse_claims(unverified), payload
+
+
+def _invalid(detail: str) -> str:
+    return f"service account token claims could not be validated: {detail}"
+
+
+def _audiences(value: str | list[str]) -> tuple[str, ...]:
+    audiences = (value,) if isinstance(value, str) else tuple(value)
+    if len(audiences) > MAX_AUDIENCES:
+        raise InvalidClaimsError(
+            _invalid(f"aud has {len(audiences)} entries, {MAX_AUDIENCES} are allowed")
+        )
+    if "" in audiences:
+        raise InvalidClaimsError(_invalid("aud has an empty entry"))
+    _check_text("".join(audiences), "aud")
+    return audiences
+
+
+def _check_subject(subject: str, namespace: str, name: str) -> None:
+    if subject == _subject_of(namespace, name):
+        return
+    raise SubjectMismatchError(
+        f"service account token sub claim is invalid: it is {subject[:320]!r}, "
+        f"its kubernetes.io claims are those of {namespace}/{name}"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _subject_of(namespace: str, name: str) -> str:
+    # Memoised because an account has many tokens; a refusal is not kept.
+    if not is_dns_label(namespace) or not is_dns_subdomain(name):
+        raise InvalidClaimsError(
+            _invalid("its namespace or service account has a name that Kubernetes does not allow")
+        )
+    return f"{USERNAME_PREFIX}{namespace}:{name}"
+
+
+def _check_name(name: str, claim: str) -> None:
+    if not is_dns_subdomain(name):
+        raise InvalidClaimsError(_invalid(f"{claim} has a name that Kubernetes does not allow"))
+
+
+@lru_cache(maxsize=4096)
+def _check_node_name(name: str) -> None:
+    # Memoised because a node has many Pods; a refusal is not kept.
+    _check_name(name, "node")
+
+
+def _check_text(text: str, claims: str) -> None:
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidClaimsError(_invalid(f"{claims} is not printable ASCII"))
