@@ -27,6 +27,7 @@ class Figure:
 class Row:
     """One claim. ``ratio``, how many times better than ``against`` it is, must reach ``floor``.
 
+    A floor of 0 means that nothing is promised yet.
     ``notes`` are printed below the table. ``skipped`` says why nothing was measured.
     """
 
@@ -43,6 +44,8 @@ class Row:
         """Say ``ok``, ``MISSED`` or ``skipped``."""
         if self.skipped:
             return "skipped"
+        if not self.floor:
+            return "no floor"
         return "ok" if self.ratio >= self.floor else "MISSED"
 
 
@@ -91,7 +94,7 @@ def render(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     if row.skipped:
         return (row.claim, row.skipped, "", "", "", row.verdict)
-    ratio, floor = f"{row.ratio:.2f}", f"{row.floor:.2f}"
+    ratio, floor = f"{row.ratio:.2f}", f"{row.floor:.2f}" if row.floor else "-"
     return (row.claim, str(row.measured), str(row.against), ratio, floor, row.verdict)
 
 

@@ -41,8 +41,8 @@ class _Schedule(msgspec.Struct, forbid_unknown_fields=True):
 def load_keyring(directory: Path) -> Keyring:
     """Load every key of the folder.
 
-    A PEM file that the schedule does not name is active where it is the only one, and verifies
-    only otherwise: a key copied here never starts to sign beside another.
+    A PEM file that the schedule does not name is active where it is the only one and there is no
+    schedule, and verifies only otherwise: a key copied here never starts to sign beside another.
 
     Raises KeyFileError for a file that cannot be used, UnusableKeyError for a key that is too
     weak, KeyScheduleError where the schedule contradicts the files.
@@ -50,6 +50,10 @@ def load_keyring(directory: Path) -> Keyring:
     schedule = _read_schedule(directory)
     files = sorted(path for path in directory.glob("*.pem") if path.is_file())
     named = {entry.file: entry for entry in schedule}
+    if len(named) != len(schedule):
+        raise KeyScheduleError(
+            f"{directory / SCHEDULE_FILE} names a file twice; restore it from a backup"
+        )
     keys = []
     paths: dict[str, Path] = {}
     for path in files:
@@ -59,7 +63,7 @@ def load_keyring(directory: Path) -> Keyring:
         if first != path:
             raise KeyScheduleError(f"{first} and {path} hold the same key; remove one of them")
         if entry is None:
-            only = not schedule and len(files) == 1 and signing is not None
+            only = not schedule and signing is not None
             state = KeyState.ACTIVE if only else KeyState.VERIFY_ONLY
             since = int(path.stat().st_mtime)
         elif entry.kid != verification.kid:
@@ -69,6 +73,11 @@ def load_keyring(directory: Path) -> Keyring:
         else:
             state, since = entry.state, entry.since
         keys.append(ScheduledKey(verification, signing, state, since))
+    if not schedule and len(files) > 1:
+        raise KeyScheduleError(
+            f"{directory / SCHEDULE_FILE} is missing, so nothing tells which of {len(files)} keys "
+            "is in use; restore it, or leave only the key to sign with"
+        )
     missing = [name for name, entry in named.items() if entry.state is not KeyState.RETIRED]
     if missing:
         raise KeyScheduleError(

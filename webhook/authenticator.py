@@ -13,7 +13,6 @@ Invariants:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -39,21 +38,12 @@ from webhook.errors import (
     UnknownKeyError,
 )
 from webhook.fact_cache import FactCache
-from webhook.outcome import Authenticated, Identity, Outcome, Refused
+from webhook.outcome import Authenticated, Outcome, Refused
 
 DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
 # What an entry holds besides its strings, measured with tracemalloc: see tests.
-_FACT_OVERHEAD_BYTES: Final = 2600
+_FACT_OVERHEAD_BYTES: Final = 800
 _AUDIENCE_OVERHEAD_BYTES: Final = 64
-
-_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
-_NODE_NAME: Final = "authentication.kubernetes.io/node-name"
-_NODE_UID: Final = "authentication.kubernetes.io/node-uid"
-_POD_NAME: Final = "authentication.kubernetes.io/pod-name"
-_POD_UID: Final = "authentication.kubernetes.io/pod-uid"
-_SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
-_AUTHENTICATED_GROUP: Final = "system:authenticated"
-STALE_TOKEN_EXTRA: Final = "leeway.dev/stale-token"
 
 
 class TrustedIssuer:
@@ -81,7 +71,6 @@ class _Fact(msgspec.Struct, frozen=True, gc=False):
     issuer: TrustedIssuer
     key: VerificationKey
     claims: Claims
-    identity: Identity
     size: int
 
 
@@ -117,11 +106,9 @@ class Authenticator:
             leaning = check_times(claims, self._leeway, now)
         except TokenRefusedError as error:
             return Refused(error)
-        if claims.warn_after is None or now <= claims.warn_after:
-            return Authenticated(fact.identity, common, claims, leaning)
-        seconds = int(now) - claims.warn_after
-        identity = _stale(fact.identity, claims.subject, seconds)
-        return Authenticated(identity, common, claims, leaning, seconds)
+        warn_after = claims.warn_after
+        stale = None if warn_after is None or now <= warn_after else int(now) - warn_after
+        return Authenticated(claims, common, leaning, stale)
 
     def _verify(self, token: str) -> _Fact:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -152,7 +139,7 @@ class Authenticator:
             raise InvalidClaimsError(f"token issuer {claims.issuer[:256]!r} is invalid")
         size = _FACT_OVERHEAD_BYTES + _AUDIENCE_OVERHEAD_BYTES * len(claims.audiences)
         size += 2 * len(parsed.unverified_payload)
-        fact = _Fact(issuer, key, claims, _identity(claims), size)
+        fact = _Fact(issuer, key, claims, size)
         self._facts.put(digest, fact)
         return fact
 
@@ -186,31 +173,3 @@ def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationK
         f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
         f"of issuer {issuer.url}"
     )
-
-
-def _identity(claims: Claims) -> Identity:
-    extra = {}
-    if claims.jti:
-        extra[_CREDENTIAL_ID] = [f"JTI={claims.jti}"]
-    if claims.node is not None:
-        extra[_NODE_NAME] = [claims.node.name]
-        if claims.node.uid:
-            extra[_NODE_UID] = [claims.node.uid]
-    if claims.pod is not None:
-        extra[_POD_NAME] = [claims.pod.name]
-        extra[_POD_UID] = [claims.pod.uid]
-    # The subject has been held against namespace and name: it is the user name.
-    account = claims.service_account
-    return Identity(claims.subject, account.uid, _groups(claims.namespace), extra)
-
-
-@lru_cache(maxsize=1024)
-def _groups(namespace: str) -> tuple[str, ...]:
-    own = f"{_SERVICE_ACCOUNTS_GROUP}:{namespace}"
-    return (_SERVICE_ACCOUNTS_GROUP, own, _AUTHENTICATED_GROUP)
-
-
-def _stale(identity: Identity, subject: str, seconds: int) -> Identity:
-    note = f"subject: {subject}, seconds after warning threshold: {seconds}"
-    extra = identity.extra | {STALE_TOKEN_EXTRA: [note]}
-    return Identity(identity.username, identity.uid, identity.groups, extra)

@@ -75,6 +75,9 @@ def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
     try:
+        if data_dir.is_dir() and not any(data_dir.iterdir()):
+            # Made for us, by mkdir or as a volume. One with files in it may serve others too.
+            data_dir.chmod(0o700)
         for folder in [data_dir, *folders]:
             folder.mkdir(mode=0o700, parents=folder == data_dir, exist_ok=True)
         return _make_files(data_dir, options, text, now)

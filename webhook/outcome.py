@@ -1,9 +1,21 @@
 """What the authenticator says of a token."""
 
+from functools import lru_cache
+from typing import Final
+
 import msgspec
 
 from webhook.claims import Claims
 from webhook.errors import TokenRefusedError
+
+_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
+_NODE_NAME: Final = "authentication.kubernetes.io/node-name"
+_NODE_UID: Final = "authentication.kubernetes.io/node-uid"
+_POD_NAME: Final = "authentication.kubernetes.io/pod-name"
+_POD_UID: Final = "authentication.kubernetes.io/pod-uid"
+_STALE_TOKEN: Final = "leeway.dev/stale-token"
+_SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
+_AUTHENTICATED_GROUP: Final = "system:authenticated"
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -12,7 +24,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     username: str
     uid: str
     groups: tuple[str, ...]
-    extra: dict[str, list[str]]
+    extra: dict[str, tuple[str, ...]]
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
@@ -22,11 +34,34 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
     the time since ``warnafter``, None where that has not come.
     """
 
-    identity: Identity
-    audiences: tuple[str, ...]
     claims: Claims
+    audiences: tuple[str, ...]
     leeway_claims: tuple[str, ...] = ()
     stale_seconds: int | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who the token speaks for, as kube-apiserver itself would fill it.
+
+        Source: kubernetes ``apiserver/pkg/authentication/serviceaccount/util.go``, ``UserInfo``.
+        """
+        claims = self.claims
+        extra: dict[str, tuple[str, ...]] = {}
+        if claims.jti:
+            extra[_CREDENTIAL_ID] = (f"JTI={claims.jti}",)
+        if claims.node is not None:
+            extra[_NODE_NAME] = (claims.node.name,)
+            if claims.node.uid:
+                extra[_NODE_UID] = (claims.node.uid,)
+        if claims.pod is not None:
+            extra[_POD_NAME] = (claims.pod.name,)
+            extra[_POD_UID] = (claims.pod.uid,)
+        if self.stale_seconds is not None:
+            note = f"seconds after warning threshold: {self.stale_seconds}"
+            extra[_STALE_TOKEN] = (f"subject: {claims.subject}, {note}",)
+        # The subject has been held against namespace and name: it is the user name.
+        uid = claims.service_account.uid
+        return Identity(claims.subject, uid, _groups(claims.namespace), extra)
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -36,3 +71,9 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 
 Outcome = Authenticated | Refused
+
+
+@lru_cache(maxsize=1024)
+def _groups(namespace: str) -> tuple[str, ...]:
+    own = f"{_SERVICE_ACCOUNTS_GROUP}:{namespace}"
+    return (_SERVICE_ACCOUNTS_GROUP, own, _AUTHENTICATED_GROUP)

@@ -52,7 +52,7 @@ class _User(msgspec.Struct):
     username: str
     uid: str
     groups: tuple[str, ...]
-    extra: dict[str, list[str]]
+    extra: dict[str, tuple[str, ...]]
 
 
 class _Status(msgspec.Struct, omit_defaults=True):

@@ -16,6 +16,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "keys.keyring",
         "keys.pem",
         "webhook.claims",
+        "webhook.claims_json",
         "webhook.outcome",
         "webhook.reviews",
         "webhook.discovery",

@@ -136,6 +136,12 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         skip_body: bool = super()._on_headers_complete()
         return skip_body
 
+    async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> bool:
+        # gunicorn runs each call in a task of its own, for applications that go on after they have
+        # answered. Ours does not, and the task would be a tenth of a request.
+        keep_alive: bool = await self._handle_http_request(request, sockname, peername)
+        return keep_alive
+
     def _start_stall_timer(self) -> None:
         self._stall_timer = self.worker.loop.call_later(STALL_SECONDS, self._stalled)
 

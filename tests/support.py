@@ -1,0 +1,177 @@
+"""What tests forge tokens with. Nothing here uses the code under test to sign, encode or decode.
+
+``raw_jws`` signs any bytes as header and payload, so that a token can be wrong in one place only.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from keys.jwk import VerificationKey
+from keys.jws import SigningKey
+from keys.pem import generate_signing_key
+from webhook.authenticator import Authenticated, Authenticator, Outcome, Refused, TrustedIssuer
+from webhook.claims import ClockLeeway
+from webhook.errors import Reason
+from webhook.reviews import TokenReviewRequest, render_token_review
+
+NOW = 1_800_000_000.0
+ISSUER = "https://leeway.default.svc"
+AUDIENCE = "https://kubernetes.default.svc"
+NAMESPACE = "argo-run"
+ACCOUNT = "loofah"
+ACCOUNT_UID = "66bff4eb-5231-4bfa-b116-b20312443c46"
+JTI = "23c4d832-c540-422a-9e85-304452db3136"
+LEEWAY = ClockLeeway(60, 60, 60)
+HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+
+JSONObject = dict[str, object]
+
+
+@cache
+def signing_key(algorithm: str, name: str = "own") -> SigningKey:
+    """Return the one key of an algorithm and a name; PS and the longer RS share an RSA key."""
+    if algorithm not in ("RS256", "ES256", "ES384", "ES512", "EdDSA"):
+        rsa_key = signing_key("RS256", name)
+        return SigningKey(
+            rsa_key.private_key, replace(rsa_key.verification_key, algorithm=algorithm)
+        )
+    return generate_signing_key(algorithm)
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def raw_signature(message: bytes, key: SigningKey, algorithm: str) -> bytes:
+    """Sign with any algorithm that the kind of key can do, whatever the key is bound to."""
+    private = key.private_key
+    if isinstance(private, Ed25519PrivateKey):
+        return private.sign(message)
+    digest = HASHES[algorithm[2:]]
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        r, s = decode_dss_signature(private.sign(message, ec.ECDSA(digest)))
+        size = (private.curve.key_size + 7) // 8
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    assert isinstance(private, rsa.RSAPrivateKey)
+    if algorithm.startswith("PS"):
+        pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        return private.sign(message, pss, digest)
+    return private.sign(message, padding.PKCS1v15(), digest)
+
+
+def sign_text(signing_input: str, key: SigningKey, algorithm: str = "") -> str:
+    """Append a good signature over a text that need not be a header and a payload."""
+    algorithm = algorithm or key.verification_key.algorithm
+    signature = raw_signature(signing_input.encode("ascii"), key, algorithm)
+    return f"{signing_input}.{b64(signature)}"
+
+
+def raw_jws(header: bytes, payload: bytes, key: SigningKey, algorithm: str = "") -> str:
+    return sign_text(f"{b64(header)}.{b64(payload)}", key, algorithm)
+
+
+def header_of(key: SigningKey, **changes: object) -> JSONObject:
+    """Return the header that goes with a key; a change to None takes a member out."""
+    members = {"alg": key.verification_key.algorithm, "kid": key.verification_key.kid} | changes
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def good_claims(**changes: object) -> JSONObject:
+    """Return claims that are valid at NOW, with members replaced or added."""
+    return {
+        "aud": [AUDIENCE],
+        "exp": int(NOW) + 3600,
+        "iat": int(NOW) - 10,
+        "iss": ISSUER,
+        "jti": JTI,
+        "kubernetes.io": {
+            "namespace": NAMESPACE,
+            "serviceaccount": {"name": ACCOUNT, "uid": ACCOUNT_UID},
+        },
+        "nbf": int(NOW) - 10,
+        "sub": f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}",
+    } | changes
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def token_of(
+    claims: Mapping[str, object] | bytes,
+    key: SigningKey | None = None,
+    header: Mapping[str, object] | bytes | None = None,
+    algorithm: str = "",
+) -> str:
+    """Sign claims; by default with the RSA key of the tests and the header that goes with it."""
+    key = key or signing_key("RS256")
+    header = header_of(key) if header is None else header
+    return raw_jws(
+        header if isinstance(header, bytes) else as_json(header),
+        claims if isinstance(claims, bytes) else as_json(claims),
+        key,
+        algorithm,
+    )
+
+
+def authenticator_with(
+    *keys: SigningKey | VerificationKey, leeway: ClockLeeway = LEEWAY, legacy: bool = False
+) -> Authenticator:
+    """Make an authenticator with one issuer, by default with the RSA key of the tests."""
+    verification = [k.verification_key if isinstance(k, SigningKey) else k for k in keys]
+    verification = verification or [signing_key("RS256").verification_key]
+    return Authenticator([TrustedIssuer(ISSUER, [AUDIENCE], verification, legacy=legacy)], leeway)
+
+
+def review(outcome: Outcome, audiences: Sequence[str] = ()) -> JSONObject:
+    """Render an outcome as a TokenReview and read it as any client would."""
+    request = TokenReviewRequest("authentication.k8s.io/v1", "not shown", tuple(audiences))
+    value = json.loads(render_token_review(request, outcome))
+    assert isinstance(value, dict)
+    return value
+
+
+def assert_accepted(outcome: Outcome) -> Authenticated:
+    assert isinstance(outcome, Authenticated), f"refused: {outcome.error}"
+    return outcome
+
+
+def assert_refused(outcome: Outcome, token: str, reason: Reason, *, ours: bool = True) -> str:
+    """Assert what bad-input.md calls F, and return the error's text.
+
+    ``ours`` tells whether the token names our issuer: only then does the review carry an error.
+    """
+    assert isinstance(outcome, Refused)
+    answer = review(outcome)
+    status = answer["status"]
+    assert isinstance(status, dict)
+    assert status["authenticated"] is False
+    assert status.keys() == ({"authenticated", "error"} if ours else {"authenticated"})
+    assert answer["metadata"]["annotations"]["leeway.dev/reason"] == reason  # type: ignore[index]
+    assert outcome.error.reason is reason, str(outcome.error)
+    text = str(outcome.error)
+    assert text
+    assert "Traceback" not in text
+    assert "\n" not in text
+    assert len(text) < 1000
+    assert_token_not_in(token, json.dumps(answer) + text)
+    return text
+
+
+def assert_token_not_in(token: str, text: str) -> None:
+    """Assert that neither a token nor its signature occurs in a text."""
+    assert not token or token not in text
+    signature = token.rpartition(".")[2]
+    assert len(signature) < 16 or signature not in text

@@ -1,0 +1,307 @@
+"""Every configuration error names its source, the field, what was found and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from keys.keyring import Keyring
+from webhook.assembly import authenticator_of, policy_of
+from webhook.config import Configuration
+from webhook.config_file import load_configuration, parse_configuration
+from webhook.errors import ConfigurationError, DataDirectoryError
+
+CONTRACT = """\
+apiVersion: leeway.dev/v1
+kind: LeewayConfiguration
+issuer: https://leeway.default.svc
+jwksURI: ""
+audiences: [https://kubernetes.default.svc]
+leeway: {notBefore: 60s, issuedAt: 60s, expiry: 60s}
+tokens:
+  defaultExpiration: 1h
+  minExpiration: 10m
+  maxExpiration: 24h
+  extend: true
+trustedIssuers:
+- url: https://kubernetes.default.svc.cluster.local
+  audiences: [https://kubernetes.default.svc]
+  keys: {jwksFile: cluster-jwks.json}
+  legacy: false
+server: {bind: 127.0.0.1:8443, workers: 2, maxBodyBytes: 3145728}
+store: {sqlite: {path: auth.db}}
+objects: {source: none}
+mapping: {roleGroupPrefix: "leeway:role:"}
+"""
+URL = "https://cluster.example"
+SOURCE = "/data/leeway.yaml"
+
+
+def parse(
+    text: str, environment: dict[str, str] | None = None, flags: dict[str, object] | None = None
+) -> Configuration:
+    return parse_configuration(text, SOURCE, environment or {}, flags or {})
+
+
+def test_file_of_the_contract() -> None:
+    configuration = parse(CONTRACT)
+    assert configuration.leeway.not_before == 60
+    assert configuration.tokens.max_expiration == 86400
+    (issuer,) = configuration.trusted_issuers
+    assert issuer.keys.jwks_file == "cluster-jwks.json"
+    assert not issuer.legacy
+    assert configuration.server.workers == 2
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    without = CONTRACT[: CONTRACT.index("trustedIssuers")] + CONTRACT[CONTRACT.index("server") :]
+    given, default = parse(without), parse("{}")
+    assert given.leeway.issued_at_seconds == default.leeway.issued_at_seconds == 60
+    for field in Configuration.__struct_fields__:
+        if field != "leeway":
+            assert getattr(given, field) == getattr(default, field), field
+    assert given.leeway.not_before == default.leeway.not_before
+    assert given.leeway.expiry == default.leeway.expiry
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("{}", 60),
+        ("leeway: {notBefore: 30s}", 60),
+        ("leeway: {notBefore: 120s}", 120),
+        ("leeway: {notBefore: 120s, issuedAt: 60s}", 60),
+        ("leeway: {notBefore: 120s, issuedAt: 0s}", 0),
+        ("leeway: {issuedAt: 300s}", 300),
+    ],
+)
+def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
+    assert parse(text).leeway.issued_at_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "found", "allowed"),
+    [
+        ("x: 1", "", "x", "apiVersion, kind, issuer, jwksURI, audiences, leeway"),
+        ("Issuer: a", "", "Issuer", "issuer"),
+        ("leeway: {notbefore: 1s}", "leeway", "notbefore", "notBefore, issuedAt, expiry"),
+        ("server: {sqlite: {}}", "server", "sqlite", "bind, workers, maxBodyBytes"),
+        ("store: {sqlite: {file: a}}", "store.sqlite", "file", "path"),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}, x: 1}}]",
+            "trustedIssuers[0]", "x", "url, keys, audiences, legacy",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{file: a}}}}]",
+            "trustedIssuers[0].keys", "file", "jwksFile, publicKeyFiles",
+        ),
+        ("apiVersion: leeway.dev/v2", "", "leeway.dev/v2", "leeway.dev/v1"),
+        ("apiVersion: 1", "apiVersion", "1", "str"),
+        ("kind: Configuration", "", "Configuration", "LeewayConfiguration"),
+        ("issuer: http://a.example", "issuer", "http://a.example", "https URL"),
+        ("issuer: https://a.example?x", "issuer", "https://a.example?x", "without query"),
+        ("issuer: https://a.example#x", "issuer", "https://a.example#x", "fragment"),
+        ("issuer: https://u@a.example", "issuer", "https://u@a.example", "https URL"),
+        ("issuer: ''", "issuer", "''", "https URL"),
+        ("issuer: 5", "issuer", "5", "str"),
+        ("issuer:", "issuer", "null", "str"),
+        ("jwksURI: http://a.example/x", "jwksURI", "http://a.example/x", "https URL"),
+        ("audiences: []", "audiences", "[]", "entries"),
+        ("audiences: ['']", "audiences", "['']", "empty"),
+        ("audiences: ['é']", "audiences", "é", "ASCII"),
+        ("audiences: a", "audiences", "'a'", "array"),
+        ("audiences: [1]", "audiences[0]", "1", "str"),
+        ("leeway: {notBefore: 301s}", "leeway", "5m1s", "0s to 5m"),
+        ("leeway: {notBefore: 1h}", "leeway", "1h", "0s to 5m"),
+        ("leeway: {issuedAt: 301s}", "leeway", "5m1s", "0s to 5m"),
+        ("leeway: {expiry: 301s}", "leeway", "5m1s", "0s to 5m"),
+        ("leeway: {notBefore: -1s}", "leeway.notBefore", "'-1s'", "60s, 10m or 1h30m"),
+        ("leeway: {notBefore: 60}", "leeway.notBefore", "60", "with a unit"),
+        ("leeway: {issuedAt: 60}", "leeway.issuedAt", "60", "with a unit"),
+        ("leeway: {notBefore: 1 minute}", "leeway.notBefore", "'1 minute'", "60s, 10m or 1h30m"),
+        ("leeway: {notBefore: true}", "leeway.notBefore", "True", "with a unit"),
+        ("leeway: {notBefore: [1]}", "leeway.notBefore", "[1]", "with a unit"),
+        ("leeway: []", "leeway", "[]", "object"),
+        ("tokens: {minExpiration: 9m59s}", "tokens", "9m59s", "10m to"),
+        ("tokens: {maxExpiration: 5m}", "tokens", "5m", "10m to"),
+        ("tokens: {maxExpiration: 60000d}", "tokens", "1440000h", "10m to"),
+        ("tokens: {defaultExpiration: 25h}", "tokens", "25h", "10m to 24h"),
+        ("tokens: {minExpiration: 2h}", "tokens", "1h", "2h to 24h"),
+        ("tokens: {extend: 1}", "tokens.extend", "1", "bool"),
+        ("tokens: {extend: 'no'}", "tokens.extend", "'no'", "bool"),
+        ("server: {bind: '8443'}", "server", "'8443'", "HOST:PORT"),
+        ("server: {bind: 'a:65536'}", "server", "'a:65536'", "HOST:PORT"),
+        ("server: {bind: ':8443'}", "server", "':8443'", "HOST:PORT"),
+        ("server: {bind: '::1:8443'}", "server", "'::1:8443'", "HOST:PORT"),
+        ("server: {workers: 0}", "server", "0", "1 to 64"),
+        ("server: {workers: 65}", "server", "65", "1 to 64"),
+        ("server: {workers: two}", "server.workers", "'two'", "int"),
+        ("server: {workers: 1.5}", "server.workers", "1.5", "int"),
+        ("server: {workers: true}", "server.workers", "True", "int"),
+        ("server: {maxBodyBytes: 1023}", "server", "1023", "1024 to"),
+        ("server: {maxBodyBytes: 67108865}", "server", "67108865", "67108864"),
+        ("objects: {source: magic}", "objects.source", "'magic'", "none"),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{}}}}]",
+            "trustedIssuers[0].keys", "", "either jwksFile or publicKeyFiles",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a, publicKeyFiles: [b]}}}}]",
+            "trustedIssuers[0].keys", "", "either jwksFile or publicKeyFiles",
+        ),
+        (f"trustedIssuers: [{{url: '{URL}'}}]", "trustedIssuers[0]", "keys", "required"),
+        (
+            "trustedIssuers: [{url: 'http://a', keys: {jwksFile: a}}]",
+            "trustedIssuers[0]", "http://a", "https URL",
+        ),
+        (
+            "trustedIssuers: [{url: kubernetes/serviceaccount, keys: {jwksFile: a}}]",
+            "trustedIssuers[0]", "kubernetes/serviceaccount", "https URL",
+        ),
+        (
+            "trustedIssuers: [{url: 'https://leeway.default.svc', keys: {jwksFile: a}}]",
+            "", "https://leeway.default.svc", "once",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}}},"
+            f" {{url: '{URL}', keys: {{jwksFile: b}}}}]",
+            "", URL, "once",
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) and ":" in value else "",
+)  # fmt: skip
+def test_error_names_source_path_found_and_allowed(
+    text: str, path: str, found: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text)
+    message = str(raised.value)
+    assert message.startswith(f"{SOURCE}: ")
+    assert path in message
+    assert found in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "text", "a: [", "\tx: 1", "a: 1\na: 2", "leeway: {expiry: 1s, expiry: 2s}",
+     "{" * 5000, "!!python/object/apply:os.system [id]", "a: *x", "a: !!binary x", "1: 2",
+     "? [a]\n: b"],
+    ids=lambda text: repr(text[:20]),
+)  # fmt: skip
+def test_text_that_is_no_configuration(text: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text)
+    assert str(raised.value).startswith(SOURCE)
+
+
+def test_file_missing_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(DataDirectoryError, match="leeway init") as raised:
+        load_configuration(tmp_path, {}, {})
+    assert str(tmp_path / "leeway.yaml") in str(raised.value)
+    (tmp_path / "leeway.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataDirectoryError, match="cannot be read"):
+        load_configuration(tmp_path, {}, {})
+    (tmp_path / "leeway.yaml").write_text("server: {workers: 3}")
+    assert load_configuration(tmp_path, {}, {}).server.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "bind"),
+    [
+        ({}, {}, "file:1"),
+        ({"LEEWAY_SERVER_BIND": "env:2"}, {}, "env:2"),
+        ({"LEEWAY_SERVER_BIND": "env:2"}, {"server.bind": None}, "env:2"),
+        ({"LEEWAY_SERVER_BIND": "env:2"}, {"server.bind": "flag:3"}, "flag:3"),
+        ({}, {"server.bind": "flag:3"}, "flag:3"),
+    ],
+)
+def test_flag_beats_environment_beats_file(environment: dict, flags: dict, bind: str) -> None:
+    assert parse("server: {bind: 'file:1'}", environment, flags).server.bind == bind
+    if environment or flags.get("server.bind"):
+        assert parse("{}", environment, flags).server.bind == bind
+
+
+def test_every_field_can_be_set_in_the_environment() -> None:
+    environment = {
+        "LEEWAY_ISSUER": "https://env.example",
+        "LEEWAY_JWKS_URI": "https://env.example/keys",
+        "LEEWAY_AUDIENCES": "a, b",
+        "LEEWAY_LEEWAY_NOT_BEFORE": "1s",
+        "LEEWAY_LEEWAY_ISSUED_AT": "2s",
+        "LEEWAY_LEEWAY_EXPIRY": "3s",
+        "LEEWAY_TOKENS_DEFAULT_EXPIRATION": "20m",
+        "LEEWAY_TOKENS_MIN_EXPIRATION": "11m",
+        "LEEWAY_TOKENS_MAX_EXPIRATION": "2h",
+        "LEEWAY_TOKENS_EXTEND": "false",
+        "LEEWAY_SERVER_BIND": "0.0.0.0:1",
+        "LEEWAY_SERVER_WORKERS": "5",
+        "LEEWAY_SERVER_MAX_BODY_BYTES": "2048",
+        "LEEWAY_STORE_SQLITE_PATH": "other.db",
+        "LEEWAY_OBJECTS_SOURCE": "none",
+        "LEEWAY_MAPPING_ROLE_GROUP_PREFIX": "",
+        "PATH": "/bin",
+        "LEEWAY_DATA_DIR": "/x",
+    }
+    made = parse(CONTRACT, environment)
+    assert made.issuer == "https://env.example"
+    assert made.jwks_uri == "https://env.example/keys"
+    assert made.audiences == ("a", "b")
+    leeway = made.leeway
+    assert (leeway.not_before, leeway.issued_at_seconds, leeway.expiry) == (1, 2, 3)
+    tokens = made.tokens
+    assert (tokens.default_expiration, tokens.min_expiration, tokens.max_expiration) == (
+        1200, 660, 7200,
+    )  # fmt: skip
+    assert not tokens.extend
+    assert (made.server.bind, made.server.workers) == ("0.0.0.0:1", 5)
+    assert made.server.max_body_bytes == 2048
+    assert made.store.sqlite.path == "other.db"
+    assert made.mapping.role_group_prefix == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "source"),
+    [
+        ({"LEEWAY_SERVER_WORKERS": "many"}, {}, "environment variable LEEWAY_SERVER_WORKERS: "),
+        ({"LEEWAY_SERVER_WORKERS": "0"}, {}, "environment variable LEEWAY_SERVER_WORKERS: "),
+        ({"LEEWAY_SERVER_WORKERS": "٣"}, {}, "environment variable LEEWAY_SERVER_WORKERS: "),
+        ({"LEEWAY_SERVER_WORKERS": "²"}, {}, "environment variable LEEWAY_SERVER_WORKERS: "),
+        ({"LEEWAY_TOKENS_EXTEND": "yes"}, {}, "environment variable LEEWAY_TOKENS_EXTEND: "),
+        ({"LEEWAY_LEEWAY_EXPIRY": "1h"}, {}, "environment variable LEEWAY_LEEWAY_EXPIRY: "),
+        ({"LEEWAY_AUDIENCES": ""}, {}, "environment variable LEEWAY_AUDIENCES: "),
+        ({"LEEWAY_ISSUER": "x"}, {}, "environment variable LEEWAY_ISSUER: "),
+        ({}, {"server.bind": "x"}, "flag --bind: "),
+        ({}, {"server.workers": 0}, "flag --workers: "),
+        ({"LEEWAY_SERVER_BIND": "a:1"}, {"server.workers": 0}, "flag --workers: "),
+    ],
+)
+def test_error_names_environment_or_flag(environment: dict, flags: dict, source: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse("{}", environment, flags)
+    assert str(raised.value).startswith(source)
+
+
+@pytest.mark.parametrize(
+    "text", ["server:", "server: []", "server: x", "leeway: 1", "tokens: [1]", "store: {sqlite: 1}"]
+)
+def test_section_of_another_type_beside_environment_and_flags(text: str) -> None:
+    environment = {"LEEWAY_LEEWAY_EXPIRY": "1s", "LEEWAY_STORE_SQLITE_PATH": "x"}
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text, environment, {"server.bind": "a:1"})
+    assert str(raised.value).startswith(SOURCE)
+
+
+def test_legacy_issuer_is_not_a_url() -> None:
+    section = "{url: kubernetes/serviceaccount, legacy: true, keys: {publicKeyFiles: [a]}}"
+    (issuer,) = parse(f"trustedIssuers: [{section}]").trusted_issuers
+    assert issuer.legacy
+
+
+def test_configuration_reaches_the_parts(tmp_path: Path) -> None:
+    configuration = parse("leeway: {notBefore: 7s, expiry: 9s}\ntokens: {maxExpiration: 2h}")
+    policy = policy_of(configuration)
+    assert (policy.default_seconds, policy.min_seconds, policy.max_seconds) == (3600, 600, 7200)
+    authenticator = authenticator_of(tmp_path, configuration, Keyring())
+    leeway = authenticator._leeway
+    assert (leeway.not_before, leeway.issued_at, leeway.expiry) == (7, 60, 9)
