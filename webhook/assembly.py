@@ -9,11 +9,13 @@ from keys.key_files import load_keyring
 from keys.keyring import Keyring
 from keys.pem import parse_public_keys
 from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.backends.sqlite import SQLiteBackend
 from webhook.claims import ClockLeeway
 from webhook.config import Configuration, TrustedIssuerSection
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.issuer import TokenPolicy
+from webhook.rbac.auth_store import AuthStore
 
 
 def keyring_of(data_dir: Path) -> Keyring:
@@ -58,6 +60,14 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
         max_seconds=int(tokens.max_expiration),
         extend=tokens.extend,
     )
+
+
+def store_of(data_dir: Path, configuration: Configuration) -> AuthStore:
+    """Open the store of users and roles.
+
+    Raises StoreError where it is damaged, StoreUnavailableError where it cannot be opened.
+    """
+    return AuthStore(SQLiteBackend(data_dir / configuration.store.sqlite.path))
 
 
 def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[VerificationKey, ...]:

@@ -150,6 +150,18 @@ class StoreSection(Section, frozen=True):
     sqlite: SQLiteSection = SQLiteSection()
 
 
+class AuthSection(Section, frozen=True):
+    """How users log in, and what they get for it."""
+
+    token_provider: Literal["simple", "jwt", "none"] = "simple"
+    auth_token_ttl: Duration = msgspec.field(name="authTokenTTL", default=Duration(300))
+    bcrypt_cost: int = 10
+
+    def __post_init__(self) -> None:
+        _require_duration("authTokenTTL", self.auth_token_ttl, 1, 86400)
+        _require("bcryptCost", self.bcrypt_cost, 4, 16)
+
+
 class ObjectsSection(Section, frozen=True):
     """Where bound objects are looked up; ``none`` takes a token at its word."""
 
@@ -175,6 +187,7 @@ class Configuration(Section, frozen=True):
     trusted_issuers: tuple[TrustedIssuerSection, ...] = ()
     server: ServerSection = ServerSection()
     store: StoreSection = StoreSection()
+    auth: AuthSection = AuthSection()
     objects: ObjectsSection = ObjectsSection()
     mapping: MappingSection = MappingSection()
 

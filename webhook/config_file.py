@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import yaml
@@ -14,6 +14,7 @@ from webhook.errors import ConfigurationError, DataDirectoryError
 
 FILE_NAME: Final = "leeway.yaml"
 ENVIRONMENT_PREFIX: Final = "LEEWAY_"
+_INTEGERS: Final = ("server.workers", "server.maxBodyBytes", "auth.bcryptCost")
 _PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
 
 
@@ -101,7 +102,7 @@ def _describe(message: str, members: dict[str, Any], source: str) -> str:
     elif text.startswith("Expected") and found is not None:
         text = f"found {found!r}, {text[0].lower()}{text[1:]}"
     elif text.startswith("Invalid enum value"):
-        text = f"found {found!r}, allowed is 'none'"
+        text = f"found {found!r}, allowed is {_choices(dotted)}"
     return f"{source}: {dotted + ': ' if dotted else ''}{text.replace('`', '')}"
 
 
@@ -117,11 +118,21 @@ def _found(members: object, dotted: str) -> object:
 
 
 def _field_names(dotted: str) -> list[str]:
+    return [field.encode_name for field in _section_fields(dotted)]
+
+
+def _section_fields(dotted: str) -> tuple[msgspec.structs.FieldInfo, ...]:
     section: Any = Configuration
     for part in re.findall(r"[A-Za-z]+", dotted):
         field = next(f for f in msgspec.structs.fields(section) if f.encode_name == part)
         section = getattr(field.type, "__args__", (field.type,))[0]
-    return [field.encode_name for field in msgspec.structs.fields(section)]
+    return msgspec.structs.fields(section)
+
+
+def _choices(dotted: str) -> str:
+    section, _, name = dotted.rpartition(".")
+    kind = next(f.type for f in _section_fields(section) if f.encode_name == name)
+    return " or ".join(repr(choice) for choice in get_args(kind))
 
 
 def _environment_names() -> dict[str, str]:
@@ -143,7 +154,9 @@ def _environment_names() -> dict[str, str]:
 def _environment_value(dotted: str, text: str) -> object:
     if dotted == "audiences":
         return [entry.strip() for entry in text.split(",")]
-    if dotted in ("server.workers", "server.maxBodyBytes") and re.fullmatch(r"[0-9]{1,18}", text):
+    if dotted in ("server.workers", "server.maxBodyBytes", "auth.bcryptCost") and re.fullmatch(
+        r"[0-9]{1,18}", text
+    ):
         return int(text)
     if dotted == "tokens.extend" and text in ("true", "false"):
         return text == "true"

@@ -17,10 +17,13 @@ import msgspec
 from keys.files import create_file, read_private_file, read_public_file
 from keys.key_files import generate_key
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, parse_configuration
 from webhook.errors import DataDirectoryError
 from webhook.kubeconfig import kubeconfig
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.reviews import AUTHENTICATION_GROUP
 
 KEYS_FOLDER: Final = "keys"
@@ -29,7 +32,9 @@ KUBECONFIG_FOLDER: Final = "kubeconfig"
 DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 SERVER_NAME: Final = "leeway"
 API_SERVER_USER: Final = "kube-apiserver"
-ROOT_USER: Final = "root"
+ROOT_USER: Final = ROOT
+TOKEN_REVIEWS_KEY: Final = b"/leeway/tokenreviews"
+ACCESS_REVIEWS_KEY: Final = b"/leeway/subjectaccessreviews"
 TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
 
 
@@ -94,7 +99,33 @@ def _make_files(data_dir: Path, options: InitOptions, text: str, now: float) -> 
     made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
-    return made
+    return made + _make_store(data_dir / configuration.store.sqlite.path)
+
+
+def _make_store(path: Path) -> list[Path]:
+    """Make the users of the certificates, and turn auth on."""
+    if path.exists():
+        return []
+    # Made beside its place, so that half of it is never taken for the whole.
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    store = AuthStore(SQLiteBackend(unfinished))
+    try:
+        store.add_role(ROOT)
+        store.add_user(ROOT)
+        store.grant_role(ROOT, ROOT)
+        store.add_role(API_SERVER_USER)
+        for key in (TOKEN_REVIEWS_KEY, ACCESS_REVIEWS_KEY):
+            store.grant_permission(API_SERVER_USER, Permission(key, b"", PermissionType.WRITE))
+        store.add_user(API_SERVER_USER)
+        store.grant_role(API_SERVER_USER, API_SERVER_USER)
+        store.enable()
+    finally:
+        store.close()
+    path.hardlink_to(unfinished)
+    unfinished.unlink()
+    unfinished.with_name(f"{unfinished.name}-journal").unlink(missing_ok=True)
+    return [path]
 
 
 def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from webhook.config_file import load_configuration
+from webhook.errors import LeewayError
 
 
 def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
@@ -19,7 +20,7 @@ def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
@@ -27,8 +28,12 @@ def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
 
 def main() -> int:
     """Ask ``/livez`` on the configured port."""
-    data_dir = Path(os.environ.get("LEEWAY_DATA_DIR", "leeway-data"))
-    bind = load_configuration(data_dir, os.environ, {}).server.bind
+    data_dir = Path(os.environ.get("LEEWAY_DATA_DIR") or "leeway-data")
+    try:
+        bind = load_configuration(data_dir, os.environ, {}).server.bind
+    except LeewayError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -12,18 +12,24 @@ import click
 
 from keys.errors import KeyFileError, KeysError
 from webhook.errors import DataDirectoryError, LeewayError
+from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.version import COMMIT, VERSION
 
 EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
-_UNREACHABLE: Final = (DataDirectoryError, KeyFileError, OSError)
+_UNREACHABLE: Final = (DataDirectoryError, KeyFileError, OSError, StoreError, StoreUnavailableError)
 _COMMANDS: Final = {
+    "auth": "webhook.cli.auth:auth",
+    "can-i": "webhook.cli.can_i:can_i",
     "demo": "webhook.cli.demo:demo",
+    "group": "webhook.cli.group:group",
     "init": "webhook.cli.init:init",
     "keys": "webhook.cli.keys:keys",
+    "role": "webhook.cli.role:role",
     "serve": "webhook.cli.serve:serve",
     "token": "webhook.cli.token:token",
+    "user": "webhook.cli.user:user",
 }
 
 
@@ -59,17 +65,22 @@ def version(output: str) -> None:
 def main() -> None:
     """Run the command line, and turn errors into one line and an exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="leeway", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.Abort:
         code = _fail("interrupted", EXIT_USAGE)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = EXIT_USAGE
     except click.ClickException as error:
         code = _fail(_usage(error), EXIT_USAGE)
     except _UNREACHABLE as error:
         code = _fail(str(error), EXIT_UNREACHABLE)
     except (LeewayError, KeysError) as error:
         code = _fail(str(error), EXIT_USAGE)
+    except UnicodeError:
+        code = _fail("an argument or the input is not UTF-8 text; write it in UTF-8", EXIT_USAGE)
     sys.exit(code or 0)
 
 

@@ -3,6 +3,8 @@
 import os
 import resource
 import shutil
+import socket
+import ssl
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +15,7 @@ from webhook.cli.output import data_dir_option
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLSFiles, tls_files
+from webhook.errors import DataDirectoryError
 
 GRACEFUL_SECONDS: Final = 25
 KEEP_ALIVE_SECONDS: Final = 75
@@ -46,8 +49,17 @@ def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
     from webhook.server.tls import server_context
 
     # What cannot be served is said here, once, and not by every worker.
-    server_context(files.certificate, files.private_key, files.client_ca)
-    create_app(data_dir, configuration)
+    try:
+        server_context(files.certificate, files.private_key, files.client_ca)
+    except ssl.SSLError as error:
+        raise DataDirectoryError(
+            f"{files.certificate}, {files.private_key.name} and {files.client_ca.name} beside it "
+            f"cannot be served with: {error.strerror or error}; restore them, or remove the broken "
+            "pair and run `leeway init`"
+        ) from error
+    _check_bind(configuration.server.bind)
+    # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.
+    create_app(data_dir, configuration).store.close()
     _raise_file_limit()
 
     class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -59,6 +71,19 @@ def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
             return create_app(data_dir, configuration)
 
     Server().run()
+
+
+def _check_bind(bind: str) -> None:
+    # gunicorn would try for five seconds, log each time, and exit with 1.
+    host, _, port = bind.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, int(port)), family=family).close()
+    except OSError as error:
+        raise DataDirectoryError(
+            f"cannot listen on {bind}: {error.strerror or error}; give another --bind HOST:PORT"
+        ) from error
 
 
 def _settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:

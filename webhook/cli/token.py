@@ -29,6 +29,7 @@ from webhook.reviews import TokenReviewRequest, render_token_review
 
 _WIDTH = 100
 _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
+_LAST_SECOND = 253402300799  # of the year 9999
 
 
 class _Duration(click.ParamType[int]):
@@ -39,6 +40,8 @@ class _Duration(click.ParamType[int]):
             return int(parse_duration(str(value)))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        except OverflowError:
+            self.fail("the duration is too long", param, ctx)
 
 
 class _Time(click.ParamType[float]):
@@ -47,19 +50,26 @@ class _Time(click.ParamType[float]):
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         text = str(value)
         try:
-            if text[:1] in ("-", "+"):
-                seconds = parse_duration(text[1:])
-                return time() + (seconds if text[0] == "+" else -seconds)
-            if re.fullmatch(r"\d{1,12}(\.\d+)?", text):
-                return float(text)
-            moment = datetime.fromisoformat(text)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            seconds = _unix_seconds(text)
         except (ValueError, OverflowError):
             self.fail(
-                f"{text!r} is no time; write 2026-01-31T12:00:00Z, Unix seconds, or -92s",
+                f"{text[:64]!r} is no time; write 2026-01-31T12:00:00Z, Unix seconds, or -92s",
                 param,
                 ctx,
             )
+        if not 0 <= seconds <= _LAST_SECOND:
+            self.fail(f"{text[:64]!r} is not within the years 1970 to 9999", param, ctx)
+        return seconds
+
+
+def _unix_seconds(text: str) -> float:
+    if text[:1] in ("-", "+"):
+        distance = parse_duration(text[1:])
+        return time() + (distance if text[0] == "+" else -distance)
+    if re.fullmatch(r"\d{1,12}(\.\d+)?", text, re.ASCII):
+        return float(text)
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _read_token(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -141,7 +151,7 @@ def create(
     click.echo(issued.token)
 
 
-@token.command(context_settings={"ignore_unknown_options": True})
+@token.command()
 @_token_argument
 @data_dir_option
 @click.option("--audience", "audiences", multiple=True, help="Whom the token is to be for.")
@@ -175,7 +185,7 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
         start = f"  {place}  {check.name:<10}  {check.result:<4}  "
         indent = " " * len(start)
         lines.append(fill(check.detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
-    lines += ["", explanation.verdict, "", fill(explanation.advice, _WIDTH)]
+    lines += ["", _printable(explanation.verdict), "", fill(explanation.advice, _WIDTH)]
     return "\n".join(lines)
 
 
@@ -204,12 +214,12 @@ def _lines(value: object, prefix: str = "") -> list[str]:
             lines += _lines(member, f"{prefix}{name} ")
         else:
             shown = _json(member) + _in_words(name, member)
-            lines.append(f"  {prefix + str(name):<36} {shown}")
+            lines.append(f"  {_printable(prefix + str(name)):<36} {shown}")
     return lines
 
 
 def _in_words(name: object, value: object) -> str:
-    if name not in _TIME_CLAIMS or not isinstance(value, int | float):
+    if name not in _TIME_CLAIMS or isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     try:
         ahead = value - time()
@@ -220,4 +230,9 @@ def _in_words(name: object, value: object) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode("utf-8")
+    return _printable(msgspec.json.encode(value).decode("utf-8"))
+
+
+def _printable(text: str) -> str:
+    # Anybody may have written a token: nothing in it may move the cursor or begin a line.
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

@@ -8,21 +8,28 @@ Invariants:
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import time
 from typing import Any, Final, cast
 
 from a2wsgi import WSGIMiddleware
+from flask import Flask
 
 from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
 from webhook import discovery
-from webhook.assembly import authenticator_of, keyring_of
+from webhook.assembly import authenticator_of, keyring_of, store_of
 from webhook.config import Configuration
+from webhook.data_dir import TOKEN_REVIEWS_KEY
 from webhook.metrics import Metrics
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.passwords import Passwords
+from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
-from webhook.server.caller import caller
+from webhook.server.caller import CALLER, Callers
 from webhook.server.error_map import status_body
 from webhook.server.flask_app import create_flask_app
 from webhook.server.http import (
@@ -35,27 +42,35 @@ from webhook.server.http import (
     respond,
     respond_error,
 )
+from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.routes.documents import HealthCheck, document_route, health_route, version_body
 from webhook.server.routes.token_reviews import token_review_route
 
 FLASK_THREADS: Final = 8
+_ETCD_PREFIX: Final = "/v3/"
 _logger = logging.getLogger("leeway")
 
 
 class Application:
-    """Dispatches by path: ``public`` routes need no identity, ``hot`` ones and Flask do."""
+    """Dispatches by path.
+
+    ``public`` routes need no identity; ``hot`` ones need to be allowed to write the key beside
+    them; Flask has the rest.
+    """
 
     def __init__(
         self,
         public: dict[str, Route],
-        hot: dict[str, Route],
+        hot: dict[str, tuple[Route, bytes]],
         flask: Route,
-        clock: Callable[[], float],
+        callers: Callers,
+        store: AuthStore,
     ) -> None:
+        self.store = store
         self._public = public
         self._hot = hot
         self._flask = flask
-        self._clock = clock
+        self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -85,13 +100,17 @@ class Application:
         if route is not None:
             _require_method(scope, "GET", "HEAD")
             return route
-        caller(scope, self._clock())
-        route = self._hot.get(path)
-        if route is not None:
+        if path.startswith(_ETCD_PREFIX):
+            _require_ascii(scope)
+            return self._flask
+        user = self._callers.identify(scope)
+        hot = self._hot.get(path)
+        if hot is not None:
             _require_method(scope, "POST")
-            return route
-        if not (path.isascii() and scope["query_string"].isascii()):
-            raise RequestError(400, "the path and query must be ASCII, percent-encoded")
+            self._callers.require(user, hot[1])
+            return hot[0]
+        _require_ascii(scope)
+        scope[CALLER] = user
         return self._flask
 
 
@@ -105,16 +124,48 @@ def create_app(data_dir: Path, configuration: Configuration) -> Application:
     metrics = Metrics()
     limit = configuration.server.max_body_bytes
     hot = {
-        f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews": token_review_route(
-            version, authenticator, metrics, time, limit
+        f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews": (
+            token_review_route(version, authenticator, metrics, time, limit),
+            TOKEN_REVIEWS_KEY,
         )
         for version in AUTHENTICATION_VERSIONS
     }
-    flask = create_flask_app(metrics)
+    store = store_of(data_dir, configuration)
+    tokens = _token_provider(configuration, store, keyring)
+    callers = Callers(store, tokens, time)
+    auth = AuthAPI(store, Passwords(configuration.auth.bcrypt_cost), tokens, time)
+    flask = create_flask_app(metrics, auth, callers)
     flask.config["MAX_CONTENT_LENGTH"] = limit
+    return Application(_public_routes(configuration, keyring), hot, _mounted(flask), callers, store)
+
+
+def _mounted(flask: Flask) -> Route:
+    def application(environ: Any, start_response: Any) -> Any:
+        # The server has taken the body apart already, chunked or not.
+        environ["wsgi.input_terminated"] = True
+        return flask.wsgi_app(environ, start_response)
+
     # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
-    mounted = cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=FLASK_THREADS))
-    return Application(_public_routes(configuration, keyring), hot, mounted, time)
+    return cast(Route, WSGIMiddleware(application, workers=FLASK_THREADS))
+
+
+def _token_provider(
+    configuration: Configuration, store: AuthStore, keyring: Keyring
+) -> TokenProvider:
+    ttl = configuration.auth.auth_token_ttl
+    if configuration.auth.token_provider == "jwt":
+        return JWTTokens(store, keyring, ttl)
+    if configuration.auth.token_provider == "none":
+        return NopTokens()
+    writer = ThreadPoolExecutor(1, "leeway-token-uses")
+    return SimpleTokens(store, ttl, lambda write: writer.submit(_write_use, write))
+
+
+def _write_use(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except StoreUnavailableError as error:
+        _logger.warning("the use of an auth token was not written down: %s", error)
 
 
 def _public_routes(configuration: Configuration, keyring: Keyring) -> dict[str, Route]:
@@ -144,6 +195,11 @@ def _signing_problem(keyring: Keyring) -> str:
     except KeyScheduleError as error:
         return str(error)
     return ""
+
+
+def _require_ascii(scope: Scope) -> None:
+    if not (scope["path"].isascii() and scope["query_string"].isascii()):
+        raise RequestError(400, "the path and query must be ASCII, percent-encoded")
 
 
 def _require_method(scope: Scope, *allowed: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from webhook.errors import InvalidReviewError, LeewayError
+from webhook.rbac import errors as rbac
 
 JSON: Final = b"application/json"
 
@@ -22,12 +23,47 @@ REASONS: Final = {
     500: "InternalError",
     503: "ServiceUnavailable",
 }
-_CODES: Final[dict[type[LeewayError], int]] = {InvalidReviewError: 400}
+# gRPC's codes, and the HTTP status that grpc-gateway gives each.
+_INVALID_ARGUMENT: Final = (3, 400)
+_PERMISSION_DENIED: Final = (7, 403)
+_FAILED_PRECONDITION: Final = (9, 400)
+_UNAVAILABLE: Final = (14, 503)
+_UNAUTHENTICATED: Final = (16, 401)
+
+# etcd ``api/v3rpc/rpctypes/error.go``.
+_GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
+    InvalidReviewError: _INVALID_ARGUMENT,
+    rbac.InvalidPasswordError: _INVALID_ARGUMENT,
+    rbac.UserEmptyError: _INVALID_ARGUMENT,
+    rbac.RoleEmptyError: _INVALID_ARGUMENT,
+    rbac.AuthFailedError: _INVALID_ARGUMENT,
+    rbac.PermissionNotGivenError: _INVALID_ARGUMENT,
+    rbac.InvalidAuthManagementError: _INVALID_ARGUMENT,
+    rbac.PermissionDeniedError: _PERMISSION_DENIED,
+    rbac.RootUserNotExistError: _FAILED_PRECONDITION,
+    rbac.RootRoleNotExistError: _FAILED_PRECONDITION,
+    rbac.UserAlreadyExistsError: _FAILED_PRECONDITION,
+    rbac.UserNotFoundError: _FAILED_PRECONDITION,
+    rbac.RoleAlreadyExistsError: _FAILED_PRECONDITION,
+    rbac.RoleNotFoundError: _FAILED_PRECONDITION,
+    rbac.RoleNotGrantedError: _FAILED_PRECONDITION,
+    rbac.PermissionNotGrantedError: _FAILED_PRECONDITION,
+    rbac.AuthNotEnabledError: _FAILED_PRECONDITION,
+    rbac.InvalidAuthTokenError: _UNAUTHENTICATED,
+    rbac.StoreUnavailableError: _UNAVAILABLE,
+}
+_INTERNAL: Final = (13, 500)
 
 
 def code_of(error: LeewayError) -> int:
     """Return the HTTP status of an error; 500 for one that no request should cause."""
-    return _CODES.get(type(error), 500)
+    return _GRPC.get(type(error), _INTERNAL)[1]
+
+
+def grpc_body(error: LeewayError) -> bytes:
+    """Render an error as etcd's JSON gateway does."""
+    code = _GRPC.get(type(error), _INTERNAL)[0]
+    return msgspec.json.encode({"code": code, "message": str(error)})
 
 
 def status_body(code: int, message: str) -> bytes:

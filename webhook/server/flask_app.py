@@ -1,20 +1,49 @@
-"""The routes that are not hot. The ASGI front lets only callers with an identity in."""
+"""The routes that are not hot.
+
+The ASGI front lets only callers with an identity in, and leaves their name in the scope; under
+``/v3`` everybody comes in, and etcd's rules and answers hold.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from webhook.data_dir import ACCESS_REVIEWS_KEY
+from webhook.errors import LeewayError
 from webhook.metrics import CONTENT_TYPE, Metrics
-from webhook.server.error_map import REASONS, status_body
+from webhook.range_reviews import parse_range_review, render_range_review
+from webhook.rbac.access import explain_access
+from webhook.rbac.errors import UserEmptyError
+from webhook.server.caller import (
+    CALLER,
+    Callers,
+    authorization_token,
+    certificate_user,
+)
+from webhook.server.error_map import REASONS, code_of, grpc_body, status_body
+from webhook.server.http import RequestError
 from webhook.server.routes import api_discovery, openapi_v2
+from webhook.server.routes.auth_api import AuthAPI
+
+_AUTHENTICATE = "authenticate"
 
 
-def create_flask_app(metrics: Metrics) -> Flask:
+def create_flask_app(metrics: Metrics, auth: AuthAPI, callers: Callers) -> Flask:
     """Make the Flask application."""
     app = Flask("webhook", static_folder=None)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(RequestError, _request_error)
+
+    @app.post("/v3/auth/<path:name>")
+    def call_auth(name: str) -> Response:
+        return _call_auth(auth, name)
+
+    @app.post("/apis/leeway.dev/v1/rangeaccessreviews")
+    def review_range() -> Response:
+        return _review_range(auth, callers)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -45,6 +74,43 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
     }
 
 
+def _call_auth(auth: AuthAPI, name: str) -> Response:
+    try:
+        auth.store.refresh()
+        body = auth.call(name, _auth_caller(auth, name), request.get_data())
+    except LeewayError as error:
+        return Response(grpc_body(error), code_of(error), content_type="application/json")
+    if body is None:
+        body = msgspec.json.encode({"code": 5, "message": "Not Found"})
+        return Response(body, 404, content_type="application/json")
+    return Response(body, content_type="application/json")
+
+
+def _auth_caller(auth: AuthAPI, name: str) -> str:
+    scope: Any = request.environ["asgi.scope"]
+    now = auth.clock()
+    user = certificate_user(scope, now)
+    token = authorization_token(scope)
+    if not user and token and auth.store.enabled and name != _AUTHENTICATE:
+        user = auth.tokens.resolve(token, now)
+    if not user and name != _AUTHENTICATE:
+        raise UserEmptyError
+    return user
+
+
+def _review_range(auth: AuthAPI, callers: Callers) -> Response:
+    callers.require(request.environ["asgi.scope"][CALLER], ACCESS_REVIEWS_KEY)
+    try:
+        asked = parse_range_review(request.get_data())
+    except LeewayError as error:
+        raise RequestError(code_of(error), str(error)) from error
+    auth.store.refresh()
+    revision = auth.store.revision
+    access = explain_access(auth.store, asked.spec.user, asked.spec.groups, asked.kind, asked.span)
+    body = render_range_review(asked, access.roles, access.uncovered, revision)
+    return Response(body, 201, content_type="application/json")
+
+
 def _json(value: object) -> Response:
     if value is None:
         return Response(status_body(404, _NOT_FOUND), 404, content_type="application/json")
@@ -52,6 +118,14 @@ def _json(value: object) -> Response:
 
 
 _NOT_FOUND = "the server could not find the requested resource"
+
+
+def _request_error(error: RequestError) -> Response:
+    body = status_body(error.code, str(error))
+    response = Response(body, error.code, content_type="application/json")
+    for name, value in error.headers:
+        response.headers[name.decode("ascii")] = value.decode("ascii")
+    return response
 
 
 def _http_error(error: HTTPException) -> Response:

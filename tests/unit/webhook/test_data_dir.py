@@ -15,6 +15,7 @@ from webhook.errors import ConfigurationError, DataDirectoryError
 OPTIONS = InitOptions(algorithm="ES256")
 PUBLIC = {"tls/ca.crt", "tls/server.crt", "tls/kube-apiserver.crt", "tls/root.crt"}
 FILES = PUBLIC | {
+    "auth.db",
     "leeway.yaml",
     "keys/schedule.json",
     "tls/ca.key",

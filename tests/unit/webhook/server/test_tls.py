@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
-from webhook.server.caller import caller
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.tokens import NopTokens
+from webhook.server.caller import Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.tls import TLS_1_2, peer_certificate, server_context, tls_extension
 
@@ -58,14 +61,18 @@ def test_the_common_name(names: tuple[str, ...], expected: str) -> None:
 def scope_of(pem: str | None, tls_version: int | None = TLS_1_2) -> Scope:
     chain = [] if pem is None else [pem]
     tls = {"client_cert_chain": chain, "tls_version": tls_version}
-    return {"type": "http", "extensions": {"tls": tls}}
+    return {"type": "http", "headers": [], "extensions": {"tls": tls}}
+
+
+def caller(scope: Scope, now: float) -> str:
+    return Callers(AuthStore(MemoryBackend()), NopTokens(), lambda: now).identify(scope)
 
 
 @pytest.mark.parametrize(
     ("scope", "now", "words"),
     [
-        ({"type": "http"}, NOW, "no identity"),
-        ({"type": "http", "extensions": {}}, NOW, "no identity"),
+        ({"type": "http", "headers": []}, NOW, "no identity"),
+        ({"type": "http", "headers": [], "extensions": {}}, NOW, "no identity"),
         (scope_of(None), NOW, "no identity"),
         (scope_of(certificate("root"), 0x0302), NOW, "no identity"),
         (scope_of(certificate("root"), None), NOW, "no identity"),
@@ -138,7 +145,7 @@ def test_the_extension_of_a_handshake(
         (pem,) = extension["client_cert_chain"]
         assert peer_certificate(pem).common_name == user
         assert extension["client_cert_name"] == f"CN={user}"
-        assert caller({"extensions": {"tls": extension}}, now.timestamp()) == user
+        assert caller({"headers": [], "extensions": {"tls": extension}}, now.timestamp()) == user
     else:
         assert extension["client_cert_chain"] == []
         assert extension["client_cert_name"] is None

@@ -1,0 +1,1 @@
+"""Persistence: each backend behind the protocol of ``webhook.rbac.records``."""

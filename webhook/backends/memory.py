@@ -1,0 +1,54 @@
+"""A backend that forgets: for tests, and for `leeway demo`. One process only."""
+
+from collections.abc import Sequence
+from threading import Lock
+
+from webhook.rbac.records import ConflictError, Record
+
+
+class MemoryBackend:
+    """Records in a dictionary. Several stores may share one, as workers share a database."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._revision = 0
+        self._records: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
+
+    def load(self) -> tuple[int, list[Record]]:
+        """Return the revision and every record of it."""
+        with self._lock:
+            records = [
+                Record(kind, record_id, value)
+                for (kind, record_id), (_, value) in self._records.items()
+                if value is not None
+            ]
+            return self._revision, records
+
+    def changes(self, after: int) -> tuple[int, list[Record]]:
+        """Return the revision and the records changed after ``after``."""
+        with self._lock:
+            if after == self._revision:
+                return after, []
+            records = [
+                Record(kind, record_id, value)
+                for (kind, record_id), (revision, value) in self._records.items()
+                if revision > after
+            ]
+            return self._revision, records
+
+    def has_changed(self) -> bool:
+        """Say yes always: looking is as cheap as knowing."""
+        return True
+
+    def commit(self, expected: int, records: Sequence[Record]) -> int:
+        """Write all records. Raises ConflictError where the revision is not ``expected``."""
+        with self._lock:
+            if self._revision != expected:
+                raise ConflictError
+            self._revision += 1
+            for kind, record_id, value in records:
+                self._records[kind, record_id] = (self._revision, value)
+            return self._revision
+
+    def close(self) -> None:
+        """Do nothing."""

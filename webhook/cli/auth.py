@@ -1,0 +1,51 @@
+"""``leeway auth``: the words and the printed lines of ``etcdctl auth``."""
+
+from pathlib import Path
+
+import click
+
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.store import opened_store
+from webhook.rbac.errors import RootRoleNotExistError
+from webhook.rbac.model import ROOT
+
+
+@click.group()
+def auth() -> None:
+    """Turn auth on and off."""
+
+
+@auth.command()
+@data_dir_option
+def enable(data_dir: Path) -> None:
+    """Turn auth on. The user root must exist; it gets the role root where it lacks it."""
+    with opened_store(data_dir) as (store, _):
+        try:
+            store.enable()
+        except RootRoleNotExistError:
+            # As etcdctl does (``auth_command.go``, ``authEnableCommandFunc``).
+            if ROOT not in store.state.roles:
+                store.add_role(ROOT)
+            store.grant_role(ROOT, ROOT)
+            store.enable()
+    click.echo("Authentication Enabled")
+
+
+@auth.command()
+@data_dir_option
+def disable(data_dir: Path) -> None:
+    """Turn auth off: every client certificate may do everything."""
+    with opened_store(data_dir) as (store, _):
+        store.disable()
+    click.echo("Authentication Disabled")
+
+
+@auth.command()
+@data_dir_option
+@output_option
+def status(data_dir: Path, output: str) -> None:
+    """Show whether auth is on, and the auth revision."""
+    with opened_store(data_dir) as (store, _):
+        enabled, revision = store.enabled, store.revision
+    text = f"Authentication Status: {str(enabled).lower()}\nAuthRevision: {revision}"
+    show({"enabled": enabled, "authRevision": revision}, text, output)

@@ -1,0 +1,58 @@
+"""``leeway group``: roles for the members of a Kubernetes group."""
+
+from pathlib import Path
+
+import click
+
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.store import opened_store
+
+
+@click.group()
+def group() -> None:
+    """Give Kubernetes groups roles."""
+
+
+@group.command("grant-role")
+@click.argument("name", metavar="GROUP")
+@click.argument("role")
+@data_dir_option
+def grant_role(data_dir: Path, name: str, role: str) -> None:
+    """Give the members of a group a role."""
+    with opened_store(data_dir) as (store, _):
+        store.grant_group_role(name, role)
+    click.echo(f"Role {role} is granted to group {name}")
+
+
+@group.command("revoke-role")
+@click.argument("name", metavar="GROUP")
+@click.argument("role")
+@data_dir_option
+def revoke_role(data_dir: Path, name: str, role: str) -> None:
+    """Take a role from a group."""
+    with opened_store(data_dir) as (store, _):
+        store.revoke_group_role(name, role)
+    click.echo(f"Role {role} is revoked from group {name}")
+
+
+@group.command()
+@click.argument("name", metavar="GROUP")
+@data_dir_option
+@output_option
+def get(data_dir: Path, name: str, output: str) -> None:
+    """Show the roles of a group; one that was never given any has none."""
+    with opened_store(data_dir) as (store, _):
+        found = store.state.groups.get(name)
+    roles = found.roles if found else ()
+    text = f"Group: {name}\n" + " ".join(["Roles:", *roles])
+    show({"name": name, "roles": roles}, text, output)
+
+
+@group.command("list")
+@data_dir_option
+@output_option
+def list_groups(data_dir: Path, output: str) -> None:
+    """Show all groups that have roles."""
+    with opened_store(data_dir) as (store, _):
+        names = sorted(store.state.groups)
+    show(names, "\n".join(names), output)

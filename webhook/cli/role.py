@@ -1,0 +1,124 @@
+"""``leeway role``: the words, the flags and the printed lines of ``etcdctl role``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.store import (
+    GoFlagsCommand,
+    from_key_option,
+    opened_store,
+    prefix_option,
+    range_in_words,
+    wire_range,
+)
+from webhook.rbac.model import Permission, PermissionType, Role
+from webhook.rbac.ranges import prefix_end
+
+
+@click.group()
+def role() -> None:
+    """Add, change and show roles."""
+
+
+@role.command()
+@click.argument("name")
+@data_dir_option
+def add(data_dir: Path, name: str) -> None:
+    """Add a role."""
+    with opened_store(data_dir) as (store, _):
+        store.add_role(name)
+    click.echo(f"Role {name} created")
+
+
+@role.command()
+@click.argument("name")
+@data_dir_option
+def delete(data_dir: Path, name: str) -> None:
+    """Delete a role, and take it from all users and groups."""
+    with opened_store(data_dir) as (store, _):
+        store.delete_role(name)
+    click.echo(f"Role {name} deleted")
+
+
+@role.command()
+@click.argument("name")
+@data_dir_option
+@output_option
+def get(data_dir: Path, name: str, output: str) -> None:
+    """Show a role and its permissions."""
+    with opened_store(data_dir) as (store, _):
+        found = store.role(name)
+    shown: list[dict[str, Any]] = [
+        {"permission": p.type.name, "key": p.key, "rangeEnd": p.range_end}
+        for p in found.permissions
+    ]
+    show({"name": name, "permissions": shown}, "\n".join(permission_lines(found)), output)
+
+
+def permission_lines(found: Role) -> list[str]:
+    """Render a role as ``etcdctl role get`` does."""
+    lines = [f"Role {found.name}"]
+    for title, wanted in (
+        ("KV Read:", [p for p in found.permissions if p.type.reads]),
+        ("KV Write:", [p for p in found.permissions if p.type.writes]),
+    ):
+        lines.append(title)
+        lines += [f"\t{_permission_in_words(p)}" for p in wanted]
+    return lines
+
+
+def _permission_in_words(permission: Permission) -> str:
+    key, range_end = permission.key, permission.range_end
+    words = range_in_words(key, range_end)
+    if range_end and key and prefix_end(key) == range_end:
+        words += f" (prefix {range_in_words(key, b'')})"
+    return words
+
+
+@role.command("list")
+@data_dir_option
+@output_option
+def list_roles(data_dir: Path, output: str) -> None:
+    """Show all roles."""
+    with opened_store(data_dir) as (store, _):
+        names = store.role_names()
+    show(names, "\n".join(names), output)
+
+
+@role.command("grant-permission", cls=GoFlagsCommand)
+@click.argument("name", metavar="ROLE")
+@click.argument("kind", type=click.Choice(["read", "write", "readwrite"], case_sensitive=False))
+@click.argument("key")
+@click.argument("range_end", required=False)
+@data_dir_option
+@prefix_option
+@from_key_option
+def grant_permission(
+    data_dir: Path, name: str, kind: str, key: str, range_end: str | None, **flags: bool
+) -> None:
+    """Let a role read or write KEY, or the keys from KEY up to and without RANGE_END."""
+    permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
+    with opened_store(data_dir) as (store, _):
+        store.grant_permission(name, permission)
+    click.echo(f"Role {name} updated")
+
+
+@role.command("revoke-permission", cls=GoFlagsCommand)
+@click.argument("name", metavar="ROLE")
+@click.argument("key")
+@click.argument("range_end", required=False)
+@data_dir_option
+@prefix_option
+@from_key_option
+def revoke_permission(
+    data_dir: Path, name: str, key: str, range_end: str | None, **flags: bool
+) -> None:
+    """Take exactly the range that was granted from a role."""
+    start, end = wire_range(key, range_end, **flags)
+    with opened_store(data_dir) as (store, _):
+        store.revoke_permission(name, start, end)
+    what = "range" if end else "key"
+    click.echo(f"Permission of {what} {range_in_words(start, end)} is revoked from role {name}")

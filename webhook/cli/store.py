@@ -1,0 +1,98 @@
+"""What the commands on users and roles share: the store, keys as arguments, Go's boolean flags."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from webhook.assembly import store_of
+from webhook.config import Configuration
+from webhook.config_file import FILE_NAME, load_configuration
+from webhook.errors import DataDirectoryError
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.ranges import OPEN_END, prefix_end
+
+
+class GoFlagsCommand(click.Command):
+    """Takes ``--flag=true`` and ``--flag=false`` for a boolean flag, as etcdctl does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Rewrite such flags, then parse."""
+        flags = {name for p in self.params if getattr(p, "is_flag", False) for name in p.opts}
+        rewritten = []
+        for argument in args:
+            name, equals, value = argument.partition("=")
+            if equals and name in flags and value in ("true", "false"):
+                if value == "true":
+                    rewritten.append(name)
+            else:
+                rewritten.append(argument)
+        return super().parse_args(ctx, rewritten)
+
+
+prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
+from_key_option = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
+
+
+@contextmanager
+def opened_store(data_dir: Path) -> Iterator[tuple[AuthStore, Configuration]]:
+    """Open the store of a data directory; without ``leeway.yaml`` the defaults hold."""
+    if not data_dir.is_dir():
+        raise DataDirectoryError(f"{data_dir} is no data directory; make one with `leeway init`")
+    configuration = Configuration()
+    if (data_dir / FILE_NAME).exists():
+        configuration = load_configuration(data_dir, os.environ, {})
+    store = store_of(data_dir, configuration)
+    try:
+        yield store, configuration
+    finally:
+        store.close()
+
+
+def wire_range(
+    key: str, range_end: str | None, *, prefix: bool, from_key: bool
+) -> tuple[bytes, bytes]:
+    """Return etcd's key and range end for the arguments of a command.
+
+    Source: etcd ``etcdctl/ctlv3/command/role_command.go``, ``permRange``.
+    """
+    if prefix and from_key:
+        raise click.UsageError("--from-key and --prefix flags are mutually exclusive")
+    if range_end is not None and (prefix or from_key):
+        flag = "--prefix" if prefix else "--from-key"
+        raise click.UsageError(f"unexpected RANGE_END argument with {flag} flag")
+    start = os.fsencode(key)
+    if range_end is not None:
+        return start, os.fsencode(range_end)
+    if prefix and start:
+        return start, prefix_end(start)
+    if prefix or from_key:
+        return start or b"\0", OPEN_END
+    return start, b""
+
+
+def range_in_words(key: bytes, range_end: bytes) -> str:
+    """Render a range as etcdctl does: ``key``, ``[key, end)`` or ``[key, <open ended>``."""
+    if not range_end:
+        return _text(key)
+    if range_end == OPEN_END:
+        return f"[{_text(key)}, <open ended>"
+    return f"[{_text(key)}, {_text(range_end)})"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def password_of(name: str, given: str | None) -> str:
+    """Return a password: the one given, or one that is typed twice, or a line of standard input."""
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    again = f"Type password of {name} again for confirmation"
+    typed: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=again)
+    return typed

@@ -1,0 +1,105 @@
+"""``leeway user``: the words, the flags and the printed lines of ``etcdctl user``."""
+
+from pathlib import Path
+
+import click
+
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.role import permission_lines
+from webhook.cli.store import GoFlagsCommand, opened_store, password_of
+from webhook.rbac.passwords import Passwords
+
+
+@click.group()
+def user() -> None:
+    """Add, change and show users."""
+
+
+@user.command(cls=GoFlagsCommand)
+@click.argument("name", metavar="NAME[:PASSWORD]")
+@data_dir_option
+@click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
+@click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
+def add(data_dir: Path, name: str, *, no_password: bool, new_user_password: str | None) -> None:
+    """Add a user. Without a password it is asked for."""
+    name, colon, inline = name.partition(":")
+    given = new_user_password if new_user_password is not None else inline if colon else None
+    if no_password and given is not None:
+        raise click.UsageError("a password and --no-password exclude each other")
+    with opened_store(data_dir) as (store, configuration):
+        password_hash = b""
+        if not no_password and name and name not in store.state.users:
+            passwords = Passwords(configuration.auth.bcrypt_cost)
+            password_hash = passwords.hash(password_of(name, given))
+        store.add_user(name, password_hash)
+    click.echo(f"User {name} created")
+
+
+@user.command()
+@click.argument("name")
+@data_dir_option
+def delete(data_dir: Path, name: str) -> None:
+    """Delete a user, and with it its auth tokens."""
+    with opened_store(data_dir) as (store, _):
+        store.delete_user(name)
+    click.echo(f"User {name} deleted")
+
+
+@user.command(cls=GoFlagsCommand)
+@click.argument("name")
+@data_dir_option
+@click.option("--detail", is_flag=True, help="Show the permissions of its roles too.")
+@output_option
+def get(data_dir: Path, name: str, output: str, *, detail: bool) -> None:
+    """Show a user and its roles."""
+    with opened_store(data_dir) as (store, _):
+        roles = store.user(name).roles
+        lines = [f"User: {name}", " ".join(["Roles:", *roles])]
+        if detail:
+            for role in roles:
+                lines += ["", *permission_lines(store.role(role))]
+    show({"name": name, "roles": roles}, "\n".join(lines), output)
+
+
+@user.command("list")
+@data_dir_option
+@output_option
+def list_users(data_dir: Path, output: str) -> None:
+    """Show all users."""
+    with opened_store(data_dir) as (store, _):
+        names = store.user_names()
+    show(names, "\n".join(names), output)
+
+
+@user.command()
+@click.argument("name")
+@data_dir_option
+def passwd(data_dir: Path, name: str) -> None:
+    """Change a password; it is asked for. The user's auth tokens stop working."""
+    with opened_store(data_dir) as (store, configuration):
+        store.user(name)
+        passwords = Passwords(configuration.auth.bcrypt_cost)
+        store.change_password(name, passwords.hash(password_of(name, None)))
+    click.echo("Password updated")
+
+
+@user.command("grant-role")
+@click.argument("name")
+@click.argument("role")
+@data_dir_option
+def grant_role(data_dir: Path, name: str, role: str) -> None:
+    """Give a user a role."""
+    with opened_store(data_dir) as (store, _):
+        store.grant_role(name, role)
+    click.echo(f"Role {role} is granted to user {name}")
+
+
+@user.command("revoke-role")
+@click.argument("name")
+@click.argument("role")
+@data_dir_option
+def revoke_role(data_dir: Path, name: str, role: str) -> None:
+    """Take a role from a user."""
+    with opened_store(data_dir) as (store, _):
+        store.revoke_role(name, role)
+    click.echo(f"Role {role} is revoked from user {name}")

@@ -1,0 +1,153 @@
+"""etcd's auth API as JSON: requests in, answers out.
+
+Source: etcd ``api/etcdserverpb/rpc.proto`` and grpc-gateway's JSON: keys as base64, fields at
+their default left out, 64-bit integers as strings. A field may be written as in the proto file or
+in camel case. What is not known is refused, where etcd ignores it.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from keys.encoding import decode_json
+from keys.errors import EncodingError
+from webhook.errors import InvalidReviewError
+from webhook.rbac.model import Permission, PermissionType
+
+_Request = TypeVar("_Request", bound="Request")
+_ORIGINAL_NAMES: Final = {"rangeEnd": "range_end", "noPassword": "no_password"}
+_MAX_KEY_BYTES: Final = 64 * 1024
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of the requests; on its own the one without fields."""
+
+
+class NameRequest(Request):
+    """AuthUserGet, AuthUserDelete, AuthRoleAdd."""
+
+    name: str = ""
+
+
+class RoleRequest(Request):
+    """AuthRoleGet, AuthRoleDelete."""
+
+    role: str = ""
+
+
+class AuthenticateRequest(Request):
+    """Authenticate, AuthUserChangePassword."""
+
+    name: str = ""
+    password: str = ""
+
+
+class UserOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """``authpb.UserAddOptions``."""
+
+    no_password: bool = False
+
+
+class UserAddRequest(AuthenticateRequest):
+    """AuthUserAdd."""
+
+    options: UserOptions | None = None
+
+
+class UserGrantRoleRequest(Request):
+    """AuthUserGrantRole."""
+
+    user: str = ""
+    role: str = ""
+
+
+class UserRevokeRoleRequest(Request):
+    """AuthUserRevokeRole."""
+
+    name: str = ""
+    role: str = ""
+
+
+class PermissionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """``authpb.Permission``."""
+
+    permType: str | int = 0  # noqa: N815 - the proto's own name
+    key: bytes = b""
+    range_end: bytes = b""
+
+
+class RoleGrantPermissionRequest(Request):
+    """AuthRoleGrantPermission."""
+
+    name: str = ""
+    perm: PermissionBody | None = None
+
+
+class RoleRevokePermissionRequest(Request):
+    """AuthRoleRevokePermission."""
+
+    role: str = ""
+    key: bytes = b""
+    range_end: bytes = b""
+
+
+def parse_request(body: bytes, kind: type[_Request]) -> _Request:
+    """Parse a request; an empty body is one with every field at its default.
+
+    Raises InvalidReviewError.
+    """
+    try:
+        members = decode_json(body or b"{}")
+        return msgspec.convert(_with_original_names(members), kind)
+    except (EncodingError, msgspec.ValidationError) as error:
+        raise InvalidReviewError(
+            f"the request body is not the JSON of this call: {error}"
+        ) from error
+
+
+def permission_of(body: PermissionBody) -> Permission:
+    """Return a permission. Raises InvalidReviewError for a type that is not known."""
+    try:
+        kind = (
+            PermissionType[body.permType]
+            if isinstance(body.permType, str)
+            else PermissionType(body.permType)
+        )
+    except (KeyError, ValueError):
+        raise InvalidReviewError(
+            f"permType is {body.permType!r}; READ, WRITE or READWRITE is allowed"
+        ) from None
+    for name, value in (("key", body.key), ("range_end", body.range_end)):
+        if len(value) > _MAX_KEY_BYTES:
+            raise InvalidReviewError(
+                f"{name} has {len(value)} bytes; at most {_MAX_KEY_BYTES} are allowed"
+            )
+    return Permission(body.key, body.range_end, kind)
+
+
+def render(revision: int, **fields: Any) -> bytes:
+    """Render an answer with its header; fields that are empty are left out."""
+    answer: dict[str, Any] = {"header": {"revision": str(revision)}}
+    return msgspec.json.encode(answer | {name: value for name, value in fields.items() if value})
+
+
+def render_permissions(permissions: tuple[Permission, ...]) -> list[dict[str, Any]]:
+    """Render the permissions of a role."""
+    return [
+        {
+            name: value
+            for name, value in (
+                ("permType", permission.type.name if permission.type else None),
+                ("key", permission.key),
+                ("range_end", permission.range_end),
+            )
+            if value
+        }
+        for permission in permissions
+    ]
+
+
+def _with_original_names(value: object) -> object:
+    if isinstance(value, dict):
+        return {_ORIGINAL_NAMES.get(k, k): _with_original_names(v) for k, v in value.items()}
+    return value

@@ -1,0 +1,146 @@
+"""The engine's state in memory, kept up by records.
+
+Invariants:
+
+1. The state is a function of the records applied to it, in any order of their kinds.
+2. ``users_of_role`` holds exactly the users whose roles contain the role.
+3. A snapshot that is handed out after ``apply`` returns contains what was applied: both happen
+   under one lock.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from threading import RLock
+
+from webhook.rbac.model import Group, Permission, PermissionType, Role, User
+from webhook.rbac.permissions import Permissions, RoleSet, SnapshotCache
+from webhook.rbac.records import (
+    GROUP,
+    META,
+    PERMISSION,
+    ROLE,
+    TOKEN,
+    USER,
+    AuthMeta,
+    Record,
+    TokenRecord,
+    read_group,
+    read_meta,
+    read_permission_id,
+    read_permission_type,
+    read_token,
+    read_user,
+    text_of,
+)
+
+
+class State:
+    """Users, roles, groups and simple tokens as of one revision of the store."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.revision = 0
+        self.meta = AuthMeta()
+        self.users: dict[str, User] = {}
+        self.roles: dict[str, Role] = {}
+        self.groups: dict[str, Group] = {}
+        self.tokens: dict[bytes, TokenRecord] = {}
+        self.users_of_role: dict[str, set[str]] = {}
+        self.tokens_of_user: dict[str, set[bytes]] = {}
+        self._snapshots = SnapshotCache(self.roles.get)
+
+    def permissions(self, roles: RoleSet) -> Permissions:
+        """Return what a set of roles may do."""
+        snapshot = self._snapshots.get(roles)
+        if snapshot is None:
+            with self.lock:
+                snapshot = self._snapshots.make(roles)
+        return snapshot
+
+    def apply(self, revision: int, records: Iterable[Record]) -> None:
+        """Take over what was written up to a revision of the store."""
+        grants: dict[str, list[tuple[bytes, bytes, PermissionType | None]]] = {}
+        with self.lock:
+            for kind, record_id, value in records:
+                if kind == PERMISSION:
+                    role, key, range_end = read_permission_id(record_id)
+                    granted = None if value is None else read_permission_type(value)
+                    grants.setdefault(role, []).append((key, range_end, granted))
+                else:
+                    self._apply_one(kind, record_id, value)
+            for name, changes in grants.items():
+                if name in self.roles:
+                    self._put_role(Role(name, _merged(self.roles[name].permissions, changes)))
+            self.revision = revision
+
+    def _apply_one(self, kind: str, record_id: bytes, value: bytes | None) -> None:
+        if kind == USER:
+            name = text_of(record_id)
+            self._put_user(name, None if value is None else read_user(record_id, value))
+        elif kind == ROLE:
+            name = text_of(record_id)
+            if value is None:
+                self.roles.pop(name, None)
+                self._snapshots.drop(name)
+            elif name not in self.roles:
+                self._put_role(Role(name))
+        elif kind == GROUP:
+            name = text_of(record_id)
+            if value is None:
+                self.groups.pop(name, None)
+            else:
+                self.groups[name] = read_group(record_id, value)
+        elif kind == TOKEN:
+            self._put_token(record_id, None if value is None else read_token(value))
+        elif kind == META and value is not None:
+            self.meta = read_meta(value)
+
+    def _put_role(self, role: Role) -> None:
+        self.roles[role.name] = role
+        self._snapshots.drop(role.name)
+
+    def _put_user(self, name: str, user: User | None) -> None:
+        before = self.users.get(name)
+        old = set(before.roles) if before else set()
+        new = set(user.roles) if user else set()
+        for role in old - new:
+            self.users_of_role[role].discard(name)
+            if not self.users_of_role[role]:
+                del self.users_of_role[role]
+        for role in new - old:
+            self.users_of_role.setdefault(role, set()).add(name)
+        if user is None:
+            self.users.pop(name, None)
+        else:
+            self.users[name] = user
+
+    def _put_token(self, digest: bytes, token: TokenRecord | None) -> None:
+        before = self.tokens.pop(digest, None)
+        if before is not None and (token is None or token.user != before.user):
+            owned = self.tokens_of_user[before.user]
+            owned.discard(digest)
+            if not owned:
+                del self.tokens_of_user[before.user]
+        if token is not None:
+            self.tokens[digest] = token
+            self.tokens_of_user.setdefault(token.user, set()).add(digest)
+
+
+def _merged(
+    permissions: tuple[Permission, ...],
+    changes: list[tuple[bytes, bytes, PermissionType | None]],
+) -> tuple[Permission, ...]:
+    if len(changes) > 1:
+        merged = {(p.key, p.range_end): p.type for p in permissions}
+        for key, range_end, granted in changes:
+            if granted is None:
+                merged.pop((key, range_end), None)
+            else:
+                merged[key, range_end] = granted
+        return tuple(Permission(*span, merged[span]) for span in sorted(merged))
+    key, range_end, granted = changes[0]
+    place = bisect_left(permissions, (key, range_end), key=lambda p: (p.key, p.range_end))
+    there = permissions[place : place + 1]
+    after = place + bool(there and there[0].key == key and there[0].range_end == range_end)
+    put = () if granted is None else (Permission(key, range_end, granted),)
+    return (*permissions[:place], *put, *permissions[after:])
