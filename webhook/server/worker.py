@@ -31,6 +31,7 @@ from gunicorn.asgi.parser import InvalidHeader
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
+from webhook.server.parser import LeewayParser
 from webhook.server.tls import server_context, tls_extension
 
 # With the second until an abort, whoever stalls is gone after ten.
@@ -121,6 +122,17 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         if self._in_request and self._reading_paused:
             self._maybe_resume_reading()
         return proceed
+
+    def _setup_callback_parser(self) -> None:
+        super()._setup_callback_parser()
+        # gunicorn has no way to name a class for it.
+        self._callback_parser.__class__ = LeewayParser
+
+    def _http1_buffered(self) -> int:
+        # gunicorn counts what waits behind a whole request for its own class only.
+        held: int = super()._http1_buffered()
+        parser = self._callback_parser
+        return held + len(parser._buffer) if parser.is_complete else held
 
     def _resume_reading(self) -> None:
         # gunicorn reads on after every request, however many more are here already: they would
