@@ -3,11 +3,11 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-_HEADINGS: Final = ("claim", "measured", "against", "ratio", "floor", "")
+_HEADINGS: Final = ("claim", "measured", "against", "ratio", "limit", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Figure:
 class Row:
     """One claim. ``ratio``, how many times better than ``against`` it is, must reach ``floor``.
 
-    A floor of 0 means that nothing is promised yet.
+    Where there is a ``ceiling``, ``ratio`` is how many times as much as ``against`` it costs, and
+    must not exceed that. Where both are 0 nothing is promised.
     ``notes`` are printed below the table. ``skipped`` says why nothing was measured.
     """
 
@@ -36,6 +37,7 @@ class Row:
     against: Figure | None = None
     ratio: float = 0.0
     floor: float = 0.0
+    ceiling: float = 0.0
     notes: Sequence[str] = field(default_factory=tuple)
     skipped: str = ""
 
@@ -44,8 +46,10 @@ class Row:
         """Say ``ok``, ``MISSED`` or ``skipped``."""
         if self.skipped:
             return "skipped"
-        if not self.floor:
-            return "no floor"
+        if not self.floor and not self.ceiling:
+            return "no limit"
+        if self.ceiling:
+            return "ok" if self.ratio <= self.ceiling else "MISSED"
         return "ok" if self.ratio >= self.floor else "MISSED"
 
 
@@ -70,7 +74,35 @@ def rate_row(
         Figure(against[0], statistics.median(against[1]), unit),
         statistics.median(ratios),
         floor,
-        (spread, *notes),
+        notes=(spread, *notes),
+    )
+
+
+def cost_row(
+    claim: str,
+    ceiling: float,
+    measured: tuple[str, Sequence[float]],
+    against: tuple[str, Sequence[float]],
+    unit: str,
+    notes: Sequence[str] = (),
+) -> Row:
+    """Make the row of two costs taken in turn, as ``rate_row`` does that of two rates."""
+    row = rate_row(claim, 0.0, measured, against, unit, notes)
+    return replace(row, ceiling=ceiling)
+
+
+def limit_row(claim: str, measured: tuple[str, Sequence[float]], limit: float, unit: str) -> Row:
+    """Make the row of a cost that must not exceed a fixed limit; the figure is the median."""
+    name, values = measured
+    value = statistics.median(values)
+    spread = f"{len(values)} values, {min(values):.3g} to {max(values):.3g} {unit}"
+    return Row(
+        claim,
+        Figure(name, value, unit),
+        Figure("at most", limit, unit),
+        value / limit,
+        ceiling=1.0,
+        notes=(spread,) if len(values) > 1 else (),
     )
 
 
@@ -94,8 +126,11 @@ def render(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     if row.skipped:
         return (row.claim, row.skipped, "", "", "", row.verdict)
-    ratio, floor = f"{row.ratio:.2f}", f"{row.floor:.2f}" if row.floor else "-"
-    return (row.claim, str(row.measured), str(row.against), ratio, floor, row.verdict)
+    limit = f"\u2265 {row.floor:.2f}" if row.floor else "-"
+    if row.ceiling:
+        limit = f"\u2264 {row.ceiling:.2f}"
+    ratio = f"{row.ratio:.2f}"
+    return (row.claim, str(row.measured), str(row.against), ratio, limit, row.verdict)
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:

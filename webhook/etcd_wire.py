@@ -16,7 +16,7 @@ from webhook.rbac.model import Permission, PermissionType
 
 _Request = TypeVar("_Request", bound="Request")
 _ORIGINAL_NAMES: Final = {"rangeEnd": "range_end", "noPassword": "no_password"}
-_MAX_KEY_BYTES: Final = 64 * 1024
+MAX_KEY_BYTES: Final = 64 * 1024
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -98,7 +98,7 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
     """
     try:
         members = decode_json(body or b"{}")
-        return msgspec.convert(_with_original_names(members), kind)
+        return msgspec.convert({} if members is None else _with_original_names(members), kind)
     except (EncodingError, msgspec.ValidationError) as error:
         raise InvalidReviewError(
             f"the request body is not the JSON of this call: {error}"
@@ -117,12 +117,17 @@ def permission_of(body: PermissionBody) -> Permission:
         raise InvalidReviewError(
             f"permType is {body.permType!r}; READ, WRITE or READWRITE is allowed"
         ) from None
-    for name, value in (("key", body.key), ("range_end", body.range_end)):
-        if len(value) > _MAX_KEY_BYTES:
-            raise InvalidReviewError(
-                f"{name} has {len(value)} bytes; at most {_MAX_KEY_BYTES} are allowed"
-            )
+    require_short_keys(key=body.key, range_end=body.range_end)
     return Permission(body.key, body.range_end, kind)
+
+
+def require_short_keys(**keys: bytes) -> None:
+    """Refuse a key that is longer than any in use. Raises InvalidReviewError."""
+    for name, value in keys.items():
+        if len(value) > MAX_KEY_BYTES:
+            raise InvalidReviewError(
+                f"{name} has {len(value)} bytes; at most {MAX_KEY_BYTES} are allowed"
+            )
 
 
 def render(revision: int, **fields: Any) -> bytes:
@@ -147,7 +152,31 @@ def render_permissions(permissions: tuple[Permission, ...]) -> list[dict[str, An
     ]
 
 
+_FIELDS: Final = frozenset(
+    name
+    for kind in (
+        UserAddRequest,
+        UserOptions,
+        UserGrantRoleRequest,
+        RoleGrantPermissionRequest,
+        PermissionBody,
+    )
+    for name in kind.__struct_fields__
+)
+
+
 def _with_original_names(value: object) -> object:
-    if isinstance(value, dict):
-        return {_ORIGINAL_NAMES.get(k, k): _with_original_names(v) for k, v in value.items()}
-    return value
+    """Give members the proto's names, and take out those that are null: a default, in proto JSON.
+
+    Raises InvalidReviewError for a member that is there under both of its names.
+    """
+    if not isinstance(value, dict):
+        return value
+    as_written: dict[str, object] = value
+    members: dict[str, object] = {}
+    for written, member in as_written.items():
+        name = _ORIGINAL_NAMES.get(written, written)
+        if name in members:
+            raise InvalidReviewError(f"the member {name!r} stands twice")
+        members[name] = _with_original_names(member)
+    return {n: v for n, v in members.items() if v is not None or n not in _FIELDS}

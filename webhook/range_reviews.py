@@ -8,6 +8,7 @@ import msgspec
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from webhook.errors import InvalidReviewError
+from webhook.etcd_wire import require_short_keys
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire
 
@@ -57,6 +58,7 @@ def parse_range_review(body: bytes) -> RangeAccessRequest:
         raise InvalidReviewError(
             f"spec.permission is {spec.permission[:32]!r}; READ or WRITE is allowed"
         )
+    require_short_keys(key=spec.key, rangeEnd=spec.range_end)
     span = from_wire(spec.key, spec.range_end)
     if not spec.user:
         raise InvalidReviewError("spec.user is empty; name a user")

@@ -31,7 +31,7 @@ _START_SECONDS: Final = 20
 _STOP_SECONDS: Final = 30
 
 
-@click.command()
+@click.command(short_help="See the main job done on a throw-away data directory.")
 def demo() -> None:
     """Sign a token, review it over mutual TLS, and see it refused by a slow clock."""
     with tempfile.TemporaryDirectory(prefix="leeway-demo-") as folder:

@@ -9,7 +9,7 @@ from webhook.cli.output import data_dir_option
 from webhook.data_dir import InitOptions, initialise
 
 
-@click.command()
+@click.command(short_help="Make a data directory.")
 @data_dir_option
 @click.option("--issuer", default="", help="The `iss` of the tokens: an https URL.")
 @click.option("--audience", "audiences", multiple=True, help="What your API server calls itself.")

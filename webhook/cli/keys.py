@@ -40,7 +40,7 @@ def list_keys(data_dir: Path, output: str) -> None:
     show(rows, "\n".join(lines), output)
 
 
-@keys.command("generate")
+@keys.command("generate", short_help="Make a key.")
 @data_dir_option
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="RS256", show_default=True)
 def generate(data_dir: Path, algorithm: str) -> None:

@@ -114,10 +114,13 @@ class AuthStore:
         self._change(decide)
 
     def disable(self) -> None:
-        """Disable auth."""
+        """Disable auth, and drop all simple tokens."""
 
         def decide(state: State) -> Change | None:
-            return _bumped(state, [], enabled=False) if state.meta.enabled else None
+            if not state.meta.enabled:
+                return None
+            gone = [token_record(digest, None) for digest in state.tokens]
+            return _bumped(state, gone, enabled=False)
 
         self._change(decide)
 

@@ -53,7 +53,7 @@ class Backend(Protocol):
     def has_changed(self) -> bool:
         """Tell, quickly and without ever waiting, whether another process may have written.
 
-        True once for each time that somebody did.
+        True from then on until ``load`` or ``changes`` has read what was written.
         """
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:

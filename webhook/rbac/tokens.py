@@ -6,7 +6,7 @@ Invariants:
 
 1. A simple token is kept as its SHA-256 only.
 2. A token stops working with the deletion of its user and with each change of its password; with
-   no other change of anything.
+   no other change of anything, but that simple ones end when auth is disabled.
 """
 
 import hashlib
@@ -133,8 +133,10 @@ class JWTTokens:
 
     def assign(self, user: User, now: float) -> str:
         """Make a token that names the auth revision it was made at."""
+        # Read before the user is: a password that changes in between makes the token stale.
+        revision = self._store.revision
         _require_unchanged(self._store.state, user)
-        claims = _JWTClaims(user.name, self._store.revision, int(now + self._ttl))
+        claims = _JWTClaims(user.name, revision, int(now + self._ttl))
         return jws.sign(msgspec.json.encode(claims), self._keyring.signing_key())
 
     def resolve(self, token: str, now: float) -> str:

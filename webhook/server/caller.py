@@ -6,11 +6,12 @@ nothing else counts.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from webhook.rbac.access import is_permitted
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import InvalidAuthTokenError
+from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import from_wire
 from webhook.rbac.tokens import TokenProvider
@@ -45,10 +46,13 @@ def certificate_user(scope: Scope, now: float) -> str:
 
 
 def authorization_token(scope: Scope) -> str:
-    """Return the token of the Authorization header, after ``Bearer`` or bare as etcd has it."""
+    """Return the token of the Authorization header, after ``Bearer`` or bare as etcd has it.
+
+    Anything else comes back as it is, and is no token of ours. Empty where there is no header.
+    """
     value = (header(scope, b"authorization") or b"").decode("latin-1").strip()
     kind, _, token = value.rpartition(" ")
-    return token if kind.lower() in ("", "bearer") else ""
+    return token if kind.lower() == "bearer" else value
 
 
 class Callers:
@@ -60,7 +64,13 @@ class Callers:
         self._clock = clock
 
     def identify(self, scope: Scope) -> str:
-        """Return the user that a request comes from. Raises RequestError 401."""
+        """Return the user that a request comes from. Raises RequestError 401.
+
+        Looks first at what other processes have written, so that auth that they enabled, and
+        tokens that they ended, count for all of this request.
+        """
+        with suppress(StoreUnavailableError):  # then what is known holds
+            self._store.refresh()
         now = self._clock()
         user = certificate_user(scope, now)
         if user:
@@ -76,10 +86,12 @@ class Callers:
         )
 
     def require(self, user: str, key: bytes) -> None:
-        """Let a user through who may write a key. Raises RequestError 403."""
+        """Let a user through who may write a key. Raises RequestError 403.
+
+        To be called after ``identify``, which brings the store up to date.
+        """
         if not self._store.enabled:
             return
-        self._store.refresh()
         span = from_wire(key, b"")
         if not is_permitted(self._store, user, (), PermissionType.WRITE, span):
             raise RequestError(

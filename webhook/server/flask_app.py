@@ -5,6 +5,7 @@ The ASGI front lets only callers with an identity in, and leaves their name in t
 """
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -79,7 +80,10 @@ def _call_auth(auth: AuthAPI, name: str) -> Response:
         auth.store.refresh()
         body = auth.call(name, _auth_caller(auth, name), request.get_data())
     except LeewayError as error:
-        return Response(grpc_body(error), code_of(error), content_type="application/json")
+        response = Response(grpc_body(error), code_of(error), content_type="application/json")
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = "1"
+        return response
     if body is None:
         body = msgspec.json.encode({"code": 5, "message": "Not Found"})
         return Response(body, 404, content_type="application/json")

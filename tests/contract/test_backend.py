@@ -1,0 +1,489 @@
+"""What every backend of the engine does: one suite, which each of them passes."""
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from webhook.backends import sqlite as sqlite_backend
+from webhook.backends.memory import MemoryBackend
+from webhook.backends.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteBackend
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.records import Backend, ConflictError, Record
+
+A, B, C = (Record("user", name, b"value of " + name) for name in (b"a", b"b", b"c"))
+DAMAGED = r"damaged.*restore it from a backup"
+GONE_A = Record("user", b"a", None)
+
+
+class Place:
+    """Where backends of one kind keep their data; ``open`` gives one more of them on it."""
+
+    def __init__(self, opener: Callable[[], Backend], kind: str) -> None:
+        self._opener = opener
+        self._opened: list[Backend] = []
+        self.kind = kind
+
+    def open(self) -> Backend:
+        backend = self._opener()
+        self._opened.append(backend)
+        return backend
+
+    def close(self) -> None:
+        for backend in self._opened:
+            backend.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "memory":
+        shared = MemoryBackend()
+        found = Place(lambda: shared, "memory")
+    else:
+        found = Place(lambda: SQLiteBackend(tmp_path / "store.db"), "sqlite")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def contents(backend: Backend) -> tuple[int, set[Record]]:
+    revision, records = backend.load()
+    assert len(set(records)) == len(records)
+    return revision, set(records)
+
+
+def test_a_new_one_is_empty(place: Place) -> None:
+    backend = place.open()
+    assert backend.load() == (0, [])
+    assert backend.changes(0) == (0, [])
+
+
+def test_what_is_committed_is_there(place: Place) -> None:
+    backend = place.open()
+    assert backend.commit(0, [A, B]) == 1
+    assert contents(backend) == (1, {A, B})
+    assert backend.commit(1, [C, Record("user", b"a", b"changed")]) == 2
+    assert contents(backend) == (2, {Record("user", b"a", b"changed"), B, C})
+    assert contents(place.open()) == contents(backend)
+
+
+def test_a_commit_without_records_counts_too(place: Place) -> None:
+    backend = place.open()
+    assert backend.commit(0, []) == 1
+    assert backend.load() == (1, [])
+    assert backend.changes(0) == (1, [])
+
+
+def test_changes_are_those_after_a_revision(place: Place) -> None:
+    backend = place.open()
+    backend.commit(0, [A])
+    backend.commit(1, [B])
+    backend.commit(2, [Record("user", b"a", b"changed"), C])
+    assert backend.changes(3) == (3, [])
+    after = backend.changes(1)
+    assert after is not None
+    assert (after[0], set(after[1])) == (3, {B, C, Record("user", b"a", b"changed")})
+    after = backend.changes(2)
+    assert after is not None
+    assert (after[0], set(after[1])) == (3, {C, Record("user", b"a", b"changed")})
+
+
+@pytest.mark.parametrize("expected", [0, 2, 99, -1])
+def test_a_commit_on_another_revision_is_a_conflict_and_writes_nothing(
+    place: Place, expected: int
+) -> None:
+    backend = place.open()
+    backend.commit(0, [A])
+    with pytest.raises(ConflictError):
+        backend.commit(expected, [B])
+    assert contents(backend) == (1, {A})
+    assert backend.commit(1, [B]) == 2
+
+
+def test_of_two_writers_one_wins(place: Place) -> None:
+    ours, theirs = place.open(), place.open()
+    revision, _ = ours.load()
+    theirs.commit(revision, [A])
+    with pytest.raises(ConflictError):
+        ours.commit(revision, [B])
+    assert ours.changes(revision) == (1, [A])
+    assert ours.commit(1, [B]) == 2
+    assert contents(theirs) == (2, {A, B})
+
+
+def test_what_is_gone_is_in_the_changes_and_not_in_what_is_loaded(place: Place) -> None:
+    backend = place.open()
+    backend.commit(0, [A, B])
+    backend.commit(1, [GONE_A])
+    assert contents(backend) == (2, {B})
+    assert backend.changes(1) == (2, [GONE_A])
+    # It may come back, and then it is there.
+    backend.commit(2, [A])
+    assert backend.changes(1) == (3, [A])
+    assert contents(backend) == (3, {A, B})
+
+
+def test_the_same_id_in_two_kinds_are_two_records(place: Place) -> None:
+    backend = place.open()
+    records = {Record(kind, b"a", kind.encode()) for kind in ("user", "role", "token")}
+    backend.commit(0, list(records))
+    assert contents(backend) == (1, records)
+    backend.commit(1, [Record("role", b"a", None)])
+    assert contents(backend)[1] == {r for r in records if r.kind != "role"}
+
+
+BINARY = [b"", b"\0", b"\0\0", b"\xff", b"\x80\0\x80", b"a'b\"c;--", bytes(range(256)), b"\xed\xa0"]
+
+
+def test_ids_and_values_are_bytes_of_any_kind(place: Place) -> None:
+    backend = place.open()
+    records = {Record("user", record_id, value) for record_id in BINARY for value in BINARY[:1]}
+    records |= {Record("role", b"%d" % i, value) for i, value in enumerate(BINARY)}
+    records |= {Record("kind of é", b"x" * 5000, b"")}
+    backend.commit(0, list(records))
+    assert contents(backend) == (1, records)
+    again = backend.changes(0)
+    assert again is not None
+    assert set(again[1]) == records
+
+
+def test_large_values(place: Place) -> None:
+    backend = place.open()
+    large = {Record("user", b"%d" % size, b"\0" * size) for size in (4095, 4096, 65_537, 5_000_000)}
+    backend.commit(0, list(large))
+    assert contents(place.open()) == (1, large)
+
+
+def test_many_records_in_one_commit(place: Place) -> None:
+    backend = place.open()
+    many = {Record("permission", b"%06d" % i, b"\1") for i in range(20_000)}
+    backend.commit(0, list(many))
+    assert contents(backend) == (1, many)
+
+
+def test_changes_that_do_not_reach_back_say_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_backend, "_TOMBSTONES_KEPT", 10)
+    backend = place.open()
+    live = [Record("user", b"live", b"")]
+    revision = backend.commit(0, live)
+    feeds = {}
+    for i in range(60):
+        revision = backend.commit(revision, [Record("token", b"%d" % i, b"")])
+        revision = backend.commit(revision, [Record("token", b"%d" % i, None)])
+        after = backend.changes(revision - 1)
+        assert after == (revision, [Record("token", b"%d" % i, None)])
+    assert contents(backend) == (revision, set(live))
+    reaching = 0
+    for after in range(revision + 1):
+        feeds[after] = backend.changes(after)
+        if feeds[after] is None:
+            assert not reaching, "it reached back further before"
+            continue
+        # Who follows the feed and who loads all know the same.
+        reaching += 1
+        gone = {r.id for r in feeds[after][1] if r.value is None}
+        begun = {b"%d" % i for i in range(60) if 2 + 2 * i <= after < 3 + 2 * i}
+        assert begun <= gone
+    assert reaching >= 20
+    if place.kind == "sqlite":
+        assert feeds[0] is None
+        assert reaching <= 60
+
+
+def test_one_transaction_with_more_tombstones_than_are_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_backend, "_TOMBSTONES_KEPT", 10)
+    ours, theirs = place.open(), place.open()
+    ours.commit(0, [Record("permission", b"%d" % i, b"\1") for i in range(100)])
+    stale = theirs.load()[0]
+    ours.commit(1, [Record("permission", b"%d" % i, None) for i in range(100)])
+    news = theirs.changes(stale)
+    assert news is None or len(news[1]) == 100
+    assert theirs.load() == (2, [])
+    assert theirs.changes(2) == (2, [])
+
+
+def test_has_changed_says_so_until_it_has_been_read(place: Place) -> None:
+    ours, theirs = place.open(), place.open()
+    ours.load()
+    theirs.commit(0, [A])
+    assert ours.has_changed()
+    assert ours.has_changed()  # a reading that fails in between misses nothing
+    assert ours.changes(0) == (1, [A])
+    theirs.commit(1, [B])
+    assert ours.has_changed()
+    assert contents(ours) == (2, {A, B})
+
+
+def test_it_may_be_used_by_any_thread(place: Place) -> None:
+    backend = place.open()
+    failures: list[BaseException] = []
+    written: list[int] = []
+
+    def write(number: int) -> None:
+        try:
+            for i in range(25):
+                while True:
+                    revision, _ = backend.changes(0) or backend.load()
+                    try:
+                        backend.commit(revision, [Record("user", b"%d-%d" % (number, i), b"")])
+                    except ConflictError:
+                        continue
+                    written.append(i)
+                    backend.has_changed()
+                    break
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(written) == 100
+    revision, records = contents(backend)
+    assert (revision, len(records)) == (100, 100)
+
+
+# SQLite only.
+
+
+def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
+    ours, theirs = SQLiteBackend(database), SQLiteBackend(database)
+    ours.load()
+    assert not ours.has_changed()
+    theirs.load()
+    with pytest.raises(ConflictError):
+        theirs.commit(7, [A])
+    assert not ours.has_changed()
+    theirs.commit(0, [A])
+    assert ours.has_changed()
+    ours.changes(0)
+    assert not ours.has_changed()
+    ours.close()
+    theirs.close()
+
+
+_OTHER_PROCESS = """
+import sys, time
+from pathlib import Path
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac.auth_store import AuthStore
+store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
+print("ready", flush=True)
+for line in sys.stdin:
+    name, answer = line.strip(), line.strip() + "'s answer"
+    deadline = time.monotonic() + 5
+    while name not in store.state.users and time.monotonic() < deadline:
+        store.refresh()
+        time.sleep(0.001)
+    seen = time.monotonic()
+    store.add_user(answer)
+    print(seen, time.monotonic(), flush=True)
+"""
+
+
+def test_sqlite_two_processes_see_each_others_commits_within_100_ms(database: Path) -> None:
+    store = AuthStore(SQLiteBackend(database))
+    with subprocess.Popen(
+        [sys.executable, "-c", _OTHER_PROCESS, str(database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        for number in range(20):
+            name = f"user{number}"
+            other.stdin.write(name + "\n")
+            other.stdin.flush()
+            time.sleep(0.01)
+            store.add_user(name)
+            written = time.monotonic()
+            deadline = written + 5
+            while f"{name}'s answer" not in store.state.users and time.monotonic() < deadline:
+                store.refresh()
+                time.sleep(0.001)
+            answered = time.monotonic()
+            seen, replied = map(float, other.stdout.readline().split())
+            assert seen - written < 0.1
+            assert answered - replied < 0.1
+        other.stdin.close()
+    assert store.revision == 41
+    store.close()
+
+
+def test_sqlite_files_are_for_their_owner_only(database: Path) -> None:
+    backend = SQLiteBackend(database)
+    backend.commit(0, [A])
+    files = sorted(database.parent.iterdir())
+    assert [file.name for file in files] == ["store.db", "store.db-journal"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    backend.close()
+    database.chmod(0o644)
+    SQLiteBackend(database).close()
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+def test_sqlite_modes(database: Path) -> None:
+    backend = SQLiteBackend(database)
+    backend.commit(0, [A])
+    for name, value in (("journal_mode", "persist"), ("synchronous", 2), ("trusted_schema", 0)):
+        assert backend._connection.execute(f"PRAGMA {name}").fetchone() == (value,)
+    assert not database.with_name("store.db-wal").exists()
+    backend.close()
+
+
+def test_sqlite_makes_a_database_from_nothing_and_from_an_empty_file(database: Path) -> None:
+    database.touch()
+    backend = SQLiteBackend(database)
+    assert backend.load() == (0, [])
+    backend.close()
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    connection.close()
+
+
+def test_sqlite_of_a_later_version_is_refused_and_left_alone(database: Path) -> None:
+    SQLiteBackend(database).close()
+    change(database, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = database.read_bytes()
+    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}.*use the version"):
+        SQLiteBackend(database)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE t (x)"],
+        ["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"],
+        ["PRAGMA application_id = 7"],
+        ["PRAGMA user_version = 1"],
+    ],
+)
+def test_sqlite_of_somebody_else_is_refused_and_left_alone(
+    database: Path, statements: list[str]
+) -> None:
+    change(database, *statements)
+    database.chmod(0o640)
+    before = database.read_bytes()
+    with pytest.raises(StoreError, match="not a database of Leeway"):
+        SQLiteBackend(database)
+    assert database.read_bytes() == before
+    assert stat.S_IMODE(database.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("content", [b"not a database, but a text" * 100, b"\0" * 4096, b"SQLite"])
+def test_a_file_that_is_no_database_is_refused(database: Path, content: bytes) -> None:
+    database.write_bytes(content)
+    with pytest.raises(StoreError, match="restore it from a backup"):
+        SQLiteBackend(database)
+    assert database.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE records SET value = x'00'",
+        "UPDATE records SET id = x'00'",
+        "UPDATE records SET kind = 'role'",
+        "UPDATE records SET value = NULL",
+        "UPDATE records SET value = 'value of a'",
+        "UPDATE records SET id = 'a'",
+        "UPDATE records SET kind = CAST('user' AS BLOB)",
+        "UPDATE records SET revision = 2",
+        "UPDATE records SET revision = 1.5",
+        "UPDATE records SET checksum = 'x'",
+        "UPDATE store SET revision = 0",
+        "UPDATE store SET revision = 9",
+        "UPDATE store SET revision = 'x'",
+        "UPDATE store SET compacted = 1",
+        "UPDATE store SET checksum = checksum + 1",
+        "DELETE FROM store",
+        "INSERT INTO store SELECT * FROM store",
+        "DROP TABLE records",
+        "DROP INDEX records_by_revision",
+        "CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM store; END",
+        "CREATE TABLE t (x)",
+        "PRAGMA user_version = 0",
+    ],
+)
+def test_sqlite_edited_by_hand_is_refused(database: Path, statement: str) -> None:
+    backend = SQLiteBackend(database)
+    backend.commit(0, [A])
+    backend.close()
+    change(database, statement)
+    with pytest.raises(StoreError, match=DAMAGED):
+        SQLiteBackend(database).load()
+
+
+def test_sqlite_notices_damage_in_the_changes_too(database: Path) -> None:
+    backend = SQLiteBackend(database)
+    backend.commit(0, [A])
+    change(database, "UPDATE records SET value = x'00'")
+    with pytest.raises(StoreError, match="damaged"):
+        backend.changes(0)
+    change(database, "UPDATE store SET revision = 5")
+    for operation in (lambda: backend.changes(1), lambda: backend.commit(1, [B])):
+        with pytest.raises(StoreError, match="damaged"):
+            operation()
+    backend.close()
+
+
+def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="cannot be created"):
+        SQLiteBackend(tmp_path / "no" / "store.db")
+
+
+def test_sqlite_that_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError):
+        SQLiteBackend(tmp_path)
+
+
+def test_sqlite_made_by_many_at_once(database: Path) -> None:
+    opened: list[SQLiteBackend] = []
+    failures: list[BaseException] = []
+    together = threading.Barrier(8)
+
+    def create() -> None:
+        together.wait()
+        try:
+            opened.append(SQLiteBackend(database))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [backend.load() for backend in opened] == [(0, [])] * 8
+    for backend in opened:
+        backend.close()
+
+
+def change(database: Path, *statements: str) -> None:
+    connection = sqlite3.connect(database)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()

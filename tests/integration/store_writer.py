@@ -1,0 +1,82 @@
+"""``python store_writer.py DATABASE``: a warm process that forks writers to be killed.
+
+For each line of standard input, the number of the first operation, it forks a child that opens
+the database and does one operation after the other. It prints ``pid N``; the child prints
+``begin I`` before and ``done I`` after operation I; when the child is dead, ``dead`` is printed.
+"""
+
+import os
+import sys
+from itertools import count
+from pathlib import Path
+
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import Permission, PermissionType
+from webhook.rbac.records import TokenRecord, token_record
+
+_KEPT = 6
+_STEPS = 12
+
+
+def operate(store: AuthStore, number: int) -> None:
+    """Do operation ``number``, which finds what those before it have left behind."""
+    turn, step = divmod(number, _STEPS)
+    user, role, old = f"user{turn}", f"role{turn}", turn - _KEPT
+    permission = Permission(b"/%d/" % turn, b"/%d0" % turn, PermissionType(turn % 3))
+    if step == 0:
+        store.add_user(user, b"$2b$10$" + b"x" * 53)
+    elif step == 1:
+        store.add_role(role)
+    elif step == 2:
+        store.grant_role(user, role)
+    elif step == 3:
+        store.grant_permission(role, permission)
+    elif step == 4:
+        store.grant_permission(role, Permission(b"large" * 3000, b"", PermissionType.READ))
+    elif step == 5:
+        store.grant_group_role("group", role)
+    elif step == 6:
+        store.write_records(lambda state: [_token(turn, user)])
+    elif step == 7:
+        store.revoke_permission(role, permission.key, permission.range_end)
+    elif step == 8:
+        store.change_password(user, b"$2b$10$" + b"y" * 53)
+    elif step == 9:
+        store.write_records(lambda state: [_token(turn, user)])
+    elif old < 0:
+        store.grant_permission(role, permission)
+    elif step == 10:
+        store.delete_role(f"role{old}")
+    else:
+        store.delete_user(f"user{old}")
+
+
+def _token(turn: int, user: str):  # type: ignore[no-untyped-def]
+    return token_record(b"%032d" % turn, TokenRecord(user, float(turn)))
+
+
+def _write(path: Path, first: int) -> None:
+    store = AuthStore(SQLiteBackend(path))
+    for number in count(first):
+        os.write(1, b"begin %d\n" % number)
+        operate(store, number)
+        os.write(1, b"done %d\n" % number)
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            try:
+                _write(path, int(line))
+            finally:
+                os._exit(1)
+        os.write(1, b"pid %d\n" % pid)
+        _, status = os.waitpid(pid, 0)
+        os.write(1, b"dead %d\n" % status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac.access import is_permitted
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.model import Permission, PermissionType
+from webhook.rbac.ranges import from_wire
+from webhook.rbac.records import TokenRecord, token_record
+
+TOKEN = token_record(b"d" * 32, TokenRecord("u", 0.0))
+KEY = from_wire(b"k", b"")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AuthStore]:
+    found = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    found.add_role("r")
+    found.add_user("u", b"hash")
+    found.grant_role("u", "r")
+    found.grant_permission("r", Permission(b"k", b"", PermissionType.READ))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def other(tmp_path: Path, store: AuthStore) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def may_read(store: AuthStore) -> bool:
+    return is_permitted(store, "u", (), PermissionType.READ, KEY)
+
+
+@pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
+def test_bad_input_50_a_locked_database_is_read_from_and_not_written_to(
+    store: AuthStore, other: sqlite3.Connection, lock: str
+) -> None:
+    other.execute(f"BEGIN {lock}")
+    before = store.revision
+    for _ in range(3):
+        started = time.monotonic()
+        for _ in range(100):
+            store.refresh()
+            assert may_read(store)
+        assert time.monotonic() - started < 1.0
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match=r"cannot be used now.*try again"):
+            store.add_user("new")
+        with pytest.raises(StoreUnavailableError):
+            store.write_records(lambda state: [TOKEN])
+        assert time.monotonic() - started < 2.0
+    assert store.revision == before
+    other.execute("ROLLBACK")
+    store.add_user("new")
+    assert store.revision == before + 1
+    # From then on a short lock is waited for again.
+    other.execute("BEGIN EXCLUSIVE")
+    unlock = threading.Timer(0.4, lambda: None)
+    unlock.start()
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            store.add_user("waits")
+        except BaseException as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    unlock.join()
+    other.execute("COMMIT")
+    writer.join()
+    assert not failures
+    assert store.user("waits")
+
+
+def test_bad_input_50_each_of_many_writers_is_refused_within_2_s(
+    store: AuthStore, other: sqlite3.Connection
+) -> None:
+    other.execute("BEGIN EXCLUSIVE")
+    taken: list[float] = []
+    refused: list[str] = []
+
+    def write(number: int) -> None:
+        started = time.monotonic()
+        try:
+            store.add_user(f"user{number}")
+        except StoreUnavailableError as error:
+            refused.append(str(error))
+        taken.append(time.monotonic() - started)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        started = time.monotonic()
+        store.refresh()
+        assert may_read(store)
+        assert time.monotonic() - started < 0.2
+        time.sleep(0.01)
+    assert len(refused) == 20
+    assert max(taken) < 2.0
+    other.execute("ROLLBACK")
+    store.add_user("user0")
+
+
+def test_bad_input_50_opening_a_locked_database_says_so(
+    tmp_path: Path, store: AuthStore, other: sqlite3.Connection
+) -> None:
+    other.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    assert time.monotonic() - started < 2.0
+    other.execute("ROLLBACK")
+    # One that is being written to can be opened.
+    other.execute("BEGIN IMMEDIATE")
+    reader = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    assert may_read(reader)
+    reader.close()
+
+
+def test_news_are_taken_over_when_the_lock_is_gone(
+    tmp_path: Path, store: AuthStore, other: sqlite3.Connection
+) -> None:
+    theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    theirs.revoke_permission("r", b"k", b"")
+    theirs.close()
+    other.execute("BEGIN EXCLUSIVE")
+    store.refresh()
+    assert may_read(store)
+    other.execute("ROLLBACK")
+    store.refresh()
+    assert not may_read(store)
+
+
+def test_news_are_not_missed_where_reading_them_failed(
+    tmp_path: Path, store: AuthStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locked between the look whether there is news and the reading of them."""
+    theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    theirs.revoke_permission("r", b"k", b"")
+    theirs.close()
+    backend = store._backend
+    with monkeypatch.context() as patch:
+
+        def locked(after: int) -> None:
+            raise StoreUnavailableError("locked")
+
+        patch.setattr(backend, "changes", locked)
+        with suppress(StoreUnavailableError):
+            store.refresh()
+    store.refresh()
+    assert not may_read(store)

@@ -1,0 +1,227 @@
+"""The documents say what is there: links, commands, modules, variables and defaults."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from webhook.cli.main import cli
+from webhook.config import Configuration, Duration
+from webhook.config_file import _environment_names
+from webhook.duration import parse_duration
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "SECURITY", "CONTRIBUTING", "ARCHITECTURE")),
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "("}
+NOT_NAMED = {"__init__", "__main__"}
+# What has one value only.
+NO_ROW = {"apiVersion", "kind"}
+
+
+def prose(page: Path) -> str:
+    return BLOCK.sub("", page.read_text("utf-8"))
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose(page), re.M)}
+
+
+def links(page: Path) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in link]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_relative_links_resolve(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_of_docs_can_be_reached_from_the_readme() -> None:
+    reached = {ROOT / "README.md"}
+    waiting = list(reached)
+    while waiting:
+        page = waiting.pop()
+        for link in links(page):
+            target = (page.parent / link.partition("#")[0]).resolve()
+            below = set(target.glob("*.md")) if target.is_dir() else {target}
+            new = {found for found in below if found.suffix == ".md"} - reached
+            reached |= new
+            waiting += new
+    assert set(PAGES) <= reached
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Return the words of each leeway command in the console blocks of a text."""
+    found = []
+    for indent, language, block in BLOCK.findall(text):
+        if language != "console":
+            continue
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            if not line.removeprefix(indent).startswith("$ "):
+                continue
+            command: list[str] = []
+            lexer = shlex.shlex(line.removeprefix(indent)[2:], posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            for word in [*lexer, ";"]:
+                if word not in OPERATORS:
+                    command.append(word)
+                    continue
+                if command and command[0] == "leeway":
+                    found.append(command[1:])
+                command = []
+    return found
+
+
+def check_command(words: list[str]) -> None:
+    """Parse a command with the parser of the command line, and run nothing."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words:
+        below = command.get_command(click.Context(command), words[0])
+        assert below is not None, f"no command {words[0]}"
+        command, words = below, words[1:]
+    assert not isinstance(command, click.Group), "a group alone"
+    values, left, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+    assert not left
+    required = [parameter.name for parameter in command.params if parameter.required]
+    # What is not given is a marker of click's own, not a text.
+    assert not [name for name in required if name and not isinstance(values.get(name), str)]
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{name}: leeway {' '.join(words)[:70]}")
+    for name, page in zip(NAMES, PAGES, strict=True)
+    for words in commands_in(page.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_of_the_documents_exist(words: list[str]) -> None:
+    check_command(words)
+
+
+WRONG = [
+    "nope",
+    "token",
+    "token nope x",
+    "token review --nope x",
+    "token review a b",
+    "token create a",
+    "token create -n a",
+]
+
+
+def test_the_check_of_commands_can_fail() -> None:
+    assert len(COMMANDS) > 10
+    text = "".join(f"  ```console\n  $ true && leeway {line} > x\n  ```\n" for line in WRONG)
+    assert [" ".join(words) for words in commands_in(text)] == WRONG
+    for words in commands_in(text):
+        with pytest.raises((AssertionError, click.UsageError)):
+            check_command(words)
+    check_command(["token", "create", "a", "-n", "b"])
+
+
+def tree() -> tuple[set[str], set[str]]:
+    """Return the files and the folders that ARCHITECTURE.md's tree names."""
+    files, folders = set(), set()
+    above: list[str] = []
+    block = BLOCK.findall((ROOT / "ARCHITECTURE.md").read_text("utf-8"))[0][2]
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        path = "/".join([*above[:depth], name.rstrip("/")])
+        if name.endswith("/"):
+            above = [*above[:depth], name.rstrip("/")]
+            folders.add(path)
+        else:
+            files.add(path)
+    return files, folders
+
+
+def test_architecture_names_only_what_exists() -> None:
+    files, folders = tree()
+    assert len(files) > 20
+    assert {path for path in files if not (ROOT / path).is_file()} == set()
+    assert {path for path in folders if not (ROOT / path).is_dir()} == set()
+
+
+def test_architecture_names_every_module() -> None:
+    files, folders = tree()
+    # A folder of which no file is named stands for all of its files.
+    whole = {folder for folder in folders if not any(f.startswith(f"{folder}/") for f in files)}
+    modules = {
+        path.relative_to(ROOT)
+        for package in ("keys", "webhook")
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem not in NOT_NAMED
+    }
+    missing = {
+        str(path) for path in modules if str(path) not in files and str(path.parent) not in whole
+    }
+    assert sorted(missing) == []
+
+
+def rows() -> list[list[str]]:
+    """Return the cells of the table of docs/configuration.md."""
+    text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    table = text[text.index("| Field | Default |") :].split("\n\n")[0].splitlines()[2:]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert all(len(cells) == 4 for cells in found)
+    return found
+
+
+def test_environment_variables_of_the_configuration() -> None:
+    documented = {
+        cells[3].strip("`"): cells[0].strip("`") for cells in rows() if cells[3].strip("`")
+    }
+    assert documented == _environment_names()
+
+
+def test_every_field_of_the_configuration_has_a_row() -> None:
+    fields = {field.encode_name for field in msgspec.structs.fields(Configuration)} - NO_ROW
+    text = prose(ROOT / "docs" / "configuration.md")
+    assert {name for name in fields if f"`{name}`" not in text and f"`{name}." not in text} == set()
+
+
+def value_of(dotted: str) -> Any:
+    """Return what the code takes where a field is not set."""
+    value: Any = Configuration()
+    for part in dotted.split("."):
+        (field,) = [f for f in msgspec.structs.fields(value) if f.encode_name == part]
+        # What is None is worked out from the others.
+        name = f"{field.name}_seconds" if getattr(value, field.name) is None else field.name
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("cells", rows(), ids=[cells[0].strip("`") for cells in rows()])
+def test_defaults_of_the_configuration(cells: list[str]) -> None:
+    value = value_of(cells[0].strip("`"))
+    match = re.match(r"`([^`]*)`", cells[1])
+    if match is None:
+        assert cells[1].split(":")[0] in ("empty", "none")
+        assert value in ("", ())
+    elif isinstance(value, Duration | float):
+        assert parse_duration(match[1]) == value
+    elif isinstance(value, tuple):
+        assert match[1] == f"[{', '.join(value)}]"
+    else:
+        assert match[1] == (str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,0 +1,395 @@
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from store_model import Scratch, assert_same
+
+from webhook.backends.memory import MemoryBackend
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import errors
+from webhook.rbac.access import require_admin, roles_of
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import AuthError, StoreUnavailableError
+from webhook.rbac.model import ROOT_PERMISSION, Permission, PermissionType, Role, User
+from webhook.rbac.records import Backend, Record
+
+READ, WRITE, READWRITE = PermissionType
+A_TO_C = Permission(b"a", b"c", READ)
+HASH = b"a bcrypt hash"
+
+Operation = Callable[[AuthStore], object]
+
+
+def prepared(backend: Backend | None = None) -> AuthStore:
+    """Return a store with root, u (role r) and p (no password), r with one permission, group g."""
+    store = AuthStore(backend or MemoryBackend())
+    for role in ("root", "r", "free"):
+        store.add_role(role)
+    for name in ("root", "u"):
+        store.add_user(name, HASH)
+    store.add_user("p")
+    store.grant_role("root", "root")
+    store.grant_role("u", "r")
+    store.grant_permission("r", A_TO_C)
+    store.grant_group_role("g", "r")
+    return store
+
+
+# What is wrong with each operation; `enabled` says whether auth is on.
+REFUSALS: list[tuple[str, Operation, bool, type[AuthError]]] = [
+    ("no name", lambda s: s.add_user(""), False, errors.UserEmptyError),
+    ("user there", lambda s: s.add_user("u"), False, errors.UserAlreadyExistsError),
+    ("delete nobody", lambda s: s.delete_user("x"), False, errors.UserNotFoundError),
+    ("delete no name", lambda s: s.delete_user(""), False, errors.UserNotFoundError),
+    ("delete root", lambda s: s.delete_user("root"), True, errors.InvalidAuthManagementError),
+    ("password of nobody", lambda s: s.change_password("x", HASH), False, errors.UserNotFoundError),
+    ("grant to nobody", lambda s: s.grant_role("x", "r"), False, errors.UserNotFoundError),
+    ("grant no role", lambda s: s.grant_role("u", "x"), False, errors.RoleNotFoundError),
+    ("both are gone", lambda s: s.grant_role("x", "x"), False, errors.UserNotFoundError),
+    ("revoke of nobody", lambda s: s.revoke_role("x", "r"), False, errors.UserNotFoundError),
+    ("revoke not held", lambda s: s.revoke_role("u", "free"), False, errors.RoleNotGrantedError),
+    ("revoke no role", lambda s: s.revoke_role("u", "x"), False, errors.RoleNotGrantedError),
+    (
+        "root of root",
+        lambda s: s.revoke_role("root", "root"),
+        True,
+        errors.InvalidAuthManagementError,
+    ),
+    ("role no name", lambda s: s.add_role(""), False, errors.RoleEmptyError),
+    ("role there", lambda s: s.add_role("r"), False, errors.RoleAlreadyExistsError),
+    ("delete no role", lambda s: s.delete_role("x"), False, errors.RoleNotFoundError),
+    ("delete role root", lambda s: s.delete_role("root"), True, errors.InvalidAuthManagementError),
+    (
+        "grant no key",
+        lambda s: s.grant_permission("r", Permission(b"", b"", READ)),
+        False,
+        errors.InvalidAuthManagementError,
+    ),
+    (
+        "grant backwards",
+        lambda s: s.grant_permission("r", Permission(b"b", b"a", READ)),
+        False,
+        errors.InvalidAuthManagementError,
+    ),
+    (
+        "grant nothing to nobody",
+        lambda s: s.grant_permission("x", Permission(b"b", b"b", READ)),
+        False,
+        errors.InvalidAuthManagementError,
+    ),
+    ("to no role", lambda s: s.grant_permission("x", A_TO_C), False, errors.RoleNotFoundError),
+    (
+        "revoke from no role",
+        lambda s: s.revoke_permission("x", b"a", b"c"),
+        False,
+        errors.RoleNotFoundError,
+    ),
+    (
+        "revoke a part",
+        lambda s: s.revoke_permission("r", b"a", b"b"),
+        False,
+        errors.PermissionNotGrantedError,
+    ),
+    (
+        "revoke the key",
+        lambda s: s.revoke_permission("r", b"a", b""),
+        False,
+        errors.PermissionNotGrantedError,
+    ),
+    ("group no name", lambda s: s.grant_group_role("", "r"), False, errors.UserEmptyError),
+    ("group no role", lambda s: s.grant_group_role("g", "x"), False, errors.RoleNotFoundError),
+    (
+        "group not held",
+        lambda s: s.revoke_group_role("g", "free"),
+        False,
+        errors.RoleNotGrantedError,
+    ),
+    ("group unknown", lambda s: s.revoke_group_role("x", "r"), False, errors.RoleNotGrantedError),
+    ("show nobody", lambda s: s.user("x"), False, errors.UserNotFoundError),
+    ("show no role", lambda s: s.role("x"), False, errors.RoleNotFoundError),
+    ("admin: nobody", lambda s: require_admin(s, ""), True, errors.UserEmptyError),
+    ("admin: unknown", lambda s: require_admin(s, "x"), True, errors.PermissionDeniedError),
+    ("admin: not root", lambda s: require_admin(s, "u"), True, errors.PermissionDeniedError),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "enabled", "refusal"),
+    [row[1:] for row in REFUSALS],
+    ids=[row[0] for row in REFUSALS],
+)
+def test_refused_and_nothing_changed(
+    operation: Operation, enabled: bool, refusal: type[AuthError]
+) -> None:
+    backend = MemoryBackend()
+    store = prepared(backend)
+    if enabled:
+        store.enable()
+    before = backend.load()
+    with pytest.raises(refusal) as refused:
+        operation(store)
+    assert type(refused.value) is refusal
+    assert str(refused.value) == f"etcdserver: {refusal.text}"
+    assert backend.load() == before
+    assert_same(store, Scratch(backend))
+
+
+CHANGES: list[tuple[str, Operation, int]] = [
+    ("add user", lambda s: s.add_user("new", HASH), 1),
+    ("add user without password", lambda s: s.add_user("new"), 1),
+    ("delete user", lambda s: s.delete_user("u"), 1),
+    ("delete root while disabled", lambda s: s.delete_user("root"), 1),
+    ("change password", lambda s: s.change_password("u", b"other"), 1),
+    ("change password of one without", lambda s: s.change_password("p", b"other"), 1),
+    ("grant role", lambda s: s.grant_role("u", "free"), 1),
+    ("grant role held", lambda s: s.grant_role("u", "r"), 0),
+    ("revoke role", lambda s: s.revoke_role("u", "r"), 1),
+    ("revoke root while disabled", lambda s: s.revoke_role("root", "root"), 1),
+    ("add role", lambda s: s.add_role("new"), 1),
+    ("delete role", lambda s: s.delete_role("r"), 1),
+    ("delete role root while disabled", lambda s: s.delete_role("root"), 1),
+    ("grant permission", lambda s: s.grant_permission("r", Permission(b"x", b"", WRITE)), 1),
+    ("grant the same again", lambda s: s.grant_permission("r", A_TO_C), 1),
+    ("grant to root", lambda s: s.grant_permission("root", A_TO_C), 1),
+    ("change type", lambda s: s.grant_permission("r", Permission(b"a", b"c", WRITE)), 1),
+    ("revoke permission", lambda s: s.revoke_permission("r", b"a", b"c"), 1),
+    ("grant group", lambda s: s.grant_group_role("h", "r"), 1),
+    ("grant group root", lambda s: s.grant_group_role("h", "root"), 1),
+    ("grant group held", lambda s: s.grant_group_role("g", "r"), 0),
+    ("revoke group", lambda s: s.revoke_group_role("g", "r"), 1),
+    ("enable", lambda s: s.enable(), 0),
+    ("disable while disabled", lambda s: s.disable(), 0),
+    ("no records", lambda s: s.write_records(lambda state: []), 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "bump"), [row[1:] for row in CHANGES], ids=[row[0] for row in CHANGES]
+)
+def test_a_change_is_written_and_counted(operation: Operation, bump: int, tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "store.db")
+    store = prepared(backend)
+    before = store.revision
+    operation(store)
+    assert store.revision == before + bump
+    store.close()
+    again = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    assert (again.revision, again.state.users) == (store.revision, store.state.users)
+    assert (again.state.roles, again.state.groups) == (store.state.roles, store.state.groups)
+    again.close()
+
+
+def test_enabling_needs_root_and_its_role() -> None:
+    store = AuthStore(MemoryBackend())
+    with pytest.raises(errors.RootUserNotExistError):
+        store.enable()
+    store.add_user("root", HASH)
+    with pytest.raises(errors.RootRoleNotExistError):
+        store.enable()
+    store.grant_role("root", "root")  # as in etcd, whether the role is there or not
+    assert store.revision == 3
+    store.enable()
+    store.enable()
+    assert (store.enabled, store.revision) == (True, 3)
+    store.disable()
+    assert (store.enabled, store.revision) == (False, 4)
+    store.disable()
+    assert store.revision == 4
+
+
+def test_a_new_store_is_at_revision_1_and_disabled() -> None:
+    store = AuthStore(MemoryBackend())
+    assert (store.enabled, store.revision) == (False, 1)
+    assert store.user_names() == store.role_names() == []
+    require_admin(store, "")
+    store.refresh()
+    assert store.revision == 1
+
+
+def test_what_is_shown() -> None:
+    store = prepared()
+    store.add_user("é")
+    store.add_user("\U0001f600")
+    store.add_user("\uffee")
+    # In the order of their bytes, not of Python's characters.
+    assert store.user_names() == ["p", "root", "u", "é", "\uffee", "\U0001f600"]
+    assert store.role_names() == ["free", "r", "root"]
+    assert store.role("root") == Role("root", (ROOT_PERMISSION,))
+    store.grant_permission("r", Permission(b"a", b"b", WRITE))
+    store.grant_permission("r", Permission(b"\xff", b"", READWRITE))
+    store.grant_permission("r", Permission(b"a", b"\0", READ))
+    assert store.role("r").permissions == (
+        Permission(b"a", b"\0", READ),
+        Permission(b"a", b"b", WRITE),
+        A_TO_C,
+        Permission(b"\xff", b"", READWRITE),
+    )
+    assert store.user("u") == User("u", HASH, ("r",), 6)
+
+
+def test_deleting_a_role_takes_it_from_everybody_and_its_grants_with_it() -> None:
+    store = prepared()
+    store.grant_group_role("g", "free")
+    store.delete_role("r")
+    assert store.user("u").roles == ()
+    assert store.state.groups["g"].roles == ("free",)
+    store.add_role("r")
+    assert store.role("r").permissions == ()
+    store.delete_role("free")
+    assert "g" not in store.state.groups
+    assert roles_of(store.state, "u", ["g", "none"]) == frozenset()
+
+
+def test_a_password_change_of_a_user_without_one_sets_none() -> None:
+    store = prepared()
+    before = store.user("p")
+    store.change_password("p", HASH)
+    assert store.user("p").password_hash == b""
+    assert store.user("p").generation > before.generation
+
+
+def test_a_name_may_hold_a_lone_surrogate(tmp_path: Path) -> None:
+    store = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    store.add_user("\ud800")
+    store.close()
+    again = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    assert again.user_names() == ["\ud800"]
+    again.close()
+
+
+def test_refresh_takes_over_what_others_wrote() -> None:
+    backend = MemoryBackend()
+    ours, theirs = prepared(backend), AuthStore(backend)
+    ours.grant_permission("r", Permission(b"x", b"", READ))
+    assert not theirs.state.permissions(frozenset("r")).can_read(b"x")
+    theirs.refresh()
+    assert theirs.state.permissions(frozenset("r")).can_read(b"x")
+
+
+def test_refresh_does_not_wait_for_a_writer_of_ours() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(MemoryBackend):
+        def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+            entered.set()
+            assert release.wait(10)
+            return super().commit(expected, records)
+
+    store = AuthStore(Slow())
+    writer = threading.Thread(target=store.add_role, args=("r",))
+    writer.start()
+    assert entered.wait(10)
+    store.refresh()  # would wait for ever
+    release.set()
+    writer.join()
+    assert store.role_names() == ["r"]
+
+
+def test_a_failed_write_leaves_everything_as_it_was() -> None:
+    class Broken(MemoryBackend):
+        broken = False
+
+        def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+            if self.broken:
+                raise StoreUnavailableError("no room")
+            return super().commit(expected, records)
+
+    backend = Broken()
+    store = prepared(backend)
+    backend.broken = True
+    before = store.revision
+    for operation in (AuthStore.enable, lambda s: s.delete_role("r"), lambda s: s.add_user("n")):
+        with pytest.raises(StoreUnavailableError):
+            operation(store)
+    assert store.revision == before
+    assert_same(store, Scratch(backend))
+    backend.broken = False
+    store.add_user("n")
+    assert_same(store, Scratch(backend))
+
+
+@pytest.fixture
+def switching_threads_all_the_time() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("switching_threads_all_the_time")
+def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
+    """Key n is granted by change n and revoked by change n + LAG, in one of two roles by turns."""
+    lag, changes = 3, 600
+    backend = MemoryBackend()
+    store, other = prepared(backend), AuthStore(backend)
+    store.grant_role("u", "free")
+    done, begun, finished = 0, 0, False
+    failures: list[str] = []
+    asked = 0
+
+    def key(number: int) -> bytes:
+        return b"%06d" % number
+
+    def role(number: int) -> str:
+        return ("r", "free")[number % 2]
+
+    def read() -> None:
+        nonlocal asked
+        while not finished and not failures:
+            before = done
+            snapshot = store.state.permissions(roles_of(store.state, "u"))
+            after = begun
+            granted = range(max(1, after - lag + 1), before + 1)
+            revoked = range(max(1, before - 20), before - lag + 1)
+            wrong = [number for number in granted if not snapshot.can_write(key(number))]
+            wrong += [number for number in revoked if snapshot.can_write(key(number))]
+            if wrong:
+                failures.append(f"keys {wrong} between changes {before} and {after}")
+            asked += 1
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(1, changes + 1):
+        begun = number
+        store.grant_permission(role(number), Permission(key(number), b"", WRITE))
+        if number > lag:
+            store.revoke_permission(role(number - lag), key(number - lag), b"")
+        done = number
+        if number % 10 == 0:
+            # News of another process come in between.
+            other.add_user(f"user{number}")
+            store.refresh()
+    finished = True
+    for reader in readers:
+        reader.join()
+    assert not failures
+    assert asked > 100
+    assert_same(store, Scratch(backend))
+
+
+@pytest.mark.usefixtures("switching_threads_all_the_time")
+def test_writers_of_several_stores_lose_no_change(tmp_path: Path) -> None:
+    stores = [AuthStore(SQLiteBackend(tmp_path / "store.db")) for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for i in range(20):
+                stores[number // 2].add_user(f"{number}-{i}")
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not failures
+    for store in stores:
+        store.refresh()
+        assert store.revision == 1 + 120
+        assert sorted(store.user_names()) == sorted(f"{n}-{i}" for n in range(6) for i in range(20))
+        store.close()

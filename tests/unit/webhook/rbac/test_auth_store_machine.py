@@ -1,0 +1,224 @@
+"""Any interleaving of changes, by several stores on one backend, against a state from scratch."""
+
+from collections.abc import Callable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from store_model import Scratch, assert_same
+
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.access import explain_access, is_permitted
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import AuthError, StoreUnavailableError
+from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.ranges import Range
+from webhook.rbac.records import ConflictError, Record, TokenRecord, token_record
+from webhook.rbac.state import State
+
+NAMES = ("root", "a", "b", "é")
+ROLES = ("root", "r1", "r2", "r3")
+GROUPS = ("g1", "g2")
+DIGESTS = (b"\0" * 32, b"\1" * 32, b"\xff" * 32)
+KEYS = (b"\0", b"\1", b"\1\0", b"\xff", b"\xff\xff")
+SPANS = [Range(key, end) for key in KEYS for end in (*KEYS, None) if end is None or key < end]
+
+which = st.integers(0, 1)
+names, roles, groups = (st.sampled_from(values) for values in (NAMES, ROLES, GROUPS))
+keys, ends = st.sampled_from(KEYS), st.sampled_from((b"", *KEYS))
+
+
+class CompactingBackend(MemoryBackend):
+    """Forgets what is gone when it is told to, and lets writers collide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compacted = 0
+        self.conflicts = 0
+
+    def compact(self) -> None:
+        self.compacted = self._revision
+        self._records = {k: v for k, v in self._records.items() if v[1] is not None}
+
+    def changes(self, after: int) -> tuple[int, list[Record]] | None:  # type: ignore[override]
+        return None if after < self.compacted else super().changes(after)
+
+    def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+        if self.conflicts:
+            self.conflicts -= 1
+            raise ConflictError
+        return super().commit(expected, records)
+
+
+class Stores(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = CompactingBackend()
+        self.stores = [AuthStore(self.backend), AuthStore(self.backend)]
+        self.seen = [1, 1]
+
+    def change(self, index: int, operation: Callable[[AuthStore], None], bumps: int = 1) -> None:
+        """Do it; a change adds one to the auth revision, a refusal and a repetition nothing."""
+        store = self.stores[index]
+        before = Scratch(self.backend)
+        try:
+            operation(store)
+        except AuthError:
+            bumps = 0
+            assert Scratch(self.backend).revision == before.revision
+        after = Scratch(self.backend)
+        if after.revision == before.revision:
+            bumps = 0
+        assert after.meta.revision == before.meta.revision + bumps
+        assert_same(store, after)
+
+    @initialize(enabled=st.booleans())
+    def prepare(self, enabled: bool) -> None:
+        store = self.stores[0]
+        for role in ("root", "r1"):
+            store.add_role(role)
+        for name in ("root", "a"):
+            store.add_user(name, b"hash of it")
+        store.grant_role("root", "root")
+        store.grant_role("a", "r1")
+        if enabled:
+            store.enable()
+
+    @rule(index=which)
+    def enable(self, index: int) -> None:
+        self.change(index, AuthStore.enable, bumps=0)
+
+    @rule(index=which)
+    def disable(self, index: int) -> None:
+        self.change(index, AuthStore.disable)
+
+    @rule(index=which, name=names, password=st.sampled_from((b"", b"hash")))
+    def add_user(self, index: int, name: str, password: bytes) -> None:
+        self.change(index, lambda store: store.add_user(name, password))
+
+    @rule(index=which, name=names)
+    def delete_user(self, index: int, name: str) -> None:
+        self.change(index, lambda store: store.delete_user(name))
+        if name not in self.stores[index].state.users:
+            assert name not in self.stores[index].state.tokens_of_user
+
+    @rule(index=which, name=names)
+    def change_password(self, index: int, name: str) -> None:
+        self.change(index, lambda store: store.change_password(name, b"new hash"))
+        assert name not in self.stores[index].state.tokens_of_user
+
+    @rule(index=which, name=names, role=roles)
+    def grant_role(self, index: int, name: str, role: str) -> None:
+        self.change(index, lambda store: store.grant_role(name, role))
+
+    @rule(index=which, name=names, role=roles)
+    def revoke_role(self, index: int, name: str, role: str) -> None:
+        self.change(index, lambda store: store.revoke_role(name, role))
+
+    @rule(index=which, role=roles)
+    def add_role(self, index: int, role: str) -> None:
+        self.change(index, lambda store: store.add_role(role))
+
+    @rule(index=which, role=roles)
+    def delete_role(self, index: int, role: str) -> None:
+        self.change(index, lambda store: store.delete_role(role))
+
+    @rule(index=which, role=roles, key=keys, range_end=ends, kind=st.sampled_from(PermissionType))
+    def grant_permission(
+        self, index: int, role: str, key: bytes, range_end: bytes, kind: PermissionType
+    ) -> None:
+        permission = Permission(key, range_end, kind)
+        self.change(index, lambda store: store.grant_permission(role, permission))
+
+    @rule(index=which, role=roles, key=keys, range_end=ends)
+    def revoke_permission(self, index: int, role: str, key: bytes, range_end: bytes) -> None:
+        self.change(index, lambda store: store.revoke_permission(role, key, range_end))
+
+    @rule(index=which, data=st.data())
+    def revoke_a_permission_that_is_there(self, index: int, data: st.DataObject) -> None:
+        held = [(r.name, p) for r in Scratch(self.backend).roles.values() for p in r.permissions]
+        if held:
+            role, permission = data.draw(st.sampled_from(held))
+            self.revoke_permission(index, role, permission.key, permission.range_end)
+
+    @rule(index=which, group=groups, role=roles)
+    def grant_group_role(self, index: int, group: str, role: str) -> None:
+        self.change(index, lambda store: store.grant_group_role(group, role))
+
+    @rule(index=which, group=groups, role=roles)
+    def revoke_group_role(self, index: int, group: str, role: str) -> None:
+        self.change(index, lambda store: store.revoke_group_role(group, role))
+
+    @rule(index=which, digest=st.sampled_from(DIGESTS), name=st.sampled_from((*NAMES, "")))
+    def put_token(self, index: int, digest: bytes, name: str) -> None:
+        def decide(state: State) -> list[Record]:
+            token = TokenRecord(name, 1.5) if name in state.users else None
+            return [token_record(digest, token)]
+
+        self.change(index, lambda store: store.write_records(decide), bumps=0)
+
+    @rule(index=which)
+    def refresh(self, index: int) -> None:
+        self.stores[index].refresh()
+        assert_same(self.stores[index], Scratch(self.backend))
+
+    @rule()
+    def compact(self) -> None:
+        self.backend.compact()
+
+    @rule(count=st.integers(1, 3))
+    def collide(self, count: int) -> None:
+        self.backend.conflicts = count
+
+    @rule(index=which)
+    def collide_always(self, index: int) -> None:
+        self.backend.conflicts = 1_000
+        before = self.stores[index].state.revision
+        try:
+            self.stores[index].add_user("never")
+            raise AssertionError("it was written")
+        except StoreUnavailableError:
+            assert self.stores[index].state.revision >= before
+        finally:
+            self.backend.conflicts = 0
+
+    @precondition(lambda self: self.backend.load()[0] > 0)
+    @rule(index=which)
+    def start_again(self, index: int) -> None:
+        self.stores[index] = AuthStore(self.backend)
+        assert_same(self.stores[index], Scratch(self.backend))
+
+    @rule(index=which, name=names, group=groups, span=st.sampled_from(SPANS))
+    def ask(self, index: int, name: str, group: str, span: Range) -> None:
+        store = self.stores[index]
+        state = store.state
+        user = state.users.get(name)
+        held = {*(user.roles if user else ())}
+        held |= set(state.groups[group].roles) if group in state.groups else set()
+        for kind in (PermissionType.READ, PermissionType.WRITE):
+            answer = is_permitted(store, name, [group, "no such group"], kind, span)
+            explained = explain_access(store, name, [group], kind, span)
+            assert answer == explained.allowed == (not explained.uncovered)
+            assert set(explained.roles) <= held
+            if ROOT in held:
+                assert answer
+            elif answer:
+                assert explained.roles
+
+    @invariant()
+    def the_revision_never_goes_back(self) -> None:
+        for index, store in enumerate(self.stores):
+            assert store.revision >= self.seen[index]
+            self.seen[index] = store.revision
+
+
+Stores.TestCase.settings = settings(
+    derandomize=True, deadline=None, max_examples=60, stateful_step_count=40, print_blob=True
+)
+TestStores = Stores.TestCase
