@@ -260,6 +260,12 @@ def test_it_may_be_used_by_any_thread(place: Place) -> None:
     assert (revision, len(records)) == (100, 100)
 
 
+def test_changes_without_waiting(place: Place) -> None:
+    backend = place.open()
+    backend.commit(0, [A])
+    assert backend.changes(0, wait=False) == (1, [A])
+
+
 # SQLite only.
 
 
@@ -361,6 +367,20 @@ def test_sqlite_makes_a_database_from_nothing_and_from_an_empty_file(database: P
     connection.close()
 
 
+def test_sqlite_that_was_there_is_not_made_anew(database: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="cannot be opened: No such file"):
+        SQLiteBackend(database, create=False)
+    assert not database.exists()
+    database.touch()
+    with pytest.raises(StoreError, match=DAMAGED):
+        SQLiteBackend(database, create=False)
+    assert database.read_bytes() == b""
+    SQLiteBackend(database).close()
+    backend = SQLiteBackend(database, create=False)
+    assert backend.load() == (0, [])
+    backend.close()
+
+
 def test_sqlite_of_a_later_version_is_refused_and_left_alone(database: Path) -> None:
     SQLiteBackend(database).close()
     change(database, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -449,7 +469,7 @@ def test_sqlite_notices_damage_in_the_changes_too(database: Path) -> None:
 
 
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailableError, match="cannot be created"):
+    with pytest.raises(StoreUnavailableError, match="cannot be opened"):
         SQLiteBackend(tmp_path / "no" / "store.db")
 
 

@@ -2,7 +2,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,6 +143,23 @@ def test_news_are_taken_over_when_the_lock_is_gone(
     assert not may_read(store)
 
 
+def test_a_refresh_never_waits(tmp_path: Path, store: AuthStore, other: sqlite3.Connection) -> None:
+    backend = store._backend
+    other.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        backend.changes(0, wait=False)
+    assert time.monotonic() - started < 0.2
+    other.execute("ROLLBACK")
+    # It did not count as having waited: the next one does.
+    other.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        backend.changes(0)
+    assert time.monotonic() - started > 1.0
+    other.execute("ROLLBACK")
+
+
 def test_news_are_not_missed_where_reading_them_failed(
     tmp_path: Path, store: AuthStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,11 +170,10 @@ def test_news_are_not_missed_where_reading_them_failed(
     backend = store._backend
     with monkeypatch.context() as patch:
 
-        def locked(after: int) -> None:
+        def locked(after: int, *, wait: bool = True) -> None:
             raise StoreUnavailableError("locked")
 
         patch.setattr(backend, "changes", locked)
-        with suppress(StoreUnavailableError):
-            store.refresh()
+        store.refresh()
     store.refresh()
     assert not may_read(store)

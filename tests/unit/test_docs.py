@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from webhook.cli.main import cli
+from webhook.cli.store import GoFlagsCommand
 from webhook.config import Configuration, Duration
 from webhook.config_file import _environment_names
 from webhook.duration import parse_duration
@@ -94,12 +95,16 @@ def commands_in(text: str) -> list[list[str]]:
 def check_command(words: list[str]) -> None:
     """Parse a command with the parser of the command line, and run nothing."""
     command: click.Command = cli
+    # Commands keep the help option of the first context they meet: give them what a run would.
+    context = click.Context(cli, **cli.context_settings)
     while isinstance(command, click.Group) and words:
-        below = command.get_command(click.Context(command), words[0])
+        below = command.get_command(context, words[0])
         assert below is not None, f"no command {words[0]}"
+        context = click.Context(below, parent=context)
         command, words = below, words[1:]
     assert not isinstance(command, click.Group), "a group alone"
-    values, left, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+    words = command.plain_flags(list(words)) if isinstance(command, GoFlagsCommand) else list(words)
+    values, left, _ = command.make_parser(context).parse_args(words)
     assert not left
     required = [parameter.name for parameter in command.params if parameter.required]
     # What is not given is a marker of click's own, not a text.

@@ -183,9 +183,10 @@ def test_image_has_a_health_check_and_a_command_that_exist() -> None:
     assert (ROOT / "webhook" / "health_probe.py").is_file()
     assert json.loads(only(run, "ENTRYPOINT")) == ["leeway"]
     name, *arguments = json.loads(only(run, "CMD"))
-    command = cli.get_command(click.Context(cli), name)
+    root = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(root, name)
     assert command is not None
-    given, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+    given, _, _ = command.make_parser(click.Context(command, parent=root)).parse_args(arguments)
     port = only(run, "EXPOSE")
     assert given["bind"] == f"0.0.0.0:{port}"
 

@@ -65,8 +65,8 @@ _PASSING: Final = frozenset(
 class SQLiteBackend:
     """Records in a table of a SQLite database."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the database.
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Open the database; ``create`` tells whether one that is missing or empty is made anew.
 
         Raises StoreError where it is damaged or of a later version, StoreUnavailableError where
         it cannot be opened.
@@ -77,11 +77,14 @@ class SQLiteBackend:
         self._waited_in_vain: set[str] = set()
         self._data_version = -1  # as of the last reading; -1 is none that SQLite gives
         try:
-            # Before SQLite does it with the mode of the umask.
-            with suppress(FileExistsError):
-                path.touch(0o600, exist_ok=False)
+            if create:
+                # Before SQLite does it with the mode of the umask.
+                with suppress(FileExistsError):
+                    path.touch(0o600, exist_ok=False)
+            elif not path.stat().st_size:
+                raise StoreError(self._damaged("it is empty"))
         except OSError as error:
-            raise StoreUnavailableError(f"{path} cannot be created: {error.strerror}") from error
+            raise StoreUnavailableError(f"{path} cannot be opened: {error.strerror}") from error
         with self._translating():
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -108,7 +111,7 @@ class SQLiteBackend:
 
         return self._reading(read)
 
-    def changes(self, after: int) -> tuple[int, list[Record]] | None:
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``."""
 
         def read() -> tuple[int, list[Record]] | None:
@@ -120,7 +123,7 @@ class SQLiteBackend:
             rows = self._connection.execute("SELECT * FROM records WHERE revision > ?", (after,))
             return revision, [self._checked(row) for row in rows]
 
-        return self._reading(read)
+        return self._reading(read, wait=wait)
 
     def has_changed(self) -> bool:
         """Tell whether another connection has committed since the last reading."""
@@ -179,8 +182,8 @@ class SQLiteBackend:
         execute("DELETE FROM records WHERE value IS NULL AND revision <= ?", (until,))
         return until
 
-    def _reading(self, read: Callable[[], _T]) -> _T:
-        with self._lock, self._translating(), self._waiting_once("to read"):
+    def _reading(self, read: Callable[[], _T], *, wait: bool = True) -> _T:
+        with self._lock, self._translating(), self._waiting_once("to read", wait=wait):
             # Taken before: what is committed meanwhile is news once more, not missed.
             version = self._read_data_version()
             with self._transaction("BEGIN"):
@@ -288,16 +291,17 @@ class SQLiteBackend:
         return f"{self._path} is damaged: {problem}; restore it from a backup"
 
     @contextmanager
-    def _waiting_once(self, purpose: str) -> Iterator[None]:
-        seconds = 0.0 if purpose in self._waited_in_vain else BUSY_SECONDS
+    def _waiting_once(self, purpose: str, *, wait: bool = True) -> Iterator[None]:
+        seconds = BUSY_SECONDS if wait and purpose not in self._waited_in_vain else 0.0
         if seconds != self._busy_seconds:
             self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
             self._busy_seconds = seconds
-        self._waited_in_vain.discard(purpose)
+        if wait:
+            self._waited_in_vain.discard(purpose)
         try:
             yield
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            if wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 self._waited_in_vain.add(purpose)
             raise
 

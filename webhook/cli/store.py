@@ -20,17 +20,16 @@ class GoFlagsCommand(click.Command):
     """Takes ``--flag=true`` and ``--flag=false`` for a boolean flag, as etcdctl does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Rewrite such flags, then parse."""
+        """Parse a command line in click's way, once it is written in it."""
+        return super().parse_args(ctx, self.plain_flags(args))
+
+    def plain_flags(self, args: list[str]) -> list[str]:
+        """Write ``--flag=true`` as ``--flag``, and leave ``--flag=false`` out."""
         flags = {name for p in self.params if getattr(p, "is_flag", False) for name in p.opts}
-        rewritten = []
-        for argument in args:
-            name, equals, value = argument.partition("=")
-            if equals and name in flags and value in ("true", "false"):
-                if value == "true":
-                    rewritten.append(name)
-            else:
-                rewritten.append(argument)
-        return super().parse_args(ctx, rewritten)
+        values = {f"{flag}=true": [flag] for flag in flags} | {
+            f"{flag}=false": [] for flag in flags
+        }
+        return [plain for argument in args for plain in values.get(argument, [argument])]
 
 
 prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")

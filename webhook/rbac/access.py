@@ -36,10 +36,12 @@ def is_permitted(
     ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
     """
     state = store.state
-    roles = roles_of(state, user, groups)
-    if ROOT in roles:
-        return True
-    permissions = state.permissions(roles)
+    # One lock with `apply`: an answer from the middle of it might be one that never was true.
+    with state.lock:
+        roles = roles_of(state, user, groups)
+        if ROOT in roles:
+            return True
+        permissions = state.permissions(roles)
     if kind is PermissionType.READ:
         return permissions.can_read_range(span.start, span.end)
     return permissions.can_write_range(span.start, span.end)
@@ -50,16 +52,17 @@ def explain_access(
 ) -> Access:
     """Answer as ``is_permitted`` does, with the reasons."""
     state = store.state
-    roles = roles_of(state, user, groups)
-    if ROOT in roles:
-        return Access(True, (ROOT,), ())
-    uncovered = state.permissions(roles).uncovered(kind, span)
-    granting = [
-        name
-        for name in sorted(roles)
-        if state.permissions(frozenset([name])).uncovered(kind, span) != [span]
-    ]
-    return Access(not uncovered, tuple(granting), tuple(uncovered))
+    with state.lock:
+        roles = roles_of(state, user, groups)
+        if ROOT in roles:
+            return Access(True, (ROOT,), ())
+        uncovered = state.permissions(roles).uncovered(kind, span)
+        granting = [
+            name
+            for name in sorted(roles)
+            if state.permissions(frozenset([name])).uncovered(kind, span) != [span]
+        ]
+        return Access(not uncovered, tuple(granting), tuple(uncovered))
 
 
 def require_admin(store: AuthStore, user: str) -> None:

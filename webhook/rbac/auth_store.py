@@ -89,12 +89,15 @@ class AuthStore:
     def refresh(self) -> None:
         """Take over what other processes have written, if anything.
 
-        Never waits: a thread of ours that is writing takes the news over itself.
+        Never waits: a thread of ours that is writing takes the news over itself, and what another
+        process is writing is news for the next call.
         """
         if self._lock.acquire(blocking=False):
             try:
                 if self._backend.has_changed():
-                    self._catch_up()
+                    self._catch_up(wait=False)
+            except StoreUnavailableError:
+                pass
             finally:
                 self._lock.release()
 
@@ -338,8 +341,8 @@ class AuthStore:
                 return
         raise StoreUnavailableError("other processes change the store all the time; try again")
 
-    def _catch_up(self) -> None:
-        news = self._backend.changes(self.state.revision)
+    def _catch_up(self, *, wait: bool = True) -> None:
+        news = self._backend.changes(self.state.revision, wait=wait)
         if news is None:
             fresh = State()
             fresh.apply(*self._backend.load())

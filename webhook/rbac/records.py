@@ -44,10 +44,11 @@ class Backend(Protocol):
     def load(self) -> tuple[int, list[Record]]:
         """Return the revision and every record of it. Raises StoreError for damaged data."""
 
-    def changes(self, after: int) -> tuple[int, list[Record]] | None:
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``, the gone ones included.
 
-        None means that the feed does not reach back that far: load everything again.
+        None means that the feed does not reach back that far: load everything again. Without
+        ``wait``, raises StoreUnavailableError at once where somebody else is writing.
         """
 
     def has_changed(self) -> bool:

@@ -81,11 +81,16 @@ class SimpleTokens:
 
         def decide(state: State) -> list[Record]:
             _require_unchanged(state, user)
-            expired = [d for d, t in state.tokens.items() if now - t.used > self._ttl]
+            expired = [d for d, t in state.tokens.items() if now - t.used > kept]
             new = token_record(digest, TokenRecord(user.name, now))
             return [new, *(token_record(d, None) for d in expired)]
 
+        # A worker may know of a later use, which it need not have written down yet.
+        kept = self._ttl + self._ttl / _TOUCH_PART
         self._store.write_records(decide)
+        for used in list(self._used):
+            if used not in self._store.state.tokens:
+                self._used.pop(used, None)
         return token
 
     def resolve(self, token: str, now: float) -> str:

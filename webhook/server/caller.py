@@ -6,12 +6,11 @@ nothing else counts.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from webhook.rbac.access import is_permitted
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError
+from webhook.rbac.errors import InvalidAuthTokenError
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import from_wire
 from webhook.rbac.tokens import TokenProvider
@@ -69,8 +68,7 @@ class Callers:
         Looks first at what other processes have written, so that auth that they enabled, and
         tokens that they ended, count for all of this request.
         """
-        with suppress(StoreUnavailableError):  # then what is known holds
-            self._store.refresh()
+        self._store.refresh()
         now = self._clock()
         user = certificate_user(scope, now)
         if user:

@@ -108,7 +108,6 @@ def _review_range(auth: AuthAPI, callers: Callers) -> Response:
         asked = parse_range_review(request.get_data())
     except LeewayError as error:
         raise RequestError(code_of(error), str(error)) from error
-    auth.store.refresh()
     revision = auth.store.revision
     access = explain_access(auth.store, asked.spec.user, asked.spec.groups, asked.kind, asked.span)
     body = render_range_review(asked, access.roles, access.uncovered, revision)

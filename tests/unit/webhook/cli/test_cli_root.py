@@ -16,7 +16,7 @@ from webhook.version import COMMIT, VERSION
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield path
     if isinstance(command, click.Group):
-        context = click.Context(command)
+        context = click.Context(command, **cli.context_settings)
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None

@@ -1,7 +1,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -289,7 +288,7 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
     assert_refused(make_jwt(store), token, NOW)
 
 
-def test_simple_forgets_uses_of_tokens_that_are_gone(tmp_path: Path) -> None:
+def test_simple_forgets_uses_of_tokens_that_are_gone() -> None:
     _, store = prepared()
     provider = SimpleTokens(store, TTL)
     for number in range(50):

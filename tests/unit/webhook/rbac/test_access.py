@@ -1,0 +1,72 @@
+import threading
+from collections.abc import Iterator
+
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.access import explain_access, is_permitted
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.ranges import Range, from_wire
+from webhook.rbac.records import Record
+
+READ, WRITE, READWRITE = PermissionType
+K = from_wire(b"k", b"")
+
+
+def test_why_and_what_is_missing() -> None:
+    store = AuthStore(MemoryBackend())
+    for role in ("a", "b", "c", "root"):
+        store.add_role(role)
+    store.grant_permission("a", Permission(b"a", b"c", READ))
+    store.grant_permission("b", Permission(b"c", b"e", READWRITE))
+    store.grant_permission("c", Permission(b"x", b"", READ))
+    store.add_user("u")
+    for role in ("a", "c"):
+        store.grant_role("u", role)
+    store.grant_group_role("g", "b")
+    whole = Range(b"a", b"f")
+    alone = explain_access(store, "u", (), READ, whole)
+    assert (alone.allowed, alone.roles, alone.uncovered) == (False, ("a",), (Range(b"c", b"f"),))
+    both = explain_access(store, "u", ["g"], READ, Range(b"b", b"e"))
+    assert (both.allowed, both.roles, both.uncovered) == (True, ("a", "b"), ())
+    write = explain_access(store, "u", ["g"], WRITE, Range(b"b", b"d"))
+    assert (write.allowed, write.roles, write.uncovered) == (False, ("b",), (Range(b"b", b"c"),))
+    nobody = explain_access(store, "x", ["y"], READ, whole)
+    assert (nobody.allowed, nobody.roles, nobody.uncovered) == (False, (), (whole,))
+    store.grant_group_role("admins", ROOT)
+    root = explain_access(store, "x", ["y", "admins"], WRITE, Range(b"\0", None))
+    assert (root.allowed, root.roles, root.uncovered) == (True, (ROOT,), ())
+    assert is_permitted(store, "x", ["admins"], WRITE, whole)
+
+
+def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
+    """Elsewhere a permission goes from a role, then the user gets the role: never allowed."""
+    backend = MemoryBackend()
+    ours, theirs = AuthStore(backend), AuthStore(backend)
+    ours.add_role("r")
+    ours.grant_permission("r", Permission(b"k", b"", READ))
+    for name in ("u", "v"):
+        ours.add_user(name)
+    ours.grant_role("v", "r")
+    theirs.refresh()
+    assert is_permitted(theirs, "v", (), READ, K)
+    ours.revoke_permission("r", b"k", b"")
+    ours.grant_role("u", "r")
+    revision, records = backend.changes(theirs.state.revision)
+    answers: list[bool] = []
+    asking: list[threading.Thread] = []
+
+    def ask() -> None:
+        answers.append(is_permitted(theirs, "u", (), READ, K))
+
+    def one_by_one() -> Iterator[Record]:
+        for record in sorted(records, key=lambda record: record.kind == "permission"):
+            yield record
+            asking.append(threading.Thread(target=ask))
+            asking[-1].start()
+            asking[-1].join(0.05)  # it may have to wait until all is applied
+
+    theirs.state.apply(revision, one_by_one())
+    for thread in asking:
+        thread.join()
+    assert len(answers) == len(records)
+    assert not any(answers)
