@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -19,6 +19,11 @@ lint: $(VENV)/.dev
 # All claims with their floors: make bench. A short run: make bench BENCH_FLAGS=--quick
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+# Faults for longer than CI has time for.
+chaos: $(VENV)/.dev
+	LEEWAY_KILLS=500 LEEWAY_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos \
+	    tests/integration/test_store_kills.py tests/integration/test_store_bit_flips.py
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'

@@ -62,12 +62,15 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
     )
 
 
-def store_of(data_dir: Path, configuration: Configuration) -> AuthStore:
+def store_of(data_dir: Path, configuration: Configuration, *, create: bool = False) -> AuthStore:
     """Open the store of users and roles.
 
-    Raises StoreError where it is damaged, StoreUnavailableError where it cannot be opened.
+    One that is missing or empty is not made unless ``create`` says so: in an empty store auth is
+    disabled. Raises StoreError where it is damaged, StoreUnavailableError where it cannot be
+    opened.
     """
-    return AuthStore(SQLiteBackend(data_dir / configuration.store.sqlite.path))
+    path = data_dir / configuration.store.sqlite.path
+    return AuthStore(SQLiteBackend(path, create=create))
 
 
 def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[VerificationKey, ...]:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 from e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, _wait_until_ready, free_port
 
+from webhook.backends.sqlite import SQLiteBackend
+
 ROOT = "root"
 ROOT_PASSWORD = "rootpw"
 NOBODY = ""
@@ -270,6 +272,7 @@ def running_leeway(folder: Path) -> Iterator[RunningServer]:
     (data_dir / "leeway.yaml").write_text(configuration)
     subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
     (data_dir / "auth.db").unlink()
+    SQLiteBackend(data_dir / "auth.db").close()
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(

@@ -83,6 +83,10 @@ class SQLiteBackend:
                     path.touch(0o600, exist_ok=False)
             elif not path.stat().st_size:
                 raise StoreError(self._damaged("it is empty"))
+        except FileNotFoundError as error:
+            raise StoreUnavailableError(
+                f"{path} is missing; restore it from a backup, or make a new one with `leeway init`"
+            ) from error
         except OSError as error:
             raise StoreUnavailableError(f"{path} cannot be opened: {error.strerror}") from error
         with self._translating():

@@ -42,9 +42,10 @@ def opened_store(data_dir: Path) -> Iterator[tuple[AuthStore, Configuration]]:
     if not data_dir.is_dir():
         raise DataDirectoryError(f"{data_dir} is no data directory; make one with `leeway init`")
     configuration = Configuration()
-    if (data_dir / FILE_NAME).exists():
+    initialised = (data_dir / FILE_NAME).exists()
+    if initialised:
         configuration = load_configuration(data_dir, os.environ, {})
-    store = store_of(data_dir, configuration)
+    store = store_of(data_dir, configuration, create=not initialised)
     try:
         yield store, configuration
     finally:
