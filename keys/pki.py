@@ -5,6 +5,7 @@ certificate starts five minutes in the past, so that a clock that is a little be
 """
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,11 @@ from keys.pem import private_key_pem
 
 CA_LIFETIME: Final = timedelta(days=3650)
 LEAF_LIFETIME: Final = timedelta(days=365)
+# RFC 1123 section 2.1, with a wildcard in front where there is one.
+_HOST_NAME = re.compile(
+    r"(?:\*\.)?(?:[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?\.)*"
+    r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
+)
 _BACKDATED: Final = timedelta(minutes=5)
 
 
@@ -121,14 +127,11 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        if not 0 < len(host) <= 253:
-            raise ValueError
-        return x509.DNSName(host)
-    except ValueError as error:
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host):
         raise UnusableKeyError(
             f"host {host[:64]!r} is neither a DNS name nor an IP address; use its ASCII form"
-        ) from error
+        )
+    return x509.DNSName(host)
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

@@ -1,6 +1,7 @@
 """Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms; and days: 30d."""
 
 import re
+from math import isinf
 from typing import Final
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -18,7 +19,7 @@ def parse_duration(text: str) -> float:
             break
         seconds += float(part[1]) * _UNITS[part[2]]
         position = part.end()
-    if position == 0 or position != len(text):
+    if position == 0 or position != len(text) or isinf(seconds):
         raise ValueError(f"{text[:32]!r} is not a duration; write it like 60s, 10m or 1h30m")
     return seconds
 

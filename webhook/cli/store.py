@@ -25,14 +25,17 @@ class GoFlagsCommand(click.Command):
 
     def plain_flags(self, args: list[str]) -> list[str]:
         """Write ``--flag=true`` as ``--flag``, and leave ``--flag=false`` out."""
-        flags = {name for p in self.params if getattr(p, "is_flag", False) for name in p.opts}
-        values = {f"{flag}=true": [flag] for flag in flags} | {
-            f"{flag}=false": [] for flag in flags
-        }
+        flags = {n for p in self.params if getattr(p, "is_flag", False) for n in p.opts}
+        values = {f"{flag}=true": [flag] for flag in flags}
+        values |= {f"{flag}=false": [] for flag in flags}
+        values["--interactive=false"] = ["--no-interactive"]
         return [plain for argument in args for plain in values.get(argument, [argument])]
 
 
 prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
+interactive_option = click.option(
+    "--interactive/--no-interactive", default=True, help="Ask for the password at a terminal."
+)
 from_key_option = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
 
 
@@ -87,11 +90,11 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def password_of(name: str, given: str | None) -> str:
+def password_of(name: str, given: str | None, *, ask: bool) -> str:
     """Return a password: the one given, or one that is typed twice, or a line of standard input."""
     if given is not None:
         return given
-    if not sys.stdin.isatty():
+    if not (ask and sys.stdin.isatty()):
         return sys.stdin.readline().rstrip("\r\n")
     again = f"Type password of {name} again for confirmation"
     typed: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=again)

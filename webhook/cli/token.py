@@ -40,8 +40,6 @@ class _Duration(click.ParamType[int]):
             return int(parse_duration(str(value)))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        except OverflowError:
-            self.fail("the duration is too long", param, ctx)
 
 
 class _Time(click.ParamType[float]):

@@ -6,7 +6,7 @@ import click
 
 from webhook.cli.output import data_dir_option, output_option, show
 from webhook.cli.role import permission_lines
-from webhook.cli.store import GoFlagsCommand, opened_store, password_of
+from webhook.cli.store import GoFlagsCommand, interactive_option, opened_store, password_of
 from webhook.rbac.passwords import Passwords
 
 
@@ -20,7 +20,15 @@ def user() -> None:
 @data_dir_option
 @click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
 @click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
-def add(data_dir: Path, name: str, *, no_password: bool, new_user_password: str | None) -> None:
+@interactive_option
+def add(
+    data_dir: Path,
+    name: str,
+    *,
+    no_password: bool,
+    new_user_password: str | None,
+    interactive: bool,
+) -> None:
     """Add a user. Without a password it is asked for."""
     name, colon, inline = name.partition(":")
     given = new_user_password if new_user_password is not None else inline if colon else None
@@ -30,7 +38,7 @@ def add(data_dir: Path, name: str, *, no_password: bool, new_user_password: str 
         password_hash = b""
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)
-            password_hash = passwords.hash(password_of(name, given))
+            password_hash = passwords.hash(password_of(name, given, ask=interactive))
         store.add_user(name, password_hash)
     click.echo(f"User {name} created")
 
@@ -54,10 +62,12 @@ def get(data_dir: Path, name: str, output: str, *, detail: bool) -> None:
     """Show a user and its roles."""
     with opened_store(data_dir) as (store, _):
         roles = store.user(name).roles
-        lines = [f"User: {name}", " ".join(["Roles:", *roles])]
+        lines = [f"User: {name}"]
         if detail:
             for role in roles:
                 lines += ["", *permission_lines(store.role(role))]
+        else:
+            lines.append(" ".join(["Roles:", *roles]))
     show({"name": name, "roles": roles}, "\n".join(lines), output)
 
 
@@ -71,15 +81,16 @@ def list_users(data_dir: Path, output: str) -> None:
     show(names, "\n".join(names), output)
 
 
-@user.command()
+@user.command(cls=GoFlagsCommand)
 @click.argument("name")
 @data_dir_option
-def passwd(data_dir: Path, name: str) -> None:
+@interactive_option
+def passwd(data_dir: Path, name: str, *, interactive: bool) -> None:
     """Change a password; it is asked for. The user's auth tokens stop working."""
     with opened_store(data_dir) as (store, configuration):
         store.user(name)
         passwords = Passwords(configuration.auth.bcrypt_cost)
-        store.change_password(name, passwords.hash(password_of(name, None)))
+        store.change_password(name, passwords.hash(password_of(name, None, ask=interactive)))
     click.echo("Password updated")
 
 

@@ -101,6 +101,8 @@ WRONG = [
     (("--host", ""), ("host",)),
     (("--host", "höst.example"), ("host", "ASCII")),
     (("--host", "x" * 300), ("host",)),
+    (("--host", "bad host"), ("host", "bad host")),
+    (("--host", "https://b.example"), ("host", "DNS name")),
     (("--algorithm", "HS256"), ("RS256", "ES512")),
     (("--algorithm", "none"), ("RS256",)),
     (("--algorithm", "rs256"), ("RS256",)),

@@ -1,0 +1,146 @@
+"""``leeway user``, ``role``, ``auth``, ``group`` and ``can-i``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_support import Leeway
+
+SESSION = [
+    ("user add root:rootpw", "User root created\n"),
+    ("role add root", "Role root created\n"),
+    ("user grant-role root root", "Role root is granted to user root\n"),
+    ("user get root", "User: root\nRoles: root\n"),
+    ("role add role1", "Role role1 created\n"),
+    ("role grant-permission --prefix=true role1 read /xxx/", "Role role1 updated\n"),
+    ("role get role1", "Role role1\nKV Read:\n\t[/xxx/, /xxx0) (prefix /xxx/)\nKV Write:\n"),
+    ("user add alice:pw", "User alice created\n"),
+    ("user grant-role alice role1", "Role role1 is granted to user alice\n"),
+    ("auth enable", "Authentication Enabled\n"),
+    ("role add admin", "Role admin created\n"),
+    ("role grant-permission admin readwrite hello helly", "Role admin updated\n"),
+    ("user grant-role alice admin", "Role admin is granted to user alice\n"),
+    ("can-i write hello --user alice", "yes, granted by role admin\n"),
+    ("can-i read /xxx/ --prefix --user alice", "yes, granted by role role1\n"),
+    ("auth status", "Authentication Status: true\nAuthRevision: 11\n"),
+    ("user get alice --detail=false", "User: alice\nRoles: admin role1\n"),
+    ("group grant-role devs role1", "Role role1 is granted to group devs\n"),
+    ("group list", "devs\n"),
+    ("group get devs", "Group: devs\nRoles: role1\n"),
+    ("can-i read /xxx/a --user bob --group devs", "yes, granted by role role1\n"),
+    ("group revoke-role devs role1", "Role role1 is revoked from group devs\n"),
+    ("group get devs", "Group: devs\nRoles:\n"),
+    (
+        "role revoke-permission role1 --prefix /xxx/",
+        "Permission of range [/xxx/, /xxx0) is revoked from role role1\n",
+    ),
+    ("role grant-permission role1 write --from-key z", "Role role1 updated\n"),
+    (
+        "role revoke-permission role1 --from-key z",
+        "Permission of range [z, <open ended> is revoked from role role1\n",
+    ),
+    ("role grant-permission role1 write one", "Role role1 updated\n"),
+    ("role revoke-permission role1 one", "Permission of key one is revoked from role role1\n"),
+    ("user revoke-role alice role1", "Role role1 is revoked from user alice\n"),
+    ("role delete role1", "Role role1 deleted\n"),
+    ("role list", "admin\nroot\n"),
+    ("user list", "alice\nroot\n"),
+    ("user delete alice", "User alice deleted\n"),
+    ("auth disable", "Authentication Disabled\n"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that is the data directory."""
+    return tmp_path
+
+
+def test_the_words_of_etcdctl(leeway: Leeway, folder: Path) -> None:
+    for line, printed in SESSION:
+        done = leeway(*line.split(), "--data-dir", folder)
+        assert (done.code, done.out, done.err) == (0, printed, ""), line
+
+
+NO = [
+    ("can-i write hey --user root2", "no, nothing lets root2 write hey\n"),
+    ("can-i read a c --user root2", "no, nothing lets root2 read [a, c)\n"),
+    ("can-i read a --from-key --user root2", "no, nothing lets root2 read [a, <open ended>\n"),
+]
+
+
+@pytest.mark.parametrize(("line", "printed"), NO, ids=[line for line, _ in NO])
+def test_no_is_exit_code_1(leeway: Leeway, data_dir: Path, line: str, printed: str) -> None:
+    done = leeway(*line.split(), "--data-dir", data_dir)
+    assert (done.code, done.out, done.err) == (1, printed, "")
+
+
+WRONG = [
+    ("user add root:x", "user name already exists"),
+    ("user add :x", "user name is empty"),
+    ("user add a:", "password is empty"),
+    (f"user add a:{'x' * 73}", "73 bytes"),
+    ("user add a:x --no-password", "exclude each other"),
+    ("user get nobody", "user name not found"),
+    ("user delete nobody", "user name not found"),
+    ("user delete root", "invalid auth management"),
+    ("user passwd nobody", "user name not found"),
+    ("user grant-role root nothing", "role name not found"),
+    ("user revoke-role kube-apiserver root", "role is not granted"),
+    ("role add root", "role name already exists"),
+    ("role get nothing", "role name not found"),
+    ("role delete root", "invalid auth management"),
+    ("role grant-permission root execute k", "execute"),
+    ("role grant-permission root read b a", "invalid auth management"),
+    ("role grant-permission root read a b --prefix", "unexpected RANGE_END"),
+    ("role grant-permission root read a --prefix --from-key", "mutually exclusive"),
+    ("role revoke-permission root a", "permission is not granted"),
+    ("group grant-role g nothing", "role name not found"),
+    ("group revoke-role g root", "role is not granted"),
+    ("can-i read b a --user u", "hold no key"),
+    ("can-i read a", "--user"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG, ids=[line[:40] for line, _ in WRONG])
+def test_wrong(leeway: Leeway, data_dir: Path, line: str, words: str) -> None:
+    leeway(*line.split(), "--data-dir", data_dir).assert_failed(2, words)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("user get root", {"name": "root", "roles": ["root"]}),
+        ("user list", ["kube-apiserver", "root"]),
+        ("role list", ["kube-apiserver", "root"]),
+        ("group list", []),
+        ("group get g", {"name": "g", "roles": []}),
+        ("auth status", {"enabled": True, "authRevision": 9}),
+        (
+            "can-i read a --user u",
+            {"allowed": False, "roles": [], "uncovered": [{"key": "YQ==", "rangeEnd": ""}]},
+        ),
+    ],
+    ids=str,
+)
+def test_json(leeway: Leeway, data_dir: Path, line: str, value: object) -> None:
+    done = leeway(*line.split(), "-o", "json", "--data-dir", data_dir)
+    assert json.loads(done.out) == value
+
+
+def test_a_password_is_read_from_standard_input(leeway: Leeway, data_dir: Path) -> None:
+    leeway("user", "add", "a", "--data-dir", data_dir, stdin="one\n").assert_done()
+    done = leeway("user", "passwd", "a", "--data-dir", data_dir, stdin="two\n")
+    assert done.assert_done() == "Password updated\n"
+    leeway("user", "passwd", "a", "--data-dir", data_dir, stdin="").assert_failed(2, "is empty")
+
+
+def test_no_data_directory(leeway: Leeway, tmp_path: Path) -> None:
+    leeway("user", "list", "--data-dir", tmp_path / "none").assert_failed(3, "leeway init")
+
+
+def test_a_data_directory_that_lost_its_store(leeway: Leeway, data_dir: Path) -> None:
+    (data_dir / "auth.db").unlink()
+    leeway("user", "list", "--data-dir", data_dir).assert_failed(3, "auth.db", "missing")
+    (data_dir / "auth.db").touch()
+    leeway("user", "list", "--data-dir", data_dir).assert_failed(3, "damaged")
