@@ -38,6 +38,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.rbac.permissions",
         "webhook.rbac.records",
         "webhook.rbac.state",
+        "webhook.rbac.changes",
     ),
     3: (
         "webhook.authenticator",
