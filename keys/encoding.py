@@ -46,7 +46,7 @@ def decode_base64url(text: bytes) -> bytes:
     if not canonical:
         raise EncodingError("not base64url: bits are left over at its end")
     try:
-        # A JSON string of base64 decodes in half the time that binascii takes.
+        # As a JSON string, because msgspec decodes base64 faster than binascii.
         return _base64_decoder.decode(b'"' + standard + padding)
     except msgspec.DecodeError as error:
         raise EncodingError("not base64url: a character outside A-Z a-z 0-9 - _") from error
@@ -66,8 +66,8 @@ def decode_json(data: bytes) -> object:
     """
     try:
         value: object = msgspec.json.decode(data)
-        # Equal text proves that no member was dropped (invariant 1), at a tenth of the price of
-        # looking at each. Text that is spaced or escaped in another way takes the slower road.
+        # Equal text proves that no member was dropped (invariant 1), for less than looking at each
+        # costs. Text that is spaced or escaped in another way takes the slower road.
         if msgspec.json.encode(value) != data.rstrip(b"\n"):
             json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
     except (msgspec.DecodeError, UnicodeError) as error:

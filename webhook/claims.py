@@ -26,8 +26,8 @@ _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"{_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")
 
 
-# msgspec's structs, here and in the other types of the hot path, because they are made several
-# times faster than dataclasses and the garbage collector can be told to pass them over.
+# msgspec's structs, here and in the other types of the hot path, because they are made faster than
+# dataclasses and the garbage collector can be told to pass them over.
 class ObjectReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A Kubernetes object that a token names. ``uid`` is empty where the token has none."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import PermissionDeniedError, UserEmptyError
 from webhook.rbac.model import ROOT, PermissionType
-from webhook.rbac.permissions import RoleSet
+from webhook.rbac.permissions import Permissions, RoleSet
 from webhook.rbac.ranges import Range
 from webhook.rbac.state import State
 
@@ -28,6 +28,18 @@ def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
     return frozenset(roles).union(*found)
 
 
+def is_key_permitted(
+    store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
+) -> bool:
+    """Tell whether a subject may do something with a single key. ``kind`` is READ or WRITE."""
+    permissions = _permissions_of(store.state, user, groups)
+    if permissions is None:
+        return True
+    if kind is PermissionType.READ:
+        return permissions.can_read(key)
+    return permissions.can_write(key)
+
+
 def is_permitted(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
 ) -> bool:
@@ -35,16 +47,20 @@ def is_permitted(
 
     ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
     """
-    state = store.state
-    # One lock with `apply`: an answer from the middle of it might be one that never was true.
-    with state.lock:
-        roles = roles_of(state, user, groups)
-        if ROOT in roles:
-            return True
-        permissions = state.permissions(roles)
+    permissions = _permissions_of(store.state, user, groups)
+    if permissions is None:
+        return True
     if kind is PermissionType.READ:
         return permissions.can_read_range(span.start, span.end)
     return permissions.can_write_range(span.start, span.end)
+
+
+def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissions | None:
+    """Return what a subject may do, None for everything."""
+    # One lock with `apply`: an answer from the middle of it might be one that never was true.
+    with state.lock:
+        roles = roles_of(state, user, groups)
+        return None if ROOT in roles else state.permissions(roles)
 
 
 def explain_access(

@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 
 RangeSet = tuple[bytes, ...]
 
-EMPTY: Final[RangeSet] = ()
 OPEN_END: Final = b"\0"
 """What etcd writes as ``range_end`` for "from this key on"."""
 

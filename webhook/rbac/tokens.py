@@ -73,6 +73,8 @@ class SimpleTokens:
         self._ttl = ttl
         self._write_later = write_later
         self._used: dict[bytes, float] = {}
+        # Uses that are on their way to the store: one write a token, however slow the store is.
+        self._touching: set[bytes] = set()
 
     def assign(self, user: User, now: float) -> str:
         """Make a token, and forget those that have run out."""
@@ -105,7 +107,9 @@ class SimpleTokens:
             self._used.pop(digest, None)
             raise InvalidAuthTokenError
         self._used[digest] = now
-        if now - record.used >= self._ttl / _TOUCH_PART and now > used:
+        due = now - record.used >= self._ttl / _TOUCH_PART and now > used
+        if due and digest not in self._touching:
+            self._touching.add(digest)
             self._write_later(lambda: self._touch(digest, now))
         return record.user
 
@@ -116,7 +120,10 @@ class SimpleTokens:
                 return []
             return [token_record(digest, TokenRecord(record.user, now))]
 
-        self._store.write_records(decide)
+        try:
+            self._store.write_records(decide)
+        finally:
+            self._touching.discard(digest)
 
 
 class _JWTClaims(msgspec.Struct):

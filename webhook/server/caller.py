@@ -8,11 +8,10 @@ nothing else counts.
 from collections.abc import Callable
 from typing import Final
 
-from webhook.rbac.access import is_permitted
+from webhook.rbac.access import is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError
 from webhook.rbac.model import PermissionType
-from webhook.rbac.ranges import from_wire
 from webhook.rbac.tokens import TokenProvider
 from webhook.server.http import RequestError, Scope, header
 from webhook.server.tls import TLS_1_2, peer_certificate
@@ -90,8 +89,7 @@ class Callers:
         """
         if not self._store.enabled:
             return
-        span = from_wire(key, b"")
-        if not is_permitted(self._store, user, (), PermissionType.WRITE, span):
+        if not is_key_permitted(self._store, user, (), PermissionType.WRITE, key):
             raise RequestError(
                 403,
                 f"user {user[:128]!r} may not write {key.decode()}; grant it with `leeway role "

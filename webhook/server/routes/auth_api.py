@@ -19,8 +19,6 @@ from webhook.rbac.errors import (
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.tokens import TokenProvider
 
-PREFIX: Final = "/v3/auth/"
-
 
 @dataclass(frozen=True, slots=True)
 class AuthAPI:

@@ -2,7 +2,7 @@ import threading
 from collections.abc import Iterator
 
 from webhook.backends.memory import MemoryBackend
-from webhook.rbac.access import explain_access, is_permitted
+from webhook.rbac.access import explain_access, is_key_permitted, is_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.ranges import Range, from_wire
@@ -70,3 +70,24 @@ def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
         thread.join()
     assert len(answers) == len(records)
     assert not any(answers)
+
+
+def test_a_key_is_a_range_of_one() -> None:
+    store = AuthStore(MemoryBackend())
+    for role in ("r", "w", ROOT):
+        store.add_role(role)
+    store.grant_permission("r", Permission(b"a", b"c", READ))
+    store.grant_permission("w", Permission(b"b", b"", WRITE))
+    for name, roles in (("u", ("r", "w")), ("v", ("w",)), ("all", (ROOT,)), ("none", ())):
+        store.add_user(name)
+        for role in roles:
+            store.grant_role(name, role)
+    answers = set()
+    for user in ("u", "v", "all", "none", "nobody"):
+        for key in (b"", b"a", b"a\0", b"b", b"b\0", b"c"):
+            for kind in (READ, WRITE):
+                one = is_key_permitted(store, user, (), kind, key)
+                assert one == is_permitted(store, user, (), kind, from_wire(key, b""))
+                answers.add((user, one))
+    assert answers >= {("u", True), ("u", False), ("all", True), ("none", False)}
+    assert ("all", False) not in answers

@@ -315,3 +315,18 @@ def test_simple_is_not_purged_within_the_ttl_of_a_use_that_was_not_written_down(
     assert provider.resolve(token, NOW + TTL / 10 - 1) == "a"
     provider.assign(store.user("b"), NOW + TTL + 1)
     assert provider.resolve(token, NOW + TTL + 2) == "a"
+
+
+def test_simple_writes_one_use_a_token_however_slow_the_store_is() -> None:
+    _, store = prepared()
+    writes: list[Callable[[], None]] = []
+    provider = SimpleTokens(store, TTL, writes.append)
+    token = provider.assign(store.user("a"), NOW)
+    for second in range(40, 60):
+        provider.resolve(token, NOW + second)
+    assert len(writes) == 1
+    writes.pop()()
+    provider.resolve(token, NOW + 60)
+    assert not writes
+    provider.resolve(token, NOW + 100)
+    assert len(writes) == 1

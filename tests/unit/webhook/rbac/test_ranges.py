@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from webhook.rbac.model import Permission, PermissionType, Role
 from webhook.rbac.permissions import Permissions
 from webhook.rbac.ranges import (
-    EMPTY,
     OPEN_END,
     Range,
     from_wire,
@@ -133,9 +132,9 @@ def test_permissions_answer_by_definition(granted: list[tuple[Permission, ...]])
 @pytest.mark.parametrize(
     ("granted", "bounds"),
     [
-        ([], EMPTY),
-        ([Range(b"a", b"a")], EMPTY),
-        ([Range(b"b", b"a")], EMPTY),
+        ([], ()),
+        ([Range(b"a", b"a")], ()),
+        ([Range(b"b", b"a")], ()),
         ([Range(b"a", b"a\0"), Range(b"a\0", b"a\0\0")], (b"a", b"a\0\0")),
         ([Range(b"a", b"c"), Range(b"b", b"d")], (b"a", b"d")),
         ([Range(b"a", b"z"), Range(b"b", b"c")], (b"a", b"z")),
