@@ -35,3 +35,14 @@ class KeyFileError(InvalidKeyError):
 
 class KeyScheduleError(InvalidKeyError):
     """A set of keys that cannot be in use together, or a step that their states do not allow."""
+
+
+class UnsafeStepError(KeyScheduleError):
+    """A step that would break tokens in use now.
+
+    ``safe_from`` (Unix seconds) is when it no longer would; None where time alone does not tell.
+    """
+
+    def __init__(self, message: str, safe_from: int | None) -> None:
+        super().__init__(message)
+        self.safe_from = safe_from

@@ -1,41 +1,45 @@
-"""The folder of signing keys: one PEM file a key, and ``schedule.json`` with their states.
+"""The folder of signing keys, read: one PEM file a key, and ``schedule.json`` with their states.
 
 Invariants:
 
-1. A key is in use only after its file is on disk whole.
-2. The schedule is replaced as a whole; a key whose file it does not name yet signs nothing,
-   unless it is the only one and there is no schedule.
+1. What is read is the folder as it was at one moment, whoever changes it meanwhile.
+2. A key whose file the schedule does not name signs nothing, unless it is the only one and there
+   is no schedule.
 """
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from keys.encoding import decode_json
-from keys.errors import EncodingError, KeyFileError, KeyScheduleError
-from keys.files import create_file, read_private_file, replace_file
+from keys.errors import InvalidKeyError, KeyFileError, KeyScheduleError
+from keys.files import read_private_file
 from keys.jwk import VerificationKey
 from keys.jws import SigningKey
 from keys.keyring import Keyring, KeyState, ScheduledKey
-from keys.pem import generate_signing_key, parse_private_key, parse_public_keys, private_key_pem
+from keys.pem import parse_private_key, parse_public_keys
+from keys.schedule import Schedule, ScheduleEntry, parse_schedule
 
 SCHEDULE_FILE: Final = "schedule.json"
+_READ_TRIES: Final = 20
+
+FolderStamp = tuple[tuple[str, int, int, int], ...]
 
 
-class _ScheduleEntry(msgspec.Struct, forbid_unknown_fields=True):
-    kid: str
-    file: str
-    state: KeyState
-    since: int
+@dataclass(frozen=True, slots=True)
+class FolderContents:
+    """What the folder holds.
 
+    ``files`` are the names of the keys' files by kid, ``gone`` the entries of retired keys whose
+    file is not there any more, ``making`` that of ``Schedule``, ``text`` the schedule as it was
+    read, empty where there is none.
+    """
 
-class _Schedule(msgspec.Struct, forbid_unknown_fields=True):
-    keys: list[_ScheduleEntry]
+    keyring: Keyring
+    files: dict[str, str]
+    gone: tuple[ScheduleEntry, ...]
+    making: str
+    text: bytes
 
 
 def load_keyring(directory: Path) -> Keyring:
@@ -47,58 +51,114 @@ def load_keyring(directory: Path) -> Keyring:
     Raises KeyFileError for a file that cannot be used, UnusableKeyError for a key that is too
     weak, KeyScheduleError where the schedule contradicts the files.
     """
-    schedule = _read_schedule(directory)
-    files = sorted(path for path in directory.glob("*.pem") if path.is_file())
-    named = {entry.file: entry for entry in schedule}
-    if len(named) != len(schedule):
-        raise KeyScheduleError(
-            f"{directory / SCHEDULE_FILE} names a file twice; restore it from a backup"
+    return read_folder(directory).keyring
+
+
+def read_folder(directory: Path) -> FolderContents:
+    """Read the folder. Raises what ``load_keyring`` does."""
+    if not directory.is_dir():
+        raise KeyFileError(
+            f"{directory}, the folder of signing keys, is missing; restore it, or make one with "
+            "`leeway init`"
         )
-    keys = []
-    paths: dict[str, Path] = {}
-    for path in files:
-        entry = named.pop(path.name, None)
-        verification, signing = _load_key(path)
-        first = paths.setdefault(verification.kid, path)
-        if first != path:
-            raise KeyScheduleError(f"{first} and {path} hold the same key; remove one of them")
+    text = schedule_text(directory)
+    for _ in range(_READ_TRIES):
+        found: FolderContents | InvalidKeyError
+        try:
+            found = _read(directory, text)
+        except InvalidKeyError as error:
+            found = error
+        # Between two of the files somebody may have taken a step.
+        before, text = text, schedule_text(directory)
+        if text == before:
+            if isinstance(found, InvalidKeyError):
+                raise found
+            return found
+    raise KeyScheduleError(f"{directory} changes faster than it can be read; try again")
+
+
+def schedule_text(directory: Path) -> bytes:
+    """Read the schedule as it is written; empty where there is none. Raises KeyFileError."""
+    path = directory / SCHEDULE_FILE
+    return read_private_file(path) if path.exists() else b""
+
+
+def folder_stamp(directory: Path) -> FolderStamp | None:
+    """Return what is another after each change of the folder; None where it cannot be looked at."""
+    found = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name == SCHEDULE_FILE or entry.name.endswith(".pem"):
+                    # The file itself: in a mounted Secret each is a link.
+                    status = Path(entry.path).stat()
+                    found.append((entry.name, status.st_ino, status.st_ctime_ns, status.st_size))
+    except OSError:
+        return None
+    return tuple(sorted(found))
+
+
+def _read(directory: Path, text: bytes) -> FolderContents:
+    path = directory / SCHEDULE_FILE
+    schedule = parse_schedule(text, str(path)) if text else Schedule(())
+    paths = sorted(path for path in directory.glob("*.pem") if path.is_file())
+    if schedule.making:
+        named = {entry.file for entry in schedule.keys}
+        paths = [p for p in paths if p.stem != schedule.making or p.name in named]
+    found = _read_keys(paths, schedule)
+    if not schedule.keys and len(paths) > 1:
+        raise KeyScheduleError(
+            f"{path} is missing, so nothing tells which of {len(paths)} keys "
+            "is in use; restore it, or leave only the key to sign with"
+        )
+    gone = tuple(entry for entry in schedule.keys if entry.file not in found)
+    for entry in gone:
+        if entry.state is not KeyState.RETIRED:
+            raise KeyScheduleError(
+                f"{directory / entry.file} is missing, {SCHEDULE_FILE} names it; restore the file"
+            )
+    files = {key.kid: name for name, key in found.items()}
+    places = {entry.kid: place for place, entry in enumerate(schedule.keys)}
+    keys = sorted(found.values(), key=lambda key: (key.since, places.get(key.kid, len(places))))
+    keyring = Keyring(tuple(keys), schedule.clock)
+    return FolderContents(keyring, files, gone, schedule.making, text)
+
+
+def _read_keys(paths: list[Path], schedule: Schedule) -> dict[str, ScheduledKey]:
+    """Return the keys by the names of their files."""
+    entries = {entry.file: entry for entry in schedule.keys}
+    keys = {}
+    first: dict[str, Path] = {}
+    for path in paths:
+        entry = entries.get(path.name)
+        try:
+            verification, signing = load_key(path)
+        except KeyFileError:
+            if entry is not None and entry.state is KeyState.RETIRED and not path.exists():
+                continue  # forgotten since the folder was listed
+            raise
+        other = first.setdefault(verification.kid, path)
+        if other != path:
+            raise KeyScheduleError(f"{other} and {path} hold the same key; remove one of them")
         if entry is None:
-            only = not schedule and signing is not None
+            only = not entries and signing is not None
             state = KeyState.ACTIVE if only else KeyState.VERIFY_ONLY
-            since = int(path.stat().st_mtime)
+            since, until = int(path.stat().st_mtime), None
         elif entry.kid != verification.kid:
             raise KeyScheduleError(
                 f"{path} holds the key {verification.kid}, {SCHEDULE_FILE} expects {entry.kid}"
             )
         else:
-            state, since = entry.state, entry.since
-        keys.append(ScheduledKey(verification, signing, state, since))
-    if not schedule and len(files) > 1:
-        raise KeyScheduleError(
-            f"{directory / SCHEDULE_FILE} is missing, so nothing tells which of {len(files)} keys "
-            "is in use; restore it, or leave only the key to sign with"
-        )
-    missing = [name for name, entry in named.items() if entry.state is not KeyState.RETIRED]
-    if missing:
-        raise KeyScheduleError(
-            f"{directory / missing[0]} is missing, {SCHEDULE_FILE} names it; restore the file"
-        )
-    keys.sort(key=lambda key: key.since)
-    return Keyring(tuple(keys))
+            state, since, until = entry.state, entry.since, entry.until
+        keys[path.name] = ScheduledKey(verification, signing, state, since, until)
+    return keys
 
 
-def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
-    """Make a key, write it and the schedule, and return it: active if it is the first one."""
-    key = generate_signing_key(algorithm)
-    kid = key.verification_key.kid
-    with _locked(directory):
-        keyring = load_keyring(directory).with_new_key(key, now)
-        create_file(directory / f"{kid}.pem", private_key_pem(key.private_key))
-        _write_schedule(directory, keyring)
-    return keyring.keys[-1]
+def load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
+    """Load the key of one file; without its private half where the file has none.
 
-
-def _load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
+    Raises KeyFileError or UnusableKeyError.
+    """
     data = read_private_file(path)
     if b"PRIVATE KEY-----" in data:
         signing = parse_private_key(data, str(path))
@@ -107,32 +167,3 @@ def _load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
     if len(public) != 1:
         raise KeyFileError(f"{path} holds {len(public)} public keys, one is allowed")
     return public[0], None
-
-
-def _read_schedule(directory: Path) -> list[_ScheduleEntry]:
-    path = directory / SCHEDULE_FILE
-    if not path.exists():
-        return []
-    try:
-        return msgspec.convert(decode_json(read_private_file(path)), _Schedule).keys
-    except (EncodingError, msgspec.ValidationError) as error:
-        raise KeyScheduleError(f"{path} is not a key schedule: {error}; restore it") from error
-
-
-def _write_schedule(directory: Path, keyring: Keyring) -> None:
-    files = {_load_key(path)[0].kid: path.name for path in directory.glob("*.pem")}
-    entries = [
-        _ScheduleEntry(key.kid, files[key.kid], key.state, key.since) for key in keyring.keys
-    ]
-    text = msgspec.json.format(msgspec.json.encode(_Schedule(entries)), indent=2)
-    replace_file(directory / SCHEDULE_FILE, text + b"\n")
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

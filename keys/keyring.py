@@ -4,7 +4,7 @@ Invariants:
 
 1. Of a keyring's keys at most one is active, and only the active one signs.
 2. A pending key is published but neither signs nor verifies; a retired one does nothing.
-3. A keyring never changes; a step returns a new one.
+3. A keyring never changes; a step returns a new one. ``keys.rotation`` knows when it is safe.
 """
 
 from dataclasses import dataclass, replace
@@ -29,12 +29,15 @@ class ScheduledKey:
     """A key, its state, and when (Unix seconds) it entered that state.
 
     ``signing_key`` is None where only the public key is held, or where it is no longer needed.
+    ``until`` (Unix seconds) is when the last token that it has signed here has expired; None where
+    nothing tells.
     """
 
     verification_key: VerificationKey
     signing_key: SigningKey | None
     state: KeyState
     since: int
+    until: int | None = None
 
     @property
     def kid(self) -> str:
@@ -44,9 +47,13 @@ class ScheduledKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The scheduled keys of one issuer, in the order in which they came."""
+    """The scheduled keys of one issuer, in the order in which they came.
+
+    ``clock`` is the latest moment (Unix seconds) that somebody who keeps the keys has seen.
+    """
 
     keys: tuple[ScheduledKey, ...] = ()
+    clock: int = 0
 
     def __post_init__(self) -> None:
         kids = [key.kid for key in self.keys]
@@ -63,12 +70,24 @@ class Keyring:
                 f"the active key {active[0].kid} has no private key to sign with"
             )
 
+    @property
+    def active(self) -> ScheduledKey | None:
+        """The key that signs."""
+        return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
+
     def signing_key(self) -> SigningKey:
         """Return the active key. Raises KeyScheduleError where there is none."""
+        active = self.active
+        if active is None or active.signing_key is None:
+            raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
+        return active.signing_key
+
+    def key(self, kid: str) -> ScheduledKey:
+        """Return the key of a name. Raises KeyScheduleError where there is none."""
         for key in self.keys:
-            if key.state is KeyState.ACTIVE and key.signing_key is not None:
-                return key.signing_key
-        raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
+            if key.kid == kid:
+                return key
+        raise KeyScheduleError(f"there is no key {kid[:64]!r}; `leeway keys list` shows all")
 
     def verification_keys(self) -> tuple[VerificationKey, ...]:
         """Return the keys whose signatures count: the active one and those that verify only."""
@@ -83,6 +102,7 @@ class Keyring:
 
     def with_new_key(self, key: SigningKey, now: int) -> "Keyring":
         """Add a key at its end: active where none is, else pending."""
-        has_active = any(k.state is KeyState.ACTIVE for k in self.keys)
-        state = KeyState.PENDING if has_active else KeyState.ACTIVE
-        return replace(self, keys=(*self.keys, ScheduledKey(key.verification_key, key, state, now)))
+        state = KeyState.PENDING if self.active else KeyState.ACTIVE
+        moment = max(now, self.clock)
+        added = ScheduledKey(key.verification_key, key, state, moment)
+        return replace(self, keys=(*self.keys, added), clock=moment)

@@ -1,5 +1,6 @@
 """Keys as PEM: PKCS#1, PKCS#8, SEC1 and SubjectPublicKeyInfo (RFC 7468, RFC 8017, RFC 5915)."""
 
+import hashlib
 import re
 from typing import Final
 
@@ -7,20 +8,27 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
 )
 
 from keys.errors import KeyFileError, UnusableKeyError
-from keys.jwk import PrivateKey, VerificationKey, verification_key
+from keys.jwk import PrivateKey, PublicKey, VerificationKey, verification_key
 from keys.jws import SigningKey
 
 RSA_BITS: Final = 2048
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
+
+# Digests of the RSA keys that were found whole. The same bytes need no second look, which takes
+# longer than all else at the start of a worker.
+_checked: set[bytes] = set()
+_MAX_CHECKED: Final = 64
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.*?-----END \1-----", re.DOTALL)
 _PRIVATE_LABELS: Final = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
@@ -52,6 +60,11 @@ def private_key_pem(private_key: PrivateKey) -> bytes:
     return private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def public_key_pem(public_key: PublicKey) -> bytes:
+    """Render a public key as SubjectPublicKeyInfo."""
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 def parse_private_key(pem: bytes, name: str) -> SigningKey:
     """Parse the one private key of a PEM text; ``name`` is what errors call it.
 
@@ -62,7 +75,7 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
     if len(blocks) != 1:
         raise KeyFileError(f"{name} holds {len(blocks)} private keys, one is allowed")
     try:
-        private = load_pem_private_key(blocks[0], password=None)
+        private = _load_private_key(blocks[0])
     except TypeError as error:
         raise KeyFileError(_encrypted(name)) from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -73,6 +86,17 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
         return SigningKey(private, verification_key(private.public_key()))
     except UnusableKeyError as error:
         raise UnusableKeyError(f"{name}: {error}") from error
+
+
+def _load_private_key(block: bytes) -> PrivateKeyTypes:
+    digest = hashlib.sha256(block).digest()
+    private = load_pem_private_key(
+        block, password=None, unsafe_skip_rsa_key_validation=digest in _checked
+    )
+    if len(_checked) >= _MAX_CHECKED:
+        _checked.clear()
+    _checked.add(digest)
+    return private
 
 
 def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:

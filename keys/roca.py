@@ -7,6 +7,8 @@ key passes for one with a probability below 2**-100. Source: Nemec, Sys, Svenda,
 Matyas, "The Return of Coppersmith's Attack", CCS 2017, section 3.
 """
 
+from functools import lru_cache
+
 _GENERATOR = 65537
 _PRIME_COUNT = 126
 
@@ -21,6 +23,8 @@ def _first_primes(count: int) -> list[int]:
     return primes
 
 
+# Kept as they are met: a sound key fails for one of the first primes.
+@lru_cache(maxsize=_PRIME_COUNT)
 def _powers_of_generator(prime: int) -> frozenset[int]:
     powers = set()
     power = 1
@@ -30,9 +34,9 @@ def _powers_of_generator(prime: int) -> frozenset[int]:
     return frozenset(powers)
 
 
-_FINGERPRINT = [(prime, _powers_of_generator(prime)) for prime in _first_primes(_PRIME_COUNT)]
+_PRIMES = tuple(_first_primes(_PRIME_COUNT))
 
 
 def is_roca_modulus(modulus: int) -> bool:
     """Tell whether an RSA modulus carries the fingerprint of CVE-2017-15361."""
-    return all(modulus % prime in powers for prime, powers in _FINGERPRINT)
+    return all(modulus % prime in _powers_of_generator(prime) for prime in _PRIMES)

@@ -1,42 +1,50 @@
 """``leeway keys``."""
 
-from datetime import UTC, datetime
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from time import time
+from typing import Final
 
 import click
 import msgspec
 
 from keys.jwk import jwks_document
-from keys.key_files import generate_key
+from keys.key_changes import Changed, generate_key, retire, rotate
+from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import ALGORITHMS
-from webhook.assembly import keyring_of
+from keys.rotation import RotationPolicy, StepKind, next_step
+from webhook.assembly import keyring_of, rotation_policy_of
+from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, show
+from webhook.config_file import load_configuration
 from webhook.data_dir import KEYS_FOLDER
+from webhook.duration import utc
 from webhook.errors import DataDirectoryError
+
+_DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
+_force_option = click.option("--force", is_flag=True, help="Take a step that is not safe yet.")
 
 
 @click.group()
 def keys() -> None:
-    """Show and make signing keys."""
+    """Show, make and rotate signing keys."""
 
 
 @keys.command("list")
 @data_dir_option
 @output_option
 def list_keys(data_dir: Path, output: str) -> None:
-    """Show each key, what it is used for, and since when."""
-    rows = [
-        {
-            "kid": key.kid,
-            "algorithm": key.verification_key.algorithm,
-            "state": key.state.value,
-            "since": datetime.fromtimestamp(key.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        for key in keyring_of(_checked(data_dir)).keys
+    """Show each key, what it is used for, since when, and from when on its next step is safe."""
+    keyring, policy = keyring_of(_checked(data_dir)), _policy(data_dir)
+    now = int(time())
+    rows = [_row(keyring, key, policy, now) for key in keyring.keys]
+    lines = [f"{'KID':<43}  {'ALGORITHM':<9}  {'STATE':<11}  {'SINCE':<20}  NEXT STEP"]
+    lines += [
+        f"{r['kid']:<43}  {r['algorithm']:<9}  {r['state']:<11}  {r['since']}  {_step_text(r)}"
+        for r in rows
     ]
-    lines = [f"{'KID':<43}  {'ALGORITHM':<9}  {'STATE':<11}  SINCE"]
-    lines += [f"{r['kid']:<43}  {r['algorithm']:<9}  {r['state']:<11}  {r['since']}" for r in rows]
     show(rows, "\n".join(lines), output)
 
 
@@ -46,7 +54,51 @@ def list_keys(data_dir: Path, output: str) -> None:
 def generate(data_dir: Path, algorithm: str) -> None:
     """Make a key: active if it is the first one, else pending, that is published only."""
     key = generate_key(_checked(data_dir) / KEYS_FOLDER, algorithm, int(time()))
+    audit(data_dir, "keys.generate", kid=key.kid, algorithm=algorithm, state=key.state.value)
     click.echo(f"key {key.kid} created, it is {key.state.value}")
+
+
+@keys.command("rotate", short_help="Take the next step to another signing key.")
+@data_dir_option
+@_force_option
+def rotate_keys(data_dir: Path, force: bool) -> None:
+    """Take one step to another signing key, if that is safe. Exit 1 where it is not yet.
+
+    The first step makes a key, which is published. The second, some time later, lets it sign, and
+    the one before it only verify. The last one retires the old key when the last token that it
+    signed has expired.
+    """
+    policy, now = _policy(data_dir), int(time())
+    changed = rotate(_checked(data_dir) / KEYS_FOLDER, policy, now, force=force)
+    _audit(data_dir, "keys.rotate", changed, force=force)
+    _tell(changed, policy, now)
+
+
+class _KidCommand(click.Command):
+    """Takes a KID that begins with a dash, as one of 64 does, for what it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse a command line with the KID behind all options."""
+        kids = [argument for argument in args if _DASHED_KID.fullmatch(argument)]
+        rest = [argument for argument in args if argument not in kids]
+        return super().parse_args(ctx, [*rest, "--", *kids] if kids else rest)
+
+
+@keys.command("retire", cls=_KidCommand, short_help="Take a key out of use.")
+@click.argument("kid", metavar="KID")
+@data_dir_option
+@_force_option
+def retire_key(data_dir: Path, kid: str, force: bool) -> None:
+    """Take the key KID out of use: its tokens are refused from then on.
+
+    Exit 1 while a token that it has signed may be good. The active key is never retired.
+    """
+    policy, now = _policy(data_dir), int(time())
+    changed = retire(_checked(data_dir) / KEYS_FOLDER, kid, policy, now, force=force)
+    _audit(data_dir, "keys.retire", changed, force=force)
+    if not changed.steps:
+        click.echo(f"key {kid} is retired already")
+    _tell(changed, policy, now)
 
 
 @keys.command("jwks")
@@ -55,6 +107,60 @@ def jwks(data_dir: Path) -> None:
     """Show the JSON Web Key Set as it is published."""
     document = jwks_document(keyring_of(_checked(data_dir)).published_keys())
     click.echo(msgspec.json.format(document, indent=2))
+
+
+def _audit(data_dir: Path, action: str, changed: Changed, *, force: bool) -> None:
+    for step in changed.steps:
+        audit(data_dir, action, kid=step.kid, step=step.kind.value, force=force)
+
+
+def _tell(changed: Changed, policy: RotationPolicy, now: int) -> None:
+    if changed.broken:
+        click.echo(f"leeway: warning: {changed.broken}", err=True)
+    for step in changed.steps:
+        if step.kind is StepKind.PUBLISH:
+            click.echo(f"key {step.kid} created, it is {changed.keyring.key(step.kid).state}")
+        elif step.kind is StepKind.ACTIVATE:
+            click.echo(f"key {step.kid} is active")
+        else:
+            click.echo(f"key {step.kid} is retired")
+    if changed.steps:
+        for key in changed.keyring.keys:
+            if key.state in (KeyState.PENDING, KeyState.VERIFY_ONLY):
+                row = _row(changed.keyring, key, policy, now)
+                click.echo(f"next: key {key.kid} {_step_text(row)}")
+
+
+def _row(
+    keyring: Keyring, key: ScheduledKey, policy: RotationPolicy, now: int
+) -> dict[str, str | bool | None]:
+    step = next_step(keyring, key, policy)
+    from_ = step.safe_from
+    return {
+        "kid": key.kid,
+        "algorithm": key.verification_key.algorithm,
+        "state": key.state.value,
+        "since": utc(key.since),
+        "next": step.state.value if step.state else None,
+        "safeFrom": utc(from_) if from_ is not None else None,
+        "safe": from_ is not None and from_ <= now,
+    }
+
+
+def _step_text(row: Mapping[str, str | bool | None]) -> str:
+    if row["next"] is None:
+        return "-"
+    if row["safe"]:
+        return f"{row['next']}, safe now"
+    if row["safeFrom"] is not None:
+        return f"{row['next']}, safe from {row['safeFrom']} on"
+    if row["next"] == KeyState.VERIFY_ONLY:
+        return f"{row['next']}, once another key is pending long enough"
+    return f"{row['next']}, only by force"
+
+
+def _policy(data_dir: Path) -> RotationPolicy:
+    return rotation_policy_of(load_configuration(_checked(data_dir), os.environ, {}))
 
 
 def _checked(data_dir: Path) -> Path:

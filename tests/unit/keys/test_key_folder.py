@@ -11,7 +11,8 @@ from support import as_json, signing_key
 
 from keys.errors import InvalidKeyError, KeyScheduleError, UnusableKeyError
 from keys.files import create_file, replace_file
-from keys.key_files import generate_key, load_keyring
+from keys.key_changes import generate_key
+from keys.key_files import load_keyring
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import private_key_pem
 

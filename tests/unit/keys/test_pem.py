@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateNumbers
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from support import b64, signing_key
 
 from keys import jws
-from keys.errors import InvalidKeyError, UnusableKeyError
+from keys.errors import InvalidKeyError, KeyFileError, UnusableKeyError
 from keys.jwk import jwks_document, kid_of, parse_jwks, verification_key
 from keys.pem import (
     ALGORITHMS,
@@ -135,3 +136,22 @@ def test_jwks_round_trip() -> None:
     for ours, theirs in zip(own, parsed, strict=True):
         assert (ours.kid, ours.algorithm) == (theirs.kid, theirs.algorithm)
         assert ours.public_key == theirs.public_key
+
+
+def test_a_key_that_is_not_whole_is_refused_each_time_also_after_one_that_is() -> None:
+    good = private_key_pem(signing_key("RS256").private_key)
+    numbers = load_pem_private_key(good, password=None).private_numbers()
+    wrong = RSAPrivateNumbers(
+        numbers.p,
+        numbers.q,
+        numbers.d + 2,
+        numbers.dmp1,
+        numbers.dmq1,
+        numbers.iqmp,
+        numbers.public_numbers,
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    bad = private_key_pem(wrong)
+    for _ in range(2):
+        assert parse_private_key(good, "good.pem").verification_key.algorithm == "RS256"
+        with pytest.raises(KeyFileError, match=r"bad\.pem does not hold a whole private key"):
+            parse_private_key(bad, "bad.pem")

@@ -8,25 +8,146 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_support import Leeway
+from support import NOW
 
+import webhook.cli.keys
 from keys.pem import ALGORITHMS
 from webhook.assembly import keyring_of
 
+START = int(NOW) - 1000
+# How long a new key is published before it signs: the JWKS' max-age and half an hour.
+PUBLISH = 3600 + 1800
+# How long a key verifies after its last token, by the defaults: a year and an hour.
+KEEP = 365 * 86400 + 3600
 
-def test_list(leeway: Leeway, data_dir: Path) -> None:
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set the clock to so many seconds after the data directory was made."""
+
+    def set_clock(seconds: int) -> None:
+        monkeypatch.setattr(webhook.cli.keys, "time", lambda: START + seconds)
+
+    set_clock(0)
+    return set_clock
+
+
+def states_of(data_dir: Path) -> list[str]:
+    return [key.state.value for key in keyring_of(data_dir).keys]
+
+
+def test_list(leeway: Leeway, data_dir: Path, at: Callable[[int], None]) -> None:
+    def rows() -> list[dict[str, object]]:
+        text = leeway("keys", "list", "-o", "json", "--data-dir", data_dir).assert_done()
+        listed = leeway("keys", "list", "-o", "yaml", "--data-dir", data_dir).assert_done()
+        assert yaml.safe_load(listed) == json.loads(text)
+        return list(json.loads(text))
+
+    (row,) = rows()
+    kid = keyring_of(data_dir).keys[0].kid
+    assert row == {
+        "kid": kid,
+        "algorithm": "ES256",
+        "state": "active",
+        "since": "2027-01-15T07:43:20Z",
+        "next": "verify-only",
+        "safeFrom": None,
+        "safe": False,
+    }
     leeway("keys", "generate", "--algorithm", "ES384", "--data-dir", data_dir).assert_done()
-    rows = json.loads(leeway("keys", "list", "-o", "json", "--data-dir", data_dir).assert_done())
-    assert [(row["algorithm"], row["state"]) for row in rows] == [
-        ("ES384", "pending"),
-        ("ES256", "active"),
-    ]
-    assert rows[1]["since"] == "2027-01-15T07:43:20Z"
-    assert {row["kid"] for row in rows} == {key.kid for key in keyring_of(data_dir).keys}
-    listed = leeway("keys", "list", "-o", "yaml", "--data-dir", data_dir).assert_done()
-    assert yaml.safe_load(listed) == rows
+    at(PUBLISH - 1)
+    old, new = rows()
+    assert old["kid"] == kid
+    assert (new["algorithm"], new["state"], new["next"]) == ("ES384", "pending", "active")
+    assert old["safeFrom"] == new["safeFrom"] == "2027-01-15T09:13:20Z"
+    assert old["safe"] is new["safe"] is False
+    at(PUBLISH)
+    assert [row["safe"] for row in rows()] == [True, True]
     lines = leeway("keys", "list", "--data-dir", data_dir).assert_done().splitlines()
-    assert lines[0].split() == ["KID", "ALGORITHM", "STATE", "SINCE"]
-    assert [line.split() for line in lines[1:]] == [list(row.values()) for row in rows]
+    assert lines[0].split() == ["KID", "ALGORITHM", "STATE", "SINCE", "NEXT", "STEP"]
+    assert lines[1].split()[:4] == [kid, "ES256", "active", "2027-01-15T07:43:20Z"]
+    assert lines[2].endswith("active, safe now")
+
+
+def test_a_whole_rotation(leeway: Leeway, data_dir: Path, at: Callable[[int], None]) -> None:
+    def rotate() -> str:
+        return leeway("keys", "rotate", "--data-dir", data_dir).assert_done()
+
+    first = keyring_of(data_dir).keys[0].kid
+    made = re.fullmatch(
+        r"key (\S+) created, it is pending\n"
+        r"next: key \1 active, safe from 2027-01-15T09:13:20Z on\n",
+        rotate(),
+    )
+    assert made
+    second = made[1]
+    at(PUBLISH - 1)
+    leeway("keys", "rotate", "--data-dir", data_dir).assert_failed(
+        1, second, "2027-01-15T09:13:20Z", "--force"
+    )
+    assert states_of(data_dir) == ["active", "pending"]
+    at(PUBLISH)
+    assert rotate() == (
+        f"key {second} is active\nnext: key {first} retired, safe from 2028-01-15T10:13:20Z on\n"
+    )
+    assert keyring_of(data_dir).signing_key().verification_key.kid == second
+    leeway("keys", "retire", first, "--data-dir", data_dir).assert_failed(
+        1, first, "2028-01-15T10:13:20Z", "--force"
+    )
+    at(PUBLISH + KEEP)
+    assert rotate() == f"key {first} is retired\n"
+    text = leeway("keys", "list", "--data-dir", data_dir).assert_done()
+    (line,) = [line for line in text.splitlines() if line.startswith(first)]
+    assert line.split()[2:] == ["retired", "2028-01-15T10:13:20Z", "-"]
+    again = leeway("keys", "retire", first, "--data-dir", data_dir).assert_done()
+    assert again == f"key {first} is retired already\n"
+
+
+def test_a_step_by_force_says_what_it_breaks(
+    leeway: Leeway, data_dir: Path, at: Callable[[int], None]
+) -> None:
+    first = keyring_of(data_dir).keys[0].kid
+    leeway("keys", "rotate", "--data-dir", data_dir).assert_done()
+    for arguments, told in (
+        (("rotate",), "clients that keep an older JWKS may refuse the tokens of key"),
+        (("retire", first), f"tokens signed with key {first} are refused from now on"),
+    ):
+        ran = leeway("keys", *arguments, "--force", "--data-dir", data_dir)
+        assert ran.code == 0
+        assert re.fullmatch(r"leeway: warning: [^\n]+\n", ran.err)
+        assert told in ran.err
+    assert sorted(states_of(data_dir)) == ["active", "retired"]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["plain", "by-force"])
+def test_the_active_key_is_not_retired(
+    leeway: Leeway, data_dir: Path, force: tuple[str, ...]
+) -> None:
+    kid = keyring_of(data_dir).keys[0].kid
+    ran = leeway("keys", "retire", kid, *force, "--data-dir", data_dir)
+    ran.assert_failed(2, kid, "never retired", "leeway keys rotate")
+    assert states_of(data_dir) == ["active"]
+
+
+@pytest.mark.parametrize("kid", ["nobody", "-" + "x" * 42, "-habcd" + "-" * 37])
+def test_retiring_a_key_that_is_not_there(leeway: Leeway, data_dir: Path, kid: str) -> None:
+    ran = leeway("keys", "retire", kid, "--force", "--data-dir", data_dir)
+    ran.assert_failed(2, kid, "leeway keys list")
+
+
+def test_a_token_of_longer_life_makes_its_key_verify_longer(
+    leeway: Leeway, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_dir / "keys"
+    monkeypatch.setenv("LEEWAY_TOKENS_MAX_EXPIRATION", "87600h")
+    command = ("token", "create", "loofah", "-n", "argo-run", "--data-dir", data_dir)
+    leeway(*command).assert_done()
+    (key,) = keyring_of(data_dir).keys
+    assert key.until is not None
+    assert key.until >= START + 87600 * 3600
+    before = (folder / "schedule.json").read_bytes()
+    leeway(*command).assert_done()
+    assert (folder / "schedule.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -62,7 +183,13 @@ def test_jwks(leeway: Leeway, data_dir: Path) -> None:
     }
 
 
-COMMANDS = [("keys", "list"), ("keys", "jwks"), ("keys", "generate", "--algorithm", "ES256")]
+COMMANDS = [
+    ("keys", "list"),
+    ("keys", "jwks"),
+    ("keys", "generate", "--algorithm", "ES256"),
+    ("keys", "rotate", "--force"),
+    ("keys", "retire", "some-kid", "--force"),
+]
 
 
 def broken_mode(folder: Path) -> None:

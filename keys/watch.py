@@ -1,0 +1,218 @@
+"""Follows the folder of signing keys in a thread, and rotates them when that is due.
+
+Invariants:
+
+1. What is in use is the whole of one folder that could be read: a broken one changes nothing.
+2. A folder that changes is taken once it has stood still for one look.
+3. A clock that jumps takes no step: what is due then has to wait for as long as a new key does, by
+   a clock that does not jump.
+
+Each worker of a server has a watcher; whichever looks first takes a step, and the others see it
+with their next look.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Lock, Thread
+from time import monotonic, time
+from typing import Final
+
+from keys.errors import KeysError
+from keys.key_changes import advance
+from keys.key_files import folder_stamp, load_keyring
+from keys.keyring import Keyring
+from keys.rotation import RotationPolicy, StepKind, due_step, is_note_due
+
+POLL_SECONDS: Final = 1.0
+# Other processes may write to the folder between two looks, right after a step most of all.
+_CATCH_UP_LOOKS: Final = 10
+_JUMP_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 60.0
+_DONE: Final = {
+    StepKind.PUBLISH: "was made and is published",
+    StepKind.ACTIVATE: "signs from now on",
+    StepKind.RETIRE: "is retired",
+    StepKind.FORGET: "is forgotten",
+}
+_logger = logging.getLogger("leeway")
+_audit_logger = logging.getLogger("leeway.audit")
+
+
+class KeyFolderWatcher:
+    """The keys of one folder, as they are now.
+
+    ``keyring`` is up to date once this is made; ``on_change`` is called with every later one, in
+    the thread that looks. ``clock`` gives Unix seconds, ``steady`` seconds that never jump.
+
+    Raises what ``load_keyring`` does where the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        policy: RotationPolicy,
+        on_change: Callable[[Keyring], None] = lambda _keyring: None,
+        *,
+        clock: Callable[[], float] = time,
+        steady: Callable[[], float] = monotonic,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self._directory = directory
+        self._policy = policy
+        self._on_change: Callable[[Keyring], None] = lambda _keyring: None
+        self._clock = clock
+        self._steady = steady
+        self._poll_seconds = poll_seconds
+        self._problem = ""
+        self._step_problem = ""
+        self._offset = clock() - steady()
+        self._held_until = self._retry_at = steady()
+        self._seen = self._stamp = folder_stamp(directory)
+        self._keyring = load_keyring(directory)
+        self._looking = Lock()
+        self._stopped = Event()
+        self._thread = Thread(target=self._follow, name="leeway-keys", daemon=True)
+        self.look()
+        self._on_change = on_change
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys in use."""
+        return self._keyring
+
+    def start(self) -> None:
+        """Begin to follow the folder; in a server after the fork."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following the folder."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def problem(self) -> str:
+        """Say why a new state of the folder is not in use; empty where there is none."""
+        return self._problem
+
+    def step_problem(self) -> str:
+        """Say why the last step that was due could not be taken; empty where it could."""
+        return self._step_problem
+
+    def use(self, policy: RotationPolicy) -> None:
+        """Go on by other settings; to be called before the first token is signed under them."""
+        with self._looking:
+            self._policy = policy
+            self._retry_at = self._steady()
+            # How long its tokens live has to be written down also where no step may be taken.
+            self._advance(replace(policy, rotate_every=0))
+
+    def look(self) -> None:
+        """Take over what has changed in the folder, and take the steps that are due."""
+        with self._looking:
+            stamp = folder_stamp(self._directory)
+            if stamp == self._seen and (stamp != self._stamp or self._problem):
+                self._reload()
+                self._stamp = stamp
+            self._seen = stamp
+            self._watch_clock()
+            if self._steady() >= self._held_until:
+                self._advance(self._policy)
+
+    def catch_up(self) -> None:
+        """Take over what is in the folder now: somebody has met a key that is not known here.
+
+        Whoever signs with a key has read of it in the folder, so what is there is whole.
+        """
+        for _ in range(_CATCH_UP_LOOKS):
+            self.look()
+            if self._seen == self._stamp:
+                return
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            try:
+                self.look()
+            except Exception:
+                # Without this thread a key would never change again in this process.
+                _logger.exception("the signing keys could not be looked at")
+
+    def _reload(self) -> None:
+        try:
+            keyring = load_keyring(self._directory)
+            if self._keyring.active is not None:
+                # A folder that is not mounted any more is empty.
+                keyring.signing_key()
+        except (KeysError, OSError) as error:
+            problem = f"{error}; the keys from before stay in use"
+            if problem != self._problem:
+                _logger.error("the signing keys were not read again: %s", problem)
+            self._problem = problem
+            return
+        if self._problem:
+            _logger.info("the signing keys in %s can be read again", self._directory)
+        self._problem = ""
+        self._take_over(keyring)
+
+    def _take_over(self, keyring: Keyring) -> None:
+        if _content(keyring) != _content(self._keyring):
+            self._on_change(keyring)
+        # Last: what could not be taken over is tried again.
+        self._keyring = keyring
+
+    def _watch_clock(self) -> None:
+        offset = self._clock() - self._steady()
+        if abs(offset - self._offset) > _JUMP_SECONDS:
+            hold = self._policy.publish_seconds
+            self._held_until = self._steady() + hold
+            _logger.warning(
+                "the clock has jumped by %+.0fs; no signing key takes a step by itself for %ds",
+                offset - self._offset,
+                hold,
+            )
+        self._offset = offset
+
+    def _advance(self, policy: RotationPolicy) -> None:
+        now, keyring = int(self._clock()), self._keyring
+        if self._problem or self._steady() < self._retry_at:
+            return
+        if not is_note_due(keyring, policy, now) and due_step(keyring, policy, now) is None:
+            return
+        try:
+            changed = advance(self._directory, policy, now)
+        except (KeysError, OSError) as error:
+            self._retry_at = self._steady() + _RETRY_SECONDS
+            self._tell(getattr(error, "strerror", None) or str(error))
+            return
+        self._step_problem = ""
+        for step in changed.steps:
+            fields = {
+                "event": "audit",
+                "action": "keys.rotate",
+                "outcome": "done",
+                "via": "server",
+                "kid": step.kid,
+                "step": step.kind.value,
+            }
+            extra = {"fields": fields}
+            _audit_logger.info("signing key %s %s", step.kid, _DONE[step.kind], extra=extra)
+        # The next look reads it again: somebody else may have changed it since.
+        self._take_over(changed.keyring)
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._step_problem:
+            # Without rotation there is little to keep, and a mounted Secret is as it should be.
+            level = logging.WARNING if self._policy.rotate_every else logging.INFO
+            _logger.log(
+                level,
+                "the schedule of the signing keys in %s is not kept from here: %s",
+                self._directory,
+                problem,
+            )
+        self._step_problem = problem
+
+
+def _content(keyring: Keyring) -> list[tuple[object, ...]]:
+    """Return what makes one keyring another: keys are compared by identity."""
+    return [(key.kid, key.state, key.signing_key is not None) for key in keyring.keys]
