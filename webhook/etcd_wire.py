@@ -13,20 +13,40 @@ from keys.encoding import decode_json
 from keys.errors import EncodingError
 from webhook.errors import InvalidReviewError
 from webhook.rbac.model import Permission, PermissionType
+from webhook.rbac.ranges import in_words
 
 _Request = TypeVar("_Request", bound="Request")
 _ORIGINAL_NAMES: Final = {"rangeEnd": "range_end", "noPassword": "no_password"}
 MAX_KEY_BYTES: Final = 64 * 1024
+_SHOWN_KEY_BYTES: Final = 512
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of the requests; on its own the one without fields."""
 
+    def on_what(self) -> dict[str, object]:
+        """Say what a request is about, by the same names in all of them; never a password."""
+        return {}
+
 
 class NameRequest(Request):
-    """AuthUserGet, AuthUserDelete, AuthRoleAdd."""
+    """AuthUserGet, AuthUserDelete."""
 
     name: str = ""
+
+    def on_what(self) -> dict[str, object]:
+        """Name the user."""
+        return {"user": self.name}
+
+
+class RoleAddRequest(Request):
+    """AuthRoleAdd."""
+
+    name: str = ""
+
+    def on_what(self) -> dict[str, object]:
+        """Name the role."""
+        return {"role": self.name}
 
 
 class RoleRequest(Request):
@@ -34,12 +54,20 @@ class RoleRequest(Request):
 
     role: str = ""
 
+    def on_what(self) -> dict[str, object]:
+        """Name the role."""
+        return {"role": self.role}
+
 
 class AuthenticateRequest(Request):
     """Authenticate, AuthUserChangePassword."""
 
     name: str = ""
     password: str = ""
+
+    def on_what(self) -> dict[str, object]:
+        """Name the user."""
+        return {"user": self.name}
 
 
 class UserOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,12 +88,20 @@ class UserGrantRoleRequest(Request):
     user: str = ""
     role: str = ""
 
+    def on_what(self) -> dict[str, object]:
+        """Name the user and the role."""
+        return {"user": self.user, "role": self.role}
+
 
 class UserRevokeRoleRequest(Request):
     """AuthUserRevokeRole."""
 
     name: str = ""
     role: str = ""
+
+    def on_what(self) -> dict[str, object]:
+        """Name the user and the role."""
+        return {"user": self.name, "role": self.role}
 
 
 class PermissionBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,6 +118,13 @@ class RoleGrantPermissionRequest(Request):
     name: str = ""
     perm: PermissionBody | None = None
 
+    def on_what(self) -> dict[str, object]:
+        """Name the role, and say what is granted."""
+        if self.perm is None:
+            return {"role": self.name}
+        keys = _in_words(self.perm.key, self.perm.range_end)
+        return {"role": self.name, "permission": str(self.perm.permType), "keys": keys}
+
 
 class RoleRevokePermissionRequest(Request):
     """AuthRoleRevokePermission."""
@@ -89,6 +132,14 @@ class RoleRevokePermissionRequest(Request):
     role: str = ""
     key: bytes = b""
     range_end: bytes = b""
+
+    def on_what(self) -> dict[str, object]:
+        """Name the role, and say what is taken from it."""
+        return {"role": self.role, "keys": _in_words(self.key, self.range_end)}
+
+
+def _in_words(key: bytes, range_end: bytes) -> str:
+    return in_words(key[:_SHOWN_KEY_BYTES], range_end[:_SHOWN_KEY_BYTES])
 
 
 def parse_request(body: bytes, kind: type[_Request]) -> _Request:

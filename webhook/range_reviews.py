@@ -9,6 +9,7 @@ from keys.encoding import decode_json
 from keys.errors import EncodingError
 from webhook.errors import InvalidReviewError
 from webhook.etcd_wire import require_short_keys
+from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire
 
@@ -16,29 +17,37 @@ API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "RangeAccessReview"
 
 
-class RangeAccessSpec(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """What is asked: may ``user``, with ``groups``, read or write a key or a range of keys."""
-
-    user: str
+class _Spec(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    user: str | msgspec.UnsetType = msgspec.UNSET
     groups: tuple[str, ...] = ()
+    token: str | msgspec.UnsetType = msgspec.UNSET
     permission: str
     key: bytes
     range_end: bytes = b""
 
 
 class _Review(msgspec.Struct, rename={"api_version": "apiVersion"}):
-    spec: RangeAccessSpec
+    spec: _Spec
     kind: str = KIND
     api_version: str = API_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class RangeAccessRequest:
-    """A review that has been checked: the spec as it came, and what it means."""
+    """A review that has been checked.
 
-    spec: RangeAccessSpec
+    It asks about ``subject``, a user and its groups, or about whoever a ``token`` speaks for;
+    ``spec`` is as it is sent back, without that token.
+    """
+
+    spec: object
+    subject: tuple[str, tuple[str, ...]]
+    token: str
     kind: PermissionType
     span: Range
+
+    def __repr__(self) -> str:
+        return f"RangeAccessRequest({self.kind!r}, {self.span!r})"
 
 
 def parse_range_review(body: bytes) -> RangeAccessRequest:
@@ -60,26 +69,29 @@ def parse_range_review(body: bytes) -> RangeAccessRequest:
         )
     require_short_keys(key=spec.key, rangeEnd=spec.range_end)
     span = from_wire(spec.key, spec.range_end)
-    if not spec.user:
-        raise InvalidReviewError("spec.user is empty; name a user")
+    user, token = spec.user or "", spec.token or ""
+    if bool(user) == bool(token):
+        raise InvalidReviewError("spec needs either a user or a token, and not empty")
+    if token and spec.groups:
+        raise InvalidReviewError("spec.groups goes with a user; a token brings its own groups")
     if not spec.key or (span.end is not None and span.end <= span.start):
         raise InvalidReviewError("spec.key is empty, or spec.rangeEnd is not after it")
-    return RangeAccessRequest(spec, PermissionType[spec.permission], span)
+    shown = msgspec.structs.replace(spec, token="" if token else msgspec.UNSET)
+    kind = PermissionType[spec.permission]
+    return RangeAccessRequest(shown, (user, spec.groups), token, kind, span)
 
 
 def render_range_review(
-    request: RangeAccessRequest,
-    roles: tuple[str, ...],
-    uncovered: tuple[Range, ...],
-    revision: int,
+    request: RangeAccessRequest, access: Access, revision: int, refusal: str = ""
 ) -> bytes:
-    """Render the answer; ``uncovered`` is empty where the question is allowed."""
-    allowed = not uncovered
-    gaps = [to_wire(gap) for gap in uncovered]
-    if allowed:
-        reason = f"granted by role {' and '.join(roles)}"
+    """Render the answer; ``refusal`` says why a token is refused."""
+    gaps = [to_wire(gap) for gap in access.uncovered]
+    if refusal:
+        reason = f"the token is refused: {refusal}"
+    elif access.allowed:
+        reason = f"granted by role {' and '.join(access.roles)}"
     else:
-        reason = f"nothing grants {request.spec.permission} on a part of what was asked"
+        reason = f"nothing grants {request.kind.name} on a part of what was asked"
     return msgspec.json.encode(
         {
             "kind": KIND,
@@ -87,9 +99,9 @@ def render_range_review(
             "metadata": {"creationTimestamp": None},
             "spec": request.spec,
             "status": {
-                "allowed": allowed,
+                "allowed": access.allowed,
                 "reason": reason,
-                "roles": roles,
+                "roles": access.roles,
                 "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
                 "revision": revision,
             },

@@ -13,7 +13,8 @@ import pytest
 
 from webhook.backends import sqlite as sqlite_backend
 from webhook.backends.memory import MemoryBackend
-from webhook.backends.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteBackend
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.backends.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Backend, ConflictError, Record

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, _wait_until_ready, free_port
+from e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, free_port, wait_until_ready
 
+from tests.secrets_made import answered, password_made
 from webhook.backends.sqlite import SQLiteBackend
 
 ROOT = "root"
-ROOT_PASSWORD = "rootpw"
+ROOT_PASSWORD = "root-Zb6mXq9RtY3kPw"
 NOBODY = ""
 RANGE_REVIEWS = "/apis/leeway.dev/v1/rangeaccessreviews"
 _TIMEOUT = 15.0
@@ -192,11 +193,16 @@ def post(
 ) -> tuple[int, dict[str, Any]]:
     """Post a JSON value and return the status and the JSON answer."""
     headers = {"Content-Type": "application/json"}
+    if isinstance(password := body.get("password"), str):
+        password_made(password)
     if token:
         headers["Authorization"] = token
     connection.request("POST", path, json.dumps(body).encode(), headers)
     response = connection.getresponse()
-    answer = json.loads(response.read())
+    content = response.read()
+    if isinstance(connection, http.client.HTTPSConnection):
+        answered("POST", path, {}, content)
+    answer = json.loads(content)
     assert isinstance(answer, dict)
     return response.status, answer
 
@@ -280,7 +286,7 @@ def running_leeway(folder: Path) -> Iterator[RunningServer]:
         )
     server = RunningServer(data_dir, port, log_file, process)
     try:
-        _wait_until_ready(server)
+        wait_until_ready(server)
         yield server
     except BaseException:
         process.kill()

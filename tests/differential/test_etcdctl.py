@@ -12,7 +12,7 @@ from .pair import etcd_program, running_etcd
 
 # One line a command, in order. What it prints, and whether it succeeds, must be the same.
 SESSION = """
-user add root:rootpw
+user add root:root-Zb6mXq9RtY3kPw
 role add root
 user grant-role root root
 user get root

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .pair import NOBODY, ROOT, Pair, Reply, b64
+from .pair import NOBODY, ROOT, ROOT_PASSWORD, Pair, Reply, b64
 
 _INVALID, _DENIED, _FAILED, _UNAUTHENTICATED = (400, 3), (403, 7), (400, 9), (401, 16)
 _NO_IDENTITY = (*_INVALID, "etcdserver: user name is empty")
@@ -238,7 +238,7 @@ _USERS_AND_ROLES_WHILE_DISABLED = (
 )
 
 _ENABLING = (
-    Step("user/add", _user(ROOT, "rootpw")),
+    Step("user/add", _user(ROOT, ROOT_PASSWORD)),
     Step("enable", {}, _ROOT_HAS_NO_ROLE),
     Step("user/grant", {"user": ROOT, "role": "r2"}),
     Step("enable", {}, _ROOT_HAS_NO_ROLE),
@@ -252,7 +252,7 @@ _ENABLING = (
     Step("role/delete", {"role": ROOT}),
     Step("user/delete", {"name": ROOT}),
     Step("enable", {}, _NO_ROOT),
-    Step("user/add", _user(ROOT, "rootpw")),
+    Step("user/add", _user(ROOT, ROOT_PASSWORD)),
     Step("role/add", {"name": ROOT}),
     Step("user/grant", {"user": ROOT, "role": ROOT}),
     Step("user/grant", {"user": "alice", "role": "r2"}),
@@ -331,7 +331,7 @@ def test_users_roles_and_permissions_while_auth_is_disabled(pair: Pair) -> None:
 
 def test_every_operation_and_every_error_with_auth_enabled(pair: Pair) -> None:
     _play(pair, NOBODY, *_USERS_AND_ROLES_WHILE_DISABLED, *_ENABLING)
-    pair.log_in(ROOT, "rootpw")
+    pair.log_in(ROOT, ROOT_PASSWORD)
     _play(pair, ROOT, *_AS_ROOT)
 
 
@@ -433,7 +433,7 @@ def test_disabling_auth_ends_every_token(pair: Pair) -> None:
     _play(pair, NOBODY, Step("authenticate", _user("bob"), _AUTH_OFF), Step("enable", {}))
     for user in (ROOT, "alice"):
         _play(pair, user, Step("user/get", {"name": user}, _BAD_TOKEN))
-    pair.log_in(ROOT, "rootpw")
+    pair.log_in(ROOT, ROOT_PASSWORD)
     _play(pair, ROOT, Step("status", {}), Step("user/list", {}))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.rbac.access import is_permitted
+from webhook.rbac.access import explain_access
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.model import Permission, PermissionType
@@ -37,7 +37,7 @@ def other(tmp_path: Path, store: AuthStore) -> Iterator[sqlite3.Connection]:
 
 
 def may_read(store: AuthStore) -> bool:
-    return is_permitted(store, "u", (), PermissionType.READ, KEY)
+    return explain_access(store, "u", (), PermissionType.READ, KEY).allowed
 
 
 @pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, show
 from webhook.cli.store import opened_store
 from webhook.rbac.errors import RootRoleNotExistError
@@ -28,6 +29,7 @@ def enable(data_dir: Path) -> None:
                 store.add_role(ROOT)
             store.grant_role(ROOT, ROOT)
             store.enable()
+        audit(data_dir, "auth.enable", revision=store.own_revision)
     click.echo("Authentication Enabled")
 
 
@@ -37,6 +39,7 @@ def disable(data_dir: Path) -> None:
     """Turn auth off: every client certificate may do everything."""
     with opened_store(data_dir) as (store, _):
         store.disable()
+        audit(data_dir, "auth.disable", revision=store.own_revision)
     click.echo("Authentication Disabled")
 
 

@@ -10,12 +10,11 @@ from webhook.cli.store import (
     from_key_option,
     opened_store,
     prefix_option,
-    range_in_words,
     wire_range,
 )
 from webhook.rbac.access import explain_access
 from webhook.rbac.model import Permission, PermissionType
-from webhook.rbac.ranges import to_wire
+from webhook.rbac.ranges import in_words, to_wire
 
 
 @click.command("can-i", cls=GoFlagsCommand)
@@ -48,7 +47,7 @@ def can_i(
     if access.allowed:
         text = f"yes, granted by role {' and '.join(access.roles)}"
     else:
-        missing = ", ".join(range_in_words(start, end) for start, end in gaps)
+        missing = ", ".join(in_words(start, end) for start, end in gaps)
         text = f"no, nothing lets {user} {kind} {missing}"
     value = {
         "allowed": access.allowed,

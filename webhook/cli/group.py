@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, show
 from webhook.cli.store import opened_store
 
@@ -21,6 +22,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     """Give the members of a group a role."""
     with opened_store(data_dir) as (store, _):
         store.grant_group_role(name, role)
+        audit(data_dir, "group.grant-role", group=name, role=role, revision=store.own_revision)
     click.echo(f"Role {role} is granted to group {name}")
 
 
@@ -32,6 +34,7 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
     """Take a role from a group."""
     with opened_store(data_dir) as (store, _):
         store.revoke_group_role(name, role)
+        audit(data_dir, "group.revoke-role", group=name, role=role, revision=store.own_revision)
     click.echo(f"Role {role} is revoked from group {name}")
 
 

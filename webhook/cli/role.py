@@ -5,17 +5,17 @@ from typing import Any
 
 import click
 
+from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, show
 from webhook.cli.store import (
     GoFlagsCommand,
     from_key_option,
     opened_store,
     prefix_option,
-    range_in_words,
     wire_range,
 )
 from webhook.rbac.model import Permission, PermissionType, Role
-from webhook.rbac.ranges import prefix_end
+from webhook.rbac.ranges import in_words, prefix_end
 
 
 @click.group()
@@ -30,6 +30,7 @@ def add(data_dir: Path, name: str) -> None:
     """Add a role."""
     with opened_store(data_dir) as (store, _):
         store.add_role(name)
+        audit(data_dir, "role.add", role=name, revision=store.own_revision)
     click.echo(f"Role {name} created")
 
 
@@ -40,6 +41,7 @@ def delete(data_dir: Path, name: str) -> None:
     """Delete a role, and take it from all users and groups."""
     with opened_store(data_dir) as (store, _):
         store.delete_role(name)
+        audit(data_dir, "role.delete", role=name, revision=store.own_revision)
     click.echo(f"Role {name} deleted")
 
 
@@ -72,9 +74,9 @@ def permission_lines(found: Role) -> list[str]:
 
 def _permission_in_words(permission: Permission) -> str:
     key, range_end = permission.key, permission.range_end
-    words = range_in_words(key, range_end)
+    words = in_words(key, range_end)
     if range_end and key and prefix_end(key) == range_end:
-        words += f" (prefix {range_in_words(key, b'')})"
+        words += f" (prefix {in_words(key, b'')})"
     return words
 
 
@@ -103,6 +105,9 @@ def grant_permission(
     permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
     with opened_store(data_dir) as (store, _):
         store.grant_permission(name, permission)
+        keys = in_words(permission.key, permission.range_end)
+        about = {"role": name, "permission": permission.type.name, "keys": keys}
+        audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
     click.echo(f"Role {name} updated")
 
 
@@ -120,5 +125,7 @@ def revoke_permission(
     start, end = wire_range(key, range_end, **flags)
     with opened_store(data_dir) as (store, _):
         store.revoke_permission(name, start, end)
+        about = {"role": name, "keys": in_words(start, end)}
+        audit(data_dir, "role.revoke-permission", **about, revision=store.own_revision)
     what = "range" if end else "key"
-    click.echo(f"Permission of {what} {range_in_words(start, end)} is revoked from role {name}")
+    click.echo(f"Permission of {what} {in_words(start, end)} is revoked from role {name}")

@@ -77,19 +77,6 @@ def wire_range(
     return start, b""
 
 
-def range_in_words(key: bytes, range_end: bytes) -> str:
-    """Render a range as etcdctl does: ``key``, ``[key, end)`` or ``[key, <open ended>``."""
-    if not range_end:
-        return _text(key)
-    if range_end == OPEN_END:
-        return f"[{_text(key)}, <open ended>"
-    return f"[{_text(key)}, {_text(range_end)})"
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
-
-
 def password_of(name: str, given: str | None, *, ask: bool) -> str:
     """Return a password: the one given, or one that is typed twice, or a line of standard input."""
     if given is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, show
 from webhook.cli.role import permission_lines
 from webhook.cli.store import GoFlagsCommand, interactive_option, opened_store, password_of
@@ -29,17 +30,23 @@ def add(
     new_user_password: str | None,
     interactive: bool,
 ) -> None:
-    """Add a user. Without a password it is asked for."""
-    name, colon, inline = name.partition(":")
-    given = new_user_password if new_user_password is not None else inline if colon else None
+    """Add a user. Without a password it is asked for.
+
+    With a flag about its password the whole of NAME is the name, so it may have colons.
+    """
+    given = new_user_password
     if no_password and given is not None:
         raise click.UsageError("a password and --no-password exclude each other")
+    if not no_password and given is None:
+        name, colon, inline = name.partition(":")
+        given = inline if colon else None
     with opened_store(data_dir) as (store, configuration):
         password_hash = b""
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)
             password_hash = passwords.hash(password_of(name, given, ask=interactive))
         store.add_user(name, password_hash)
+        audit(data_dir, "user.add", user=name, revision=store.own_revision)
     click.echo(f"User {name} created")
 
 
@@ -50,6 +57,7 @@ def delete(data_dir: Path, name: str) -> None:
     """Delete a user, and with it its auth tokens."""
     with opened_store(data_dir) as (store, _):
         store.delete_user(name)
+        audit(data_dir, "user.delete", user=name, revision=store.own_revision)
     click.echo(f"User {name} deleted")
 
 
@@ -91,6 +99,7 @@ def passwd(data_dir: Path, name: str, *, interactive: bool) -> None:
         store.user(name)
         passwords = Passwords(configuration.auth.bcrypt_cost)
         store.change_password(name, passwords.hash(password_of(name, None, ask=interactive)))
+        audit(data_dir, "user.passwd", user=name, revision=store.own_revision)
     click.echo("Password updated")
 
 
@@ -102,6 +111,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     """Give a user a role."""
     with opened_store(data_dir) as (store, _):
         store.grant_role(name, role)
+        audit(data_dir, "user.grant-role", user=name, role=role, revision=store.own_revision)
     click.echo(f"Role {role} is granted to user {name}")
 
 
@@ -113,4 +123,5 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
     """Take a role from a user."""
     with opened_store(data_dir) as (store, _):
         store.revoke_role(name, role)
+        audit(data_dir, "user.revoke-role", user=name, role=role, revision=store.own_revision)
     click.echo(f"Role {role} is revoked from user {name}")

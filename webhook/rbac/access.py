@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import PermissionDeniedError, UserEmptyError
@@ -9,6 +10,8 @@ from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.permissions import Permissions, RoleSet
 from webhook.rbac.ranges import Range
 from webhook.rbac.state import State
+
+_NO_ROLES: Final[RoleSet] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +25,13 @@ class Access:
 
 def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
     """Return the roles of a subject: those of the user of that name, and those of its groups."""
-    known = state.users.get(user)
-    roles = known.roles if known else ()
-    found = [state.groups[group].roles for group in groups if group in state.groups]
+    with state.lock:
+        known = state.users.get(user)
+        roles = known.roles if known else ()
+        found = [state.groups[group].roles for group in groups if group in state.groups]
+    # Nearly all service accounts.
+    if not roles and not found:
+        return _NO_ROLES
     return frozenset(roles).union(*found)
 
 
@@ -40,19 +47,46 @@ def is_key_permitted(
     return permissions.can_write(key)
 
 
-def is_permitted(
-    store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
-) -> bool:
-    """Tell whether a subject may do something with all keys of a range.
+def granting_roles(
+    store: AuthStore,
+    user: str,
+    groups: Iterable[str],
+    kinds: Iterable[PermissionType],
+    span: Range,
+) -> tuple[str, ...]:
+    """Return the roles that let a subject do something with all keys of a range.
 
-    ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
+    One role where it is enough alone, else all that have a part in it; none where the subject may
+    not. ``kinds`` are READ, WRITE or both. Source: ``store.go``, ``isOpPermitted``.
     """
-    permissions = _permissions_of(store.state, user, groups)
-    if permissions is None:
-        return True
-    if kind is PermissionType.READ:
-        return permissions.can_read_range(span.start, span.end)
-    return permissions.can_write_range(span.start, span.end)
+    state = store.state
+    with state.lock:
+        roles = roles_of(state, user, groups)
+        if ROOT in roles:
+            return (ROOT,)
+        if not roles or not _covers(state.permissions(roles), kinds, span):
+            return ()
+        names = sorted(roles)
+        for name in names:
+            if _covers(state.permissions(frozenset((name,))), kinds, span):
+                return (name,)
+        return tuple(name for name in names if _touches(state, name, kinds, span))
+
+
+def _covers(permissions: Permissions, kinds: Iterable[PermissionType], span: Range) -> bool:
+    start, end = span
+    for kind in kinds:
+        if kind is PermissionType.READ:
+            if not permissions.can_read_range(start, end):
+                return False
+        elif not permissions.can_write_range(start, end):
+            return False
+    return True
+
+
+def _touches(state: State, role: str, kinds: Iterable[PermissionType], span: Range) -> bool:
+    permissions = state.permissions(frozenset((role,)))
+    return any(permissions.uncovered(kind, span) != [span] for kind in kinds)
 
 
 def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissions | None:
@@ -66,22 +100,21 @@ def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissio
 def explain_access(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
 ) -> Access:
-    """Answer as ``is_permitted`` does, with the reasons."""
+    """Tell whether a subject may do something with all keys of a range, and why.
+
+    ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
+    """
     state = store.state
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:
             return Access(True, (ROOT,), ())
         uncovered = state.permissions(roles).uncovered(kind, span)
-        granting = [
-            name
-            for name in sorted(roles)
-            if state.permissions(frozenset([name])).uncovered(kind, span) != [span]
-        ]
+        granting = [name for name in sorted(roles) if _touches(state, name, (kind,), span)]
         return Access(not uncovered, tuple(granting), tuple(uncovered))
 
 
-def require_admin(store: AuthStore, user: str) -> None:
+def require_admin(store: AuthStore, user: str, groups: Iterable[str] = ()) -> None:
     """Let only root through while auth is enabled (``store.go``, ``IsAdminPermitted``).
 
     Raises UserEmptyError or PermissionDeniedError.
@@ -90,6 +123,5 @@ def require_admin(store: AuthStore, user: str) -> None:
         return
     if not user:
         raise UserEmptyError
-    known = store.state.users.get(user)
-    if known is None or not known.has_root_role:
+    if ROOT not in roles_of(store.state, user, groups):
         raise PermissionDeniedError

@@ -13,13 +13,14 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterable
-from threading import Lock
+from threading import Lock, local
 from typing import Final
 
-from webhook.rbac import changes
+from webhook.rbac import changes, revoking
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Permission, Role, User
 from webhook.rbac.records import Backend, ConflictError, Record, meta_record, text_id
+from webhook.rbac.revoking import Lifetimes
 from webhook.rbac.state import State
 
 _MAX_ATTEMPTS: Final = 100
@@ -31,6 +32,7 @@ class AuthStore:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._lock = Lock()
+        self._own = local()
         self.state = State()
         self.state.apply(*backend.load())
 
@@ -47,6 +49,12 @@ class AuthStore:
     def revision(self) -> int:
         """The auth revision."""
         return self.state.meta.revision
+
+    @property
+    def own_revision(self) -> int:
+        """The auth revision that the last change of this thread led to, before any later one."""
+        revision: int = self._own.revision
+        return revision
 
     def refresh(self) -> None:
         """Take over what other processes have written, if anything.
@@ -133,6 +141,31 @@ class AuthStore:
         """Take a role from a group. Raises RoleNotGrantedError."""
         self._change(lambda state: changes.revoke_group_role(state, group, role))
 
+    def revoke_jti(self, jti: str, lifetimes: Lifetimes, now: float) -> None:
+        """Revoke the token with a ``jti``; ``now`` is in Unix seconds."""
+        self._change(lambda state: revoking.revoke_jti(state, jti, lifetimes, now))
+
+    def revoke_subject(
+        self, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
+    ) -> None:
+        """Revoke every token of a subject issued up to ``now`` (Unix seconds).
+
+        Those of the service account that it is the user name of, where ``is_account`` says so, and
+        the auth tokens of the user of that name. Raises UserNotFoundError for neither.
+        """
+        self._change(
+            lambda state: revoking.revoke_subject(
+                state, subject, lifetimes, now, is_account=is_account
+            )
+        )
+
+    def tidy_revocations(self, lifetimes: Lifetimes, now: float) -> None:
+        """Note how long tokens live from ``now`` (Unix seconds) on, and forget what is over.
+
+        To be called with the settings of a server that starts.
+        """
+        self._change(lambda state: revoking.tidy(state, lifetimes, now))
+
     def user(self, name: str) -> User:
         """Return a user. Raises UserNotFoundError."""
         return changes.user_of(self.state, name)
@@ -165,6 +198,7 @@ class AuthStore:
                 self._catch_up()
                 change = decide(self.state)
                 if change is None:
+                    self._own.revision = self.revision
                     return
                 records = list(change.records)
                 if change.meta != self.state.meta:
@@ -174,6 +208,7 @@ class AuthStore:
                 except ConflictError:
                     continue
                 self.state.apply(revision, records)
+                self._own.revision = self.revision
                 return
         raise StoreUnavailableError("other processes change the store all the time; try again")
 

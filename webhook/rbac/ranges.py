@@ -47,6 +47,22 @@ def to_wire(span: Range) -> tuple[bytes, bytes]:
     return start, b"" if end == start + b"\0" else end
 
 
+def in_words(key: bytes, range_end: bytes) -> str:
+    """Render etcd's key and ``range_end`` as etcdctl does.
+
+    ``key``, ``[key, end)`` or ``[key, <open ended>``.
+    """
+    if not range_end:
+        return _text(key)
+    if range_end == OPEN_END:
+        return f"[{_text(key)}, <open ended>"
+    return f"[{_text(key)}, {_text(range_end)})"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """Return the ``range_end`` of all keys with a prefix; OPEN_END where there is no bound.
 

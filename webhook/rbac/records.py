@@ -19,8 +19,13 @@ ROLE: Final = "role"
 PERMISSION: Final = "permission"
 GROUP: Final = "group"
 TOKEN: Final = "token"
+REVOCATION: Final = "revocation"
+LIFETIME: Final = "lifetime"
 
 AUTH_ID: Final = b"auth"
+LIFETIME_ID: Final = b"own"
+REVOKED_JTI: Final = "jti"
+REVOKED_SUBJECT: Final = "subject"
 
 
 class Record(NamedTuple):
@@ -80,6 +85,27 @@ class TokenRecord(msgspec.Struct, frozen=True):
 
     user: str
     used: float
+
+
+class Revocation(msgspec.Struct, frozen=True, gc=False):
+    """A revocation: ``before`` is the Unix second of it, the last whose tokens it revokes.
+
+    After ``until`` (Unix seconds, infinite for never) there is no token left that it concerns.
+    """
+
+    before: int
+    until: float
+
+
+class Lifetime(msgspec.Struct, frozen=True):
+    """How long tokens signed here live.
+
+    ``seconds`` is the longest lifetime that is granted. What was granted under earlier, longer
+    settings has expired by ``earlier_until`` (Unix seconds).
+    """
+
+    seconds: float = 0.0
+    earlier_until: float = 0.0
 
 
 class _UserValue(msgspec.Struct):
@@ -165,3 +191,30 @@ def token_record(digest: bytes, token: TokenRecord | None) -> Record:
 def read_token(value: bytes) -> TokenRecord:
     """Read a simple token."""
     return msgspec.msgpack.decode(value, type=TokenRecord)
+
+
+def revocation_record(what: str, name: str, revocation: Revocation | None) -> Record:
+    """Write the revocation of a jti or of a subject down, or that it is gone."""
+    value = None if revocation is None else msgspec.msgpack.encode(revocation)
+    return Record(REVOCATION, text_id(f"{what}:{name}"), value)
+
+
+def read_revocation_id(record_id: bytes) -> tuple[str, str]:
+    """Read what a revocation is about: REVOKED_JTI or REVOKED_SUBJECT, and its name."""
+    what, _, name = text_of(record_id).partition(":")
+    return what, name
+
+
+def read_revocation(value: bytes) -> Revocation:
+    """Read a revocation."""
+    return msgspec.msgpack.decode(value, type=Revocation)
+
+
+def lifetime_record(lifetime: Lifetime) -> Record:
+    """Write down how long tokens live."""
+    return Record(LIFETIME, LIFETIME_ID, msgspec.msgpack.encode(lifetime))
+
+
+def read_lifetime(value: bytes) -> Lifetime:
+    """Read how long tokens live."""
+    return msgspec.msgpack.decode(value, type=Lifetime)

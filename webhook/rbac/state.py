@@ -16,18 +16,26 @@ from webhook.rbac.model import Group, Permission, PermissionType, Role, User
 from webhook.rbac.permissions import Permissions, RoleSet, SnapshotCache
 from webhook.rbac.records import (
     GROUP,
+    LIFETIME,
     META,
     PERMISSION,
+    REVOCATION,
+    REVOKED_JTI,
     ROLE,
     TOKEN,
     USER,
     AuthMeta,
+    Lifetime,
     Record,
+    Revocation,
     TokenRecord,
     read_group,
+    read_lifetime,
     read_meta,
     read_permission_id,
     read_permission_type,
+    read_revocation,
+    read_revocation_id,
     read_token,
     read_user,
     text_of,
@@ -35,7 +43,7 @@ from webhook.rbac.records import (
 
 
 class State:
-    """Users, roles, groups and simple tokens as of one revision of the store."""
+    """Users, roles, groups, simple tokens and revocations as of one revision of the store."""
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -47,6 +55,9 @@ class State:
         self.tokens: dict[bytes, TokenRecord] = {}
         self.users_of_role: dict[str, set[str]] = {}
         self.tokens_of_user: dict[str, set[bytes]] = {}
+        self.lifetime = Lifetime()
+        self.revoked_jtis: dict[str, Revocation] = {}
+        self.revoked_subjects: dict[str, Revocation] = {}
         self._snapshots = SnapshotCache(self.roles.get)
 
     def permissions(self, roles: RoleSet) -> Permissions:
@@ -92,8 +103,16 @@ class State:
                 self.groups[name] = read_group(record_id, value)
         elif kind == TOKEN:
             self._put_token(record_id, None if value is None else read_token(value))
-        elif kind == META and value is not None:
+        elif kind == REVOCATION:
+            self._put_revocation(record_id, None if value is None else read_revocation(value))
+        elif value is not None:
+            self._put_single(kind, value)
+
+    def _put_single(self, kind: str, value: bytes) -> None:
+        if kind == META:
             self.meta = read_meta(value)
+        elif kind == LIFETIME:
+            self.lifetime = read_lifetime(value)
 
     def _put_role(self, role: Role) -> None:
         self.roles[role.name] = role
@@ -113,6 +132,14 @@ class State:
             self.users.pop(name, None)
         else:
             self.users[name] = user
+
+    def _put_revocation(self, record_id: bytes, revocation: Revocation | None) -> None:
+        what, name = read_revocation_id(record_id)
+        revoked = self.revoked_jtis if what == REVOKED_JTI else self.revoked_subjects
+        if revocation is None:
+            revoked.pop(name, None)
+        else:
+            revoked[name] = revocation
 
     def _put_token(self, digest: bytes, token: TokenRecord | None) -> None:
         before = self.tokens.pop(digest, None)

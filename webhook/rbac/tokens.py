@@ -7,6 +7,8 @@ Invariants:
 1. A simple token is kept as its SHA-256 only.
 2. A token stops working with the deletion of its user and with each change of its password; with
    no other change of anything, but that simple ones end when auth is disabled.
+3. A simple token whose last use lies ahead has ended: the clock has been put back, and how long ago
+   that use was cannot be told. Workers that are not quite in step are no such clock.
 """
 
 import hashlib
@@ -71,6 +73,7 @@ class SimpleTokens:
     ) -> None:
         self._store = store
         self._ttl = ttl
+        self._ahead = ttl / _TOUCH_PART
         self._write_later = write_later
         self._used: dict[bytes, float] = {}
         # Uses that are on their way to the store: one write a token, however slow the store is.
@@ -83,7 +86,9 @@ class SimpleTokens:
 
         def decide(state: State) -> list[Record]:
             _require_unchanged(state, user)
-            expired = [d for d, t in state.tokens.items() if now - t.used > kept]
+            expired = [
+                d for d, t in state.tokens.items() if not -self._ahead <= now - t.used <= kept
+            ]
             new = token_record(digest, TokenRecord(user.name, now))
             return [new, *(token_record(d, None) for d in expired)]
 
@@ -103,7 +108,7 @@ class SimpleTokens:
             self._used.pop(digest, None)
             raise InvalidAuthTokenError
         used = max(record.used, self._used.get(digest, 0.0))
-        if now - used > self._ttl:
+        if not -self._ahead <= now - used <= self._ttl:
             self._used.pop(digest, None)
             raise InvalidAuthTokenError
         self._used[digest] = now

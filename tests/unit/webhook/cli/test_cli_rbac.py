@@ -7,7 +7,7 @@ import pytest
 from cli_support import Leeway
 
 SESSION = [
-    ("user add root:rootpw", "User root created\n"),
+    ("user add root:root-Zb6mXq9RtY3kPw", "User root created\n"),
     ("role add root", "Role root created\n"),
     ("user grant-role root root", "Role root is granted to user root\n"),
     ("user get root", "User: root\nRoles: root\n"),
@@ -80,7 +80,7 @@ WRONG = [
     ("user add :x", "user name is empty"),
     ("user add a:", "password is empty"),
     (f"user add a:{'x' * 73}", "73 bytes"),
-    ("user add a:x --no-password", "exclude each other"),
+    ("user add a --no-password --new-user-password x", "exclude each other"),
     ("user get nobody", "user name not found"),
     ("user delete nobody", "user name not found"),
     ("user delete root", "invalid auth management"),

@@ -6,10 +6,15 @@ from webhook.rbac.permissions import Permissions
 from webhook.rbac.records import (
     AuthMeta,
     Backend,
+    Lifetime,
+    Revocation,
     TokenRecord,
     read_group,
+    read_lifetime,
     read_meta,
     read_permission_id,
+    read_revocation,
+    read_revocation_id,
     read_token,
     read_user,
 )
@@ -24,6 +29,8 @@ class Scratch:
         self.users: dict[str, User] = {}
         self.groups: dict[str, Group] = {}
         self.tokens: dict[bytes, TokenRecord] = {}
+        self.lifetime = Lifetime()
+        self.revoked: dict[str, dict[str, Revocation]] = {"jti": {}, "subject": {}}
         permissions: dict[str, list[Permission]] = {}
         for kind, record_id, value in records:
             assert value is not None
@@ -39,6 +46,11 @@ class Scratch:
                 held.append(Permission(key, range_end, PermissionType(value[0])))
             elif kind == "group":
                 self.groups[record_id.decode()] = read_group(record_id, value)
+            elif kind == "revocation":
+                what, name = read_revocation_id(record_id)
+                self.revoked[what][name] = read_revocation(value)
+            elif kind == "lifetime":
+                self.lifetime = read_lifetime(value)
             else:
                 assert kind == "token"
                 self.tokens[record_id] = read_token(value)
@@ -54,6 +66,9 @@ def assert_same(store: AuthStore, scratch: Scratch) -> None:
     assert state.roles == scratch.roles
     assert state.groups == scratch.groups
     assert state.tokens == scratch.tokens
+    assert state.lifetime == scratch.lifetime
+    assert state.revoked_jtis == scratch.revoked["jti"]
+    assert state.revoked_subjects == scratch.revoked["subject"]
     roles_held = {role for user in scratch.users.values() for role in user.roles}
     assert state.users_of_role == {
         role: {user.name for user in scratch.users.values() if role in user.roles}

@@ -14,12 +14,13 @@ from hypothesis.stateful import (
 from store_model import Scratch, assert_same
 
 from webhook.backends.memory import MemoryBackend
-from webhook.rbac.access import explain_access, is_permitted
+from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthError, StoreUnavailableError
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.ranges import Range
 from webhook.rbac.records import ConflictError, Record, TokenRecord, token_record
+from webhook.rbac.revoking import FORGET_SECONDS, Lifetimes
 from webhook.rbac.state import State
 
 NAMES = ("root", "a", "b", "é")
@@ -27,10 +28,13 @@ ROLES = ("root", "r1", "r2", "r3")
 GROUPS = ("g1", "g2")
 DIGESTS = (b"\0" * 32, b"\1" * 32, b"\xff" * 32)
 KEYS = (b"\0", b"\1", b"\1\0", b"\xff", b"\xff\xff")
+SECONDS = (0.0, 10.5, 5_000.0, 1e6, 1e9)
 SPANS = [Range(key, end) for key in KEYS for end in (*KEYS, None) if end is None or key < end]
 
 which = st.integers(0, 1)
 names, roles, groups = (st.sampled_from(values) for values in (NAMES, ROLES, GROUPS))
+seconds = st.sampled_from(SECONDS)
+lifetimes = st.builds(Lifetimes, seconds, st.sampled_from((0.0, 1e9, float("inf"))))
 keys, ends = st.sampled_from(KEYS), st.sampled_from((b"", *KEYS))
 
 
@@ -165,6 +169,41 @@ class Stores(RuleBasedStateMachine):
 
         self.change(index, lambda store: store.write_records(decide), bumps=0)
 
+    @rule(index=which, jti=st.sampled_from(("a", "sub:a", "jti:")), life=lifetimes, now=seconds)
+    def revoke_jti(self, index: int, jti: str, life: Lifetimes, now: float) -> None:
+        self.change(index, lambda store: store.revoke_jti(jti, life, now), bumps=0)
+        kept = self.stores[index].state.revoked_jtis[jti]
+        assert kept.before >= int(now)
+        assert kept.until >= now + max(life.own, life.foreign)
+
+    @rule(index=which, name=names, is_account=st.booleans(), life=lifetimes, now=seconds)
+    def revoke_subject(
+        self, index: int, name: str, is_account: bool, life: Lifetimes, now: float
+    ) -> None:
+        bumps = name in Scratch(self.backend).users
+        self.change(
+            index,
+            lambda store: store.revoke_subject(name, life, now, is_account=is_account),
+            bumps,
+        )
+        assert name not in self.stores[index].state.tokens_of_user
+
+    @rule(index=which, life=lifetimes, now=seconds)
+    def tidy_revocations(self, index: int, life: Lifetimes, now: float) -> None:
+        before = Scratch(self.backend)
+        self.change(index, lambda store: store.tidy_revocations(life, now), bumps=0)
+        after = self.stores[index].state
+        assert after.lifetime.seconds == life.own
+        for old, new in (
+            (before.revoked["jti"], after.revoked_jtis),
+            (before.revoked["subject"], after.revoked_subjects),
+        ):
+            assert new.keys() == {
+                name for name, r in old.items() if now <= r.until + FORGET_SECONDS
+            }
+            assert all(new[name].before == old[name].before for name in new)
+            assert all(new[name].until >= old[name].until for name in new)
+
     @rule(index=which)
     def refresh(self, index: int) -> None:
         self.stores[index].refresh()
@@ -204,7 +243,7 @@ class Stores(RuleBasedStateMachine):
         held = {*(user.roles if user else ())}
         held |= set(state.groups[group].roles) if group in state.groups else set()
         for kind in (PermissionType.READ, PermissionType.WRITE):
-            answer = is_permitted(store, name, [group, "no such group"], kind, span)
+            answer = bool(granting_roles(store, name, [group, "no such group"], [kind], span))
             explained = explain_access(store, name, [group], kind, span)
             assert answer == explained.allowed == (not explained.uncovered)
             assert set(explained.roles) <= held

@@ -209,6 +209,39 @@ def test_simple_purges_what_has_run_out() -> None:
     assert len([r for r in backend.load()[1] if r.kind == "token"]) == 2
 
 
+@pytest.mark.parametrize("step", [TTL, 3600.0, 365 * 24 * 3600.0])
+def test_bad_input_54_simple_does_not_live_on_when_the_clock_is_put_back(step: float) -> None:
+    backend, store = prepared()
+    provider, elsewhere = make_simple(store), make_simple(AuthStore(backend))
+    token = provider.assign(store.user("a"), NOW + step)
+    elsewhere._store.refresh()
+    for each in (provider, elsewhere):
+        assert each.resolve(token, NOW + step) == "a"
+    for each in (provider, elsewhere):
+        assert_refused(each, token, NOW)
+    # Nor when that time comes round again, if anybody has logged in meanwhile.
+    provider.assign(store.user("b"), NOW)
+    assert len(store.state.tokens) == 1
+    assert_refused(provider, token, NOW + step)
+
+
+def test_bad_input_54_simple_is_there_again_after_a_clock_that_was_behind() -> None:
+    _, store = prepared()
+    provider = make_simple(store)
+    token = provider.assign(store.user("a"), NOW)
+    assert_refused(provider, token, NOW - 3600)
+    assert provider.resolve(token, NOW + 60) == "a"
+
+
+def test_simple_bears_workers_that_are_not_quite_in_step() -> None:
+    _, store = prepared()
+    provider = make_simple(store)
+    token = provider.assign(store.user("a"), NOW)
+    assert provider.resolve(token, NOW - TTL / 10) == "a"
+    provider.assign(store.user("b"), NOW - TTL / 10)
+    assert provider.resolve(token, NOW) == "a"
+
+
 def test_jwt_claims() -> None:
     _, store = prepared()
     token = make_jwt(store).assign(store.user("a"), NOW + 0.5)

@@ -1,6 +1,9 @@
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
+import bcrypt
 import pytest
 
 from webhook.rbac.errors import AuthFailedError, InvalidPasswordError
@@ -61,3 +64,30 @@ def test_a_refusal_takes_the_same_time_for_all() -> None:
     wrong = seconds("wrong", hashed)
     for taken in (seconds("right", None), seconds("", hashed), seconds("a" * 100, hashed)):
         assert 0.5 < taken / wrong < 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_bad_input_45_only_so_many_are_checked_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    passwords, checkpw = Passwords(4, at_once), bcrypt.checkpw
+    hashed = passwords.hash("x")
+    lock, running, most = threading.Lock(), 0, 0
+    all_there = threading.Barrier(at_once)
+
+    def counted(password: bytes, password_hash: bytes) -> bool:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        all_there.wait(10)
+        matches = checkpw(password, password_hash)
+        with lock:
+            running -= 1
+        return matches
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+    with ThreadPoolExecutor(8) as pool:
+        for checked in [pool.submit(passwords.check, "x", hashed) for _ in range(8)]:
+            checked.result(10)
+    assert most == at_once

@@ -1,0 +1,340 @@
+"""What is revoked, for how long it is kept, and in which order it is checked."""
+
+from collections.abc import Callable
+from math import inf
+
+import msgspec
+import pytest
+from store_model import Scratch, assert_same
+from support import (
+    ACCOUNT,
+    AUDIENCE,
+    ISSUER,
+    JTI,
+    LEEWAY,
+    NAMESPACE,
+    NOW,
+    assert_accepted,
+    assert_refused,
+    b64,
+    good_claims,
+    signing_key,
+    token_of,
+    unb64,
+)
+
+from webhook.assembly import lifetimes_of
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.backends.memory import MemoryBackend
+from webhook.bound_objects import Absence, Answer, ObjectKey
+from webhook.claims import LEGACY_ISSUER, Claims, ObjectReference
+from webhook.config import (
+    Configuration,
+    Duration,
+    IssuerKeysSection,
+    TokensSection,
+    TrustedIssuerSection,
+)
+from webhook.errors import Reason
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import UserNotFoundError
+from webhook.rbac.records import Lifetime, Revocation, TokenRecord, token_record
+from webhook.rbac.revocations import StoreRevocations
+from webhook.rbac.revoking import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
+
+SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+DAY, YEAR = 86_400, 365 * 86_400
+OF_A_DAY = Lifetimes(DAY)
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+CLAIMS = Claims(
+    ISSUER, SUBJECT, (AUDIENCE,), NAMESPACE, ObjectReference(ACCOUNT, "uid"), JTI, int(NOW)
+)
+
+
+def revoke_jti(store: AuthStore, jti: str = JTI, now: float = NOW) -> None:
+    store.revoke_jti(jti, OF_A_DAY, now)
+
+
+def revoke_account(store: AuthStore, subject: str = SUBJECT, now: float = NOW) -> None:
+    store.revoke_subject(subject, OF_A_DAY, now, is_account=True)
+
+
+@pytest.mark.parametrize(
+    ("operation", "changes", "revoked"),
+    [
+        pytest.param(revoke_jti, {}, True, id="jti"),
+        pytest.param(revoke_jti, {"jti": "another"}, False, id="another-jti"),
+        pytest.param(revoke_jti, {"jti": ""}, False, id="no-jti"),
+        pytest.param(revoke_jti, {"issued_at": int(NOW) + 9}, True, id="jti-whatever-its-iat"),
+        pytest.param(revoke_account, {}, True, id="of-the-same-second"),
+        pytest.param(revoke_account, {"issued_at": int(NOW) - 1}, True, id="of-before"),
+        pytest.param(revoke_account, {"issued_at": int(NOW) + 1}, False, id="of-the-next-second"),
+        pytest.param(revoke_account, {"issued_at": None}, True, id="without-iat"),
+        pytest.param(revoke_account, {"subject": SUBJECT + "x"}, False, id="another-account"),
+        pytest.param(lambda s: revoke_jti(s, SUBJECT), {}, False, id="a-subject-is-no-jti"),
+        pytest.param(lambda s: revoke_account(s, JTI), {}, False, id="a-jti-is-no-subject"),
+        pytest.param(lambda s: revoke_account(s, now=NOW + 0.9), {}, True, id="fraction"),
+    ],
+)
+def test_what_a_revocation_is_about(
+    operation: Callable[[AuthStore], None], changes: dict[str, object], revoked: bool
+) -> None:
+    backend = MemoryBackend()
+    store = AuthStore(backend)
+    operation(store)
+    claims = msgspec.structs.replace(CLAIMS, **changes)
+    for each in (store, AuthStore(backend)):
+        assert bool(StoreRevocations(each).find(claims)) is revoked
+    assert store.revision == 1
+
+
+def test_another_worker_knows_with_its_refresh() -> None:
+    backend = MemoryBackend()
+    ours, theirs = AuthStore(backend), AuthStore(backend)
+    revocations = StoreRevocations(theirs)
+    revoke_jti(ours)
+    assert not revocations.find(CLAIMS)
+    theirs.refresh()
+    assert revocations.find(CLAIMS) == f"jti {JTI} was revoked at 2027-01-15T08:00:00Z"
+
+
+def authenticator_on(store: AuthStore, algorithm: str = "RS256") -> Authenticator:
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], [signing_key(algorithm).verification_key])
+    return Authenticator([issuer], LEEWAY, revocations=StoreRevocations(store))
+
+
+def test_a_token_that_was_accepted_before_is_refused_and_says_why() -> None:
+    store = AuthStore(MemoryBackend())
+    authenticator = authenticator_on(store)
+    token = token_of(good_claims())
+    assert_accepted(authenticator.authenticate(token, [], NOW))
+    revoke_account(store)
+    text = assert_refused(authenticator.authenticate(token, [], NOW), token, Reason.REVOKED)
+    assert text == (
+        f"service account token has been revoked: the tokens of {SUBJECT} issued up to "
+        "2027-01-15T08:00:00Z were revoked, this one is of 2027-01-15T07:59:50Z"
+    )
+    later = token_of(good_claims(iat=int(NOW) + 1, nbf=int(NOW) + 1, jti="later"))
+    assert_accepted(authenticator.authenticate(later, [], NOW + 1))
+
+
+@pytest.mark.parametrize("revoke", [revoke_jti, revoke_account])
+def test_bad_input_13_the_high_s_twin_is_revoked_too(revoke: Callable[[AuthStore], None]) -> None:
+    store = AuthStore(MemoryBackend())
+    authenticator = authenticator_on(store, "ES256")
+    token = token_of(good_claims(), signing_key("ES256"))
+    start, _, signature = token.rpartition(".")
+    data = unb64(signature)
+    other_s = P256_ORDER - int.from_bytes(data[32:], "big")
+    twin = f"{start}.{b64(data[:32] + other_s.to_bytes(32, 'big'))}"
+    assert twin != token
+    for each in (token, twin):
+        assert_accepted(authenticator.authenticate(each, [], NOW))
+    revoke(store)
+    for each in (token, twin):
+        assert_refused(authenticator.authenticate(each, [], NOW), each, Reason.REVOKED)
+
+
+class _Gone:
+    """A source of objects in which there is nothing."""
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:
+        return Absence.GONE
+
+    def look_up(self, key: ObjectKey) -> Answer:
+        return Absence.GONE
+
+    def problem(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("audiences", "now", "gone", "reason"),
+    [
+        pytest.param(["vault"], NOW, True, Reason.AUDIENCE_MISMATCH, id="audience"),
+        pytest.param([], NOW + DAY, True, Reason.EXPIRED, id="time"),
+        pytest.param([], NOW, True, Reason.SERVICE_ACCOUNT_GONE, id="objects"),
+        pytest.param([], NOW, False, Reason.REVOKED, id="revoked"),
+    ],
+)
+def test_it_is_the_last_check(audiences: list[str], now: float, gone: bool, reason: Reason) -> None:
+    store = AuthStore(MemoryBackend())
+    revoke_jti(store)
+    authenticator = Authenticator(
+        [TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key])],
+        LEEWAY,
+        objects=_Gone() if gone else None,
+        revocations=StoreRevocations(store),
+    )
+    token = token_of(good_claims())
+    assert_refused(authenticator.authenticate(token, audiences, now), token, reason)
+
+
+def test_a_user_loses_its_tokens_of_every_kind() -> None:
+    backend = MemoryBackend()
+    store = AuthStore(backend)
+    store.add_user(SUBJECT)
+    store.add_user("bob")
+    records = [
+        token_record(digest, TokenRecord(owner, NOW))
+        for digest, owner in ((b"1", SUBJECT), (b"2", SUBJECT), (b"3", "bob"))
+    ]
+    store.write_records(lambda state: records)
+    store.revoke_subject(SUBJECT, OF_A_DAY, NOW, is_account=True)
+    assert store.state.tokens.keys() == {b"3"}
+    assert store.revision == 4
+    assert store.user(SUBJECT).generation == 4
+    assert store.user("bob").generation == 3
+    assert StoreRevocations(store).find(CLAIMS)
+    store.revoke_subject("bob", OF_A_DAY, NOW, is_account=False)
+    assert not store.state.tokens
+    assert store.user("bob").generation == store.revision == 5
+    # An auth token is ended, and there is nothing to remember.
+    assert store.state.revoked_subjects.keys() == {SUBJECT}
+    before = backend.load()
+    with pytest.raises(UserNotFoundError):
+        store.revoke_subject("carol", OF_A_DAY, NOW, is_account=False)
+    assert backend.load() == before
+    assert_same(store, Scratch(backend))
+
+
+def _issuer(url: str, legacy: bool = False) -> TrustedIssuerSection:
+    return TrustedIssuerSection(
+        url=url, keys=IssuerKeysSection(jwks_file="jwks.json"), legacy=legacy
+    )
+
+
+OTHER, LEGACY = _issuer("https://other.example"), _issuer(LEGACY_ISSUER, legacy=True)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "issuers", "expected"),
+    [
+        pytest.param({}, (), Lifetimes(YEAR), id="extended"),
+        pytest.param({"extend": False}, (), Lifetimes(DAY), id="not-extended"),
+        pytest.param(
+            {"max_expiration": Duration(2 * YEAR)}, (), Lifetimes(2 * YEAR), id="longer-than-a-year"
+        ),
+        pytest.param({"extend": False}, (OTHER,), Lifetimes(DAY, 1 << 32), id="trusted-issuer"),
+        pytest.param({"extend": False}, (OTHER, LEGACY), Lifetimes(DAY, inf), id="legacy-issuer"),
+    ],
+)
+def test_lifetimes_of_a_configuration(
+    tokens: dict[str, object],
+    issuers: tuple[TrustedIssuerSection, ...],
+    expected: Lifetimes,
+) -> None:
+    configuration = Configuration(
+        tokens=TokensSection(**tokens),  # type: ignore[arg-type]
+        trusted_issuers=issuers,
+    )
+    assert lifetimes_of(configuration) == expected
+
+
+@pytest.mark.parametrize(
+    ("lifetimes", "end"),
+    [(OF_A_DAY, NOW + DAY), (Lifetimes(DAY, 1 << 32), NOW + (1 << 32)), (Lifetimes(DAY, inf), inf)],
+)
+def test_it_counts_as_long_as_a_token_may_live(lifetimes: Lifetimes, end: float) -> None:
+    store = AuthStore(MemoryBackend())
+    store.revoke_jti(JTI, lifetimes, NOW)
+    until = store.state.revoked_jtis[JTI].until
+    assert until == end + MARGIN_SECONDS
+
+
+@pytest.mark.parametrize("forget", [AuthStore.tidy_revocations, None])
+def test_it_is_dropped_when_that_is_over(
+    forget: Callable[[AuthStore, Lifetimes, float], None] | None,
+) -> None:
+    backend = MemoryBackend()
+    store = AuthStore(backend)
+    revoke_jti(store)
+    revoke_account(store)
+    over = NOW + DAY + MARGIN_SECONDS + FORGET_SECONDS
+    for now, left in ((over, 2), (over + 1, 0)):
+        if forget is None:
+            store.revoke_jti("another", OF_A_DAY, now)
+        else:
+            forget(store, OF_A_DAY, now)
+        kept = {*store.state.revoked_jtis, *store.state.revoked_subjects} - {"another"}
+        assert len(kept) == left
+    assert_same(store, Scratch(backend))
+    before = backend.load()[0]
+    store.tidy_revocations(OF_A_DAY, now)
+    assert backend.load()[0] == before
+
+
+@pytest.mark.parametrize("forget_at", [-365 * DAY, 0, 365 * DAY])
+@pytest.mark.parametrize("revoke_at", [-365 * DAY, 0, 365 * DAY])
+def test_bad_input_54_a_clock_that_was_wrong_makes_no_token_good_again(
+    revoke_at: float, forget_at: float
+) -> None:
+    backend = MemoryBackend()
+    store = AuthStore(backend)
+    revoke_jti(store, now=NOW + revoke_at)
+    # Shortly before the token runs out, by the right clock.
+    store.tidy_revocations(OF_A_DAY, NOW + DAY - 1 + forget_at)
+    store.revoke_jti("another", OF_A_DAY, NOW + DAY - 1 + forget_at)
+    for each in (store, AuthStore(backend)):
+        assert StoreRevocations(each).find(CLAIMS)
+
+
+def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
+    store = AuthStore(MemoryBackend())
+    long, short = Lifetimes(100 * DAY), OF_A_DAY
+    store.tidy_revocations(long, NOW)
+    shrunk = NOW + 10 * DAY
+    store.tidy_revocations(short, shrunk)
+    # What was granted until then has expired by this:
+    end = shrunk + 100 * DAY
+    assert store.state.lifetime == Lifetime(DAY, end)
+    for now, expected in (
+        (shrunk, end),
+        (shrunk + 50 * DAY, end),
+        (end - DAY, end),
+        (end, end + DAY),
+    ):
+        store.revoke_jti(f"at {now}", short, now)
+        assert store.state.revoked_jtis[f"at {now}"].until == expected + MARGIN_SECONDS
+    # Shorter once more: what is longer ago still counts.
+    store.tidy_revocations(Lifetimes(3600), shrunk + DAY)
+    assert store.state.lifetime == Lifetime(3600, end)
+
+
+def test_a_command_with_settings_of_its_own_makes_nothing_shorter() -> None:
+    store = AuthStore(MemoryBackend())
+    store.tidy_revocations(Lifetimes(100 * DAY), NOW)
+    store.revoke_jti("a", OF_A_DAY, NOW)
+    assert store.state.revoked_jtis["a"].until == NOW + 100 * DAY + MARGIN_SECONDS
+    assert store.state.lifetime == Lifetime(100 * DAY)
+    store.revoke_jti("b", Lifetimes(200 * DAY), NOW)
+    assert store.state.lifetime == Lifetime(200 * DAY)
+
+
+def test_an_issuer_that_is_trusted_later_makes_it_longer() -> None:
+    store = AuthStore(MemoryBackend())
+    revoke_jti(store)
+    revoke_account(store)
+    for foreign in (1 << 32, inf):
+        store.tidy_revocations(Lifetimes(DAY, foreign), NOW + DAY)
+        expected = Revocation(int(NOW), NOW + foreign + MARGIN_SECONDS)
+        assert store.state.revoked_jtis == {JTI: expected}
+        assert store.state.revoked_subjects == {SUBJECT: expected}
+    store.tidy_revocations(OF_A_DAY, NOW + 2 * DAY)
+    assert store.state.revoked_jtis == {JTI: expected}
+
+
+def test_no_revocation_takes_another_one_back() -> None:
+    store = AuthStore(MemoryBackend())
+    revoke_account(store)
+    kept = dict(store.state.revoked_subjects)
+    # The clock was set back meanwhile.
+    revoke_account(store, now=NOW - DAY)
+    assert store.state.revoked_subjects == kept
+    revoke_account(store, now=NOW + 5)
+    assert store.state.revoked_subjects == {
+        SUBJECT: Revocation(int(NOW) + 5, NOW + 5 + DAY + MARGIN_SECONDS)
+    }

@@ -1,0 +1,191 @@
+"""RangeAccessReview: what is read, and what is answered; bad input 27 to 31 and 43."""
+
+import base64
+import json
+
+import pytest
+from support import as_json, assert_token_not_in, good_claims, token_of
+
+from webhook.errors import InvalidReviewError, LeewayError
+from webhook.range_reviews import RangeAccessRequest, parse_range_review, render_range_review
+from webhook.rbac.access import Access
+from webhook.rbac.model import PermissionType
+from webhook.rbac.ranges import Range
+
+READ, WRITE, _ = PermissionType
+V1 = "leeway.dev/v1"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def body(**spec: object) -> dict[str, object]:
+    members = {"user": "alice", "permission": "READ", "key": b64(b"/a")} | spec
+    members = {name: value for name, value in members.items() if value is not ...}
+    return {"kind": "RangeAccessReview", "apiVersion": V1, "spec": members}
+
+
+def parse(value: object) -> RangeAccessRequest:
+    return parse_range_review(value if isinstance(value, bytes) else as_json(value))
+
+
+@pytest.mark.parametrize(
+    ("spec", "subject", "kind", "span"),
+    [
+        pytest.param({}, ("alice", ()), READ, Range(b"/a", b"/a\0"), id="key"),
+        pytest.param(
+            {"rangeEnd": b64(b"/b"), "permission": "WRITE", "groups": ["a", "b"]},
+            ("alice", ("a", "b")),
+            WRITE,
+            Range(b"/a", b"/b"),
+            id="range",
+        ),
+        pytest.param(
+            {"rangeEnd": b64(b"\0")}, ("alice", ()), READ, Range(b"/a", None), id="open-ended"
+        ),
+        pytest.param(
+            {"key": b64(b"\0\xff"), "rangeEnd": ""},
+            ("alice", ()),
+            READ,
+            Range(b"\0\xff", b"\0\xff\0"),
+            id="bytes",
+        ),
+        pytest.param(
+            {"user": ..., "token": "t", "groups": []},
+            ("", ()),
+            READ,
+            Range(b"/a", b"/a\0"),
+            id="token",
+        ),
+    ],
+)
+def test_read(
+    spec: dict[str, object],
+    subject: tuple[str, tuple[str, ...]],
+    kind: PermissionType,
+    span: Range,
+) -> None:
+    asked = parse(body(**spec))
+    assert (asked.subject, asked.kind, asked.span) == (subject, kind, span)
+    assert asked.token == spec.get("token", "")
+
+
+WRONG: dict[str, tuple[object, str]] = {
+    "27-no-spec": ({"kind": "RangeAccessReview", "apiVersion": V1}, "spec"),
+    "27-nobody": (body(user=...), "either a user or a token"),
+    "27-empty-user": (body(user=""), "either a user or a token"),
+    "27-empty-token": (body(user=..., token=""), "either a user or a token"),
+    "27-both": (body(token="t"), "either a user or a token"),
+    "27-token-number": (body(user=..., token=1), "Expected `str`"),
+    "27-token-null": (body(user=..., token=None), "Expected `str`"),
+    "27-token-and-groups": (body(user=..., token="t", groups=["g"]), "goes with a user"),
+    "27-groups-text": (body(groups="a"), "Expected `array`"),
+    "27-key-text": (body(key="not base64!"), "not a RangeAccessReview"),
+    "28-permission-twice": (
+        b'{"spec":{"user":"a","permission":"READ","permission":"WRITE","key":"YQ=="}}',
+        "stands twice",
+    ),
+    "28-Token": (body(Token="t"), "unknown field `Token`"),
+    "28-range_end": (body(range_end=""), "unknown field `range_end`"),
+    "29-kind": (body() | {"kind": "TokenReview"}, "serves 'RangeAccessReview'"),
+    "29-version": (body() | {"apiVersion": "leeway.dev/v2"}, f"serves '{V1}'"),
+    "31-empty": (b"", "not JSON"),
+    "31-list": ([], "Expected `object`"),
+    "31-utf-16": (json.dumps(body()).encode("utf-16"), "not JSON"),
+    "both-types": (body(permission="READWRITE"), "READ or WRITE is allowed"),
+    "lower-case": (body(permission="read"), "READ or WRITE is allowed"),
+    "43-no-key": (body(key=...), "key"),
+    "43-empty-key": (body(key=""), "spec.key is empty"),
+    "43-empty-range": (body(rangeEnd=b64(b"/a")), "spec.rangeEnd is not after it"),
+    "43-inverted-range": (body(rangeEnd=b64(b"/Z")), "spec.rangeEnd is not after it"),
+    "43-1-MB-key": (body(key=b64(b"k" * 1_000_000)), "key"),
+}
+
+
+@pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
+def test_bad_input_27_to_31_and_43_what_is_no_review(value: object, why: str) -> None:
+    with pytest.raises(LeewayError, match=why) as caught:
+        parse(value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_token_is_in_no_error() -> None:
+    token = token_of(good_claims())
+    for wrong in (
+        body(token=token),
+        body(user=..., token=token, groups=["g"]),
+        body(user=..., token=[token]),
+        body(user=..., token=token, permission="x"),
+        body(user=..., token=token, key=""),
+    ):
+        with pytest.raises(InvalidReviewError) as caught:
+            parse(wrong)
+        assert_token_not_in(token, str(caught.value))
+
+
+def render(access: Access, refusal: str = "", **spec: object) -> dict[str, object]:
+    answer = json.loads(render_range_review(parse(body(**spec)), access, 7, refusal))
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_answer_yes() -> None:
+    assert render(Access(True, ("a", "b"), ()), groups=["g"]) == {
+        "kind": "RangeAccessReview",
+        "apiVersion": V1,
+        "metadata": {"creationTimestamp": None},
+        "spec": {
+            "user": "alice",
+            "groups": ["g"],
+            "permission": "READ",
+            "key": b64(b"/a"),
+            "rangeEnd": "",
+        },
+        "status": {
+            "allowed": True,
+            "reason": "granted by role a and b",
+            "roles": ["a", "b"],
+            "uncovered": [],
+            "revision": 7,
+        },
+    }
+
+
+def test_answer_no_names_what_is_missing() -> None:
+    gaps = (Range(b"/b", b"/b\0"), Range(b"/c", b"/d"), Range(b"/e", None))
+    assert render(Access(False, ("a",), gaps))["status"] == {
+        "allowed": False,
+        "reason": "nothing grants READ on a part of what was asked",
+        "roles": ["a"],
+        "uncovered": [
+            {"key": b64(b"/b"), "rangeEnd": ""},
+            {"key": b64(b"/c"), "rangeEnd": b64(b"/d")},
+            {"key": b64(b"/e"), "rangeEnd": b64(b"\0")},
+        ],
+        "revision": 7,
+    }
+
+
+def test_the_token_does_not_come_back() -> None:
+    token = token_of(good_claims())
+    whole = Range(b"/a", b"/a\0")
+    accepted = render(Access(True, ("a",), ()), user=..., token=token)
+    refused = render(Access(False, (), (whole,)), "it has expired", user=..., token=token)
+    for answer in (accepted, refused):
+        assert_token_not_in(token, json.dumps(answer))
+        assert answer["spec"] == {
+            "groups": [],
+            "token": "",
+            "permission": "READ",
+            "key": b64(b"/a"),
+            "rangeEnd": "",
+        }
+    assert refused["status"] == {
+        "allowed": False,
+        "reason": "the token is refused: it has expired",
+        "roles": [],
+        "uncovered": [{"key": b64(b"/a"), "rangeEnd": ""}],
+        "revision": 7,
+    }
+    assert_token_not_in(token, repr(parse(body(user=..., token=token))))

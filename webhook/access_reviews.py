@@ -1,0 +1,206 @@
+"""SubjectAccessReview, SelfSubjectAccessReview and SelfSubjectReview: bytes in, bytes out.
+
+Sources: kubernetes ``k8s.io/api/{authorization,authentication}/v1`` and ``pkg/apis/authorization/
+validation``.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from webhook.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
+from webhook.errors import Cause, InvalidObjectError, InvalidReviewError
+from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.registry import PathRequest, Request, ResourceRequest
+from webhook.reviews import AUTHENTICATION_GROUP
+
+AUTHORIZATION_GROUP: Final = "authorization.k8s.io"
+SUBJECT_KIND: Final = "SubjectAccessReview"
+SELF_KIND: Final = "SelfSubjectAccessReview"
+WHO_AM_I_KIND: Final = "SelfSubjectReview"
+REASON_ANNOTATION: Final = "leeway.dev/reason"
+_API_VERSION: Final = f"{AUTHORIZATION_GROUP}/v1"
+_WHO_AM_I_API_VERSION: Final = f"{AUTHENTICATION_GROUP}/v1"
+_ATTRIBUTES: Final = ("resourceAttributes", "nonResourceAttributes")
+_SUBJECT_FIELDS: Final = (*_ATTRIBUTES, "user", "groups", "extra", "uid")
+_PATH_FIELDS: Final = ("verb", "path")
+_RESOURCE_FIELDS: Final = ("verb", "group", "resource", "subresource", "namespace", "name")
+# What narrows a request down; the engine answers for the whole of it.
+_PASSED_OVER: Final = ("version", "fieldSelector", "labelSelector")
+
+
+class AccessRequest(msgspec.Struct, frozen=True, gc=False):
+    """What a review asks: may ``user``, or a member of ``groups``, make a request.
+
+    Both are empty in a SelfSubjectAccessReview. ``spec`` is as it came.
+    """
+
+    kind: str
+    request: Request
+    spec: Mapping[str, Any]
+    user: str = ""
+    groups: tuple[str, ...] = ()
+
+
+class _Metadata(msgspec.Struct, omit_defaults=True):
+    creation: None = msgspec.field(name="creationTimestamp")
+    annotations: dict[str, str] = {}
+
+
+class _Status(msgspec.Struct, omit_defaults=True):
+    allowed: bool
+    reason: str = ""
+
+
+class _AccessReview(msgspec.Struct, rename={"api_version": "apiVersion"}):
+    kind: str
+    api_version: str
+    metadata: _Metadata
+    spec: Mapping[str, Any]
+    status: _Status
+
+
+class UserInfo(msgspec.Struct, omit_defaults=True):
+    """A user as Kubernetes shows it (``k8s.io/api/authentication/v1``)."""
+
+    username: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: Mapping[str, tuple[str, ...]] = {}
+
+
+class _WhoAmIStatus(msgspec.Struct, rename={"user_info": "userInfo"}):
+    user_info: UserInfo
+
+
+class _WhoAmI(msgspec.Struct, rename={"api_version": "apiVersion"}):
+    kind: str
+    api_version: str
+    metadata: _Metadata
+    status: _WhoAmIStatus
+
+
+_encoder = msgspec.json.Encoder()
+
+
+_RESOURCE_ATTRIBUTES: Final = Message(
+    {
+        1: Field("namespace"),
+        2: Field("verb"),
+        3: Field("group"),
+        4: Field("version"),
+        5: Field("resource"),
+        6: Field("subresource"),
+        7: Field("name"),
+        8: Field("fieldSelector", IGNORED),
+        9: Field("labelSelector", IGNORED),
+    }
+)
+_SELF_SPEC: Final = {
+    1: Field("resourceAttributes", _RESOURCE_ATTRIBUTES),
+    2: Field("nonResourceAttributes", Message({1: Field("path"), 2: Field("verb")})),
+}
+_SUBJECT_SPEC: Final = _SELF_SPEC | {
+    3: Field("user"),
+    4: Field("groups", repeated=True),
+    5: Field("extra", IGNORED),
+    6: Field("uid"),
+}
+
+
+def _review(spec: Mapping[int, Field]) -> Message:
+    fields = {1: Field("metadata", OBJECT_META), 2: Field("spec", Message(spec))}
+    return Message(fields | {3: Field("status", IGNORED)})
+
+
+MESSAGES: Final = {
+    SUBJECT_KIND: _review(_SUBJECT_SPEC),
+    SELF_KIND: _review(_SELF_SPEC),
+    WHO_AM_I_KIND: Message({1: Field("metadata", OBJECT_META), 2: Field("status", IGNORED)}),
+}
+"""The same as protocol buffers: ``generated.proto`` beside the types."""
+
+
+def parse_access_review(body: bytes, kind: str) -> AccessRequest:
+    """Parse the body of a request of one of the two kinds.
+
+    Raises InvalidReviewError, and InvalidObjectError for one that asks nothing, or twice.
+    """
+    value = read_object(body, kind, _API_VERSION)
+    fields = _SUBJECT_FIELDS if kind == SUBJECT_KIND else _ATTRIBUTES
+    spec = read_spec(value, fields, "resourceAttributes or nonResourceAttributes")
+    user = ""
+    groups: tuple[str, ...] = ()
+    causes = []
+    if kind == SUBJECT_KIND:
+        user, groups = read_text(spec, "user", "spec."), read_texts(spec, "groups", "spec.")
+        if not user and not groups:
+            causes.append(_invalid("user", '""', "at least one of user or group must be specified"))
+    resource, path = (spec.get(name) for name in _ATTRIBUTES)
+    if (resource is None) == (path is None):
+        causes.insert(0, _both_or_none(path))
+    if causes:
+        raise InvalidObjectError(kind, AUTHORIZATION_GROUP, "", causes)
+    return AccessRequest(kind, _request(resource, path), spec, user, groups)
+
+
+def _both_or_none(path: object) -> Cause:
+    if path is None:
+        why = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        return _invalid("resourceAttributes", "null", why)
+    shown = msgspec.json.encode(path).decode("utf-8")[:256]
+    why = "cannot be specified in combination with resourceAttributes"
+    return _invalid("nonResourceAttributes", shown, why)
+
+
+def _invalid(field: str, value: str, why: str) -> Cause:
+    return Cause("FieldValueInvalid", f"Invalid value: {value}: {why}", f"spec.{field}")
+
+
+def _request(resource: object, path: object) -> Request:
+    if resource is None:
+        where = "spec.nonResourceAttributes"
+        members = _members(path, where, _PATH_FIELDS)
+        return PathRequest(*[read_text(members, field, f"{where}.") for field in _PATH_FIELDS])
+    where = "spec.resourceAttributes"
+    members = _members(resource, where, (*_RESOURCE_FIELDS, *_PASSED_OVER))
+    return ResourceRequest(*[read_text(members, field, f"{where}.") for field in _RESOURCE_FIELDS])
+
+
+def _members(value: object, where: str, fields: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidReviewError(f"{where} must be an object with a verb")
+    refuse_other_case(value, fields, f"{where}.")
+    return value
+
+
+def render_access_review(asked: AccessRequest, reason: str, *, allowed: bool) -> bytes:
+    """Render the answer.
+
+    Of a SelfSubjectAccessReview the reason for a no is an annotation: ``kubectl auth can-i``, and
+    who reads it, expects a bare no.
+    """
+    annotations = {}
+    if asked.kind == SELF_KIND and not allowed:
+        annotations, reason = {REASON_ANNOTATION: reason}, ""
+    return _encoder.encode(
+        _AccessReview(
+            asked.kind,
+            _API_VERSION,
+            _Metadata(None, annotations),
+            asked.spec,
+            _Status(allowed, reason),
+        )
+    )
+
+
+def parse_who_am_i(body: bytes) -> None:
+    """Check the body of a SelfSubjectReview, which asks nothing. Raises InvalidReviewError."""
+    read_object(body, WHO_AM_I_KIND, _WHO_AM_I_API_VERSION)
+
+
+def render_who_am_i(user: UserInfo) -> bytes:
+    """Render the answer to a SelfSubjectReview."""
+    status = _WhoAmIStatus(user)
+    return _encoder.encode(_WhoAmI(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, _Metadata(None), status))

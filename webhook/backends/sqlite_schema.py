@@ -1,0 +1,154 @@
+"""What a SQLite file of Leeway looks like: schema, checksums, and what is wrong with one."""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x4C454557  # "LEEW": tells `file` and us what this database is
+
+# Each entry takes the schema from its index to the next version.
+_MIGRATIONS: Final = (
+    (
+        """CREATE TABLE records (
+            kind TEXT NOT NULL, id BLOB NOT NULL, value BLOB, revision INTEGER NOT NULL,
+            checksum INTEGER NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID""",
+        "CREATE INDEX records_by_revision ON records (revision)",
+        "CREATE INDEX tombstones_by_revision ON records (revision) WHERE value IS NULL",
+        """CREATE TABLE store (
+            revision INTEGER NOT NULL, compacted INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+        "INSERT INTO store VALUES (0, 0, 0)",
+    ),
+)
+# What they add up to.
+_SCHEMA: Final = frozenset(statement for statement in _MIGRATIONS[0] if "CREATE" in statement)
+# What goes away by itself or by a hand on the machine, without a backup.
+_PASSING: Final = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    )
+)
+
+
+def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    """Set a connection up, bring the schema to SCHEMA_VERSION and check the whole file.
+
+    With ``read_only`` nothing of it is changed. Raises StoreError where it is damaged, of a later
+    version or no database of Leeway.
+    """
+    execute = connection.execute
+    execute("PRAGMA trusted_schema = OFF")
+    with transaction(connection, "BEGIN"):
+        version = _recognised_version(connection, path)
+    if not read_only:
+        path.chmod(0o600)
+        execute("PRAGMA journal_mode = PERSIST")
+        execute("PRAGMA synchronous = FULL")
+    if version < SCHEMA_VERSION and not read_only:
+        with transaction(connection, "BEGIN IMMEDIATE"):
+            _migrate(connection, _recognised_version(connection, path))
+    with transaction(connection, "BEGIN"):
+        problem = execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise damaged(path, problem)
+        rows = execute("SELECT sql FROM sqlite_schema").fetchall()
+        if {sql for (sql,) in rows} != _SCHEMA or len(rows) != len(_SCHEMA):
+            raise damaged(path, "its schema is another")
+
+
+def _recognised_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema version, 0 for a new database. Raises StoreError for a foreign one."""
+    application, version, tables = (
+        int(connection.execute(sql).fetchone()[0])
+        for sql in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_schema",
+        )
+    )
+    if (application, version, tables) == (0, 0, 0) and not path.stat().st_size:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreError(
+            f"{path} is not a database of Leeway, or it is damaged; move it away, "
+            "or restore it from a backup"
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this version of Leeway knows "
+            f"{SCHEMA_VERSION}; use the version that wrote it, or restore it from a backup"
+        )
+    if version < 1:
+        raise damaged(path, f"its schema version is {version}")
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    execute = connection.execute
+    for statements in _MIGRATIONS[version:]:
+        for statement in statements:
+            execute(statement)
+    if version == 0:
+        execute("UPDATE store SET checksum = ?", (store_checksum(0, 0),))
+    execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """Run what is inside as one transaction; an exception takes it back."""
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite may have done it itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into StoreUnavailableError, where they pass, and StoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None and not isinstance(error, sqlite3.OperationalError):
+            raise  # a mistake of ours, such as a question after `close`
+        if code is not None and code & 0xFF in _PASSING:
+            message = f"{path} cannot be used now: {error}; try again"
+            raise StoreUnavailableError(message) from error
+        raise damaged(path, str(error)) from error
+    except UnicodeDecodeError as error:
+        raise damaged(path, "a text of its schema is none") from error
+
+
+def damaged(path: Path, problem: str) -> StoreError:
+    """Return the error for a file that is not as it was written."""
+    return StoreError(f"{path} is damaged: {problem}; restore it from a backup")
+
+
+def record_checksum(kind: str, record_id: bytes, value: bytes | None, revision: int) -> int:
+    """Return the checksum over all columns of a row of records."""
+    head = f"{kind}\0{revision}\0{len(record_id)}\0{'-' if value is None else len(value)}\0"
+    return zlib.crc32(value or b"", zlib.crc32(record_id, zlib.crc32(head.encode("utf-8"))))
+
+
+def store_checksum(revision: int, compacted: int) -> int:
+    """Return the checksum over the row of revisions."""
+    return zlib.crc32(f"{revision}\0{compacted}".encode())

@@ -1,0 +1,118 @@
+"""``leeway revoke``: tokens that must not be accepted any more."""
+
+from math import isinf
+from pathlib import Path
+from time import time
+from typing import Final
+
+import click
+
+from webhook.assembly import lifetimes_of
+from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
+from webhook.cli.audit import audit
+from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.store import opened_store
+from webhook.duration import utc
+from webhook.rbac.records import Revocation
+
+_MAX_JTI_LENGTH: Final = 256
+_CREDENTIAL_PREFIX: Final = "JTI="
+
+
+@click.group()
+def revoke() -> None:
+    """Revoke tokens. Every worker refuses them from its next request on.
+
+    Client certificates are not tokens, and stay valid.
+    """
+
+
+@revoke.command("jti")
+@click.argument("jti", metavar="JTI")
+@data_dir_option
+def revoke_jti(data_dir: Path, jti: str) -> None:
+    """Revoke one token by its jti, as `leeway token inspect` shows it.
+
+    The JTI=... of a credential-id in an audit log is taken too.
+    """
+    jti = jti.removeprefix(_CREDENTIAL_PREFIX)
+    if not (0 < len(jti) <= _MAX_JTI_LENGTH and jti.isascii() and jti.isprintable()):
+        # It may be a whole token: not shown.
+        raise click.UsageError(
+            f"this is no jti (it has {len(jti)} characters); give 1 to {_MAX_JTI_LENGTH} of "
+            "printable ASCII, from `leeway token inspect`"
+        )
+    with opened_store(data_dir) as (store, configuration):
+        store.revoke_jti(jti, lifetimes_of(configuration), time())
+        audit(data_dir, "revoke.jti", jti=jti, revision=store.own_revision)
+    click.echo(f"Token with jti {jti} revoked")
+
+
+@revoke.command("serviceaccount")
+@click.argument("account", metavar="NAMESPACE/NAME")
+@data_dir_option
+def revoke_account(data_dir: Path, account: str) -> None:
+    """Revoke every token of a service account issued up to now."""
+    namespace, _, name = account.partition("/")
+    if not _is_account(namespace, name):
+        raise click.UsageError(
+            f"{account[:320]!r} is no service account; write it NAMESPACE/NAME, like default/build"
+        )
+    now = time()
+    _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", now, is_account=True)
+    click.echo(f"Tokens of service account {account} issued up to {utc(now)} revoked")
+
+
+@revoke.command("user")
+@click.argument("name")
+@data_dir_option
+def revoke_user(data_dir: Path, name: str) -> None:
+    """Revoke every token of a user issued up to now.
+
+    The auth tokens of a user of `leeway user`; and the tokens of the service account that a NAME
+    like system:serviceaccount:NAMESPACE:NAME stands for.
+    """
+    now = time()
+    namespace, _, account = name.removeprefix(USERNAME_PREFIX).partition(":")
+    is_account = name.startswith(USERNAME_PREFIX) and _is_account(namespace, account)
+    _revoke_subject(data_dir, name, now, is_account=is_account)
+    click.echo(f"Tokens of user {name} issued up to {utc(now)} revoked")
+
+
+@revoke.command("list")
+@data_dir_option
+@output_option
+def list_revocations(data_dir: Path, output: str) -> None:
+    """Show what is revoked: tokens of before that second, until the last of them has expired."""
+    now = time()
+    with opened_store(data_dir) as (store, _):
+        found = [
+            *(("jti", jti, revocation) for jti, revocation in store.state.revoked_jtis.items()),
+            *(
+                ("serviceaccount", subject.removeprefix(USERNAME_PREFIX).replace(":", "/"), entry)
+                for subject, entry in store.state.revoked_subjects.items()
+            ),
+        ]
+    rows = [_row(*entry) for entry in sorted(found) if now <= entry[2].until]
+    width = max((len(f"{row['what']} {row['name']}") for row in rows), default=4)
+    lines = [f"{'WHAT':<{width}}  {'BEFORE':<20}  UNTIL"]
+    for row in rows:
+        what = f"{row['what']} {row['name']}"
+        lines.append(f"{what:<{width}}  {row['before']}  {row['until'] or 'never dropped'}")
+    show(rows, "\n".join(lines), output)
+
+
+def _row(what: str, name: str, revocation: Revocation) -> dict[str, str | None]:
+    until = None if isinf(revocation.until) else utc(revocation.until)
+    return {"what": what, "name": name, "before": utc(revocation.before), "until": until}
+
+
+def _is_account(namespace: str, name: str) -> bool:
+    return is_dns_label(namespace) and is_dns_subdomain(name)
+
+
+def _revoke_subject(data_dir: Path, subject: str, now: float, *, is_account: bool) -> None:
+    with opened_store(data_dir) as (store, configuration):
+        store.revoke_subject(subject, lifetimes_of(configuration), now, is_account=is_account)
+        action = "revoke.serviceaccount" if is_account else "revoke.user"
+        audit(data_dir, action, subject=subject, revision=store.own_revision)
