@@ -19,6 +19,12 @@ MAX_REQUEST_SECONDS: Final = 1 << 32
 # token again keep working for a year, and show up as stale after ``warnafter``.
 EXTENDABLE_SECONDS: Final = 3607
 EXTENDED_SECONDS: Final = 365 * 24 * 3600
+_LABEL_RULE: Final = (
+    "use at most 63 of a-z 0-9 and '-', beginning and ending with a letter or digit"
+)
+_SUBDOMAIN_RULE: Final = (
+    "use at most 253 of a-z 0-9 '-' and '.', beginning and ending with a letter or digit"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +55,14 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A signed token, its claims, and a warning where it is not what was asked for."""
+    """A signed token, its claims, and a warning where it is not what was asked for.
+
+    ``granted_seconds`` is what the client is told; an extended token lives longer.
+    """
 
     token: str
     claims: Claims
+    granted_seconds: int
     warning: str = ""
 
     def __repr__(self) -> str:
@@ -66,7 +76,7 @@ def issue_token(
 
     Raises IssueError where the request is out of range, KeyScheduleError where no key is active.
     """
-    _check(request, policy)
+    check_request(request, policy)
     audiences = tuple(dict.fromkeys(request.audiences)) or policy.audiences
     seconds = request.expiration_seconds or policy.default_seconds
     warning = ""
@@ -75,6 +85,7 @@ def issue_token(
             f"requested expiration of {seconds} seconds shortened to {policy.max_seconds} seconds"
         )
         seconds = policy.max_seconds
+    granted = seconds
     warn_after = None
     for_api_server = set(audiences) <= set(policy.audiences)
     if policy.extend and request.pod and seconds == EXTENDABLE_SECONDS and for_api_server:
@@ -100,9 +111,10 @@ def issue_token(
     if len(token) > jws.MAX_COMPACT_LENGTH:
         raise IssueError(
             f"the token would have {len(token)} characters, {jws.MAX_COMPACT_LENGTH} are "
-            "accepted; ask for fewer or shorter audiences"
+            "accepted; ask for fewer or shorter audiences",
+            "spec.audiences",
         )
-    return IssuedToken(token, claims, warning)
+    return IssuedToken(token, claims, granted, warning)
 
 
 def stable_uid(issuer: str, namespace: str, name: str) -> str:
@@ -111,31 +123,50 @@ def stable_uid(issuer: str, namespace: str, name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, path))
 
 
-def _check(request: TokenRequest, policy: TokenPolicy) -> None:
-    if not is_dns_label(request.namespace):
+def check_names(namespace: str, name: str) -> None:
+    """Check that a service account can have these names. Raises IssueError."""
+    if not is_dns_label(namespace):
         raise IssueError(
-            f"namespace {request.namespace[:64]!r} is not allowed; use at most 63 of a-z 0-9 and "
-            "'-', beginning and ending with a letter or digit"
+            f"namespace {namespace[:64]!r} is not allowed; {_LABEL_RULE}",
+            "metadata.namespace",
+            namespace,
+            _LABEL_RULE,
         )
-    objects = [request.pod, request.secret, request.node]
-    names = [request.name, *(reference.name for reference in objects if reference)]
-    for name in names:
-        if not is_dns_subdomain(name):
-            raise IssueError(
-                f"name {name[:64]!r} is not allowed; use at most 253 of a-z 0-9 '-' and '.', "
-                "beginning and ending with a letter or digit"
-            )
+    _check_name(name, "metadata.name")
+
+
+def _check_name(name: str, field: str) -> None:
+    if not is_dns_subdomain(name):
+        message = f"name {name[:64]!r} is not allowed; {_SUBDOMAIN_RULE}"
+        raise IssueError(message, field, name, _SUBDOMAIN_RULE)
+
+
+def check_request(request: TokenRequest, policy: TokenPolicy) -> None:
+    """Check all that can be told without making the token. Raises IssueError."""
+    check_names(request.namespace, request.name)
+    for reference in (request.pod, request.secret, request.node):
+        if reference is not None:
+            _check_name(reference.name, "spec.boundObjectRef.name")
     if len(request.audiences) > MAX_AUDIENCES:
         raise IssueError(
-            f"{len(request.audiences)} audiences are too many, {MAX_AUDIENCES} are allowed"
+            f"{len(request.audiences)} audiences are too many, {MAX_AUDIENCES} are allowed",
+            "spec.audiences",
         )
     seconds = request.expiration_seconds
-    if seconds is not None and seconds < policy.min_seconds:
-        raise IssueError(
-            f"may not specify a duration less than {policy.min_seconds} seconds: {seconds} were "
-            "asked for"
-        )
-    if seconds is not None and seconds > MAX_REQUEST_SECONDS:
-        raise IssueError(
-            f"may not specify a duration larger than 2^32 seconds: {seconds} were asked for"
-        )
+    if seconds is None:
+        return
+    if seconds < policy.min_seconds:
+        bound, shown = "less than", f"{policy.min_seconds} seconds"
+        in_go = shown if policy.min_seconds % 60 else f"{policy.min_seconds // 60} minutes"
+    elif seconds > MAX_REQUEST_SECONDS:
+        bound, shown = "larger than", "2^32 seconds"
+        in_go = shown
+    else:
+        return
+    phrase = f"may not specify a duration {bound}"
+    raise IssueError(
+        f"{phrase} {shown}: {seconds} were asked for",
+        "spec.expirationSeconds",
+        seconds,
+        f"{phrase} {in_go}",
+    )

@@ -1,0 +1,199 @@
+"""TokenRequest: what is read, and what is answered."""
+
+import json
+
+import pytest
+from support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
+
+from keys.keyring import Keyring
+from webhook.claims import ObjectReference
+from webhook.errors import InvalidReviewError, IssueError
+from webhook.issuer import TokenPolicy, TokenRequest, issue_token
+from webhook.token_requests import (
+    AskedToken,
+    BoundObjectReference,
+    parse_token_request,
+    render_token_request,
+)
+
+V1 = "authentication.k8s.io/v1"
+POD = {"kind": "Pod", "apiVersion": "v1", "name": "p-0", "uid": "u-1"}
+KEYRING = Keyring().with_new_key(signing_key("ES256"), 0)
+POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
+
+
+def parse(value: object) -> AskedToken:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return parse_token_request(body, NAMESPACE, ACCOUNT)
+
+
+def asked(**members: object) -> AskedToken:
+    return AskedToken(NAMESPACE, ACCOUNT, **members)  # type: ignore[arg-type]
+
+
+READ = [
+    pytest.param({"spec": {}}, asked(), id="nothing"),
+    pytest.param(
+        {
+            "kind": "TokenRequest",
+            "apiVersion": V1,
+            "metadata": {"creationTimestamp": None, "labels": {"a": "b"}},
+            "spec": {"audiences": None, "boundObjectRef": None, "expirationSeconds": None},
+            "status": {"token": "of the client", "expirationTimestamp": None},
+        },
+        asked(),
+        id="nulls",
+    ),
+    pytest.param({"spec": {"audiences": []}}, asked(), id="no-audience"),
+    pytest.param({"metadata": None, "spec": {}}, asked(), id="no-metadata"),
+    pytest.param(
+        {"metadata": {"name": ACCOUNT, "namespace": NAMESPACE, "uid": "u"}, "spec": {}},
+        asked(uid="u"),
+        id="names",
+    ),
+    pytest.param(
+        {"metadata": {"name": "", "namespace": ""}, "spec": {}}, asked(), id="empty-names"
+    ),
+    pytest.param(
+        {"spec": {"audiences": ["a", "b"], "expirationSeconds": 600, "boundObjectRef": POD}},
+        asked(
+            audiences=("a", "b"),
+            expiration_seconds=600,
+            bound=BoundObjectReference("Pod", "v1", "p-0", "u-1"),
+        ),
+        id="all",
+    ),
+    pytest.param(
+        {"spec": {"boundObjectRef": {}}},
+        asked(bound=BoundObjectReference("", "", "", "")),
+        id="empty-reference",
+    ),
+    pytest.param(
+        {"spec": {"expirationSeconds": 0}}, asked(expiration_seconds=0), id="0-is-not-none"
+    ),
+    pytest.param({"spec": {"expirationSeconds": -5}}, asked(expiration_seconds=-5), id="negative"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), READ)
+def test_read(value: object, expected: AskedToken) -> None:
+    assert parse(value) == expected
+
+
+def spec(**members: object) -> dict[str, object]:
+    return {"spec": members}
+
+
+def reference(**members: object) -> dict[str, object]:
+    return spec(boundObjectRef=POD | members)
+
+
+WRONG: dict[str, tuple[object, str]] = {
+    "empty": (b"", "not JSON"),
+    "list": ([], "not a JSON object"),
+    "utf-16": (json.dumps(spec()).encode("utf-16"), "not JSON"),
+    "deep": (b'{"spec":' + b"[" * 100_000, "not JSON"),
+    "cut": (b'{"spec":{"audiences":["a"', "not JSON"),
+    "kind": ({"kind": "TokenReview"} | spec(), "serves 'TokenRequest'"),
+    "version": ({"apiVersion": "authentication.k8s.io/v1beta1"} | spec(), V1),
+    "no-spec": ({}, "spec must be an object"),
+    "null-spec": ({"spec": None}, "spec must be an object"),
+    "spec-twice": (b'{"spec":{},"spec":{}}', "stands twice"),
+    "seconds-twice": (
+        b'{"spec":{"expirationSeconds":600,"expirationSeconds":86400}}',
+        "stands twice",
+    ),
+    "case-of-spec": ({"Spec": {}} | spec(), "written spec"),
+    "case-of-seconds": (spec(ExpirationSeconds=600), "written spec.expirationSeconds"),
+    "case-of-name": ({"metadata": {"Name": "a"}} | spec(), "written metadata.name"),
+    "case-of-uid": (reference(UID="u"), "written spec.boundObjectRef.uid"),
+    "unknown-limit": (spec(expirationSecond=600), "unknown field spec.expirationSecond"),
+    "attestations": (spec(attestations={}), "unknown field spec.attestations"),
+    "unknown-in-reference": (reference(namespace="a"), "unknown field spec.boundObjectRef"),
+    "metadata": ({"metadata": []} | spec(), "metadata must be an object"),
+    "name-number": ({"metadata": {"name": 1}} | spec(), "metadata.name must be a string"),
+    "uid-list": ({"metadata": {"uid": []}} | spec(), "metadata.uid must be a string"),
+    "audience": (spec(audiences="a"), "list of strings"),
+    "audience-null": (spec(audiences=[None]), "list of strings"),
+    "audience-number": (spec(audiences=[1]), "list of strings"),
+    "audiences-object": (spec(audiences={"a": 1}), "list of strings"),
+    "seconds-text": (spec(expirationSeconds="600"), "whole number"),
+    "seconds-float": (spec(expirationSeconds=600.5), "whole number"),
+    "seconds-whole-float": (b'{"spec":{"expirationSeconds":600.0}}', "whole number"),
+    "seconds-exponent": (b'{"spec":{"expirationSeconds":6e2}}', "whole number"),
+    "seconds-true": (spec(expirationSeconds=True), "whole number"),
+    "seconds-false": (spec(expirationSeconds=False), "whole number"),
+    "seconds-list": (spec(expirationSeconds=[600]), "whole number"),
+    "seconds-over-int64": (spec(expirationSeconds=1 << 63), "whole number"),
+    "seconds-under-int64": (spec(expirationSeconds=-(1 << 64)), "whole number|not JSON"),
+    "seconds-5000-digits": (b'{"spec":{"expirationSeconds":' + b"9" * 5000 + b"}}", "not JSON"),
+    "seconds-nan": (b'{"spec":{"expirationSeconds":NaN}}', "not JSON"),
+    "reference-text": (spec(boundObjectRef="Pod"), "must be an object"),
+    "reference-list": (spec(boundObjectRef=[POD]), "must be an object"),
+    "reference-kind": (reference(kind=1), "spec.boundObjectRef.kind must be a string"),
+    "reference-uid": (reference(uid={}), "spec.boundObjectRef.uid must be a string"),
+}
+
+
+@pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
+def test_bad_input_27_to_31_what_is_no_token_request(value: object, why: str) -> None:
+    with pytest.raises(InvalidReviewError, match=why) as caught:
+        parse(value)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["name", "namespace"])
+def test_names_of_the_body_are_those_of_the_url(field: str) -> None:
+    with pytest.raises(IssueError) as caught:
+        parse({"metadata": {field: "default"}, "spec": {}})
+    assert caught.value.field == f"metadata.{field}"
+    assert caught.value.value == "default"
+    assert caught.value.detail == f"must match the service account {field} if specified"
+
+
+def render(request: TokenRequest, answered: AskedToken) -> dict[str, object]:
+    issued = issue_token(request, POLICY, KEYRING, NOW + 0.9)
+    value = json.loads(render_token_request(answered, issued))
+    assert value["status"].pop("token") == issued.token
+    # The token is nowhere else.
+    assert issued.token.rpartition(".")[2] not in json.dumps(value)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_answer() -> None:
+    answer = render(TokenRequest(NAMESPACE, ACCOUNT, "u"), asked(uid="u"))
+    assert answer == {
+        "kind": "TokenRequest",
+        "apiVersion": V1,
+        "metadata": {
+            "name": ACCOUNT,
+            "namespace": NAMESPACE,
+            "uid": "u",
+            "creationTimestamp": "2027-01-15T08:00:00Z",
+        },
+        "spec": {"audiences": [AUDIENCE], "expirationSeconds": 3600, "boundObjectRef": None},
+        "status": {"expirationTimestamp": "2027-01-15T09:00:00Z"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told", "until"),
+    [
+        pytest.param(3607, 3607, "2027-01-15T09:00:07Z", id="extended"),
+        pytest.param(1 << 32, 86400, "2027-01-16T08:00:00Z", id="shortened"),
+    ],
+)
+def test_answer_says_what_is_granted(seconds: int, told: int, until: str) -> None:
+    request = TokenRequest(
+        NAMESPACE, ACCOUNT, expiration_seconds=seconds, pod=ObjectReference("p-0", "u-1")
+    )
+    bound = BoundObjectReference("Pod", "v1", "p-0", "u-1")
+    answer = render(request, asked(bound=bound))
+    assert answer["spec"] == {
+        "audiences": [AUDIENCE],
+        "expirationSeconds": told,
+        "boundObjectRef": POD,
+    }
+    assert answer["status"] == {"expirationTimestamp": until}

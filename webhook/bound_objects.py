@@ -1,0 +1,187 @@
+"""The objects that a token stands and falls with: its service account, Pod, Secret or Node.
+
+Source: kubernetes ``pkg/serviceaccount/claims.go``, ``Validate``: the order of the checks and the
+phrases of the refusals.
+
+Invariants:
+
+1. Nothing here waits: LookupNeeded leaves that to the caller.
+2. What cannot be found out is refused.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from math import floor
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from webhook.claims import Claims, ObjectReference
+from webhook.errors import (
+    BoundObjectGoneError,
+    LookupFailedError,
+    ServiceAccountGoneError,
+    UIDMismatchError,
+)
+
+
+class Kind(StrEnum):
+    """The kinds of objects that count."""
+
+    SERVICE_ACCOUNT = "ServiceAccount"
+    POD = "Pod"
+    SECRET = "Secret"
+    NODE = "Node"
+
+
+class ObjectKey(NamedTuple):
+    """Names an object; the namespace of a Node is empty."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        path = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{_WORDS[self.kind]} {path}"
+
+
+class ObjectState(msgspec.Struct, frozen=True, gc=False):
+    """What is known of an object that exists.
+
+    ``deleted_at`` is its ``deletionTimestamp`` in Unix seconds. The last two are a Pod's, where
+    they are known.
+    """
+
+    uid: str
+    deleted_at: float | None = None
+    service_account: str = ""
+    node: str = ""
+
+
+class Absence(Enum):
+    """Why there is no state of an object."""
+
+    GONE = "gone"
+    UNSEEN = "unseen"
+    UNAVAILABLE = "unavailable"
+
+
+Answer = ObjectState | Absence
+Answers = Mapping[ObjectKey, Answer]
+NO_ANSWERS: Final[Answers] = {}
+
+
+class ObjectSource(Protocol):
+    """Where objects are looked up."""
+
+    def start(self) -> None:
+        """Begin what runs in the background: once, in the process that asks."""
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:
+        """Say what is known of an object, at once and without waiting.
+
+        ``uid`` is the one that a token names. UNSEEN means that only ``look_up`` can tell;
+        UNAVAILABLE that nobody can now.
+        """
+
+    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+        """Ask for an object; takes a bounded time. Never UNSEEN. Safe for threads.
+
+        ``uid`` is the one that a token names: a source may remember that it is gone.
+        """
+
+    def problem(self) -> str:
+        """Say why this source is not ready, empty where it is."""
+
+    def warning(self) -> str:
+        """Say what is wrong although it goes on, empty where nothing is."""
+
+    def close(self) -> None:
+        """End what runs in the background."""
+
+
+class LookupNeeded(Exception):  # noqa: N818 - a question, not an error
+    """No verdict yet: an object has to be looked up first."""
+
+    def __init__(self, key: ObjectKey, uid: str) -> None:
+        super().__init__(f"{key} has to be looked up")
+        self.key = key
+        self.uid = uid
+
+
+def check_objects(
+    claims: Claims, source: ObjectSource, answers: Answers, leeway: float, now: float
+) -> None:
+    """Check every object of a token.
+
+    ``answers`` are those of ``look_up``; they go before what the source knows. ``leeway`` is the
+    time in seconds for which an object that is being deleted still counts. Raises
+    ServiceAccountGoneError, UIDMismatchError, BoundObjectGoneError, LookupFailedError, or
+    LookupNeeded for an object that the source has not seen.
+    """
+    for key, uid in objects_of(claims):
+        answer = answers.get(key) or source.find(key, uid)
+        if answer is Absence.UNSEEN:
+            raise LookupNeeded(key, uid)
+        _check(key, uid, answer, leeway, now)
+
+
+def objects_of(claims: Claims) -> list[tuple[ObjectKey, str]]:
+    """Return the objects that a token stands and falls with, and their UIDs.
+
+    The UID is empty where a token has none. A Pod's node is not one of them.
+    """
+    namespace = claims.namespace
+    found = [_entry(Kind.SERVICE_ACCOUNT, namespace, claims.service_account)]
+    if claims.secret is not None:
+        found.append(_entry(Kind.SECRET, namespace, claims.secret))
+    if claims.pod is not None:
+        found.append(_entry(Kind.POD, namespace, claims.pod))
+    elif claims.node is not None:
+        found.append(_entry(Kind.NODE, "", claims.node))
+    return found
+
+
+def _entry(kind: Kind, namespace: str, reference: ObjectReference) -> tuple[ObjectKey, str]:
+    return ObjectKey(kind, namespace, reference.name), reference.uid
+
+
+def _check(key: ObjectKey, uid: str, answer: Answer, leeway: float, now: float) -> None:
+    if isinstance(answer, Absence):
+        if answer is Absence.GONE:
+            raise _gone(key, "there is none of that name")
+        raise LookupFailedError(
+            f"service account token could not be checked: {key} could not be looked up; try again "
+            "when the source of objects is reachable (see /readyz?verbose)"
+        )
+    if uid and answer.uid != uid:
+        claim = "claim" if key.kind is Kind.SERVICE_ACCOUNT else _REF_CLAIMS[key.kind]
+        raise UIDMismatchError(
+            f"{_WORDS[key.kind]} UID ({answer.uid[:64]}) does not match {claim} ({uid[:64]}): "
+            f"{key} was deleted and made again"
+        )
+    if answer.deleted_at is not None and answer.deleted_at < now - leeway:
+        ago = floor(now - answer.deleted_at)
+        raise _gone(key, f"its deletionTimestamp was {ago}s ago (leeway {leeway:g}s)")
+
+
+def _gone(key: ObjectKey, detail: str) -> ServiceAccountGoneError | BoundObjectGoneError:
+    if key.kind is Kind.SERVICE_ACCOUNT:
+        return ServiceAccountGoneError(f"{key} has been deleted: {detail}")
+    return BoundObjectGoneError(
+        f"service account token has been invalidated: {key} has been deleted: {detail}"
+    )
+
+
+_WORDS: Final = {
+    Kind.SERVICE_ACCOUNT: "service account",
+    Kind.POD: "pod",
+    Kind.SECRET: "secret",
+    Kind.NODE: "node",
+}
+_REF_CLAIMS: Final = {
+    Kind.POD: "service account pod ref claim",
+    Kind.SECRET: "service account secret ref claim",
+    Kind.NODE: "service account node ref claim",
+}

@@ -1,0 +1,282 @@
+"""ServiceAccounts, Pods, Secrets and Nodes as an API server tells of them.
+
+Source: kubernetes "API Concepts" (efficient detection of changes, chunked lists, bookmarks,
+alternate representations) and ``apimachinery/pkg/watch``.
+
+Invariants:
+
+1. Of ServiceAccounts, Secrets and Nodes only the metadata is asked for and nothing else is taken:
+   no data of a Secret ever enters this process. Of a Pod its service account and its node are kept.
+2. A list is of one moment, and the newest: it names no resourceVersion.
+3. An answer that is not what was asked for is an error, never an empty list.
+"""
+
+from collections.abc import Iterator
+from sys import intern
+from time import monotonic
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+from urllib.parse import quote
+
+import msgspec
+from urllib3.exceptions import HTTPError
+
+from webhook.bound_objects import Kind, ObjectKey, ObjectState
+from webhook.errors import APIServerError
+from webhook.objects.documents import unix_seconds
+from webhook.objects.kube_client import Connection, Response, why
+
+PAGE_SIZE: Final = 500
+LOOKUP_SECONDS: Final = 2.0
+_LIST_SECONDS: Final = 30.0
+_MAX_BYTES: Final = 256 * 1024 * 1024
+_MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+_CHUNK_BYTES: Final = 65536
+_OK: Final = 200
+_TOO_MANY_REQUESTS: Final = 429
+_DEFAULT_ACCOUNT: Final = "default"
+_JSON: Final = "application/json"
+_PARTIAL: Final = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_PARTIAL_LIST: Final = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_PLURALS: Final = {
+    Kind.SERVICE_ACCOUNT: "serviceaccounts",
+    Kind.POD: "pods",
+    Kind.SECRET: "secrets",
+    Kind.NODE: "nodes",
+}
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    service_account_name: str | None = None
+    node_name: str | None = None
+
+
+class _Object(msgspec.Struct):
+    kind: str = ""
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+    spec: _Spec | None = None
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_token: str = msgspec.field(name="continue", default="")
+
+
+class _List(msgspec.Struct):
+    kind: str
+    metadata: _ListMetadata
+    items: list[_Object] | None = None
+
+
+class _WireEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+
+
+class Page(NamedTuple):
+    """A part of a list; ``more`` asks for the next one, empty with the last."""
+
+    objects: dict[ObjectKey, ObjectState]
+    resource_version: str
+    more: str
+
+
+class Event(NamedTuple):
+    """What a watch tells; a bookmark is without key and state."""
+
+    type: str
+    resource_version: str
+    key: ObjectKey | None = None
+    state: ObjectState | None = None
+
+
+_list_decoder = msgspec.json.Decoder(_List)
+_object_decoder = msgspec.json.Decoder(_Object)
+_event_decoder = msgspec.json.Decoder(_WireEvent)
+_status_decoder = msgspec.json.Decoder(_Status)
+
+
+def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
+    """Get a page of all objects of a kind. Raises APIServerError."""
+    query = {"limit": str(PAGE_SIZE)} | ({"continue": more} if more else {})
+    accept = _JSON if kind is Kind.POD else _PARTIAL_LIST
+    with connection.get(_path(kind), query, accept, _LIST_SECONDS) as response:
+        data = _body(response, _LIST_SECONDS)
+    try:
+        found = _list_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise APIServerError(f"its list of {kind}s cannot be read", _OK) from error
+    _require_kind(kind, found.kind, "List")
+    if not found.metadata.resource_version:
+        raise APIServerError(f"its list of {kind}s has no resourceVersion", _OK)
+    objects = dict(_entry(kind, item) for item in found.items or ())
+    return Page(objects, found.metadata.resource_version, found.metadata.continue_token)
+
+
+def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
+    """Get one object, None where there is none. Raises APIServerError."""
+    accept = _JSON if key.kind is Kind.POD else _PARTIAL
+    try:
+        with connection.get(_path(key.kind, key), {}, accept, LOOKUP_SECONDS) as response:
+            data = _body(response, LOOKUP_SECONDS)
+    except APIServerError as error:
+        if error.is_not_found:
+            return None
+        raise
+    found, state = _entry(key.kind, _decoded(key.kind, data))
+    if found != key:
+        raise APIServerError(f"asked for {key}, it answered with {found}", _OK)
+    return state
+
+
+class Watch:
+    """What happens to a kind from a resourceVersion on, for so many seconds at most.
+
+    ``silence_seconds`` is how long nothing at all may come. Opening it raises APIServerError.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        kind: Kind,
+        resource_version: str,
+        seconds: int,
+        silence_seconds: float,
+    ) -> None:
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(seconds),
+        }
+        accept = _JSON if kind is Kind.POD else _PARTIAL
+        self._kind = kind
+        self._response = connection.get(_path(kind), query, accept, silence_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._response.close()
+
+    def events(self) -> Iterator[Event]:
+        """Return what happens, until the watch ends in order. Raises APIServerError.
+
+        Its code is 0 where the connection broke off, and 429 where a later try may do; with any
+        other, 410 or not, there is no going on from this resourceVersion.
+        """
+        buffer = b""
+        try:
+            for chunk in self._response.stream(_CHUNK_BYTES, decode_content=False):
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield self._event(line)
+                if len(buffer) > _MAX_LINE_BYTES:
+                    raise APIServerError("an event of its watch is too large", _OK)
+        except (HTTPError, OSError, ValueError) as error:
+            raise APIServerError(why(error)) from error
+
+    def interrupt(self) -> None:
+        """Let a thread that waits in ``events`` go on, from another one."""
+        try:
+            self._response.shutdown()
+        except (OSError, RuntimeError, ValueError):
+            # It is over already.
+            return
+
+    def _event(self, line: bytes) -> Event:
+        try:
+            wire = _event_decoder.decode(line)
+            if wire.type == "ERROR":
+                status = _status_decoder.decode(wire.object)
+                # Whatever else it is, this resourceVersion is of no more use.
+                code = status.code if status.code == _TOO_MANY_REQUESTS else _OK
+                raise APIServerError(f"its watch ended with code {status.code}", code)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise APIServerError("an event of its watch cannot be read", _OK) from error
+        found = _decoded(self._kind, wire.object, any_kind=wire.type == "BOOKMARK")
+        version = found.metadata.resource_version
+        if wire.type == "BOOKMARK":
+            return Event(wire.type, version)
+        if wire.type not in ("ADDED", "MODIFIED", "DELETED"):
+            raise APIServerError(f"its watch has an event of type {wire.type[:32]!r}", _OK)
+        return Event(wire.type, version, *_entry(self._kind, found))
+
+
+def _path(kind: Kind, key: ObjectKey | None = None) -> str:
+    plural = _PLURALS[kind]
+    if key is None:
+        return f"/api/v1/{plural}"
+    name = quote(key.name, safe="")
+    if kind is Kind.NODE:
+        return f"/api/v1/{plural}/{name}"
+    return f"/api/v1/namespaces/{quote(key.namespace, safe='')}/{plural}/{name}"
+
+
+def _body(response: Response, seconds: float) -> bytes:
+    deadline = monotonic() + seconds
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for part in response.stream(_CHUNK_BYTES, decode_content=False):
+            parts.append(part)
+            size += len(part)
+            if size > _MAX_BYTES:
+                raise APIServerError("its answer is too large", _OK)
+            if monotonic() > deadline:
+                raise APIServerError("its answer is too slow")
+    except (HTTPError, OSError, ValueError) as error:
+        raise APIServerError(why(error)) from error
+    return b"".join(parts)
+
+
+def _decoded(kind: Kind, data: bytes | msgspec.Raw, *, any_kind: bool = False) -> _Object:
+    try:
+        found = _object_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise APIServerError(f"its {kind} cannot be read", _OK) from error
+    if not any_kind:
+        _require_kind(kind, found.kind)
+    return found
+
+
+def _require_kind(kind: Kind, found: str, suffix: str = "") -> None:
+    expected = f"{kind if kind is Kind.POD else 'PartialObjectMetadata'}{suffix}"
+    if found != expected:
+        raise APIServerError(f"asked for a {expected}, it answered with {found[:64]!r}", _OK)
+
+
+def _entry(kind: Kind, found: _Object) -> tuple[ObjectKey, ObjectState]:
+    metadata, spec = found.metadata, found.spec or _Spec()
+    if not (metadata.name and metadata.uid and (kind is Kind.NODE or metadata.namespace)):
+        raise APIServerError(f"a {kind} in its answer has no name, namespace or uid", _OK)
+    try:
+        deleted = metadata.deletion_timestamp
+        deleted_at = unix_seconds(deleted) if deleted else None
+    except ValueError as error:
+        raise APIServerError(
+            f"a {kind} in its answer has a deletionTimestamp in words", _OK
+        ) from error
+    key = ObjectKey(kind, "" if kind is Kind.NODE else intern(metadata.namespace), metadata.name)
+    if kind is not Kind.POD:
+        return key, ObjectState(metadata.uid, deleted_at)
+    account = intern(spec.service_account_name or _DEFAULT_ACCOUNT)
+    return key, ObjectState(metadata.uid, deleted_at, account, intern(spec.node_name or ""))

@@ -1,0 +1,188 @@
+"""The objects in a text as ``kubectl get -o yaml`` or ``-o json`` writes it.
+
+Documents of YAML, or one of JSON; a ``List``, or a list of one kind, stands for its items. Other
+kinds are passed over.
+
+Invariants:
+
+1. Of an object only what ObjectState holds is kept, so nothing of a Secret's data.
+2. No error shows more of the text than names, kinds and what stands in ``metadata``.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from sys import intern
+from typing import Any, ClassVar, Final
+
+import yaml
+
+from keys.encoding import decode_json
+from keys.errors import EncodingError
+from webhook.bound_objects import Kind, ObjectKey, ObjectState
+from webhook.claims import is_dns_label, is_dns_subdomain
+from webhook.errors import ConfigurationError
+
+_KINDS: Final = {str(kind): kind for kind in Kind}
+_LISTS: Final = {"List": ""} | {f"{kind}List": str(kind) for kind in Kind}
+_DEFAULT_ACCOUNT: Final = "default"
+_TIMESTAMP: Final = "tag:yaml.org,2002:timestamp"
+_Node = yaml.MappingNode
+
+Objects = dict[ObjectKey, ObjectState]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A SafeLoader that leaves timestamps as text and takes no field twice."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: _Node, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            raise yaml.constructor.ConstructorError(
+                problem="a field stands twice", problem_mark=node.start_mark
+            )
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def parse_objects(data: bytes, source: str) -> Objects:
+    """Return the objects in a text; ``source`` is what errors call it.
+
+    Raises ConfigurationError, which names the document and the field. A text without any object
+    is refused: with it every token would be.
+    """
+    found: Objects = {}
+    for place, document in enumerate(_documents(data, source), 1):
+        for where, members in _items(document, f"{source}: document {place}"):
+            _add(found, members, where)
+    if not found:
+        raise ConfigurationError(
+            f"{source} has no ServiceAccount, Pod, Secret or Node, so that every token would be "
+            "refused; write some with `kubectl get serviceaccounts -A -o yaml`"
+        )
+    return found
+
+
+def _documents(data: bytes, source: str) -> list[object]:
+    try:
+        text = data.decode("utf-8")
+        if text.lstrip().startswith("{"):
+            return [decode_json(data)]
+        return [item for item in yaml.load_all(text, Loader=_Loader) if item is not None]
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{source} is not UTF-8; save it as UTF-8") from error
+    except EncodingError as error:
+        raise ConfigurationError(f"{source} is {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Its own words may show what stands in the text.
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        twice = getattr(error, "problem", "") == "a field stands twice"
+        what = "has a field that stands twice" if twice else "is not YAML"
+        raise ConfigurationError(f"{source} {what}{where}; mend it") from None
+
+
+def _items(document: object, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+    members = _mapping(document, where)
+    kind, version = _text(members, "kind", where), _text(members, "apiVersion", where)
+    if version != "v1" or kind not in _LISTS:
+        yield where, members
+        return
+    items = members.get("items")
+    if not isinstance(items, list):
+        raise ConfigurationError(f"{where}: items must be a list")
+    for place, item in enumerate(items, 1):
+        inner = f"{where}, item {place}"
+        found = _mapping(item, inner)
+        if _LISTS[kind]:
+            # What the API server itself answers leaves both out.
+            found = {"kind": _LISTS[kind], "apiVersion": "v1", **found}
+        yield inner, found
+
+
+def _add(found: Objects, members: dict[str, object], where: str) -> None:
+    name = _text(members, "kind", where)
+    kind = _KINDS.get(name)
+    if kind is None or _text(members, "apiVersion", where) != "v1":
+        return
+    where = f"{where} ({kind})"
+    metadata = _mapping(members.get("metadata"), f"{where}: metadata")
+    key = _key(kind, metadata, where)
+    if key in found:
+        raise ConfigurationError(f"{where}: {key} stands twice; remove one of them")
+    spec = members.get("spec")
+    pod = _mapping(spec, f"{where}: spec") if kind is Kind.POD and spec is not None else {}
+    account = _optional(pod, "serviceAccountName", f"{where}: spec")
+    found[key] = ObjectState(
+        _text(metadata, "uid", where, "metadata."),
+        _deleted_at(metadata, where),
+        (account or _DEFAULT_ACCOUNT) if kind is Kind.POD else "",
+        intern(_optional(pod, "nodeName", f"{where}: spec")),
+    )
+
+
+def _key(kind: Kind, metadata: dict[str, object], where: str) -> ObjectKey:
+    name = _text(metadata, "name", where, "metadata.")
+    if not is_dns_subdomain(name):
+        raise ConfigurationError(
+            f"{where}: metadata.name is {name[:64]!r}, which Kubernetes does not allow"
+        )
+    if kind is Kind.NODE:
+        if metadata.get("namespace"):
+            raise ConfigurationError(f"{where}: metadata.namespace must be absent for a Node")
+        return ObjectKey(kind, "", name)
+    namespace = _text(metadata, "namespace", where, "metadata.")
+    if not is_dns_label(namespace):
+        raise ConfigurationError(
+            f"{where}: metadata.namespace is {namespace[:64]!r}, which Kubernetes does not allow"
+        )
+    return ObjectKey(kind, intern(namespace), name)
+
+
+def _deleted_at(metadata: dict[str, object], where: str) -> float | None:
+    text = _optional(metadata, "deletionTimestamp", f"{where}: metadata")
+    if not text:
+        return None
+    try:
+        return unix_seconds(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{where}: metadata.deletionTimestamp is {text[:64]!r}; write it like "
+            "2026-01-31T12:00:00Z"
+        ) from error
+
+
+def unix_seconds(text: str) -> float:
+    """Return the Unix seconds of an RFC 3339 time. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text[:64]!r} has no time zone")
+    return moment.astimezone(UTC).timestamp()
+
+
+def _mapping(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where} must be a mapping of fields")
+    return value
+
+
+def _text(members: dict[str, object], field: str, where: str, path: str = "") -> str:
+    value = members.get(field)
+    if not isinstance(value, str) or not value:
+        missing = value is None or value == ""
+        problem = "is missing" if missing else "must be text; quote it"
+        raise ConfigurationError(f"{where}: {path}{field} {problem}")
+    return value
+
+
+def _optional(members: dict[str, object], field: str, where: str) -> str:
+    value = members.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{where}.{field} must be text; quote it")
+    return value

@@ -1,0 +1,73 @@
+"""Objects in a file, which is looked at again as soon as it changes.
+
+Invariant: what is in use is the whole of one file that could be read: a broken one changes nothing.
+"""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from webhook.bound_objects import Absence, Answer, ObjectKey
+from webhook.errors import ConfigurationError
+from webhook.objects.documents import Objects, parse_objects
+from webhook.watching import FileWatch
+
+_POLL_SECONDS: Final = 0.2
+_logger = logging.getLogger("leeway")
+
+
+class FileObjects:
+    """The objects of one file.
+
+    ``poll_seconds`` is the time between two looks at it. Raises ConfigurationError where the file
+    cannot be used.
+    """
+
+    def __init__(self, path: Path, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._path = path
+        self._warning = ""
+        self._watch = FileWatch((path,), self._reload, "leeway-objects-file", poll_seconds)
+        self._objects = self._load()
+
+    def start(self) -> None:
+        """Begin to follow the file."""
+        self._watch.start()
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:  # noqa: ARG002 - the file knows every UID
+        """Say what the file has of an object."""
+        return self._objects.get(key, Absence.GONE)
+
+    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:  # noqa: ARG002
+        """Say what the file has of an object."""
+        return self._objects.get(key, Absence.GONE)
+
+    def problem(self) -> str:
+        """Say nothing: without objects there is no start."""
+        return ""
+
+    def warning(self) -> str:
+        """Say what is wrong with a new file, empty where nothing is."""
+        return self._warning
+
+    def close(self) -> None:
+        """Stop following the file."""
+        self._watch.close()
+
+    def _reload(self) -> None:
+        try:
+            self._objects = self._load()
+        except ConfigurationError as error:
+            self._warning = f"{error}; the content before it stays in use"
+            _logger.error("the objects were not read again: %s", self._warning)
+            return
+        self._warning = ""
+        _logger.info("%d objects were read from %s", len(self._objects), self._path)
+
+    def _load(self) -> Objects:
+        try:
+            data = self._path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._path}, the file of objects, cannot be read: {error.strerror}"
+            ) from error
+        return parse_objects(data, str(self._path))

@@ -1,0 +1,115 @@
+"""What the watches of an API server have told of the objects.
+
+Invariants:
+
+1. An object is known as the last list or event had it; a list replaces all of its kind at once.
+2. The last UIDs that were seen to go are remembered, so that they are refused without asking. A
+   UID never comes back; should a list or an event have one after all, it is not gone.
+3. One thread writes a kind, look-ups add to what has gone, any thread reads: each step is one
+   operation on a dict.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+
+MAX_GONE: Final = 20_000
+"""How many UIDs that have gone are remembered for each kind."""
+
+
+class KindStore:
+    """The objects of one kind.
+
+    ``clock`` is monotonic. After ``max_silence`` seconds without contact nothing that is known
+    counts.
+    """
+
+    def __init__(self, kind: Kind, max_silence: float, clock: Callable[[], float]) -> None:
+        self.kind = kind
+        self.max_silence = max_silence
+        self._clock = clock
+        self._objects: dict[ObjectKey, ObjectState] = {}
+        self._gone: OrderedDict[tuple[ObjectKey, str], None] = OrderedDict()
+        self._gone_lock = Lock()
+        self._contact: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:
+        """Say what is known of an object; see ObjectSource."""
+        contact = self._contact
+        if contact is None:
+            # There is no watch yet that would say where this is not so any more.
+            return Absence.GONE if uid and (key, uid) in self._gone else Absence.UNSEEN
+        if self._clock() - contact > self.max_silence:
+            return Absence.UNAVAILABLE
+        state = self._objects.get(key)
+        if state is None:
+            return Absence.GONE if (key, uid) in self._gone else Absence.UNSEEN
+        if uid and state.uid != uid and (key, uid) not in self._gone:
+            # The watch may be behind.
+            return Absence.UNSEEN
+        return state
+
+    def contradicts(self, key: ObjectKey, answer: Answer) -> bool:
+        """Tell whether a look-up's answer may be older than what the watch has told."""
+        if isinstance(answer, ObjectState):
+            return (key, answer.uid) in self._gone
+        return answer is Absence.GONE and key in self._objects
+
+    def silence(self) -> float | None:
+        """Return the seconds since the last contact, None before the first list."""
+        return None if self._contact is None else self._clock() - self._contact
+
+    def touch(self) -> None:
+        """Note that the API server was heard; counts once there has been a list."""
+        if self._contact is not None:
+            self._contact = self._clock()
+
+    def replace(self, objects: dict[ObjectKey, ObjectState]) -> None:
+        """Take over a whole list."""
+        for key, old in self._objects.items():
+            new = objects.get(key)
+            if new is None or new.uid != old.uid:
+                self.remember_gone(key, old.uid)
+        for key in [key for key in self._gone_keys() if key in objects]:
+            self._forget_gone(key, objects[key].uid)
+        self._objects = objects
+        self._contact = self._clock()
+
+    def put(self, key: ObjectKey, state: ObjectState) -> None:
+        """Take over an object that was added or changed."""
+        old = self._objects.get(key)
+        self._objects[key] = state
+        if old is not None and old.uid != state.uid:
+            self.remember_gone(key, old.uid)
+        self._forget_gone(key, state.uid)
+        self.touch()
+
+    def remove(self, key: ObjectKey, uid: str) -> None:
+        """Take an object out that was deleted."""
+        self.remember_gone(key, uid)
+        old = self._objects.get(key)
+        if old is not None and old.uid == uid:
+            del self._objects[key]
+        self.touch()
+
+    def remember_gone(self, key: ObjectKey, uid: str) -> None:
+        """Note that the object with this UID is not there; an empty one stands for any."""
+        with self._gone_lock:
+            self._gone[key, uid] = None
+            if len(self._gone) > MAX_GONE:
+                self._gone.popitem(last=False)
+
+    def _forget_gone(self, key: ObjectKey, uid: str) -> None:
+        with self._gone_lock:
+            self._gone.pop((key, uid), None)
+            self._gone.pop((key, ""), None)
+
+    def _gone_keys(self) -> list[ObjectKey]:
+        with self._gone_lock:
+            return [key for key, _ in self._gone]
