@@ -1,0 +1,325 @@
+"""Keys that are fetched, while tokens are verified: bad input 40."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
+from support import AUDIENCE, LEEWAY, NOW, good_claims, header_of, signing_key, token_of
+
+from keys.jws import SigningKey
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.errors import Reason
+from webhook.outcome import Authenticated, Outcome, Refused
+from webhook.server.verifier import KEYS_SECONDS, TokenVerifier
+from webhook.trusted_issuers.documents import parse_https_url
+from webhook.trusted_issuers.fetching import KeyLocation
+from webhook.trusted_issuers.issuer_keys import IssuerKeys
+from webhook.trusted_issuers.remote import RemoteKeys
+
+OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
+WAIT_SECONDS = 10.0
+
+
+class Clock:
+    """A monotonic clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[IssuerServer]:
+    with issuer_server(tmp_path) as served:
+        served.publish(OLD)
+        yield served
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Parts:
+    """One remote issuer with all that stands behind it in a server."""
+
+    def __init__(self, server: IssuerServer, clock: Callable[[], float], issuer: str = "") -> None:
+        self.issuer = TrustedIssuer(issuer or server.url, [AUDIENCE], ())
+        self.reports: list[tuple[str, bool]] = []
+        location = KeyLocation(
+            self.issuer.url, parse_https_url(server.jwks_url), ca_file=server.ca_file
+        )
+        self.keys = RemoteKeys(
+            self.issuer, location.fetch, lambda *report: self.reports.append(report), clock
+        )
+        self.all = IssuerKeys([self.keys])
+        self.authenticator = Authenticator(self.all.issuers, LEEWAY)
+
+    async def review(self, token: str, now: float = NOW) -> Outcome:
+        verifier = TokenVerifier(self.authenticator, lambda: now, issuer_keys=self.all)
+        return await verifier.authenticate(token, [AUDIENCE])
+
+    def review_now(self, token: str) -> Outcome:
+        return asyncio.run(self.review(token))
+
+    def token(self, key: SigningKey = OLD, kid: str | None = "") -> str:
+        header = header_of(key) if kid == "" else header_of(key, kid=kid)
+        return token_of(good_claims(iss=self.issuer.url), key, header)
+
+
+@pytest.fixture
+def parts(server: IssuerServer, clock: Clock) -> Iterator[Parts]:
+    made = Parts(server, clock)
+    yield made
+    made.all.close()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def unknown_key(outcome: Outcome) -> str:
+    assert isinstance(outcome, Refused)
+    assert outcome.error.reason is Reason.UNKNOWN_KEY
+    assert outcome.error.is_ours
+    return str(outcome.error)
+
+
+def test_a_token_waits_for_the_first_fetch(server: IssuerServer, parts: Parts) -> None:
+    assert "have not been fetched yet" in parts.all.problem()
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    assert parts.all.problem() == parts.all.warning() == ""
+    assert server.asked() == 1
+    wait_until(lambda: parts.reports == [(server.url, False)])
+
+
+def test_bad_input_40_a_new_key_works_with_its_first_token(
+    server: IssuerServer, parts: Parts, clock: Clock
+) -> None:
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    server.publish(OLD, NEW)
+    clock.now += 30
+    assert isinstance(parts.review_now(parts.token(NEW)), Authenticated)
+    assert isinstance(parts.review_now(parts.token(OLD)), Authenticated)
+    assert server.asked() == 2
+
+
+def test_bad_input_40_unknown_kids_ask_once_in_30_seconds(
+    server: IssuerServer, parts: Parts, clock: Clock
+) -> None:
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    tokens = [parts.token(NEW, f"kid-{number}") for number in range(1000)]
+
+    async def flood() -> list[Outcome]:
+        return await asyncio.gather(*map(parts.review, tokens))
+
+    for moment, fetches in ((0, 1), (29.9, 1), (30, 2), (59.9, 2), (60, 3)):
+        clock.now = 1000 + moment
+        for outcome in asyncio.run(flood()):
+            assert "is none of the 1 keys" in unknown_key(outcome)
+        assert server.asked() == fetches
+        assert isinstance(parts.review_now(parts.token()), Authenticated)
+
+
+def test_tokens_that_name_no_key_or_a_wrong_one_do_not_ask(
+    server: IssuerServer, parts: Parts, clock: Clock
+) -> None:
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    clock.now += 100
+    forged = parts.token(NEW, OLD.verification_key.kid)
+    for token in (parts.token(NEW, None), forged, parts.token(signing_key("RS256"), None)):
+        assert isinstance(parts.review_now(token), Refused)
+    foreign = token_of(good_claims(iss="https://other.example"), NEW)
+    assert isinstance(parts.review_now(foreign), Refused)
+    assert server.asked() == 1
+
+
+def test_a_token_does_not_wait_for_long(server: IssuerServer, parts: Parts, clock: Clock) -> None:
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    clock.now += 30
+    behave = server.behaviours[JWKS_PATH]
+
+    def slow(handler: object) -> None:
+        time.sleep(KEYS_SECONDS + 1)
+        behave(handler)  # type: ignore[arg-type]
+
+    server.behaviours[JWKS_PATH] = slow
+
+    async def both() -> tuple[Outcome, Outcome, float]:
+        waiting = asyncio.create_task(parts.review(parts.token(NEW)))
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        other = await parts.review(parts.token())
+        assert time.monotonic() - started < 1
+        outcome = await waiting
+        return outcome, other, time.monotonic() - started
+
+    refused, accepted, seconds = asyncio.run(both())
+    assert isinstance(accepted, Authenticated)
+    unknown_key(refused)
+    assert seconds < KEYS_SECONDS + 0.5
+
+
+def test_a_key_that_is_taken_back_stops_verifying(server: IssuerServer, parts: Parts) -> None:
+    server.publish(OLD, NEW)
+    parts.keys.fetch_now()
+    for key in (OLD, NEW):
+        assert isinstance(parts.review_now(parts.token(key)), Authenticated)
+    server.publish(NEW)
+    kept = parts.issuer.keys[NEW.verification_key.kid]
+    parts.keys.fetch_now()
+    assert "none of the 1 keys" in unknown_key(parts.review_now(parts.token(OLD)))
+    assert isinstance(parts.review_now(parts.token(NEW)), Authenticated)
+    # What it has verified is still known.
+    assert parts.issuer.keys[NEW.verification_key.kid] is kept
+
+
+def test_keys_are_fetched_again_when_they_are_due(server: IssuerServer, clock: Clock) -> None:
+    server.publish(OLD, max_age=600)
+    parts = Parts(server, lambda: clock.now)
+    parts.keys.fetch_now()
+    clock.now += 599
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    assert server.asked() == 1
+    clock.now += 1
+    # The thread sleeps by the real clock: wake it.
+    parts.all.close()
+    parts = Parts(server, lambda: clock.now)
+    parts.all.start()
+    wait_until(lambda: server.asked() == 2)
+    parts.all.close()
+
+
+WRONG = [
+    pytest.param(answer(b"", 500), "answered 500", id="500"),
+    pytest.param(answer(b'{"keys": [{"kty": "oct", "k": "YQ"}]}'), "symmetric", id="symmetric"),
+    pytest.param(answer(b"", 302, {"Location": "http://x"}), "redirects", id="redirect"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "why"), WRONG)
+def test_bad_input_40_old_keys_stay_for_a_day(
+    server: IssuerServer,
+    parts: Parts,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    behaviour: Callable,
+    why: str,
+) -> None:
+    parts.keys.fetch_now()
+    server.behaviours[JWKS_PATH] = behaviour
+    clock.now += 24 * 3600 - 1
+    parts.keys.fetch_now()
+    assert parts.all.problem() == ""
+    assert why in parts.all.warning()
+    assert parts.all.warning().endswith("the 1 that are here stay in use")
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    clock.now += 1
+    parts.keys.fetch_now()
+    text = unknown_key(parts.review_now(parts.token()))
+    assert why in text
+    assert "older than 24h" in text
+    assert parts.all.problem() == ""
+    server.publish(NEW)
+    with caplog.at_level(logging.INFO, "leeway"):
+        parts.keys.fetch_now()
+    assert f"1 keys of issuer {server.url} were fetched" in caplog.text
+    assert parts.all.warning() == ""
+    assert isinstance(parts.review_now(parts.token(NEW)), Authenticated)
+    assert [failing for _, failing in parts.reports] == [False, True, True, False]
+
+
+def test_an_issuer_that_cannot_be_reached_at_first(
+    server: IssuerServer, parts: Parts, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "leeway")
+    server.behaviours[JWKS_PATH] = answer(b"", 503)
+    parts.all.start()
+    # What is logged comes after the attempt.
+    wait_until(lambda: "the next attempt is in 5s" in caplog.text)
+    assert "answered 503" in parts.all.problem()
+    for token in (parts.token(), parts.token(NEW, None)):
+        text = unknown_key(parts.review_now(token))
+        assert "invalid signature, no keys found: the keys of issuer " in text
+        assert "could not be fetched" in text
+        assert "answered 503" in text
+    assert server.asked() == 1
+    server.publish(OLD)
+    clock.now += 30
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    assert parts.all.problem() == ""
+    assert [r.levelname for r in caplog.records if r.name == "leeway"] == ["WARNING", "INFO"]
+
+
+def test_nobody_waits_for_an_issuer_that_is_let_go(parts: Parts, clock: Clock) -> None:
+    parts.all.start()
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    parts.all.close()
+    clock.now += 30
+    assert parts.all.ask(parts.issuer.url) is None
+    assert parts.all.ask("https://other.example") is None
+
+
+def test_a_defect_does_not_end_the_thread(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    issuer = TrustedIssuer("https://a.example", [AUDIENCE], ())
+
+    def fetch() -> None:
+        raise ZeroDivisionError
+
+    keys = RemoteKeys(issuer, fetch, lambda *_: None, clock)  # type: ignore[arg-type]
+    keys.fetch_now()
+    assert "internal error" in keys.problem()
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["default", "audience_vault"])
+def test_a_cluster_by_its_own_key_set(
+    vectors: Path, server: IssuerServer, clock: Clock, name: str
+) -> None:
+    folder = vectors / "kubernetes"
+    recorded = json.loads((folder / "tokens.json").read_bytes())
+    server.serve(JWKS_PATH, (folder / "jwks.json").read_bytes())
+    # The cluster's issuer has a name that only its Pods can resolve.
+    parts = Parts(server, clock, "https://kubernetes.default.svc")
+    parts.all.start()
+    verifier = TokenVerifier(
+        parts.authenticator, lambda: recorded["now_unix"], issuer_keys=parts.all
+    )
+    audience = "vault" if name == "audience_vault" else AUDIENCE
+    outcome = asyncio.run(verifier.authenticate(recorded["tokens"][name], [audience]))
+    parts.all.close()
+    assert isinstance(outcome, Authenticated)
+    assert outcome.identity.username == "system:serviceaccount:argo-run:loofah"
+
+
+def test_a_cluster_whose_discovery_names_another_server(
+    vectors: Path, server: IssuerServer
+) -> None:
+    document = (vectors / "kubernetes" / "openid-configuration.json").read_bytes()
+    members = json.loads(document) | {"jwks_uri": server.jwks_url}
+    server.serve("/.well-known/openid-configuration", json.dumps(members).encode())
+    server.serve(JWKS_PATH, (vectors / "kubernetes" / "jwks.json").read_bytes())
+    location = KeyLocation(
+        "https://kubernetes.default.svc",
+        parse_https_url(server.discovery_url),
+        is_discovery=True,
+        ca_file=server.ca_file,
+    )
+    (key,) = location.fetch().keys
+    assert key.kid == "uR9R5Q5btby0LpRUi2GYb-hFNTKvNhy1uGO2pPi6mW4"

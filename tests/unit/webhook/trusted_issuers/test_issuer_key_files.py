@@ -1,0 +1,175 @@
+"""Keys in files that change while they are in use."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from support import (
+    AUDIENCE,
+    ISSUER,
+    LEEWAY,
+    NOW,
+    assert_accepted,
+    assert_refused,
+    good_claims,
+    signing_key,
+    token_of,
+)
+
+from keys.jwk import jwks_document
+from keys.jws import SigningKey
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.errors import ConfigurationError, Reason
+from webhook.trusted_issuers.files import FileKeys
+
+OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
+WAIT_SECONDS = 10.0
+POLL_SECONDS = 0.02
+
+
+def jwks(*keys: SigningKey) -> bytes:
+    return jwks_document([key.verification_key for key in keys])
+
+
+def pem(*keys: SigningKey) -> bytes:
+    publics = [key.verification_key.public_key for key in keys]
+    return b"".join(
+        k.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for k in publics
+    )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS / 2)
+
+
+def replace(path: Path, data: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    new.replace(path)
+
+
+def write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def through_a_link(path: Path, data: bytes) -> None:
+    """Change a file as the kubelet changes a mounted ConfigMap."""
+    folder = path.parent / f"..{time.monotonic_ns()}"
+    folder.mkdir()
+    (folder / "keys").write_bytes(data)
+    link = path.parent / "link"
+    link.symlink_to(folder / "keys")
+    link.replace(path)
+
+
+@pytest.mark.parametrize("change", [replace, write, through_a_link])
+@pytest.mark.parametrize("render", [jwks, pem])
+def test_files_are_read_again(
+    tmp_path: Path, change: Callable[[Path, bytes], None], render: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(render(OLD))
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    reports: list[tuple[str, bool]] = []
+    files = (path, ()) if render is jwks else (None, (path,))
+    keys = FileKeys(issuer, *files, lambda *report: reports.append(report), POLL_SECONDS)
+    authenticator = Authenticator([issuer], LEEWAY)
+    old, new = token_of(good_claims(), OLD), token_of(good_claims(), NEW)
+    assert_accepted(authenticator.authenticate(old, [], NOW))
+    assert_refused(authenticator.authenticate(new, [], NOW), new, Reason.UNKNOWN_KEY)
+    keys.start()
+    try:
+        change(path, render(NEW, OLD))
+        wait_until(lambda: len(issuer.keys) == 2)
+        assert_accepted(authenticator.authenticate(new, [], NOW))
+        change(path, render(NEW))
+        wait_until(lambda: len(issuer.keys) == 1)
+        assert_refused(authenticator.authenticate(old, [], NOW), old, Reason.UNKNOWN_KEY)
+        wait_until(lambda: reports == [(ISSUER, False)] * 3)
+    finally:
+        keys.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "is empty"),
+        (b"{", "not JSON"),
+        (b'{"keys": [{"kty": "oct", "k": "YQ"}]}', "symmetric"),
+        (jwks(NEW, NEW), "kid"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_broken_file_keeps_the_old_one_in_use(
+    tmp_path: Path, data: bytes | None, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks(OLD))
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    reports: list[tuple[str, bool]] = []
+    keys = FileKeys(issuer, path, (), lambda *report: reports.append(report), POLL_SECONDS)
+    keys.start()
+    try:
+        replace(path, data) if data is not None else path.unlink()
+        wait_until(lambda: len(reports) == 2)
+        text = keys.warning()
+        assert why in text
+        assert str(path) in text
+        assert text.endswith("the 1 keys before them stay in use")
+        assert text in caplog.text
+        assert keys.problem() == ""
+        token = token_of(good_claims(), OLD)
+        assert_accepted(Authenticator([issuer], LEEWAY).authenticate(token, [], NOW))
+        replace(path, jwks(NEW))
+        wait_until(lambda: not keys.warning())
+        wait_until(lambda: [failed for _, failed in reports] == [False, True, False])
+        assert list(issuer.keys) == [NEW.verification_key.kid]
+    finally:
+        keys.close()
+
+
+def test_the_same_kid_in_two_files(tmp_path: Path) -> None:
+    paths = (tmp_path / "a.pub", tmp_path / "b.pub")
+    for path in paths:
+        path.write_bytes(pem(OLD))
+    with pytest.raises(ConfigurationError) as raised:
+        FileKeys(TrustedIssuer(ISSUER, [AUDIENCE], ()), None, paths, lambda *_: None)
+    assert "another of its files" in str(raised.value)
+    assert str(paths[1]) in str(raised.value)
+
+
+def test_a_key_that_stays_keeps_what_it_has_verified(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks(OLD))
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    keys = FileKeys(issuer, path, (), lambda *_: None)
+    before = issuer.keys[OLD.verification_key.kid]
+    path.write_bytes(jwks(NEW, OLD))
+    keys.reload()
+    assert issuer.keys[OLD.verification_key.kid] is before
+    # Another key of that kid is another key.
+    members = jwks(NEW).decode().replace(NEW.verification_key.kid, OLD.verification_key.kid)
+    path.write_text(members)
+    keys.reload()
+    assert issuer.keys[OLD.verification_key.kid] is not before
+
+
+def test_a_file_that_only_changes_its_owner_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks(OLD))
+    reports: list[bool] = []
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    keys = FileKeys(issuer, path, (), lambda _, failed: reports.append(failed), POLL_SECONDS)
+    keys.start()
+    path.chmod(0o640)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    time.sleep(POLL_SECONDS * 10)
+    keys.close()
+    assert reports == [False]
+    assert keys.ask() is None

@@ -1,0 +1,1 @@
+"""The keys of trusted issuers: from files that may change, and from the network."""

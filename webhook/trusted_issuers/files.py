@@ -1,0 +1,99 @@
+"""The keys of an issuer in files, which are read again when they change.
+
+Invariant: what is in use is the whole of files that could be read: broken ones change nothing.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from keys.errors import KeysError
+from keys.files import read_public_file
+from keys.jwk import VerificationKey, parse_jwks
+from keys.pem import parse_public_keys
+from webhook.authenticator import TrustedIssuer
+from webhook.errors import ConfigurationError
+from webhook.watching import POLL_SECONDS, FileWatch
+
+_logger = logging.getLogger("leeway")
+
+
+class FileKeys:
+    """The keys of ``issuer`` in a file of a key set, or in files of PEM.
+
+    ``report`` is told at the start and after each reading whether it failed. Raises
+    ConfigurationError where the files cannot be used.
+    """
+
+    def __init__(
+        self,
+        issuer: TrustedIssuer,
+        jwks_file: Path | None,
+        public_key_files: tuple[Path, ...],
+        report: Callable[[str, bool], None],
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self.issuer = issuer
+        self._jwks_file = jwks_file
+        self._report = report
+        self._warning = ""
+        self._paths = (*([jwks_file] if jwks_file else []), *public_key_files)
+        self._watch = FileWatch(self._paths, self.reload, "leeway-issuer-files", poll_seconds)
+        issuer.replace_keys(self._load())
+
+    def start(self) -> None:
+        """Begin to follow the files."""
+        self._report(self.issuer.url, False)
+        self._watch.start()
+
+    def close(self) -> None:
+        """Stop following the files."""
+        self._watch.close()
+
+    def ask(self) -> Future[None] | None:
+        """Say that no file has more keys than are known."""
+        return None
+
+    def fetch_now(self) -> None:
+        """Do nothing: the files have been read."""
+
+    def problem(self) -> str:
+        """Say nothing: without keys there is no start."""
+        return ""
+
+    def warning(self) -> str:
+        """Say what is wrong with new files, empty where nothing is."""
+        return self._warning
+
+    def reload(self) -> None:
+        """Read the files again; what is wrong is in ``warning``."""
+        issuer = self.issuer
+        try:
+            issuer.replace_keys(self._load())
+        except ConfigurationError as error:
+            self._warning = f"{error}; the {len(issuer.keys)} keys before them stay in use"
+            _logger.warning("keys were not read again: %s", self._warning)
+        else:
+            self._warning = ""
+            _logger.info("%d keys of issuer %s were read", len(issuer.keys), issuer.url)
+        self._report(issuer.url, bool(self._warning))
+
+    def _load(self) -> tuple[VerificationKey, ...]:
+        keys: dict[str, VerificationKey] = {}
+        for path in self._paths:
+            start = f"the keys of trusted issuer {self.issuer.url} in {path} cannot be used: "
+            try:
+                data = read_public_file(path)
+                is_jwks = path == self._jwks_file
+                found = parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
+            except KeysError as error:
+                raise ConfigurationError(f"{start}{error}") from error
+            for key in found:
+                if key.kid in keys:
+                    raise ConfigurationError(
+                        f"{start}another of its files has a key with the kid {key.kid[:64]!r} too; "
+                        "remove one of them"
+                    )
+                keys[key.kid] = key
+        return tuple(keys.values())
