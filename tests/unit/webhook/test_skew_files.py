@@ -1,0 +1,168 @@
+"""What workers know of clocks, in files that all of them read."""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from webhook.claims import Claims, ObjectReference
+from webhook.server import skew_writer
+from webhook.skew import WINDOW_SECONDS, SkewTracker
+from webhook.skew_files import FOLDER_VARIABLE, SkewFiles
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from webhook.claims import Claims, ObjectReference
+from webhook.skew import SkewTracker
+from webhook.skew_files import SkewFiles
+files = SkewFiles(SkewTracker(), Path(sys.argv[1]))
+now = time.time()
+for token in range(10):
+    node = ObjectReference(sys.argv[2])
+    claims = Claims("i", "s", (), "n", ObjectReference("s"), issued_at=int(now) + 60, node=node)
+    files.tracker.see(claims, now, token)
+assert files.take_snapshot()
+files.write()
+"""
+
+
+def files_in(folder: Path | None, ahead: int = 60, node: str = "a") -> SkewFiles:
+    files = SkewFiles(SkewTracker(), folder)
+    now = time.time()
+    claims = Claims(
+        "i",
+        "s",
+        (),
+        "n",
+        ObjectReference("s"),
+        issued_at=int(now) + ahead,
+        node=ObjectReference(node),
+    )
+    files.tracker.see(claims, now, 1)
+    return files
+
+
+def test_all_workers_are_summed_up_also_those_that_have_gone(tmp_path: Path) -> None:
+    for node in ("a", "b", "b"):
+        subprocess.run([sys.executable, "-c", WORKER, tmp_path, node], check=True)
+    found = SkewFiles(SkewTracker(), tmp_path).estimates()
+    assert [(entry.node, entry.tokens) for entry in found] == [("", 30), ("a", 10), ("b", 20)]
+    assert all(59 <= entry.ahead <= 60 for entry in found)
+
+
+def test_only_news_is_taken(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    assert files.estimates() == []
+    assert files.take_snapshot()
+    files.write()
+    assert not files.take_snapshot()
+    assert [entry.node for entry in files.estimates()] == ["", "a"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"skew-{os.getpid()}.json"]
+
+
+def test_without_a_folder_a_worker_knows_what_it_has_seen_itself() -> None:
+    files = files_in(None)
+    assert files.take_snapshot()
+    files.write()
+    assert [entry.node for entry in files.estimates()] == ["", "a"]
+
+
+@pytest.mark.parametrize("folder", ["", "here"])
+def test_folder_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path) if folder else "")
+    files = SkewFiles.of_environment(files_in(None).tracker)
+    files.take_snapshot()
+    files.write()
+    assert len(list(tmp_path.iterdir())) == bool(folder)
+
+
+def test_files_that_nobody_needs_are_dropped(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    files.take_snapshot()
+    files.write()
+    (path,) = tmp_path.iterdir()
+    old = time.time() - 3 * WINDOW_SECONDS
+    os.utime(path, (old, old))
+    assert files.estimates() == []
+    assert not path.exists()
+
+
+# The task of a worker -----------------------------------------------------------------------
+
+
+class _Clock:
+    """A clock that can be set."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def run_writer(
+    monkeypatch: pytest.MonkeyPatch, files: SkewFiles, *steps: object, clock: _Clock | None = None
+) -> None:
+    """Run the task, and take each step when it had time to write."""
+    monkeypatch.setattr(skew_writer, "INTERVAL_SECONDS", 0.005)
+    monkeypatch.setattr(skew_writer, "time", clock or time.time)
+
+    async def run() -> None:
+        task = asyncio.create_task(skew_writer.keep_written(files))
+        for step in steps:
+            await asyncio.sleep(0.1)
+            step()  # type: ignore[operator]
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+def test_what_is_new_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    counts: list[int] = []
+    run_writer(monkeypatch, files, lambda: counts.append(len(files.estimates())))
+    assert counts == [2]
+
+
+def test_a_step_of_this_clock_makes_all_of_it_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files, clock = files_in(tmp_path), _Clock()
+    counts: list[int] = []
+
+    def count() -> None:
+        counts.append(len(files.estimates()))
+
+    def slew() -> None:
+        count()
+        clock.ahead += 0.2
+
+    def step() -> None:
+        count()
+        clock.ahead -= 90
+
+    run_writer(monkeypatch, files, slew, step, count, clock=clock)
+    assert counts == [2, 2, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "later"
+    files = files_in(folder)
+    counts: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        run_writer(monkeypatch, files, folder.mkdir, lambda: counts.append(len(files.estimates())))
+    assert counts == [2]
+    assert "not written down" in caplog.text

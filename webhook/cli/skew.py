@@ -1,0 +1,174 @@
+"""``leeway skew``: whose clock is wrong, from the tokens that a running server has seen."""
+
+import http.client
+import os
+import shutil
+import ssl
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from keys.files import read_private_file, read_public_file
+from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.config_file import load_configuration
+from webhook.data_dir import ROOT_USER, TLS_FOLDER
+from webhook.errors import ServerUnreachableError
+from webhook.skew import State
+from webhook.skew_report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
+
+_TIMEOUT_SECONDS: Final = 10
+_ROWS: Final = 40
+_MIN_WIDTH: Final = 60
+_MAX_WIDTH: Final = 120
+_MAX_NAME: Final = 40
+_MIN_BAR: Final = 10
+_MAX_BAR: Final = 40
+# Where a server listens on every address, it does on this one.
+_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+_STATES: Final = {
+    State.AHEAD: "ahead",
+    State.BEHIND: "looks behind",
+    State.IN_STEP: "in step",
+    State.UNKNOWN: "not known",
+}
+
+
+@click.command()
+@data_dir_option
+@click.option("--server", metavar="HOST:PORT", help="The server, if not server.bind's.")
+@click.option("--all", "everything", is_flag=True, help=f"Show more than {_ROWS} clocks.")
+@output_option
+def skew(data_dir: Path, server: str | None, *, everything: bool, output: str) -> None:
+    """Show how far the clocks of issuers and nodes are ahead of a running server's.
+
+    The server knows from the tokens that it has seen in the last 15 minutes. Exit 0 where no clock
+    is known to be wrong, 1 where one is, 3 where the server cannot be reached.
+    """
+    host, port = _address(server or load_configuration(data_dir, os.environ, {}).server.bind)
+    report = _ask(data_dir / TLS_FOLDER, host, port)
+    width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((100, 24)).columns))
+    show(report, render_report(report.status, width, None if everything else _ROWS), output)
+    if report.status.verdict.kind.is_skewed:
+        raise click.exceptions.Exit(1)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise click.UsageError(f"{text[:128]!r} is no server; write it as 127.0.0.1:8443")
+    host = host.strip("[]")
+    return _EVERY_ADDRESS.get(host, host), int(port)
+
+
+def _ask(tls: Path, host: str, port: int) -> SkewReport:
+    read_public_file(tls / "ca.crt")
+    read_private_file(tls / f"{ROOT_USER}.key")
+    try:
+        context = ssl.create_default_context(cafile=str(tls / "ca.crt"))
+        context.load_cert_chain(tls / f"{ROOT_USER}.crt", tls / f"{ROOT_USER}.key")
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=_TIMEOUT_SECONDS, context=context
+        )
+        try:
+            connection.request("GET", SKEW_PATH)
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        raise ServerUnreachableError(
+            f"the server at {host}:{port} cannot be asked: {_first_line(error)}; start it with "
+            "`leeway serve`, or say with --server where it is"
+        ) from error
+    if answer.status != 200:
+        raise ServerUnreachableError(
+            f"the server at {host}:{port} answered {answer.status}: {_message_of(body)}"
+        )
+    try:
+        return msgspec.json.decode(body, type=SkewReport)
+    except msgspec.MsgspecError as error:
+        raise ServerUnreachableError(
+            f"what answers at {host}:{port} is no leeway server of this version: {error}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(str(text).splitlines()[0][:200])
+
+
+def _message_of(body: bytes) -> str:
+    try:
+        text = str(msgspec.json.decode(body)["message"])
+    except (msgspec.MsgspecError, UnicodeError, KeyError, TypeError):
+        text = "it gave no reason"
+    return printable(text[:300])
+
+
+def render_report(status: SkewStatus, width: int, rows: int | None = None) -> str:
+    """Render a report as a table with bars, at most ``width`` columns wide."""
+    minutes = status.window_seconds // 60
+    title = (
+        f"Clocks against this server's at {status.observed_at}, by the tokens of {minutes} minutes"
+    )
+    lines = [click.wrap_text(title, width)]
+    shown = status.clocks[:rows]
+    if shown:
+        lines += ["", *_table(shown, width)]
+    left_out = len(status.clocks) - len(shown)
+    if left_out:
+        lines.append(f"  ... and {left_out} more that differ less; --all shows them")
+    verdict = status.verdict
+    word = "SKEWED" if verdict.kind.is_skewed else "FINE"
+    for text in (f"{word}: {verdict.message}", verdict.advice):
+        lines += ["", click.wrap_text(printable(text), width)]
+    return "\n".join(lines)
+
+
+def _table(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
+    head = ("AHEAD BY", "", "TOKENS")
+    cells = [(_seconds(clock), _STATES[clock.state], str(clock.tokens)) for clock in clocks]
+    ahead, state, tokens = (max(map(len, column)) for column in zip(head, *cells, strict=True))
+    room = width - ahead - state - tokens - 8
+    names = [_shortened(_name(clock), min(_MAX_NAME, room)) for clock in clocks]
+    longest = max(map(len, names))
+    bar = min(_MAX_BAR, room - longest - 2)
+    bars = _bars(clocks, bar) if bar >= _MIN_BAR else [""] * len(clocks)
+    lines = [
+        f"  {name:<{longest}}  {row[0]:>{ahead}}  {row[1]:<{state}}  {row[2]:>{tokens}}  {drawn}"
+        for name, row, drawn in zip(["CLOCK", *names], [head, *cells], ["", *bars], strict=True)
+    ]
+    return [line.rstrip() for line in lines]
+
+
+def _bars(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
+    """Draw what is ahead to the right of a line, and what is behind to its left."""
+    known = [0.0 if c.state is State.UNKNOWN else c.ahead_seconds for c in clocks]
+    most, least = max(1.0, *known), min(0.0, *known)
+    if least > -1.0:
+        least = 0.0
+    scale = (width - 1) / (most - least)
+    left, right = int(scale * -least), int(scale * most)
+    return [
+        f"{'#' * min(left, round(scale * -ahead)):>{left}}|{'#' * min(right, round(scale * ahead))}"
+        for ahead in known
+    ]
+
+
+def _name(clock: ClockEntry) -> str:
+    return printable(f"node {clock.node}" if clock.node else clock.issuer)
+
+
+def _shortened(name: str, length: int) -> str:
+    """Leave the middle out of a name that is too long."""
+    if len(name) <= length:
+        return name
+    half = (length - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
+
+
+def _seconds(clock: ClockEntry) -> str:
+    least = "> " if clock.state is State.UNKNOWN else ""
+    return f"{least}{clock.ahead_seconds:+.1f} s"
