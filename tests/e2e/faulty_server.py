@@ -1,0 +1,52 @@
+"""``leeway serve`` with faults planted in it: what no request should cause, and no library say."""
+
+import asyncio
+import sys
+import threading
+import warnings
+from typing import Any
+
+from webhook.cli.main import main
+from webhook.server import app as server_app
+from webhook.server.routes import api_discovery
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
+compose = server_app.compose
+
+
+def crash() -> Any:
+    """Raise what shows secrets and tries to begin a line of its own."""
+    raise ValueError(f'a token {JWT} and a key {PEM}\n{{"level": "forged"}}\x1b[31m')
+
+
+async def fail(*_: Any) -> None:
+    """Fail on the event loop."""
+    crash()
+
+
+async def fail_beside(_scope: Any, _receive: Any, send: Any) -> None:
+    """Fail in a thread and in a task, warn, and print."""
+    thread = threading.Thread(target=crash, name="planted")
+    thread.start()
+    thread.join()
+    task = asyncio.get_running_loop().create_task(fail())
+    await asyncio.sleep(0)
+    del task
+    warnings.warn(f"a warning with {JWT}", UserWarning, stacklevel=1)
+    print(f"printed {JWT}\nand more", file=sys.stderr)
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def compose_faulty(*parts: Any) -> Any:
+    """Make the application, and plant routes in it."""
+    app = compose(*parts)
+    app._public |= {"/faulty": fail, "/faulty/beside": fail_beside}
+    return app
+
+
+if __name__ == "__main__":
+    server_app.compose = compose_faulty
+    api_discovery.group_list = crash
+    main()

@@ -1,0 +1,127 @@
+"""Manifests of kube-apiserver, as kubeadm writes them and as people do."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from webhook.doctor import api_server_flags as flags
+from webhook.doctor.findings import Status
+from webhook.doctor.manifest import Manifest, parse_manifest
+from webhook.errors import ConfigurationError
+
+VOLUMES = [
+    {"name": "etc", "hostPath": {"path": "/etc/kubernetes"}},
+    {"name": "hook", "hostPath": {"path": "/var/lib/leeway"}},
+    {"name": "secret", "secret": {"secretName": "s"}},
+]
+
+
+def manifest(*words: str, field: str = "command", mounts: Any = ()) -> Manifest:
+    container = {"name": "k", "volumeMounts": list(mounts)}
+    container[field] = ["/usr/local/bin/kube-apiserver", *words]
+    spec = {"containers": [{"name": "other"}, container], "volumes": VOLUMES}
+    return parse_manifest(yaml.safe_dump({"kind": "Pod", "spec": spec}).encode(), "m.yaml")
+
+
+@pytest.mark.parametrize("field", ["command", "args"])
+def test_flags_as_pflag_takes_them(field: str) -> None:
+    found = manifest("--a=1", "--b", "2", "--c", "--d_e=x=y", "--a=3", "word", field=field)
+    assert found.flags == {"a": ["1", "3"], "b": ["2"], "c": [""], "d-e": ["x=y"]}
+    assert (found.value("a"), found.value("none")) == ("3", "")
+    assert manifest("--l=a,b", "--l=c").values("l") == ["a", "b", "c"]
+
+
+MOUNTS = [
+    {"name": "etc", "mountPath": "/etc/kubernetes/"},
+    {"name": "hook", "mountPath": "/etc/kubernetes/leeway"},
+    {"name": "secret", "mountPath": "/etc/kubernetes/leeway/secret"},
+    {"name": "hook", "mountPath": "/one.yaml", "subPath": "files/one.yaml"},
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/etc/kubernetes/pki/ca.crt", "/etc/kubernetes/pki/ca.crt"),
+        ("/etc/kubernetes/leeway/t.yaml", "/var/lib/leeway/t.yaml"),
+        ("/etc/kubernetes/leeway/../t.yaml", "/etc/kubernetes/t.yaml"),
+        ("/etc/kubernetes/leeway/secret/t.yaml", ""),
+        ("/etc/kubernetes-x/t.yaml", ""),
+        ("/one.yaml", "/var/lib/leeway/files/one.yaml"),
+        ("/opt/t.yaml", ""),
+        ("t.yaml", ""),
+    ],
+)
+def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> None:
+    assert manifest(mounts=MOUNTS).host_path(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (b"", "not a mapping"),
+        (b"[1]", "not a mapping"),
+        (b"a: [", "not YAML in line 1"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: *b", "not YAML"),
+        (b"[" * 3000, "not YAML"),
+        (b"kind: Deployment", "'Deployment'"),
+        (b"kind: Pod\nspec: 1", "no container"),
+        (b"kind: Pod\nspec: {containers: [{command: [etcd]}, 3]}", "no container"),
+        (b"kind: Pod\nspec: {containers: [{command: kube-apiserver}]}", "no container"),
+    ],
+)
+def test_what_is_no_manifest(text: bytes, part: str) -> None:
+    with pytest.raises(ConfigurationError, match=part) as caught:
+        parse_manifest(text, "m.yaml")
+    assert str(caught.value).startswith("m.yaml ")
+
+
+# The faults of docs and of the end-to-end table are there; here is what is fine.
+FINE = [
+    (flags.check_access_flags, (), "access is not asked about"),
+    (flags.check_access_flags, ("--authorization-config=/a.yaml",), "/a.yaml says"),
+    (flags.check_token_cache, (), "up to 2m more"),
+    (flags.check_token_cache, ("--authentication-token-webhook-cache-ttl=0s",), "up to 0s"),
+    (flags.check_mounts, (), "no file is needed"),
+    (flags.check_flags_once, ("--service-account-issuer=a", "--service-account-issuer=b"), ""),
+    (lambda m: flags.check_audiences(m, ["b"]), ("--api-audiences=a,b",), "b in --api-audiences"),
+    (
+        lambda m: flags.check_audiences(m, ["b"]),
+        ("--service-account-issuer=a", "--service-account-issuer=b"),
+        "b in --service-account-issuer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "words", "part"), FINE)
+def test_what_is_fine(check: Any, words: tuple[str, ...], part: str) -> None:
+    verdict = check(manifest(*words))
+    assert verdict.status is Status.OK, verdict
+    assert part in verdict.finding
+
+
+WRONG = [
+    (flags.check_token_cache, ("--authentication-token-webhook-cache-ttl=2",), "'2'"),
+    (flags.check_token_flags, (), "is not set"),
+    (lambda m: flags.check_audiences(m, ["b"]), (), "--api-audiences is not set"),
+    (
+        lambda m: flags.check_audiences(m, ["b"]),
+        ("--api-audiences=a", "--service-account-issuer=b"),
+        "--api-audiences is a,",
+    ),
+    (
+        flags.check_access_flags,
+        ("--authorization-webhook-config-file=/a",),
+        "--authorization-mode is not set",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "words", "part"), WRONG)
+def test_what_is_wrong(check: Any, words: tuple[str, ...], part: str) -> None:
+    verdict = check(manifest(*words))
+    assert verdict.status is Status.FAILURE, verdict
+    assert part in verdict.finding
+    assert verdict.fix

@@ -1,0 +1,86 @@
+"""``leeway doctor``: what is wrong with a set-up, and the command that mends it."""
+
+import os
+from pathlib import Path
+from time import time
+from typing import Final
+
+import click
+
+from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.doctor.diagnosis import Request, examine
+from webhook.doctor.findings import Report, Status
+from webhook.doctor.outside import Reach
+from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
+
+_COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILURE: "red"}
+_STATUS_WIDTH: Final = len("WARNING")
+_file = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+
+
+def _https_url(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> HTTPSAddress | None:
+    try:
+        return None if value is None else parse_https_url(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command(short_help="Find what is wrong with a set-up.")
+@data_dir_option
+@click.option("--server", callback=_https_url, metavar="URL", help="Leeway, if not at server.bind.")
+@click.option("--api-server", callback=_https_url, metavar="URL", help="Compare the clock with it.")
+@click.option("--api-server-ca", type=_file, metavar="FILE", help="Its CA, if not the system's.")
+@click.option("--manifest", type=_file, metavar="FILE", help="kube-apiserver's static Pod.")
+@output_option
+def doctor(
+    data_dir: Path,
+    server: HTTPSAddress | None,
+    api_server: HTTPSAddress | None,
+    api_server_ca: Path | None,
+    manifest: Path | None,
+    output: str,
+) -> None:
+    """Check a data directory and what is around it; change nothing.
+
+    Each line is ok, a warning or a failure, and says what mends it. Exit 0 without a failure,
+    1 with one, 3 where the data directory cannot be opened.
+    """
+    if api_server_ca is not None and api_server is None:
+        raise click.UsageError("--api-server-ca needs --api-server; give its URL too")
+    request = Request(data_dir, os.environ, Reach(server, api_server, api_server_ca), manifest)
+    report = examine(request, time())
+    show(report, render_report(report), output)
+    if report.status is Status.FAILURE:
+        raise click.exceptions.Exit(1)
+
+
+def render_report(report: Report) -> str:
+    """Render a report for people: a line a check, below it the fix, at the end the sum."""
+    lines = [f"{report.data_dir}, examined at {report.examined_at}", ""]
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        word = check.status.value if check.status is Status.OK else check.status.value.upper()
+        status = click.style(f"{word:<{_STATUS_WIDTH}}", fg=_COLOURS[check.status])
+        lines.append(f"  {check.name:<{width}}  {status}  {printable(check.finding)}")
+        if check.fix:
+            indent = " " * (width + _STATUS_WIDTH + 6)
+            lines.append(f"{indent}fix: {printable(check.fix)}")
+    if report.not_checked:
+        lines += ["", "Not checked:"]
+        width = max(len(entry.name) for entry in report.not_checked)
+        lines += [f"  {e.name:<{width}}  {printable(e.why)}" for e in report.not_checked]
+    return "\n".join([*lines, "", _sum_of(report)])
+
+
+def _sum_of(report: Report) -> str:
+    counts = {status: sum(check.status is status for check in report.checks) for status in _COLOURS}
+    failures, warnings = counts[Status.FAILURE], counts[Status.WARNING]
+    word = "NOT HEALTHY" if failures else "HEALTHY"
+    found = [
+        f"{count} {name}{'' if count == 1 else 's'}"
+        for count, name in ((failures, "failure"), (warnings, "warning"))
+        if count
+    ]
+    return f"{word}: {', '.join(found) or 'nothing wrong'} in {len(report.checks)} checks"

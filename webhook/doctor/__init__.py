@@ -1,0 +1,1 @@
+"""``leeway doctor``: what is wrong with a set-up, and the command that mends it."""

@@ -1,0 +1,78 @@
+"""How far another server's clock is from this one, by the ``Date`` of its answers.
+
+``Date`` has whole seconds (RFC 9110 section 6.6.1), so an answer tells only that the other clock
+was between it and a second later, somewhere between asking and hearing. Several answers narrow
+that down, as in NTP's intersection (RFC 5905 section 11.2.1). Times are Unix seconds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final, NamedTuple
+
+from webhook.claims import ClockLeeway
+from webhook.doctor.findings import Verdict, failure, ok, warning
+
+FIX: Final = "chronyc makestep   # on the machine whose clock is wrong; `date -u` on both tells"
+
+
+class Sample(NamedTuple):
+    """An answer: its Date header, when it was asked for and when it had come."""
+
+    date: str
+    sent: float
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """How many seconds the other clock is ahead, and by how much that may be wrong."""
+
+    ahead: float
+    uncertainty: float
+
+
+def estimate_offset(samples: Iterable[Sample]) -> Offset | None:
+    """Return the offset that all answers agree on, None where none has a date.
+
+    Where they do not agree, because a clock was set meanwhile or a date came from a cache, the
+    one with the shortest round trip counts.
+    """
+    ranges = []
+    for sample in samples:
+        try:
+            date = parsedate_to_datetime(sample.date).replace(tzinfo=UTC).timestamp()
+        except (ValueError, OverflowError):
+            continue
+        ranges.append((date - sample.received, date + 1 - sample.sent))
+    if not ranges:
+        return None
+    low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+    if low > high:
+        low, high = min(ranges, key=lambda found: found[1] - found[0])
+    return Offset((low + high) / 2, (high - low) / 2)
+
+
+def check_offset(offset: Offset | None, name: str, leeway: ClockLeeway) -> Verdict:
+    """Compare an offset with the leeway that it uses up: a failure beyond it, a warning at half.
+
+    Who is ahead signs tokens that look as if from the future here; who is behind asks for tokens
+    whose time is over here.
+    """
+    if offset is None:
+        fix = "give the URL of the API server itself with --api-server"
+        return failure(f"{name} answers without a Date header", fix)
+    is_ahead = offset.ahead > 0
+    allowed = min(leeway.not_before, leeway.issued_at) if is_ahead else leeway.expiry
+    certain = max(0.0, abs(offset.ahead) - offset.uncertainty)
+    word = "ahead of" if is_ahead else "behind"
+    finding = (
+        f"the clock of {name} is {abs(offset.ahead):.1f}s {word} this one "
+        f"(± {offset.uncertainty:.1f}s, leeway {allowed:g}s)"
+    )
+    if certain > allowed:
+        return failure(finding, FIX)
+    if certain > allowed / 2:
+        return warning(finding, FIX)
+    return ok(finding)

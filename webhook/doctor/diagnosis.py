@@ -1,0 +1,139 @@
+"""Every check of ``leeway doctor`` in its order. Nothing is changed, nothing is made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from keys.keyring import Keyring
+from webhook.assembly import keyring_of, rotation_policy_of
+from webhook.config import Configuration
+from webhook.config_file import FILE_NAME, load_configuration
+from webhook.data_dir import KEYS_FOLDER
+from webhook.doctor import api_server_flags
+from webhook.doctor.directory import (
+    FileFacts,
+    check_directory,
+    check_private_files,
+    open_directory,
+    private_files,
+)
+from webhook.doctor.findings import Examination, Loaded, MissingError, Report, Verdict, ok
+from webhook.doctor.fixes import Fixes
+from webhook.doctor.inside import (
+    called_by,
+    examine_certificates,
+    examine_kubeconfigs,
+    examine_sources,
+    examine_store,
+)
+from webhook.doctor.manifest import Manifest, parse_manifest
+from webhook.doctor.outside import Reach, examine_clock, examine_server
+from webhook.doctor.signing_keys import check_keyring, check_schedule
+from webhook.duration import utc
+
+_MANIFEST_CHECKS: Final[tuple[tuple[str, Callable[[Manifest], Verdict]], ...]] = (
+    ("flags once", api_server_flags.check_flags_once),
+    ("token flags", api_server_flags.check_token_flags),
+    ("token cache", api_server_flags.check_token_cache),
+    ("access flags", api_server_flags.check_access_flags),
+    ("webhook files", api_server_flags.check_mounts),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be examined; ``manifest`` is a file of kube-apiserver's static Pod."""
+
+    data_dir: Path
+    environment: Mapping[str, str]
+    reach: Reach
+    manifest: Path | None = None
+
+
+def examine(request: Request, now: float) -> Report:
+    """Make every check. Raises DataDirectoryError where there is no data directory to look at."""
+    data_dir = request.data_dir
+    directory = open_directory(data_dir)
+    exam, fixes = Examination(), Fixes(data_dir, called_by(data_dir))
+    date = datetime.fromtimestamp(now, UTC)
+    exam.check("data directory", lambda: check_directory(directory), f"ls -ld {data_dir}")
+    configuration = exam.load(
+        "configuration",
+        lambda: load_configuration(data_dir, request.environment, {}),
+        lambda found: ok(f"issuer {found.issuer}, audiences {', '.join(found.audiences)}"),
+        f"edit {data_dir / FILE_NAME}; docs/configuration.md says what is allowed",
+    )
+    files = exam.load(
+        "private files",
+        lambda: private_files(data_dir, _store_path(data_dir, configuration)),
+        lambda found: check_private_files(found, directory.owner),
+        f"ls -lR {data_dir}",
+    )
+    keyring = _examine_keys(exam, data_dir, configuration, files, fixes, int(now))
+    ca = examine_certificates(exam, data_dir, fixes, date)
+    examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
+    examine_store(exam, data_dir, configuration, fixes)
+    examine_sources(exam, data_dir, configuration)
+    examine_server(exam, request.reach, configuration, keyring, ca, fixes)
+    examine_clock(exam, request.reach, configuration)
+    _examine_manifest(exam, request.manifest, configuration)
+    return exam.report(str(data_dir), utc(now))
+
+
+def _store_path(data_dir: Path, configuration: Loaded[Configuration]) -> Path:
+    try:
+        store = configuration.get().store
+    except MissingError:
+        # That has its own finding; the store is then looked for where it usually is.
+        store = Configuration().store
+    return data_dir / store.sqlite.path
+
+
+def _examine_keys(
+    exam: Examination,
+    data_dir: Path,
+    configuration: Loaded[Configuration],
+    files: Loaded[list[FileFacts]],
+    fixes: Fixes,
+    now: int,
+) -> Loaded[Keyring]:
+    def load() -> Keyring:
+        files.get()  # a key that others can read is not loaded
+        return keyring_of(data_dir)
+
+    keyring = exam.load(
+        "signing keys",
+        load,
+        lambda found: check_keyring(found, fixes.leeway("keys", "generate")),
+        f"{fixes.restore(KEYS_FOLDER)}, or move the file that is named out of it",
+    )
+    rotate = fixes.leeway("keys", "rotate")
+    exam.check(
+        "key schedule",
+        lambda: check_schedule(keyring.get(), rotation_policy_of(configuration.get()), now, rotate),
+        rotate,
+    )
+    return keyring
+
+
+def _examine_manifest(
+    exam: Examination, path: Path | None, configuration: Loaded[Configuration]
+) -> None:
+    if path is None:
+        exam.leave_out("API server's flags", "give its manifest with --manifest")
+        return
+    manifest = exam.load(
+        "manifest",
+        lambda: parse_manifest(path.read_bytes(), str(path)),
+        lambda found: ok(f"{path}, a kube-apiserver with {len(found.flags)} flags"),
+        "give the manifest of kube-apiserver's static Pod with --manifest",
+    )
+    for name, check in _MANIFEST_CHECKS:
+        exam.check(name, manifest.judged_by(check), f"edit {path}")
+    exam.check(
+        "API audiences",
+        lambda: api_server_flags.check_audiences(manifest.get(), configuration.get().audiences),
+        f"edit {path}",
+    )

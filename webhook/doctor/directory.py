@@ -1,0 +1,74 @@
+"""The files of a data directory: modes and owners. Changes none of them."""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from webhook.doctor.findings import Verdict, command, failure, ok
+from webhook.errors import DataDirectoryError
+
+_PRIVATE: Final = ("keys/*", "tls/*.key", "kubeconfig/*")
+
+
+class FileFacts(NamedTuple):
+    """Whose a file is, and who may do what with it."""
+
+    path: Path
+    mode: int
+    owner: int
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Look at a file. Raises OSError."""
+    status = path.stat()
+    return FileFacts(path, stat.S_IMODE(status.st_mode), status.st_uid)
+
+
+def open_directory(data_dir: Path) -> FileFacts:
+    """Look at a data directory. Raises DataDirectoryError where there is none, or no way in."""
+    if not data_dir.is_dir():
+        raise DataDirectoryError(f"{data_dir} is no directory; make one with `leeway init`")
+    if not os.access(data_dir, os.R_OK | os.X_OK):
+        raise DataDirectoryError(
+            f"{data_dir} may not be read by this user; run the command as its owner"
+        )
+    return facts_of(data_dir)
+
+
+def private_files(data_dir: Path, store: Path | None) -> list[FileFacts]:
+    """Look at every file that only its owner may read; ``store`` is the database, if known."""
+    paths = [path for pattern in _PRIVATE for path in sorted(data_dir.glob(pattern))]
+    if store is not None:
+        paths += [store, store.with_name(f"{store.name}-journal")]
+    return [facts_of(path) for path in paths if path.is_file()]
+
+
+def check_directory(found: FileFacts) -> Verdict:
+    """Check that nobody but its owner has a way into a data directory."""
+    if found.mode & 0o077:
+        finding = f"{found.path} is open to group or others (mode {found.mode:04o}, 0700 is right)"
+        return failure(finding, command("chmod", "700", found.path))
+    return ok(f"{found.path}, mode {found.mode:04o}")
+
+
+def check_private_files(files: Iterable[FileFacts], owner: int) -> Verdict:
+    """Check that private files are 0600 or less, and of the owner of their directory."""
+    files = list(files)
+    others = [file for file in files if file.owner != owner]
+    if others:
+        finding = f"{_named(others)} of another user than the data directory's (uid {owner})"
+        return failure(finding, command("chown", owner, *(file.path for file in others)))
+    too_open = [file for file in files if file.mode & 0o177]
+    if too_open:
+        modes = ", ".join(sorted({f"{file.mode:04o}" for file in too_open}))
+        finding = f"{_named(too_open)} of mode {modes}, 0600 is right"
+        return failure(finding, command("chmod", "600", *(file.path for file in too_open)))
+    return ok(f"{len(files)} files, none open to others")
+
+
+def _named(files: list[FileFacts]) -> str:
+    names = ", ".join(f"{file.path.parent.name}/{file.path.name}" for file in files[:3])
+    rest = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{names}{rest} {'is' if len(files) == 1 else 'are'}"

@@ -1,0 +1,181 @@
+"""What is in a data directory: certificates, kubeconfigs, the store, and what they lead to."""
+
+from contextlib import closing, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from keys.errors import KeysError
+from keys.files import read_public_file
+from webhook.assembly import issuer_keys_of, source_of, store_of
+from webhook.config import Configuration
+from webhook.config_file import FILE_NAME
+from webhook.data_dir import (
+    ACCESS_REVIEW_PATH,
+    API_SERVER_USER,
+    DEFAULT_HOSTS,
+    KUBECONFIG_FOLDER,
+    ROOT_USER,
+    TLS_FOLDER,
+    TOKEN_REVIEW_PATH,
+    crl_beside,
+)
+from webhook.doctor import certificates
+from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
+from webhook.doctor.findings import Examination, Loaded, Verdict, ok, warning
+from webhook.doctor.fixes import Fixes
+from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubeconfig
+from webhook.doctor.users import check_auth, check_permissions, check_users
+from webhook.errors import LeewayError
+from webhook.rbac.auth_store import AuthStore
+
+# Each kubeconfig with the route that it must lead to, and the user it stands for.
+_KUBECONFIGS: Final = {
+    "tokenreview": (TOKEN_REVIEW_PATH, API_SERVER_USER),
+    "subjectaccessreview": (ACCESS_REVIEW_PATH, API_SERVER_USER),
+    "root": ("/", ROOT_USER),
+}
+_CA: Final = "tls/ca.crt"
+
+
+def called_by(data_dir: Path) -> list[str]:
+    """Return the names by which the server is called: of its kubeconfigs, then its certificate."""
+    hosts = [found.server.host for found in _kubeconfigs(data_dir).values()]
+    with suppress(KeysError):
+        pem = read_public_file(data_dir / TLS_FOLDER / "server.crt")
+        dns, addresses = certificates.names_of(certificates.load_certificates(pem, "")[0])
+        hosts += [name for name in (*dns, *addresses) if name not in DEFAULT_HOSTS]
+    return list(dict.fromkeys(hosts))
+
+
+def examine_certificates(
+    exam: Examination, data_dir: Path, fixes: Fixes, now: datetime
+) -> Loaded[bytes]:
+    """Check the CA, what it has signed, and its list of revoked certificates; return the CA."""
+    folder = data_dir / TLS_FOLDER
+    server, hosts = folder / "server.crt", [k.server.host for k in _kubeconfigs(data_dir).values()]
+    ca = exam.load(
+        "CA certificate",
+        lambda: read_public_file(data_dir / _CA),
+        lambda pem: certificates.check_ca(pem, _CA, now, fixes.restore(TLS_FOLDER)),
+        fixes.restore(_CA),
+    )
+
+    def check(name: str, fix: str) -> Verdict:
+        pem = read_public_file(folder / f"{name}.crt")
+        private_key = read_public_file(folder / f"{name}.key")
+        usage, user = (SERVER_USAGE, "") if name == "server" else (CLIENT_USAGE, name)
+        return check_leaf(pem, private_key, ca.get(), usage, now, f"tls/{name}.crt", fix, user)
+
+    remake = fixes.remake_server()
+    exam.check("server certificate", lambda: check("server", remake), remake)
+    exam.check(
+        "server names",
+        lambda: certificates.check_names(read_public_file(server), "tls/server.crt", hosts, remake),
+        remake,
+    )
+    for user in (API_SERVER_USER, ROOT_USER):
+        fix = fixes.remake_client(user)
+        exam.check(f"{user} certificate", partial(check, user, fix), fix)
+    crl = crl_beside(data_dir / _CA)
+    if crl is not None:
+        fix = f"make {crl} anew with the CA's key, or remove it where nothing is revoked"
+        exam.check(
+            "revoked certificates",
+            lambda: certificates.check_crl(read_public_file(crl), ca.get(), now, "tls/ca.crl", fix),
+            fix,
+        )
+    return ca
+
+
+def examine_kubeconfigs(
+    exam: Examination,
+    data_dir: Path,
+    configuration: Loaded[Configuration],
+    ca: Loaded[bytes],
+    fixes: Fixes,
+    now: datetime,
+) -> None:
+    """Check each kubeconfig, and that all lead to the port that the server listens on."""
+    for stem, (path, user) in _KUBECONFIGS.items():
+        name = f"{KUBECONFIG_FOLDER}/{stem}.yaml"
+        fix = fixes.copied(fixes.remake(name))
+
+        def check(name: str = name, path: str = path, user: str = user, fix: str = fix) -> Verdict:
+            found = parse_kubeconfig((data_dir / name).read_bytes(), name)
+            return check_kubeconfig(found, path, ca.get(), user, now, name, fix)
+
+        exam.check(f"{stem}.yaml", check, fix)
+    exam.check(
+        "server port",
+        lambda: _check_ports(_kubeconfigs(data_dir), configuration.get().server.bind, fixes),
+        fixes.init(),
+    )
+
+
+def _check_ports(found: dict[str, Kubeconfig], bind: str, fixes: Fixes) -> Verdict:
+    port = int(bind.rpartition(":")[2])
+    others = {stem: k.server.port for stem, k in found.items() if k.server.port != port}
+    if not others:
+        return ok(f"port {port} in {FILE_NAME} and in {len(found)} kubeconfigs")
+    names = [f"{KUBECONFIG_FOLDER}/{stem}.yaml" for stem in others]
+    ports = " and ".join(map(str, dict.fromkeys(others.values())))
+    finding = f"server.bind is {bind}, but {', '.join(names)} lead to port {ports}"
+    return warning(finding, f"{fixes.remake(*names)}   # unless something in front forwards it")
+
+
+def _kubeconfigs(data_dir: Path) -> dict[str, Kubeconfig]:
+    """Return the kubeconfigs that can be read; the others have findings of their own."""
+    found = {}
+    for stem in _KUBECONFIGS:
+        with suppress(LeewayError, OSError):
+            data = (data_dir / KUBECONFIG_FOLDER / f"{stem}.yaml").read_bytes()
+            found[stem] = parse_kubeconfig(data, stem)
+    return found
+
+
+def examine_store(
+    exam: Examination, data_dir: Path, configuration: Loaded[Configuration], fixes: Fixes
+) -> None:
+    """Check the store, its users and what they may do; it is opened to be read only."""
+
+    def load() -> AuthStore:
+        store = store_of(data_dir, configuration.get(), read_only=True)
+        store.close()  # what it knows is in memory
+        return store
+
+    store = exam.load(
+        "store",
+        load,
+        lambda found: ok(f"whole, {len(found.state.users)} users, {len(found.state.roles)} roles"),
+        # A crash leaves what only who may write can take back; that command does.
+        f"{fixes.leeway('auth', 'status')}   # if that fails too, restore it from a backup",
+    )
+    users = fixes.leeway("user", "list")
+    exam.check("auth", lambda: check_auth(store.get(), fixes), users)
+    exam.check("users", lambda: check_users(store.get(), fixes), users)
+    exam.check("permissions", lambda: check_permissions(store.get(), fixes), users)
+
+
+def examine_sources(
+    exam: Examination, data_dir: Path, configuration: Loaded[Configuration]
+) -> None:
+    """Check the source of objects and the trusted issuers' keys; nothing is fetched."""
+    edit = f"edit {data_dir / FILE_NAME}, or the file that is named"
+    exam.check("objects", lambda: _check_objects(data_dir, configuration.get()), edit)
+    exam.check("trusted issuers", lambda: _check_issuers(data_dir, configuration.get()), edit)
+
+
+def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
+    source = source_of(data_dir, configuration)
+    if source is None:
+        return ok("source none: a token is taken at its word for what it is bound to")
+    source.close()
+    return ok(f"source {configuration.objects.source} can be read")
+
+
+def _check_issuers(data_dir: Path, configuration: Configuration) -> Verdict:
+    with closing(issuer_keys_of(data_dir, configuration)) as found:
+        keys = [f"{issuer.url} ({len(issuer.keys)} keys)" for issuer in found.issuers]
+    return ok(", ".join(keys) or "none")

@@ -1,0 +1,49 @@
+"""The store's users: those of the certificates that ``init`` makes, and what they may do."""
+
+from webhook.data_dir import ACCESS_REVIEWS_KEY, API_SERVER_USER, ROOT_USER, TOKEN_REVIEWS_KEY
+from webhook.doctor.findings import MissingError, Verdict, failure, ok
+from webhook.doctor.fixes import Fixes
+from webhook.rbac.access import is_key_permitted
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import PermissionType
+
+
+def check_auth(store: AuthStore, fixes: Fixes) -> Verdict:
+    """Check that auth is enabled."""
+    if not store.enabled:
+        finding = "auth is disabled: every client certificate may do everything"
+        return failure(finding, fixes.leeway("auth", "enable"))
+    return ok(f"auth is enabled, revision {store.revision}")
+
+
+def check_users(store: AuthStore, fixes: Fixes) -> Verdict:
+    """Check that the users of the certificates are there, and that root may everything."""
+    users = store.state.users
+    for name in (ROOT_USER, API_SERVER_USER):
+        if name not in users:
+            return failure(
+                f"there is no user {name}, whom tls/{name}.crt stands for",
+                f"{fixes.leeway('user', 'add', name, '--no-password')} && "
+                f"{fixes.leeway('user', 'grant-role', name, name)}",
+            )
+    if not users[ROOT_USER].has_root_role:
+        finding = "the user root does not have the role root, so nobody may manage users"
+        return failure(finding, fixes.leeway("user", "grant-role", ROOT_USER, ROOT_USER))
+    return ok(f"{len(users)} users, {ROOT_USER} and {API_SERVER_USER} among them")
+
+
+def check_permissions(store: AuthStore, fixes: Fixes) -> Verdict:
+    """Check that kube-apiserver's certificate may send reviews."""
+    if API_SERVER_USER not in store.state.users:
+        raise MissingError(f"it needs the user {API_SERVER_USER}, who is not there")
+    for key in (TOKEN_REVIEWS_KEY, ACCESS_REVIEWS_KEY):
+        if is_key_permitted(store, API_SERVER_USER, (), PermissionType.WRITE, key):
+            continue
+        text = key.decode("ascii")
+        finding = f"{API_SERVER_USER} may not write {text}: its reviews are answered 403"
+        if API_SERVER_USER in store.state.users[API_SERVER_USER].roles:
+            words = ["role", "grant-permission", API_SERVER_USER, "write", text]
+        else:
+            words = ["user", "grant-role", API_SERVER_USER, API_SERVER_USER]
+        return failure(finding, fixes.leeway(*words))
+    return ok(f"{API_SERVER_USER} may send TokenReviews and SubjectAccessReviews")
