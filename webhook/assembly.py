@@ -1,21 +1,27 @@
 """Puts the parts together from a data directory: what ``server`` and ``cli`` both begin with."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from math import ceil, inf
 from pathlib import Path
 
-from keys.errors import KeysError
-from keys.files import read_public_file
-from keys.jwk import VerificationKey, parse_jwks
+from keys.key_changes import advance
 from keys.key_files import load_keyring
 from keys.keyring import Keyring
-from keys.pem import parse_public_keys
-from webhook.authenticator import Authenticator, TrustedIssuer
+from keys.rotation import RotationPolicy, is_note_due
+from webhook.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.bound_objects import ObjectSource
 from webhook.claims import ClockLeeway
-from webhook.config import Configuration, TrustedIssuerSection
+from webhook.config import Configuration, LeewaySection
 from webhook.data_dir import KEYS_FOLDER
-from webhook.errors import ConfigurationError
-from webhook.issuer import TokenPolicy
+from webhook.discovery import MAX_AGE_SECONDS
+from webhook.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.revoking import Lifetimes
+from webhook.skew import SkewTracker
+from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
 
 
 def keyring_of(data_dir: Path) -> Keyring:
@@ -23,29 +29,98 @@ def keyring_of(data_dir: Path) -> Keyring:
     return load_keyring(data_dir / KEYS_FOLDER)
 
 
+def signing_keyring_of(data_dir: Path, configuration: Configuration, now: int) -> Keyring:
+    """Load the signing keys to sign with, and note how long what is signed may live.
+
+    Where the folder cannot be written nothing is noted: no key takes a step there either.
+    """
+    keyring, policy = keyring_of(data_dir), rotation_policy_of(configuration)
+    if is_note_due(keyring, policy, now):
+        with suppress(OSError):
+            # No step: a command that signs is not there to rotate keys.
+            advance(data_dir / KEYS_FOLDER, replace(policy, rotate_every=0), now)
+    return keyring
+
+
 def authenticator_of(
-    data_dir: Path, configuration: Configuration, keyring: Keyring
+    data_dir: Path,
+    configuration: Configuration,
+    keyring: Keyring,
+    *,
+    objects: ObjectSource | None = None,
+    issuer_keys: IssuerKeys | None = None,
+    revocations: Revocations | None = None,
+    skew: SkewTracker | None = None,
 ) -> Authenticator:
     """Make the authenticator of our own tokens and those of the trusted issuers.
 
-    Raises ConfigurationError for a trusted issuer whose keys cannot be used.
+    Without ``issuer_keys`` their files are read once and nothing is fetched. Raises
+    ConfigurationError for a trusted issuer whose keys cannot be used.
     """
     own = TrustedIssuer(configuration.issuer, configuration.audiences, keyring.verification_keys())
-    others = [
-        TrustedIssuer(
+    issuer_keys = issuer_keys or issuer_keys_of(data_dir, configuration)
+    return Authenticator(
+        [own, *issuer_keys.issuers],
+        clock_leeway_of(configuration),
+        objects=objects,
+        revocations=revocations,
+        skew=skew,
+    )
+
+
+def source_of(data_dir: Path, configuration: Configuration) -> ObjectSource | None:
+    """Make the source of bound objects, None where a token is taken at its word.
+
+    Nothing of it runs before its ``start``. Raises ConfigurationError where the file of objects or
+    the kubeconfig cannot be used.
+    """
+    section = configuration.objects
+    # Imported here, so that nobody waits for the client of Kubernetes who has no use for it.
+    if section.source == "file":
+        from webhook.objects.file import FileObjects
+
+        return FileObjects(data_dir / section.file.path)
+    if section.source == "kubernetes":
+        from webhook.objects.kubernetes import KubernetesObjects
+
+        name, context = section.kubernetes.kubeconfig, section.kubernetes.context
+        path = data_dir / name if name else None
+        return KubernetesObjects(path, context, section.kubernetes.max_silence)
+    return None
+
+
+def issuer_keys_of(
+    data_dir: Path,
+    configuration: Configuration,
+    report: Callable[[str, bool], None] = lambda _issuer, _failing: None,
+) -> IssuerKeys:
+    """Make the trusted issuers and what keeps their keys; nothing is fetched before it starts.
+
+    ``report`` is told whether the keys of an issuer could not be renewed. Raises
+    ConfigurationError for files that cannot be used.
+    """
+    sources = []
+    for section in configuration.trusted_issuers:
+        issuer = TrustedIssuer(
             section.url,
             section.audiences or configuration.audiences,
-            _keys_of(data_dir, section),
+            (),
             legacy=section.legacy,
+            leeway=clock_leeway_of(configuration, section.url),
         )
-        for section in configuration.trusted_issuers
-    ]
-    return Authenticator([own, *others], clock_leeway_of(configuration))
+        sources.append(key_source_of(data_dir, section.keys, issuer, report))
+    return IssuerKeys(sources)
 
 
-def clock_leeway_of(configuration: Configuration) -> ClockLeeway:
-    """Say how far each claim may be on the wrong side of the clock."""
-    leeway = configuration.leeway
+def clock_leeway_of(configuration: Configuration, issuer: str = "") -> ClockLeeway:
+    """Say how far each claim may be off: of that issuer's tokens, where it has a leeway."""
+    for section in configuration.trusted_issuers:
+        if section.url == issuer:
+            return _clock_leeway(section.leeway.over(configuration.leeway))
+    return _clock_leeway(configuration.leeway)
+
+
+def _clock_leeway(leeway: LeewaySection) -> ClockLeeway:
     return ClockLeeway(leeway.not_before, leeway.issued_at_seconds, leeway.expiry)
 
 
@@ -62,36 +137,45 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
     )
 
 
-def store_of(data_dir: Path, configuration: Configuration, *, create: bool = False) -> AuthStore:
+def lifetimes_of(configuration: Configuration) -> Lifetimes:
+    """Say how long a token may live that is accepted here.
+
+    Of trusted issuers only Kubernetes' own limit is known, and that legacy tokens never expire.
+    """
+    policy = policy_of(configuration)
+    own = max(policy.max_seconds, EXTENDED_SECONDS if policy.extend else 0)
+    others = configuration.trusted_issuers
+    foreign = float(MAX_REQUEST_SECONDS) if others else 0.0
+    return Lifetimes(own, inf if any(section.legacy for section in others) else foreign)
+
+
+def rotation_policy_of(configuration: Configuration) -> RotationPolicy:
+    """Say how the signing keys take turns.
+
+    The longest-lived of what they sign counts, the auth tokens of provider ``jwt`` included.
+    """
+    auth = configuration.auth
+    auth_seconds = auth.auth_token_ttl if auth.token_provider == "jwt" else 0.0
+    return RotationPolicy(
+        jwks_max_age=MAX_AGE_SECONDS,
+        token_seconds=ceil(max(lifetimes_of(configuration).own, auth_seconds)),
+        rotate_every=int(configuration.keys.rotate_every),
+        algorithm=configuration.keys.algorithm,
+    )
+
+
+def store_of(
+    data_dir: Path,
+    configuration: Configuration,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+) -> AuthStore:
     """Open the store of users and roles.
 
     One that is missing or empty is not made unless ``create`` says so: in an empty store auth is
-    disabled. Raises StoreError where it is damaged, StoreUnavailableError where it cannot be
-    opened.
+    disabled. With ``read_only`` nothing of it is changed. Raises StoreError where it is damaged,
+    StoreUnavailableError where it cannot be opened.
     """
     path = data_dir / configuration.store.sqlite.path
-    return AuthStore(SQLiteBackend(path, create=create))
-
-
-def _keys_of(data_dir: Path, section: TrustedIssuerSection) -> tuple[VerificationKey, ...]:
-    keys: dict[str, VerificationKey] = {}
-    for name in [section.keys.jwks_file, *section.keys.public_key_files]:
-        if not name:
-            continue
-        path = data_dir / name
-        try:
-            data = read_public_file(path)
-            is_jwks = name == section.keys.jwks_file
-            found = parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
-        except KeysError as error:
-            raise ConfigurationError(
-                f"the keys of trusted issuer {section.url} in {path} cannot be used: {error}"
-            ) from error
-        for key in found:
-            if key.kid in keys:
-                raise ConfigurationError(
-                    f"the keys of trusted issuer {section.url} in {path} cannot be used: another "
-                    f"of its files has a key with the kid {key.kid[:64]!r} too; remove one of them"
-                )
-            keys[key.kid] = key
-    return tuple(keys.values())
+    return AuthStore(SQLiteBackend(path, create=create, read_only=read_only))

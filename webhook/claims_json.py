@@ -10,7 +10,8 @@ with each other; they need checks of time and audience only.
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Final
+from sys import intern
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -26,7 +27,11 @@ from webhook.claims import (
 from webhook.errors import InvalidClaimsError, SubjectMismatchError
 
 MAX_AUDIENCES: Final = 100
+# What is longer is not shared: nobody counts the bytes of what is kept to be.
+_SHARED_AUDIENCES: Final = 4
+_SHARED_CHARACTERS: Final = 256
 # 1970 to the last second of the year 9999, in whole seconds or with a fraction.
+_Value = TypeVar("_Value")
 _RANGE: Final = msgspec.Meta(ge=0, le=253402300799)
 _Time = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 
@@ -124,7 +129,7 @@ def _from_projected(wire: _Projected) -> Claims:
         raise InvalidClaimsError(_invalid("aud is empty, and an audience is required"))
     if (pod is not None) + (secret is not None) + (node is not None and pod is None) > 1:
         raise InvalidClaimsError(_invalid("it is bound to two objects, one is allowed"))
-    _check_subject(wire.sub, private.namespace, account.name)
+    subject = _check_subject(wire.sub, private.namespace, account.name)
     texts = f"{wire.jti}{account.uid}"
     whole = account.uid != ""
     if pod is not None:
@@ -143,11 +148,11 @@ def _from_projected(wire: _Projected) -> Claims:
         raise InvalidClaimsError(_invalid("a uid is missing or empty"))
     _check_text(texts, "jti or a uid")
     return Claims(
-        wire.iss,
-        wire.sub,
-        audiences,
-        private.namespace,
-        account,
+        intern(wire.iss),
+        subject,
+        _shared_audiences(audiences),
+        intern(private.namespace),
+        _shared_reference(account),
         wire.jti,
         int(wire.iat),
         int(wire.nbf),
@@ -155,7 +160,7 @@ def _from_projected(wire: _Projected) -> Claims:
         None if private.warnafter is None else int(private.warnafter),
         pod,
         secret,
-        node,
+        None if node is None else _shared_reference(node),
     )
 
 
@@ -240,9 +245,10 @@ def _audiences(value: str | list[str]) -> tuple[str, ...]:
     return audiences
 
 
-def _check_subject(subject: str, namespace: str, name: str) -> None:
-    if subject == _subject_of(namespace, name):
-        return
+def _check_subject(subject: str, namespace: str, name: str) -> str:
+    shared = _subject_of(namespace, name)
+    if subject == shared:
+        return shared
     raise SubjectMismatchError(
         f"service account token sub claim is invalid: it is {subject[:320]!r}, "
         f"its kubernetes.io claims are those of {namespace}/{name}"
@@ -257,6 +263,23 @@ def _subject_of(namespace: str, name: str) -> str:
             _invalid("its namespace or service account has a name that Kubernetes does not allow")
         )
     return f"{USERNAME_PREFIX}{namespace}:{name}"
+
+
+@lru_cache(maxsize=4096)
+def _shared(value: _Value) -> _Value:
+    """Return the first of equal values, which many cached tokens then have in common."""
+    return value
+
+
+def _shared_reference(reference: ObjectReference) -> ObjectReference:
+    return _shared(reference) if len(reference.uid) <= _SHARED_CHARACTERS else reference
+
+
+def _shared_audiences(audiences: tuple[str, ...]) -> tuple[str, ...]:
+    if len(audiences) > _SHARED_AUDIENCES or sum(map(len, audiences)) > _SHARED_CHARACTERS:
+        return audiences
+    shared: tuple[str, ...] = _shared(audiences)
+    return shared
 
 
 def _check_name(name: str, claim: str) -> None:

@@ -13,11 +13,14 @@ import msgspec
 
 from webhook.claims import LEGACY_ISSUER
 from webhook.duration import format_duration
+from webhook.trusted_issuers.documents import parse_https_url
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
 _HTTPS_URL = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
+# Bytes.
+_MIB: Final = 1024 * 1024
 
 
 def _require(name: str, value: float, low: float, high: float) -> None:
@@ -38,6 +41,13 @@ def _require_https(name: str, value: str) -> None:
         raise ValueError(
             f"{name} is {value[:128]!r}; an https URL without query and fragment is allowed"
         )
+
+
+def _require_fetchable(name: str, value: str) -> None:
+    try:
+        parse_https_url(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {error}") from error
 
 
 def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
@@ -98,15 +108,63 @@ class TokensSection(Section, frozen=True):
         )
 
 
+class KeysSection(Section, frozen=True):
+    """How the signing keys change by themselves; ``rotateEvery`` 0 means that they do not.
+
+    An empty ``algorithm`` means that of the key before.
+    """
+
+    rotate_every: Duration = Duration(0)
+    algorithm: Literal["", "RS256", "ES256", "ES384", "ES512", "EdDSA"] = ""
+
+    def __post_init__(self) -> None:
+        # Not by the minute: a new key is published for longer than that before it signs.
+        if self.rotate_every:
+            _require_duration("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
+
+
 class IssuerKeysSection(Section, frozen=True):
-    """Where the keys of a trusted issuer are; paths count from the data directory."""
+    """Where the keys of a trusted issuer are; paths count from the data directory.
+
+    ``caFile`` and ``tokenFile`` are for the fetching of what is at a URL.
+    """
 
     jwks_file: str = ""
     public_key_files: tuple[str, ...] = ()
+    jwks_url: str = msgspec.field(name="jwksURL", default="")
+    discovery_url: str = msgspec.field(name="discoveryURL", default="")
+    ca_file: str = ""
+    token_file: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.jwks_file) == bool(self.public_key_files):
-            raise ValueError("give either jwksFile or publicKeyFiles")
+        urls = {"jwksURL": self.jwks_url, "discoveryURL": self.discovery_url}
+        given = [self.jwks_file, self.public_key_files, *urls.values()]
+        if sum(map(bool, given)) != 1:
+            raise ValueError("give one of jwksFile, publicKeyFiles, jwksURL and discoveryURL")
+        for name, url in urls.items():
+            if url:
+                _require_fetchable(name, url)
+        if (self.ca_file or self.token_file) and not any(urls.values()):
+            raise ValueError("caFile and tokenFile need jwksURL or discoveryURL; leave them out")
+
+
+class IssuerLeewaySection(Section, frozen=True):
+    """How far the claims of one issuer may be off; what is not set is as for all issuers."""
+
+    not_before: Duration | None = None
+    issued_at: Duration | None = None
+    expiry: Duration | None = None
+
+    def over(self, general: LeewaySection) -> LeewaySection:
+        """Put what is set over what is for all issuers. Raises ValueError out of range."""
+        return LeewaySection(
+            not_before=general.not_before if self.not_before is None else self.not_before,
+            issued_at=general.issued_at if self.issued_at is None else self.issued_at,
+            expiry=general.expiry if self.expiry is None else self.expiry,
+        )
+
+    def __post_init__(self) -> None:
+        self.over(LeewaySection())
 
 
 class TrustedIssuerSection(Section, frozen=True):
@@ -116,10 +174,16 @@ class TrustedIssuerSection(Section, frozen=True):
     keys: IssuerKeysSection
     audiences: tuple[str, ...] = ()
     legacy: bool = False
+    leeway: IssuerLeewaySection = IssuerLeewaySection()
 
     def __post_init__(self) -> None:
         if not (self.legacy and self.url == LEGACY_ISSUER):
             _require_https("url", self.url)
+        elif self.keys.discovery_url:
+            raise ValueError(
+                f"keys.discoveryURL is for issuers that are URLs, not for {LEGACY_ISSUER}; give "
+                "publicKeyFiles or jwksURL"
+            )
         _require_audiences(self.audiences, at_least=0)
 
 
@@ -129,13 +193,17 @@ class ServerSection(Section, frozen=True):
     bind: str = "127.0.0.1:8443"
     workers: int = 2
     max_body_bytes: int = 3145728
+    max_worker_bytes: int = 384 * _MIB
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
         match = _BIND.fullmatch(self.bind)
         if match is None or not 0 <= int(match[1]) <= 65535:
             raise ValueError(f"bind is {self.bind[:64]!r}; write it HOST:PORT, like 127.0.0.1:8443")
         _require("workers", self.workers, 1, 64)
-        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * 1024 * 1024)
+        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
+        _require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
 
 
 class SQLiteSection(Section, frozen=True):
@@ -162,10 +230,37 @@ class AuthSection(Section, frozen=True):
         _require("bcryptCost", self.bcrypt_cost, 4, 16)
 
 
+class ObjectsFileSection(Section, frozen=True):
+    """A file of objects; the path counts from the data directory."""
+
+    path: str = ""
+
+
+class ObjectsKubernetesSection(Section, frozen=True):
+    """An API server; the path counts from the data directory.
+
+    Without ``kubeconfig`` it is the cluster that this runs in, else the one of kubectl.
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+    max_silence: Duration = Duration(300)
+
+    def __post_init__(self) -> None:
+        _require_duration("maxSilence", self.max_silence, 5, 3600)
+
+
 class ObjectsSection(Section, frozen=True):
     """Where bound objects are looked up; ``none`` takes a token at its word."""
 
-    source: Literal["none"] = "none"
+    # ``source`` is last, so that the environment may bring a path along with it.
+    file: ObjectsFileSection = ObjectsFileSection()
+    kubernetes: ObjectsKubernetesSection = ObjectsKubernetesSection()
+    source: Literal["none", "file", "kubernetes"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.source == "file" and not self.file.path:
+            raise ValueError("source is file, which needs file.path: the file with the objects")
 
 
 class MappingSection(Section, frozen=True):
@@ -184,6 +279,7 @@ class Configuration(Section, frozen=True):
     audiences: tuple[str, ...] = ("https://kubernetes.default.svc",)
     leeway: LeewaySection = LeewaySection()
     tokens: TokensSection = TokensSection()
+    keys: KeysSection = KeysSection()
     trusted_issuers: tuple[TrustedIssuerSection, ...] = ()
     server: ServerSection = ServerSection()
     store: StoreSection = StoreSection()

@@ -14,7 +14,12 @@ from webhook.errors import ConfigurationError, DataDirectoryError
 
 FILE_NAME: Final = "leeway.yaml"
 ENVIRONMENT_PREFIX: Final = "LEEWAY_"
-_INTEGERS: Final = ("server.workers", "server.maxBodyBytes", "auth.bcryptCost")
+_INTEGERS: Final = (
+    "server.workers",
+    "server.maxBodyBytes",
+    "server.maxWorkerBytes",
+    "auth.bcryptCost",
+)
 _PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
 
 
@@ -154,9 +159,7 @@ def _environment_names() -> dict[str, str]:
 def _environment_value(dotted: str, text: str) -> object:
     if dotted == "audiences":
         return [entry.strip() for entry in text.split(",")]
-    if dotted in ("server.workers", "server.maxBodyBytes", "auth.bcryptCost") and re.fullmatch(
-        r"[0-9]{1,18}", text
-    ):
+    if dotted in _INTEGERS and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if dotted == "tokens.extend" and text in ("true", "false"):
         return text == "true"

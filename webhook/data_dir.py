@@ -6,6 +6,7 @@ Invariants:
 2. The directory is 0700, what is private in it 0600.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Final
 import msgspec
 
 from keys.files import create_file, read_private_file, read_public_file
-from keys.key_files import generate_key
+from keys.key_changes import generate_key
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
@@ -35,16 +36,19 @@ API_SERVER_USER: Final = "kube-apiserver"
 ROOT_USER: Final = ROOT
 TOKEN_REVIEWS_KEY: Final = b"/leeway/tokenreviews"
 ACCESS_REVIEWS_KEY: Final = b"/leeway/subjectaccessreviews"
+SKEW_KEY: Final = b"/leeway/skew"
 TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
+ACCESS_REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
 @dataclass(frozen=True, slots=True)
 class TLSFiles:
-    """The files that the server listens with."""
+    """The files that the server listens with; ``client_crl`` only where there is one."""
 
     certificate: Path
     private_key: Path
     client_ca: Path
+    client_crl: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,28 @@ class InitOptions:
 def tls_files(data_dir: Path) -> TLSFiles:
     """Return the server's TLS files. Raises KeyFileError where one is missing or too open."""
     folder = data_dir / TLS_FOLDER
-    files = TLSFiles(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    ca = folder / "ca.crt"
+    files = TLSFiles(folder / "server.crt", folder / "server.key", ca, crl_beside(ca))
+    check_tls_files(files)
+    return files
+
+
+def check_tls_files(files: TLSFiles) -> None:
+    """Raise KeyFileError where a file is missing, empty or too open."""
     read_private_file(files.private_key)
     read_public_file(files.certificate)
     read_public_file(files.client_ca)
-    return files
+    if files.client_crl is not None:
+        read_public_file(files.client_crl)
+
+
+def crl_beside(client_ca: Path) -> Path | None:
+    """Return the file of revoked client certificates, None where there is none.
+
+    A link that leads nowhere is one, and cannot be read: its loss must not open anything.
+    """
+    path = client_ca.with_suffix(".crl")
+    return path if os.path.lexists(path) else None
 
 
 def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
@@ -161,6 +182,7 @@ def _make_kubeconfigs(
     made = []
     for name, path, user in (
         ("tokenreview", TOKEN_REVIEW_PATH, API_SERVER_USER),
+        ("subjectaccessreview", ACCESS_REVIEW_PATH, API_SERVER_USER),
         ("root", "", ROOT_USER),
     ):
         file = data_dir / KUBECONFIG_FOLDER / f"{name}.yaml"

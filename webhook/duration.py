@@ -1,6 +1,7 @@
-"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms; and days: 30d."""
+"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms; days: 30d; moments."""
 
 import re
+from datetime import UTC, datetime
 from math import isinf
 from typing import Final
 
@@ -42,3 +43,8 @@ def in_words(seconds: float) -> str:
     """Render seconds for people: whole, and in days where it is more than two of them."""
     days = int(seconds // 86400)
     return f"{days} days" if days >= 2 else format_duration(int(seconds))
+
+
+def utc(seconds: float) -> str:
+    """Render Unix seconds as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,9 +4,10 @@
 with their numbers, and never lets them out as exceptions.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 class LeewayError(Exception):
@@ -21,12 +22,103 @@ class DataDirectoryError(LeewayError):
     """A data directory in which something is missing, too open, or already there."""
 
 
+class ServerUnreachableError(LeewayError):
+    """A server that cannot be reached, or that does not answer what it was asked."""
+
+
 class InvalidReviewError(LeewayError):
     """A request body that is not the review it should be."""
 
 
+class Cause(NamedTuple):
+    """Why a field is wrong: ``FieldValueInvalid`` or the like, in words, and which field."""
+
+    reason: str
+    message: str
+    field: str
+
+
+class InvalidObjectError(LeewayError):
+    """An object that is well formed, but not valid: a cause for each field that is wrong.
+
+    Source of the message: kubernetes ``apimachinery/pkg/api/errors``, ``NewInvalid``.
+    """
+
+    def __init__(self, kind: str, group: str, name: str, causes: Sequence[Cause]) -> None:
+        texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
+        text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+        qualified = f"{kind}.{group}" if group else kind
+        super().__init__(f'{qualified} "{name}" is invalid: {text}')
+        self.kind = kind
+        self.group = group
+        self.name = name
+        self.causes = causes
+
+
 class IssueError(LeewayError):
-    """A token that may not be issued as asked for."""
+    """A token that may not be issued as asked for.
+
+    ``field`` is the one of a TokenRequest that is wrong: it is ``required`` but empty, or its
+    ``value`` is not allowed, or, without a value, what it asks for is not. ``detail`` is what
+    Kubernetes says of it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        field: str = "spec",
+        value: str | int | None = None,
+        detail: str = "",
+        *,
+        required: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.detail = detail or message
+        self.required = required
+
+
+class ObjectNotFoundError(LeewayError):
+    """An object that a request needs is not there. ``resource`` is its plural, ``pods``."""
+
+    def __init__(self, resource: str, name: str) -> None:
+        super().__init__(f'{resource} "{name}" not found')
+        self.resource = resource
+        self.name = name
+
+
+class ObjectConflictError(LeewayError):
+    """An object is there, but not the one that a request means."""
+
+    def __init__(self, kind: str, group: str, name: str, why: str) -> None:
+        qualified = f"{kind}.{group}" if group else kind
+        super().__init__(f'Operation cannot be fulfilled on {qualified} "{name}": {why}')
+        self.kind = kind
+        self.group = group
+        self.name = name
+
+
+class LookupUnavailableError(LeewayError):
+    """An object that a request needs could not be looked up now."""
+
+
+class APIServerError(LeewayError):
+    """An API server that could not be asked, or did not answer as asked.
+
+    ``code`` is the HTTP status, or that of an event, and 0 where there was no whole answer;
+    ``is_not_found`` tells whether the API server itself says that an object is not there, and not a
+    proxy before it.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, is_not_found: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_not_found = is_not_found
+
+
+class KeysUnavailableError(LeewayError):
+    """The keys of a trusted issuer could not be fetched, or what was fetched cannot be used."""
 
 
 class Reason(StrEnum):
@@ -42,6 +134,11 @@ class Reason(StrEnum):
     NOT_YET_VALID = "NotYetValid"
     ISSUED_IN_FUTURE = "IssuedInFuture"
     SUBJECT_MISMATCH = "SubjectMismatch"
+    SERVICE_ACCOUNT_GONE = "ServiceAccountGone"
+    UID_MISMATCH = "UIDMismatch"
+    BOUND_OBJECT_GONE = "BoundObjectGone"
+    LOOKUP_FAILED = "LookupFailed"
+    REVOKED = "Revoked"
 
 
 class TokenRefusedError(LeewayError):
@@ -82,9 +179,17 @@ class NotRecognisedError(TokenRefusedError):
 
 
 class UnknownKeyError(TokenRefusedError):
-    """No key of the issuer has the token's ``kid``."""
+    """No key of the issuer, whose URL is ``issuer``, has the token's ``kid``."""
 
     reason = Reason.UNKNOWN_KEY
+
+    def __init__(self, message: str, issuer: str) -> None:
+        super().__init__(message)
+        self.issuer = issuer
+
+
+class NoKeysError(UnknownKeyError):
+    """There are no keys of the issuer, since they could not be fetched."""
 
 
 class TokenAlgorithmError(TokenRefusedError):
@@ -109,6 +214,36 @@ class SubjectMismatchError(TokenRefusedError):
     """``sub`` contradicts the ``kubernetes.io`` claims."""
 
     reason = Reason.SUBJECT_MISMATCH
+
+
+class ServiceAccountGoneError(TokenRefusedError):
+    """The service account has been deleted."""
+
+    reason = Reason.SERVICE_ACCOUNT_GONE
+
+
+class UIDMismatchError(TokenRefusedError):
+    """An object of that name is there, but it is another one."""
+
+    reason = Reason.UID_MISMATCH
+
+
+class BoundObjectGoneError(TokenRefusedError):
+    """The Pod, Secret or Node that the token is bound to has been deleted."""
+
+    reason = Reason.BOUND_OBJECT_GONE
+
+
+class LookupFailedError(TokenRefusedError):
+    """Whether an object still exists could not be found out; the token itself may be good."""
+
+    reason = Reason.LOOKUP_FAILED
+
+
+class RevokedError(TokenRefusedError):
+    """The token has been revoked."""
+
+    reason = Reason.REVOKED
 
 
 class ClockError(TokenRefusedError):

@@ -5,7 +5,6 @@ where the signature holds.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import ceil
 from typing import Final
 
@@ -13,20 +12,31 @@ from keys import jws
 from webhook import errors
 from webhook.claims import Claims, ClockLeeway
 from webhook.claims_json import parse_claims, read_unverified
-from webhook.duration import in_words
+from webhook.duration import in_words, utc
 from webhook.outcome import Authenticated, Outcome
 
 OK: Final = "ok"
 FAIL: Final = "FAIL"
 NOT_REACHED: Final = "-"
 _CLOCK_CHECKS: Final = ("not before", "expiry", "issued at")
-CHECKS: Final = ("form", "issuer", "key", "signature", "claims", "audience", *_CLOCK_CHECKS)
+CHECKS: Final = (
+    "form",
+    "issuer",
+    "key",
+    "signature",
+    "claims",
+    "audience",
+    *_CLOCK_CHECKS,
+    "objects",
+    "revoked",
+)
 
 _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.NotATokenError: "form",
     errors.MalformedTokenError: "form",
     errors.NotRecognisedError: "issuer",
     errors.UnknownKeyError: "key",
+    errors.NoKeysError: "key",
     errors.TokenAlgorithmError: "key",
     errors.BadSignatureError: "signature",
     errors.InvalidClaimsError: "claims",
@@ -35,6 +45,11 @@ _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.NotYetValidError: "not before",
     errors.ExpiredError: "expiry",
     errors.IssuedInFutureError: "issued at",
+    errors.ServiceAccountGoneError: "objects",
+    errors.UIDMismatchError: "objects",
+    errors.BoundObjectGoneError: "objects",
+    errors.LookupFailedError: "objects",
+    errors.RevokedError: "revoked",
 }
 _ADVICE: Final = {
     "form": "This text is not a whole service account token. Copy it again from where it came, all "
@@ -60,7 +75,15 @@ _ADVICE: Final = {
     "issued at": "The token claims to be made in the future. The clock of the machine that signed "
     "it is ahead of this one's, or this one's is behind. Run `date -u` on both and set the wrong "
     "one right. A leeway.issuedAt of {needed} would have let it pass.",
+    "objects": "The token is good, but the service account, Pod, Secret or Node that it was made "
+    "for is not there any more, or could not be looked up. Ask for a token for what is there now; "
+    "`kubectl get` with -o yaml shows its uid.",
+    "revoked": "Somebody ran `leeway revoke`. If that was right, ask for a new token.",
 }
+_NO_KEYS_ADVICE: Final = (
+    "Nothing is known to be wrong with this token: the keys that would tell could not be fetched. "
+    "Mend what is said above, which is between this machine and the issuer, and try again."
+)
 _MAX_LEEWAY_SECONDS: Final = 300
 
 
@@ -82,8 +105,18 @@ class Explanation:
     advice: str
 
 
-def explain(token: str, outcome: Outcome, leeway: ClockLeeway, now: float) -> Explanation:
-    """Retell the outcome of ``Authenticator.authenticate`` for the same token, leeway and time."""
+def explain(
+    token: str,
+    outcome: Outcome,
+    leeway: ClockLeeway,
+    now: float,
+    *,
+    looks_up_objects: bool = False,
+) -> Explanation:
+    """Retell the outcome of ``Authenticator.authenticate`` for the same token, leeway and time.
+
+    ``looks_up_objects`` tells whether there was a source of objects.
+    """
     failed = None if isinstance(outcome, Authenticated) else _FAILED_CHECK[type(outcome.error)]
     claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
     if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
@@ -96,7 +129,10 @@ def explain(token: str, outcome: Outcome, leeway: ClockLeeway, now: float) -> Ex
             result = OK
         else:
             result = FAIL if name == failed else NOT_REACHED
-        checks.append(Check(name, result, _detail(name, result, token, claims, leeway, now)))
+        detail = _detail(name, result, token, claims, leeway, now)
+        if name == "objects" and result == OK and not looks_up_objects:
+            detail = "taken at its word: with `objects.source: none` nothing is looked up"
+        checks.append(Check(name, result, detail))
     if isinstance(outcome, Authenticated):
         return Explanation(tuple(checks), _accepted(outcome), _lifetime(outcome.claims, now))
     error = outcome.error
@@ -105,6 +141,8 @@ def explain(token: str, outcome: Outcome, leeway: ClockLeeway, now: float) -> Ex
 
 
 def _advice(error: errors.TokenRefusedError) -> str:
+    if isinstance(error, errors.NoKeysError):
+        return _NO_KEYS_ADVICE
     text = _ADVICE[_FAILED_CHECK[type(error)]]
     if not isinstance(error, errors.ClockError):
         return text
@@ -149,6 +187,8 @@ def _detail(
         ),
         "claims": ("complete; it speaks for {subject}", "not those of a service account token"),
         "audience": ("made for {audiences}", "made for {audiences}, which is not what was asked"),
+        "objects": ("what it is bound to is not gone", "not what it was made for, see below"),
+        "revoked": ("not revoked", "revoked"),
     }
     return details[name][result == FAIL].format(
         length=len(token),
@@ -178,8 +218,3 @@ def _clock_detail(name: str, claims: Claims, leeway: ClockLeeway, now: float) ->
     return (
         f"{words[ahead > 0]} {utc(moment)}, {where}; leeway needed {needed}s, allowed {allowed:g}s"
     )
-
-
-def utc(seconds: float) -> str:
-    """Render Unix seconds as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -26,6 +26,29 @@ class FactCache(Generic[_Fact]):
     def __len__(self) -> int:
         return len(self._facts)
 
+    @property
+    def max_bytes(self) -> int:
+        """The bytes that the facts may take."""
+        return self._max_bytes
+
+    @property
+    def booked_bytes(self) -> int:
+        """The bytes that the facts take, as their makers estimate."""
+        return self._bytes
+
+    def resize(self, max_bytes: int, at_most: int) -> bool:
+        """Take another bound, and drop the least recently used facts that no longer fit.
+
+        At most ``at_most`` are dropped; False where that was not enough: then the bound is what
+        is still there, and the call is to be made again.
+        """
+        for _ in range(at_most):
+            if self._bytes <= max_bytes:
+                break
+            self._drop_oldest()
+        self._max_bytes = max(max_bytes, self._bytes)
+        return self._bytes <= max_bytes
+
     def get(self, digest: bytes) -> _Fact | None:
         """Return a fact and make it the most recently used, or None."""
         fact = self._facts.get(digest)
@@ -39,8 +62,11 @@ class FactCache(Generic[_Fact]):
         self._facts[digest] = fact
         self._bytes += fact.size
         while self._bytes > self._max_bytes:
-            _, dropped = self._facts.popitem(last=False)
-            self._bytes -= dropped.size
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, dropped = self._facts.popitem(last=False)
+        self._bytes -= dropped.size
 
     def discard(self, digest: bytes) -> None:
         """Drop a fact; nothing happens where it is not there."""

@@ -6,38 +6,101 @@ is imported.
 """
 
 import os
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from webhook.errors import Reason
+from webhook.metric_lots import Later, Lots
 from webhook.outcome import Authenticated, Outcome
+from webhook.skew import Estimate
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _DURATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
 
 
-class Metrics:
-    """The metrics of one application."""
+class _AskedFor(Collector):
+    """What is worked out when it is asked for, from what all workers share."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        skew: Callable[[], Iterable[Estimate]],
+        auth_revision: Callable[[], int],
+        key_age: Callable[[], float],
+    ) -> None:
+        self._skew = skew
+        self._auth_revision = auth_revision
+        self._key_age = key_age
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Make the gauges; of clocks a series for each claim of each issuer.
+
+        Nodes have none: their names are many.
+        """
+        skew = GaugeMetricFamily(
+            "leeway_token_skew_seconds",
+            "How far a claim of the newest token of the last 15 minutes was ahead of this server's "
+            "clock when it was used; more than 0 is a clock that is wrong.",
+            labels=["issuer", "claim"],
+        )
+        for estimate in self._skew():
+            if not estimate.node:
+                skew.add_metric([estimate.issuer, estimate.claim], estimate.ahead)
+        yield skew
+        yield GaugeMetricFamily(
+            "leeway_auth_revision",
+            "The auth revision: it grows by one with each change of users, roles and permissions.",
+            self._auth_revision(),
+        )
+        yield GaugeMetricFamily(
+            "leeway_signing_key_age_seconds",
+            "Time since the active key became active, 0 without one.",
+            self._key_age(),
+        )
+
+
+class Metrics:
+    """The metrics of one application.
+
+    ``skew`` estimates clocks from what all workers have seen, ``key_age`` is that of the active
+    signing key in seconds. ``later`` has a function called in a moment: what is counted on the hot
+    path reaches the files that workers share only then.
+    """
+
+    def __init__(
+        self,
+        skew: Callable[[], Iterable[Estimate]] = tuple,
+        auth_revision: Callable[[], int] = lambda: 0,
+        key_age: Callable[[], float] = lambda: 0.0,
+        later: Later = lambda call: call(),
+    ) -> None:
         self.registry = CollectorRegistry()
+        self._asked_for = _AskedFor(skew, auth_revision, key_age)
+        self.registry.register(self._asked_for)
         reviews = Counter(
             "leeway_tokenreviews",
-            "TokenReviews answered, by result (accepted or refused) and reason.",
+            "TokenReviews answered, by result (accepted, refused, or error where the objects of a "
+            "token could not be looked up) and reason.",
             ["result", "reason"],
             registry=self.registry,
         )
         self._accepted = reviews.labels("accepted", "")
-        self._refused = {reason: reviews.labels("refused", reason.value) for reason in Reason}
-        self.review_duration = Histogram(
+        self._refused = {
+            reason: reviews.labels("error" if reason is Reason.LOOKUP_FAILED else "refused", reason)
+            for reason in Reason
+        }
+        duration = Histogram(
             "leeway_tokenreview_duration_seconds",
             "Time from the whole body of a TokenReview to its answer.",
             buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )
+        self._lots = Lots(duration, later)
         by_leeway = Counter(
             "leeway_accepted_by_leeway",
             "Tokens accepted only thanks to the leeway, by the claim that needed it.",
@@ -49,28 +112,73 @@ class Metrics:
         self._stale = self._token_counter("stale", "Tokens used after their warnafter.")
         self._legacy = self._token_counter("legacy", "Tokens without an audience used.")
 
+        self.tokens_issued = Counter(
+            "leeway_tokens_issued", "Tokens signed for TokenRequests.", registry=self.registry
+        )
+
+        checks = Counter(
+            "leeway_permission_checks",
+            "Questions about permissions answered in reviews, by the answer.",
+            ["allowed"],
+            registry=self.registry,
+        )
+        self._checks = {allowed: checks.labels(str(allowed).lower()) for allowed in (True, False)}
+        self._keys_failing = Gauge(
+            "leeway_issuer_keys_failing",
+            "1 while the keys of a trusted issuer cannot be fetched or read again, else 0.",
+            ["issuer"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+
+        self._reload_failing = Gauge(
+            "leeway_reload_failing",
+            "1 while changed files, of tls or the configuration, cannot be loaded and those from "
+            "before are in use, else 0.",
+            ["what"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+
+    def report_reload(self, what: str, *, failing: bool) -> None:
+        """Note whether changed files could not be loaded."""
+        self._reload_failing.labels(what).set(failing)
+
+    def report_issuer_keys(self, issuer: str, failing: bool) -> None:
+        """Note whether the keys of a trusted issuer, one of the configuration, can be renewed."""
+        self._keys_failing.labels(issuer).set(failing)
+
     def _token_counter(self, kind: str, text: str) -> Counter:
         return Counter(f"serviceaccount_{kind}_tokens", text, registry=self.registry)
 
-    def count_review(self, outcome: Outcome) -> None:
-        """Count one answered TokenReview."""
+    def count_review(self, outcome: Outcome, seconds: float) -> None:
+        """Count a TokenReview that took so long to answer."""
         if not isinstance(outcome, Authenticated):
-            self._refused[outcome.error.reason].inc()
+            self._lots.count(self._refused[outcome.error.reason], seconds=seconds)
             return
-        self._accepted.inc()
-        for claim in outcome.leeway_claims:
-            self._by_leeway[claim].inc()
         if not outcome.claims.audiences:
-            self._legacy.inc()
+            kind = self._legacy
         elif outcome.stale_seconds is not None:
-            self._stale.inc()
+            kind = self._stale
         else:
-            self._valid.inc()
+            kind = self._valid
+        leaning = [self._by_leeway[claim] for claim in outcome.leeway_claims]
+        self._lots.count(self._accepted, kind, *leaning, seconds=seconds)
+
+    def count_permission_check(self, *, allowed: bool) -> None:
+        """Count one answered question."""
+        self._lots.count(self._checks[allowed])
+
+    def pass_on(self) -> None:
+        """Let the other workers know of all that has been counted."""
+        self._lots.pass_on()
 
     def render(self) -> bytes:
         """Render the metrics of all workers in the Prometheus text format."""
+        self._lots.pass_on()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self._asked_for)
         return generate_latest(registry)

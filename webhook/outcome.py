@@ -15,7 +15,7 @@ _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 _STALE_TOKEN: Final = "leeway.dev/stale-token"
 _SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
-_AUTHENTICATED_GROUP: Final = "system:authenticated"
+AUTHENTICATED_GROUP: Final = "system:authenticated"
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -61,19 +61,21 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
             extra[_STALE_TOKEN] = (f"subject: {claims.subject}, {note}",)
         # The subject has been held against namespace and name: it is the user name.
         uid = claims.service_account.uid
-        return Identity(claims.subject, uid, _groups(claims.namespace), extra)
+        return Identity(claims.subject, uid, groups_of(claims.namespace), extra)
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A token that is refused, and why."""
+    """A token that is refused, and why; its claims where its signature held, and they are whole."""
 
     error: TokenRefusedError
+    claims: Claims | None = None
 
 
 Outcome = Authenticated | Refused
 
 
 @lru_cache(maxsize=1024)
-def _groups(namespace: str) -> tuple[str, ...]:
+def groups_of(namespace: str) -> tuple[str, ...]:
+    """Return the groups of every service account of a namespace."""
     own = f"{_SERVICE_ACCOUNTS_GROUP}:{namespace}"
-    return (_SERVICE_ACCOUNTS_GROUP, own, _AUTHENTICATED_GROUP)
+    return (_SERVICE_ACCOUNTS_GROUP, own, AUTHENTICATED_GROUP)

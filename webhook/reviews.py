@@ -4,16 +4,15 @@ Source: kubernetes ``k8s.io/api/authentication/{v1,v1beta1}`` and ``pkg/registry
 tokenreview/storage.go``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from keys.encoding import decode_json
-from keys.errors import EncodingError
+from webhook.bodies import read_object, read_spec, read_texts
 from webhook.errors import ClockError, InvalidReviewError
 from webhook.outcome import Authenticated, Outcome
+from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")
@@ -21,12 +20,12 @@ REASON_ANNOTATION: Final = "leeway.dev/reason"
 SKEW_ANNOTATION: Final = "leeway.dev/skew-seconds"
 
 _ASCII_WHITE_SPACE: Final = " \t\n\r\v\f"
-_REVIEW_FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
+_KIND: Final = "TokenReview"
+_API_VERSIONS: Final = {v: f"{AUTHENTICATION_GROUP}/{v}" for v in AUTHENTICATION_VERSIONS}
 _SPEC_FIELDS: Final = ("token", "audiences")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReviewRequest:
+class TokenReviewRequest(msgspec.Struct, frozen=True, gc=False):
     """What a TokenReview asks: a token, never empty, and the audiences it is to be for."""
 
     api_version: str
@@ -70,7 +69,44 @@ class _TokenReview(msgspec.Struct, rename={"api_version": "apiVersion"}):
     status: _Status
 
 
+MESSAGE: Final = Message(
+    {
+        1: Field("metadata", OBJECT_META),
+        2: Field("spec", Message({1: Field("token"), 2: Field("audiences", repeated=True)})),
+        3: Field("status", IGNORED),
+    }
+)
+"""The same as a protocol buffer: ``k8s.io/api/authentication/v1/generated.proto``."""
+
+
+# As kube-apiserver sends it, member for member.
+class _SentMetadata(msgspec.Struct):
+    creation: UnsetType | None = msgspec.field(default=UNSET, name="creationTimestamp")
+
+
+class _SentSpec(msgspec.Struct, omit_defaults=True):
+    token: str
+    audiences: tuple[str, ...] = ()
+
+
+class _Empty(msgspec.Struct):
+    pass
+
+
+class _SentStatus(msgspec.Struct):
+    user: _Empty
+
+
+class _Sent(msgspec.Struct, rename={"api_version": "apiVersion"}):
+    kind: str
+    api_version: str
+    metadata: _SentMetadata
+    spec: _SentSpec
+    status: _SentStatus
+
+
 _encoder = msgspec.json.Encoder()
+_sent_decoder = msgspec.json.Decoder(_Sent)
 
 
 def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
@@ -79,39 +115,46 @@ def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
     ``kind`` and ``apiVersion`` may be left out, as clients do that leave them to the URL;
     ``status`` and members that are not known are ignored. Raises InvalidReviewError.
     """
-    api_version = f"{AUTHENTICATION_GROUP}/{version}"
-    try:
-        review = decode_json(body)
-    except EncodingError as error:
-        raise InvalidReviewError(f"the request body is {error}; send a TokenReview") from error
-    if not isinstance(review, dict):
-        raise InvalidReviewError("the request body is not a JSON object; send a TokenReview")
-    _refuse_other_case(review, _REVIEW_FIELDS, "")
-    _expect(review, "kind", "TokenReview")
-    _expect(review, "apiVersion", api_version)
-    if not isinstance(review.get("metadata", {}), dict | None):
-        raise InvalidReviewError("metadata must be an object")
-    spec = review.get("spec")
-    if not isinstance(spec, dict):
-        raise InvalidReviewError("spec must be an object with a token")
-    _refuse_other_case(spec, _SPEC_FIELDS, "spec.")
-    token = spec.get("token", "")
-    if not isinstance(token, str):
-        raise InvalidReviewError("spec.token must be a string")
+    api_version = _API_VERSIONS[version]
+    token, audiences = _read_sent(body, api_version) or _read_any(body, api_version)
     token = token.strip(_ASCII_WHITE_SPACE)
     if not token:
         raise InvalidReviewError("token is required for TokenReview in authentication")
-    audiences = spec.get("audiences") or []
-    if not isinstance(audiences, list) or not all(type(entry) is str for entry in audiences):
-        raise InvalidReviewError("spec.audiences must be a list of strings")
-    return TokenReviewRequest(api_version, token, tuple(audiences))
+    return TokenReviewRequest(api_version, token, audiences)
 
 
-def render_token_review(request: TokenReviewRequest, outcome: Outcome) -> bytes:
-    """Render the answer in the version of the request. The token is not sent back."""
+def _read_sent(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]] | None:
+    try:
+        sent = _sent_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    # What encodes to the same bytes has no member twice, and none that is not known.
+    if _encoder.encode(sent) != body.rstrip(b"\n"):
+        return None
+    if sent.kind != _KIND or sent.api_version != api_version:
+        return None
+    return sent.spec.token, sent.spec.audiences
+
+
+def _read_any(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]]:
+    spec = read_spec(read_object(body, _KIND, api_version), _SPEC_FIELDS, "a token")
+    token = spec.get("token", "")
+    if not isinstance(token, str):
+        raise InvalidReviewError("spec.token must be a string")
+    return token, read_texts(spec, "audiences", "spec.")
+
+
+def render_token_review(
+    request: TokenReviewRequest, outcome: Outcome, role_groups: tuple[str, ...] = ()
+) -> bytes:
+    """Render the answer in the version of the request. The token is not sent back.
+
+    ``role_groups`` follow the subject's own groups.
+    """
     if isinstance(outcome, Authenticated):
         identity = outcome.identity
-        user = _User(identity.username, identity.uid, identity.groups, identity.extra)
+        groups = identity.groups + role_groups
+        user = _User(identity.username, identity.uid, groups, identity.extra)
         status = _Status(True, user, outcome.audiences)
         annotations = {}
     else:
@@ -122,28 +165,10 @@ def render_token_review(request: TokenReviewRequest, outcome: Outcome) -> bytes:
             annotations[SKEW_ANNOTATION] = str(error.skew_seconds)
     return _encoder.encode(
         _TokenReview(
-            "TokenReview",
+            _KIND,
             request.api_version,
             _Metadata(None, annotations),
             _Spec(token="", audiences=request.audiences),
             status,
         )
     )
-
-
-def _expect(review: Mapping[str, object], field: str, served: str) -> None:
-    found = review.get(field, "")
-    if found not in ("", None, served):
-        shown = repr(found[:64]) if isinstance(found, str) else "not a string"
-        raise InvalidReviewError(f"{field} is {shown}; this path serves {served!r}")
-
-
-def _refuse_other_case(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> None:
-    # Go's lenient decoders match names in any case; two readers of one body must not disagree.
-    for name in members:
-        if name not in fields:
-            for field in fields:
-                if name.lower() == field.lower():
-                    raise InvalidReviewError(
-                        f"unknown field {path}{name}; it is written {path}{field}"
-                    )

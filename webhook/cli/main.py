@@ -10,24 +10,34 @@ from typing import Final
 
 import click
 
-from keys.errors import KeyFileError, KeysError
-from webhook.errors import DataDirectoryError, LeewayError
+from keys.errors import KeyFileError, KeysError, UnsafeStepError
+from webhook.errors import DataDirectoryError, LeewayError, ServerUnreachableError
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.version import COMMIT, VERSION
 
 EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
-_UNREACHABLE: Final = (DataDirectoryError, KeyFileError, OSError, StoreError, StoreUnavailableError)
+_UNREACHABLE: Final = (
+    DataDirectoryError,
+    KeyFileError,
+    OSError,
+    ServerUnreachableError,
+    StoreError,
+    StoreUnavailableError,
+)
 _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
     "can-i": "webhook.cli.can_i:can_i",
     "demo": "webhook.cli.demo:demo",
+    "doctor": "webhook.cli.doctor:doctor",
     "group": "webhook.cli.group:group",
     "init": "webhook.cli.init:init",
     "keys": "webhook.cli.keys:keys",
+    "revoke": "webhook.cli.revoke:revoke",
     "role": "webhook.cli.role:role",
     "serve": "webhook.cli.serve:serve",
+    "skew": "webhook.cli.skew:skew",
     "token": "webhook.cli.token:token",
     "user": "webhook.cli.user:user",
 }
@@ -77,6 +87,8 @@ def main() -> None:
         code = _fail(_usage(error), EXIT_USAGE)
     except _UNREACHABLE as error:
         code = _fail(str(error), EXIT_UNREACHABLE)
+    except UnsafeStepError as error:
+        code = _fail(str(error), EXIT_NO)
     except (LeewayError, KeysError) as error:
         code = _fail(str(error), EXIT_USAGE)
     except UnicodeError:

@@ -34,3 +34,8 @@ def show(value: object, text: str, output: str) -> None:
     elif output == "yaml":
         text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
     click.echo(text)
+
+
+def printable(text: str) -> str:
+    """Make harmless what anybody may have written: it cannot move the cursor or begin a line."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

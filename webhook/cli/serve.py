@@ -1,76 +1,147 @@
 """``leeway serve``."""
 
+import gc
+import logging
 import os
 import resource
 import shutil
 import socket
-import ssl
 import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from time import time
+from typing import Any
 
 import click
 
+from webhook.assembly import lifetimes_of
 from webhook.cli.output import data_dir_option
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLSFiles, tls_files
+from webhook.duration import utc
 from webhook.errors import DataDirectoryError
+from webhook.logs import LOGGER, log_to_stderr
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreUnavailableError
+from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
 
-GRACEFUL_SECONDS: Final = 25
-KEEP_ALIVE_SECONDS: Final = 75
+_logger = logging.getLogger(LOGGER)
 
 
 @click.command()
 @data_dir_option
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
 @click.option("--workers", type=int, help="How many processes.")
-def serve(data_dir: Path, bind: str | None, workers: int | None) -> None:
-    """Serve on one TLS port until SIGTERM, which drains it."""
-    flags = {"server.bind": bind, "server.workers": workers}
-    configuration = load_configuration(data_dir, os.environ, flags)
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="How to log.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What to log. Changes are logged whatever it is.",
+)
+def serve(
+    data_dir: Path,
+    bind: str | None,
+    workers: int | None,
+    log_format: str | None,
+    log_level: str | None,
+) -> None:
+    """Serve on one TLS port until SIGTERM, which drains it. SIGHUP loads everything again."""
+    flags = {
+        "server.bind": bind,
+        "server.workers": workers,
+        "server.logFormat": log_format,
+        "server.logLevel": log_level,
+    }
+
+    def configure() -> Configuration:
+        return load_configuration(data_dir, os.environ, flags)
+
+    # Until the workers are forked little of what is made is garbage, and looking for it takes long.
+    gc.disable()
+    configuration = configure()
     files = tls_files(data_dir)
-    metrics_dir = tempfile.mkdtemp(prefix="leeway-metrics-", dir=_shared_memory())
+    metrics_dir = tempfile.mkdtemp(prefix="leeway-metrics-", dir=shared_memory())
     # Read by prometheus_client as soon as it is imported, hence before everything below.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
     master = os.getpid()
     try:
-        _run(data_dir, configuration, files)
+        _run(data_dir, configure, configuration, files)
     finally:
         # A worker is forked from in there, and comes by here when it exits.
         if os.getpid() == master:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
             shutil.rmtree(metrics_dir, ignore_errors=True)
 
 
-def _run(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
+def _run(
+    data_dir: Path,
+    configure: Callable[[], Configuration],
+    configuration: Configuration,
+    files: TLSFiles,
+) -> None:
     from gunicorn.app.base import BaseApplication
+    from gunicorn.arbiter import Arbiter
 
     from webhook.server.app import create_app
-    from webhook.server.tls import server_context
 
-    # What cannot be served is said here, once, and not by every worker.
-    try:
-        server_context(files.certificate, files.private_key, files.client_ca)
-    except ssl.SSLError as error:
-        raise DataDirectoryError(
-            f"{files.certificate}, {files.private_key.name} and {files.client_ca.name} beside it "
-            f"cannot be served with: {error.strerror or error}; restore them, or remove the broken "
-            "pair and run `leeway init`"
-        ) from error
-    _check_bind(configuration.server.bind)
-    # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.
-    create_app(data_dir, configuration).store.close()
-    _raise_file_limit()
+    # The workers need it, and share what is imported before they are forked.
+    import_module("uvloop")
+    log_to_stderr(configuration.server.log_format, configuration.server.log_level)
+    prepare_to_serve(data_dir, configuration, files)
 
     class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         def load_config(self) -> None:
-            for name, value in _settings(configuration, files).items():
+            for name, value in gunicorn_settings(configuration, files).items():
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return create_app(data_dir, configuration)
+            return create_app(data_dir, configure)
 
-    Server().run()
+    class Master(Arbiter):  # type: ignore[misc]
+        def reload(self) -> None:
+            pass_on_hangup(self)
+
+    # What workers share with the master stays shared if no collection of theirs goes over it.
+    gc.freeze()
+    gc.enable()
+    Master(Server()).run()
+
+
+def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
+    """Refuse here, once and not in every worker, what cannot be served.
+
+    ``PROMETHEUS_MULTIPROC_DIR`` has to be set. Raises DataDirectoryError, and the errors of
+    ``keys``, of the store and of ``webhook.assembly``.
+    """
+    from webhook.server.app import create_app
+    from webhook.server.tls import load_context, revocations_of
+
+    _set_limits()
+    load_context(files)
+    if files.client_crl is not None:
+        found = revocations_of(files, files.client_crl)
+        _logger.info(
+            "certificates revoked by %s: %d; without a newer list no client certificate is "
+            "accepted after %s",
+            files.client_crl,
+            found.revoked,
+            utc(found.next_update.timestamp()),
+        )
+    _check_bind(configuration.server.bind)
+    # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.
+    with closing(create_app(data_dir, lambda: configuration).store) as store:
+        _tidy_revocations(store, configuration)
+
+
+def _tidy_revocations(store: AuthStore, configuration: Configuration) -> None:
+    try:
+        store.tidy_revocations(lifetimes_of(configuration), time())
+    except StoreUnavailableError as error:
+        # No reason not to serve: what is there is kept, and `leeway revoke` notes it too.
+        _logger.warning("old revocations were not forgotten: %s", error)
 
 
 def _check_bind(bind: str) -> None:
@@ -86,38 +157,9 @@ def _check_bind(bind: str) -> None:
         ) from error
 
 
-def _settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
-    return {
-        "bind": configuration.server.bind,
-        "workers": configuration.server.workers,
-        "worker_class": "webhook.server.worker.LeewayWorker",
-        "certfile": str(files.certificate),
-        "keyfile": str(files.private_key),
-        "ca_certs": str(files.client_ca),
-        "asgi_loop": "uvloop",
-        "http_parser": "python",
-        "keepalive": KEEP_ALIVE_SECONDS,
-        "graceful_timeout": GRACEFUL_SECONDS,
-        "forwarded_allow_ips": "",
-        "control_socket_disable": True,
-        "worker_tmp_dir": _shared_memory(),
-        "proc_name": "leeway",
-        "child_exit": _forget_worker,
-    }
-
-
-def _forget_worker(_server: Any, worker: Any) -> None:
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def _shared_memory() -> str | None:
-    folder = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
-    return folder if os.access(folder, os.W_OK) else None
-
-
-def _raise_file_limit() -> None:
+def _set_limits() -> None:
+    # A core file would have every key in it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A connection is a file; the usual soft limit of 1,024 is fewer than one API server may open.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -3,8 +3,8 @@
 import os
 import re
 import sys
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from textwrap import fill
 from time import time
@@ -17,14 +17,31 @@ from keys import jws
 from keys.encoding import decode_base64url, decode_json
 from keys.errors import EncodingError, MalformedJWSError
 from keys.files import read_public_file
-from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
+from webhook.assembly import (
+    authenticator_of,
+    clock_leeway_of,
+    issuer_keys_of,
+    keyring_of,
+    policy_of,
+    signing_keyring_of,
+    source_of,
+    store_of,
+)
+from webhook.audit import fingerprint, token_fields
+from webhook.authenticator import Authenticator
+from webhook.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
 from webhook.claims import ObjectReference
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.claims_json import read_unverified
+from webhook.cli.audit import audit
+from webhook.cli.output import data_dir_option, output_option, printable, show
 from webhook.config_file import load_configuration
-from webhook.duration import in_words, parse_duration
-from webhook.explain import Explanation, explain, utc
+from webhook.duration import in_words, parse_duration, utc
+from webhook.explain import Explanation, explain
 from webhook.issuer import TokenRequest, issue_token
-from webhook.outcome import Authenticated
+from webhook.mapping import role_groups
+from webhook.outcome import Authenticated, Outcome
+from webhook.rbac.revocations import StoreRevocations
+from webhook.rbac.state import State
 from webhook.reviews import TokenReviewRequest, render_token_review
 
 _WIDTH = 100
@@ -143,7 +160,10 @@ def create(
         node=bound if bound_object_kind == "Node" else node,
     )
     configuration = load_configuration(data_dir, os.environ, {})
-    issued = issue_token(request, policy_of(configuration), keyring_of(data_dir), time())
+    now = time()
+    keyring = signing_keyring_of(data_dir, configuration, int(now))
+    issued = issue_token(request, policy_of(configuration), keyring, now)
+    audit(data_dir, "token.issue", **token_fields(issued.claims, issued.token))
     if issued.warning:
         click.echo(f"leeway: warning: {issued.warning}", err=True)
     click.echo(issued.token)
@@ -163,27 +183,73 @@ def review(
     With -o json the answer is the TokenReview that the API server would get.
     """
     configuration = load_configuration(data_dir, os.environ, {})
-    authenticator = authenticator_of(data_dir, configuration, keyring_of(data_dir))
     now = time() if at is None else at
-    outcome = authenticator.authenticate(token, audiences, now)
+    issuer = _unverified_issuer(token)
+    with ExitStack() as stack:
+        state, revocations = State(), None
+        if (data_dir / configuration.store.sqlite.path).exists():
+            store = stack.enter_context(closing(store_of(data_dir, configuration)))
+            state, revocations = store.state, StoreRevocations(store)
+        else:
+            click.echo("leeway: warning: there is no store: revocations do not count", err=True)
+        objects = source_of(data_dir, configuration)
+        if objects is not None:
+            stack.callback(objects.close)
+        issuer_keys = issuer_keys_of(data_dir, configuration)
+        issuer_keys.fetch_now(issuer)
+        authenticator = authenticator_of(
+            data_dir,
+            configuration,
+            keyring_of(data_dir),
+            issuer_keys=issuer_keys,
+            objects=objects,
+            revocations=revocations,
+        )
+        outcome = _reviewed(authenticator, objects, token, audiences, now)
+    groups = role_groups(outcome, state, configuration.mapping.role_group_prefix)
     asked = TokenReviewRequest("authentication.k8s.io/v1", token, audiences)
-    answer = msgspec.json.decode(render_token_review(asked, outcome))
-    leeway = clock_leeway_of(configuration)
-    text = render_explanation(token, explain(token, outcome, leeway, now), now)
+    answer = msgspec.json.decode(render_token_review(asked, outcome, groups))
+    leeway = clock_leeway_of(configuration, issuer)
+    looks_up = configuration.objects.source != "none"
+    explanation = explain(token, outcome, leeway, now, looks_up_objects=looks_up)
+    text = render_explanation(token, explanation, now)
     show(answer, text, output)
     if not isinstance(outcome, Authenticated):
         raise click.exceptions.Exit(1)
 
 
+def _reviewed(
+    authenticator: Authenticator,
+    objects: ObjectSource | None,
+    token: str,
+    audiences: tuple[str, ...],
+    now: float,
+) -> Outcome:
+    answers: dict[ObjectKey, Answer] = {}
+    while True:
+        try:
+            return authenticator.authenticate(token, audiences, now, answers)
+        except LookupNeeded as needed:
+            assert objects is not None  # noqa: S101 - nothing else raises LookupNeeded
+            answers[needed.key] = objects.look_up(needed.key, needed.uid)
+
+
+def _unverified_issuer(token: str) -> str:
+    try:
+        claims = read_unverified(jws.parse(token).unverified_payload)
+    except MalformedJWSError:
+        return ""
+    return claims.issuer if claims else ""
+
+
 def render_explanation(token: str, explanation: Explanation, now: float) -> str:
     """Render an explanation for a terminal."""
-    fingerprint = sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    lines = [f"Token {fingerprint}, reviewed as of {utc(now)}", ""]
+    lines = [f"Token {fingerprint(token)}, reviewed as of {utc(now)}", ""]
     for place, check in enumerate(explanation.checks, 1):
-        start = f"  {place}  {check.name:<10}  {check.result:<4}  "
+        start = f"  {place:>2}  {check.name:<10}  {check.result:<4}  "
         indent = " " * len(start)
         lines.append(fill(check.detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
-    lines += ["", _printable(explanation.verdict), "", fill(explanation.advice, _WIDTH)]
+    lines += ["", printable(explanation.verdict), "", fill(explanation.advice, _WIDTH)]
     return "\n".join(lines)
 
 
@@ -212,7 +278,7 @@ def _lines(value: object, prefix: str = "") -> list[str]:
             lines += _lines(member, f"{prefix}{name} ")
         else:
             shown = _json(member) + _in_words(name, member)
-            lines.append(f"  {_printable(prefix + str(name)):<36} {shown}")
+            lines.append(f"  {printable(prefix + str(name)):<36} {shown}")
     return lines
 
 
@@ -228,9 +294,4 @@ def _in_words(name: object, value: object) -> str:
 
 
 def _json(value: object) -> str:
-    return _printable(msgspec.json.encode(value).decode("utf-8"))
-
-
-def _printable(text: str) -> str:
-    # Anybody may have written a token: nothing in it may move the cursor or begin a line.
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return printable(msgspec.json.encode(value).decode("utf-8"))

@@ -1,219 +1,247 @@
-"""The ASGI application: hot routes here, everything else in Flask behind a thread pool.
+"""What a worker serves, from its start to its end, while files change under it.
 
 Invariants:
 
-1. A path that is not in the table of public routes is answered only to a caller with an identity.
-2. Nothing that blocks runs on the event loop.
+1. A request is answered from its beginning to its end by one application, made of one
+   configuration and one keyring.
+2. What cannot be loaded changes nothing; it is a warning of ``/readyz?verbose`` until it can be.
+3. What runs in the background begins with the ASGI lifespan, which is after the fork, and ends
+   with it.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
+from threading import RLock, Timer
 from time import time
-from typing import Any, Final, cast
+from typing import Final
 
-from a2wsgi import WSGIMiddleware
-from flask import Flask
-
-from keys.errors import KeyScheduleError
-from keys.jwk import jwks_document
+from keys.errors import KeysError
 from keys.keyring import Keyring
-from webhook import discovery
-from webhook.assembly import authenticator_of, keyring_of, store_of
+from keys.rotation import signing_key_age
+from keys.watch import KeyFolderWatcher
+from webhook.assembly import rotation_policy_of, store_of
 from webhook.config import Configuration
-from webhook.data_dir import TOKEN_REVIEWS_KEY
+from webhook.config_file import FILE_NAME
+from webhook.data_dir import KEYS_FOLDER
+from webhook.errors import LeewayError
 from webhook.metrics import Metrics
-from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import StoreUnavailableError
-from webhook.rbac.passwords import Passwords
-from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
-from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
-from webhook.server.caller import CALLER, Callers
-from webhook.server.error_map import status_body
-from webhook.server.flask_app import create_flask_app
-from webhook.server.http import (
-    DisconnectedError,
-    Receive,
-    RequestError,
-    Route,
-    Scope,
-    Send,
-    respond,
-    respond_error,
-)
-from webhook.server.routes.auth_api import AuthAPI
-from webhook.server.routes.documents import HealthCheck, document_route, health_route, version_body
-from webhook.server.routes.token_reviews import token_review_route
+from webhook.server.composition import Lasting, Parts, compose
+from webhook.server.http import Receive, Scope, Send
+from webhook.server.memory_keeper import MemoryKeeper
+from webhook.server.parts import PartsMaker, differences, start
+from webhook.server.request_log import RequestLog
+from webhook.server.routes.documents import HealthCheck
+from webhook.server.skew_writer import keep_written
+from webhook.skew import SkewTracker
+from webhook.skew_files import SkewFiles
+from webhook.watching import FileWatch
 
-FLASK_THREADS: Final = 8
-_ETCD_PREFIX: Final = "/v3/"
+# A request that has begun may still ask what it began with.
+_CLOSE_AFTER_SECONDS: Final = 5.0
+# How long what is counted may be known to this process alone.
+_COUNTS_SECONDS: Final = 0.05
+_WARM_UP_AFTER_SECONDS: Final = 1.0
+_AT_RESTART: Final = {
+    "server.bind": "server.bind",
+    "server.workers": "server.workers",
+    "server.log_format": "server.logFormat",
+    "server.log_level": "server.logLevel",
+    "store.sqlite": "store.sqlite",
+}
 _logger = logging.getLogger("leeway")
 
+Configure = Callable[[], Configuration]
 
-class Application:
-    """Dispatches by path.
 
-    ``public`` routes need no identity; ``hot`` ones need to be allowed to write the key beside
-    them; Flask has the rest.
+def create_app(data_dir: Path, configure: Configure) -> "LiveApplication":
+    """Make the application of one worker from its data directory.
+
+    ``configure`` reads the configuration, now and at each reload. Raises the errors of
+    ``webhook.assembly`` and of ``configure`` where the directory cannot be served.
     """
+    return LiveApplication(data_dir, configure)
 
-    def __init__(
-        self,
-        public: dict[str, Route],
-        hot: dict[str, tuple[Route, bytes]],
-        flask: Route,
-        callers: Callers,
-        store: AuthStore,
-    ) -> None:
-        self.store = store
-        self._public = public
-        self._hot = hot
-        self._flask = flask
-        self._callers = callers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+class LiveApplication:
+    """An ASGI application that follows its configuration and its keys."""
+
+    def __init__(self, data_dir: Path, configure: Configure) -> None:
+        self._data_dir = data_dir
+        self._configure = configure
+        self._reloading = RLock()
+        self._key_looks = ThreadPoolExecutor(1, "leeway-key-look")
+        self._reports: dict[str, str] = {}
+        self._is_composed = self._is_warm = False
+        # Before anything is read: what changes from here on is taken over.
+        self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
+        configuration = configure()
+        self.store = store_of(data_dir, configuration)
+        try:
+            self._compose_first(configuration)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _compose_first(self, configuration: Configuration) -> None:
+        self._keys = KeyFolderWatcher(
+            self._data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
+        )
+        self._memory = MemoryKeeper(
+            lambda: self._parts.configuration.server.max_worker_bytes,
+            lambda: self._parts.authenticator.verified,
+        )
+        skew = SkewFiles.of_environment(SkewTracker())
+        self._lasting = Lasting(
+            self.store,
+            Metrics(skew.estimates, self._auth_revision, self._key_age, _in_a_moment),
+            skew,
+            RequestLog(),
+            ThreadPoolExecutor(1, "leeway-token-uses"),
+            self._warnings,
+            self._ask_for_own_keys,
+        )
+        self._maker = PartsMaker(self._data_dir, self._lasting)
+        self._take(self._maker.make(configuration, self._keys.keyring))
+        self._is_composed = True
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one ASGI scope."""
         kind = scope["type"]
+        if kind == "http":
+            return self._current(scope, receive, send)
         if kind == "lifespan":
-            await _lifespan(receive, send)
-        elif kind == "http":
-            await self._serve(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1000})
+            return self._lifespan(receive, send)
+        return send({"type": "websocket.close", "code": 1000})
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
+        """Answer as ``Application.answer_at_once`` does."""
+        return self._current.answer_at_once(scope, body)
+
+    def routes(self) -> list[tuple[str, str]]:
+        """Return the method and the path of everything that is served."""
+        return self._current.routes()
+
+    def reload(self) -> None:
+        """Read the configuration again, in any thread but that of the event loop."""
         try:
-            await self._route(scope)(scope, receive, send)
-        except RequestError as error:
-            await respond_error(send, error, scope["method"])
-        except DisconnectedError:
-            pass
-        except Exception:
-            _logger.exception("a request failed")
-            message = "an internal error occurred; it is in the server's log"
-            await respond(send, 500, status_body(500, message))
+            configuration = self._configure()
+            self._reconfigure(configuration)
+        except (LeewayError, KeysError, OSError) as error:
+            problem = f"{error}; the configuration from before stays in use"
+            _logger.error("the configuration was not loaded again: %s", problem)
+            self.report("configuration", problem)
 
-    def _route(self, scope: Scope) -> Route:
-        path = scope["path"]
-        route = self._public.get(path)
-        if route is not None:
-            _require_method(scope, "GET", "HEAD")
-            return route
-        if path.startswith(_ETCD_PREFIX):
-            _require_ascii(scope)
-            return self._flask
-        user = self._callers.identify(scope)
-        hot = self._hot.get(path)
-        if hot is not None:
-            _require_method(scope, "POST")
-            self._callers.require(user, hot[1])
-            return hot[0]
-        _require_ascii(scope)
-        scope[CALLER] = user
-        return self._flask
+    def reload_soon(self) -> None:
+        """Read everything again, beside the event loop that this is called on."""
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, self._keys.look)
+        loop.run_in_executor(None, self.reload)
 
+    def report(self, name: str, problem: str) -> None:
+        """Take note that something cannot be loaded, or, with an empty text, that it can."""
+        self._reports[name] = problem
+        self._lasting.metrics.report_reload(name, failing=bool(problem))
 
-def create_app(data_dir: Path, configuration: Configuration) -> Application:
-    """Build the application of one worker from its data directory.
-
-    Raises the errors of ``webhook.assembly`` where the directory cannot be served.
-    """
-    keyring = keyring_of(data_dir)
-    authenticator = authenticator_of(data_dir, configuration, keyring)
-    metrics = Metrics()
-    limit = configuration.server.max_body_bytes
-    hot = {
-        f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews": (
-            token_review_route(version, authenticator, metrics, time, limit),
-            TOKEN_REVIEWS_KEY,
-        )
-        for version in AUTHENTICATION_VERSIONS
-    }
-    store = store_of(data_dir, configuration)
-    tokens = _token_provider(configuration, store, keyring)
-    callers = Callers(store, tokens, time)
-    auth = AuthAPI(store, Passwords(configuration.auth.bcrypt_cost), tokens, time)
-    flask = create_flask_app(metrics, auth, callers)
-    flask.config["MAX_CONTENT_LENGTH"] = limit
-    return Application(_public_routes(configuration, keyring), hot, _mounted(flask), callers, store)
-
-
-def _mounted(flask: Flask) -> Route:
-    def application(environ: Any, start_response: Any) -> Any:
-        # The server has taken the body apart already, chunked or not.
-        environ["wsgi.input_terminated"] = True
-        return flask.wsgi_app(environ, start_response)
-
-    # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
-    return cast(Route, WSGIMiddleware(application, workers=FLASK_THREADS))
-
-
-def _token_provider(
-    configuration: Configuration, store: AuthStore, keyring: Keyring
-) -> TokenProvider:
-    ttl = configuration.auth.auth_token_ttl
-    if configuration.auth.token_provider == "jwt":
-        return JWTTokens(store, keyring, ttl)
-    if configuration.auth.token_provider == "none":
-        return NopTokens()
-    writer = ThreadPoolExecutor(1, "leeway-token-uses")
-    return SimpleTokens(store, ttl, lambda write: writer.submit(_write_use, write))
-
-
-def _write_use(write: Callable[[], None]) -> None:
-    try:
-        write()
-    except StoreUnavailableError as error:
-        _logger.warning("the use of an auth token was not written down: %s", error)
-
-
-def _public_routes(configuration: Configuration, keyring: Keyring) -> dict[str, Route]:
-    published = keyring.published_keys()
-    max_age = discovery.MAX_AGE_SECONDS
-    issuer, jwks_uri = configuration.issuer, configuration.jwks_uri
-    openid = discovery.openid_configuration(issuer, jwks_uri, published)
-    checks: list[HealthCheck] = [("ping", lambda: "")]
-    ready = [*checks, ("signing-key", lambda: _signing_problem(keyring))]
-    version = document_route(version_body(), "application/json")
-    return {
-        discovery.CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
-        discovery.JWKS_PATH: document_route(
-            jwks_document(published), discovery.JWKS_CONTENT_TYPE, max_age=max_age
-        ),
-        "/version": version,
-        "/version/": version,
-        "/livez": health_route("livez", checks),
-        "/readyz": health_route("readyz", ready),
-        "/healthz": health_route("healthz", ready),
-    }
-
-
-def _signing_problem(keyring: Keyring) -> str:
-    try:
-        keyring.signing_key()
-    except KeyScheduleError as error:
-        return str(error)
-    return ""
-
-
-def _require_ascii(scope: Scope) -> None:
-    if not (scope["path"].isascii() and scope["query_string"].isascii()):
-        raise RequestError(400, "the path and query must be ASCII, percent-encoded")
-
-
-def _require_method(scope: Scope, *allowed: str) -> None:
-    if scope["method"] not in allowed:
-        raise RequestError(
-            405,
-            f"method {scope['method'][:16]} is not served here; use {' or '.join(allowed)}",
-            [(b"allow", ", ".join(allowed).encode("ascii"))],
-        )
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
+    def _reconfigure(self, configuration: Configuration) -> None:
+        before = self._parts.configuration
+        if configuration == before:
+            self.report("configuration", "")
             return
+        # Before a token is signed under it, and not under the lock that a new key needs.
+        self._keys.use(rotation_policy_of(configuration))
+        try:
+            with self._reloading:
+                old = self._parts
+                new = self._maker.remake(old, configuration, old.keyring)
+                changed = differences(old, new)
+                start([fresh for _, fresh in changed if fresh is not None])
+                self._take(new)
+        except BaseException:
+            self._keys.use(rotation_policy_of(before))
+            raise
+        for stale, _ in changed:
+            if stale is not None:
+                Timer(_CLOSE_AFTER_SECONDS, stale.close).start()
+        self.report("configuration", _waiting_for_restart(before, configuration))
+        _logger.info("the configuration was loaded again")
+
+    def _use_keyring(self, keyring: Keyring) -> None:
+        if not self._is_composed:
+            return
+        with self._reloading:
+            # What a new key signs has to verify, so this comes first; also for a request that waits
+            # for that key, and began before another authenticator came into use.
+            self._maker.use_keys(keyring)
+            self._take(self._maker.remake(self._parts, self._parts.configuration, keyring))
+
+    def _take(self, parts: Parts) -> None:
+        fresh = compose(self._lasting, parts)
+        if self._is_warm:
+            fresh.warm_up()
+        self._current = fresh
+        self._parts = parts
+
+    def _warnings(self) -> Iterable[HealthCheck]:
+        return [
+            ("configuration", lambda: self._reports.get("configuration", "")),
+            ("tls", lambda: self._reports.get("tls", "")),
+            ("memory", self._memory.problem),
+            ("signing-keys", lambda: self._keys.problem() or self._keys.step_problem()),
+        ]
+
+    def _ask_for_own_keys(self) -> Future[None]:
+        # Another worker may sign with a key that this one has not read of yet.
+        return self._key_looks.submit(self._keys.catch_up)
+
+    def _auth_revision(self) -> int:
+        return self.store.revision
+
+    def _key_age(self) -> float:
+        return signing_key_age(self._keys.keyring, time())
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self._memory.look()
+        tasks = [
+            asyncio.create_task(task)
+            for task in (keep_written(self._lasting.skew), self._memory.keep(), self._warm_up())
+        ]
+        await asyncio.to_thread(self._start)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._lasting.metrics.pass_on()
+        for task in tasks:
+            task.cancel()
+        await asyncio.to_thread(self._close)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _warm_up(self) -> None:
+        # Not at once, or the first reviews would wait for what they do not need.
+        await asyncio.sleep(_WARM_UP_AFTER_SECONDS)
+        self._is_warm = True
+        await asyncio.to_thread(self._current.warm_up)
+
+    def _start(self) -> None:
+        for part in (self._parts.objects, self._parts.issuer_keys, self._keys, self._watch):
+            if part is not None:
+                part.start()
+
+    def _close(self) -> None:
+        for part in (self._watch, self._keys, self._parts.issuer_keys, self._parts.objects):
+            if part is not None:
+                part.close()
+
+
+def _in_a_moment(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(_COUNTS_SECONDS, call)
+
+
+def _waiting_for_restart(old: Configuration, new: Configuration) -> str:
+    waiting = [
+        name for path, name in _AT_RESTART.items() if attrgetter(path)(old) != attrgetter(path)(new)
+    ]
+    return f"{' and '.join(waiting)} will change with a restart" if waiting else ""

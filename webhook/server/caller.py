@@ -1,24 +1,52 @@
 """Who calls, and whether they may.
 
 The common name of the client certificate is the user, as with etcd's ``--client-cert-auth``; who
-has none may show an auth token. While auth is disabled any certificate may do everything, and
-nothing else counts.
+has none may show a service account token signed here, or an auth token. While auth is disabled any
+certificate may do everything, and nothing else counts. Who may everything may act as somebody else.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
-from webhook.rbac.access import is_key_permitted
+import msgspec
+
+from webhook.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
+from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError
-from webhook.rbac.model import PermissionType
+from webhook.rbac.model import ROOT, PermissionType
+from webhook.rbac.state import State
 from webhook.rbac.tokens import TokenProvider
-from webhook.server.http import RequestError, Scope, header
+from webhook.server.http import RequestError, Scope
+from webhook.server.impersonation import wanted_identity
 from webhook.server.tls import TLS_1_2, peer_certificate
+from webhook.server.verifier import TokenVerifier
 
 CALLER: Final = "leeway.caller"
-"""The key of the ASGI scope under which the name of the caller is left."""
+"""The key of the ASGI scope under which the caller is left."""
+BAD_IDENTITY: Final = "bad identity"
+"""Left there under ``/v3`` instead of a caller where what it showed is not accepted."""
+_MAX_WRITERS: Final = 1024
 _CHALLENGE: Final = [(b"www-authenticate", b'Bearer realm="leeway"')]
+
+
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who calls, as in the ``userInfo`` of a SelfSubjectReview.
+
+    ``by_token`` tells who showed no certificate, and so is nobody while auth is disabled;
+    ``impersonator`` who acts as that user, empty where it is the user itself.
+    """
+
+    username: str
+    groups: tuple[str, ...] = (AUTHENTICATED_GROUP,)
+    uid: str = ""
+    extra: dict[str, tuple[str, ...]] = {}
+    by_token: bool = False
+    impersonator: str = ""
+
+
+NOBODY: Final = Caller("", ())
 
 
 def certificate_user(scope: Scope, now: float) -> str:
@@ -47,51 +75,173 @@ def authorization_token(scope: Scope) -> str:
     """Return the token of the Authorization header, after ``Bearer`` or bare as etcd has it.
 
     Anything else comes back as it is, and is no token of ours. Empty where there is no header.
+    Raises RequestError 401 for two of them: a proxy may have looked at the other one.
     """
-    value = (header(scope, b"authorization") or b"").decode("latin-1").strip()
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(values) > 1:
+        raise RequestError(401, "there are two Authorization headers; send one", _CHALLENGE)
+    value: str = b"".join(values).decode("latin-1").strip()
     kind, _, token = value.rpartition(" ")
     return token if kind.lower() == "bearer" else value
 
 
 class Callers:
-    """Finds out who calls, and asks the engine what they may do."""
+    """Finds out who calls, and asks the engine what they may do.
 
-    def __init__(self, store: AuthStore, tokens: TokenProvider, clock: Callable[[], float]) -> None:
+    ``issuer`` is our own: tokens of other issuers are reviewed here, but are no identity.
+    ``audiences`` are those of which such a token must have one.
+    """
+
+    def __init__(
+        self,
+        store: AuthStore,
+        tokens: TokenProvider,
+        verifier: TokenVerifier,
+        issuer: str,
+        audiences: tuple[str, ...],
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
         self._tokens = tokens
+        self._verifier = verifier
+        self._issuer = issuer
+        self._audiences = tuple(dict.fromkeys((*audiences, issuer)))
         self._clock = clock
+        # Who may write a key, and the revision of the state that says so.
+        self._writers: dict[tuple[str, bytes], tuple[State, int]] = {}
 
-    def identify(self, scope: Scope) -> str:
-        """Return the user that a request comes from. Raises RequestError 401.
+    def of_certificate(self, scope: Scope) -> Caller | None:
+        """Return whom the client certificate of a request names, None where there is none.
+
+        To be asked where a request shows no other identity. Raises and refreshes as ``find`` does.
+        """
+        self._store.refresh()
+        user = certificate_user(scope, self._clock())
+        return _user(user) if user else None
+
+    async def find(self, scope: Scope) -> Caller | None:
+        """Return who a request comes from, None where it shows no identity.
+
+        Raises RequestError 401 for an identity that is not accepted.
 
         Looks first at what other processes have written, so that auth that they enabled, and
         tokens that they ended, count for all of this request.
         """
         self._store.refresh()
-        now = self._clock()
-        user = certificate_user(scope, now)
-        if user:
-            return user
-        token = authorization_token(scope)
-        if token and self._store.enabled:
-            try:
-                return self._tokens.resolve(token, now)
-            except InvalidAuthTokenError as error:
-                raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
-        raise RequestError(
-            401, "no identity; present a client certificate signed by this server's CA", _CHALLENGE
-        )
+        caller = await self._own(scope)
+        wanted = None if caller is None else wanted_identity(scope)
+        if caller is None or wanted is None:
+            return caller
+        return self._acting_as(caller, *wanted)
 
-    def require(self, user: str, key: bytes) -> None:
-        """Let a user through who may write a key. Raises RequestError 403.
+    async def _own(self, scope: Scope) -> Caller | None:
+        user = certificate_user(scope, self._clock())
+        if user:
+            return _user(user)
+        token = authorization_token(scope)
+        if not token or not self._store.enabled:
+            return None
+        outcome = await self._verifier.authenticate(token, self._audiences)
+        return self._service_account(outcome) or _user(self._resolve(token), by_token=True)
+
+    async def identify(self, scope: Scope) -> Caller:
+        """Return who a request comes from. Raises RequestError 401."""
+        caller = await self.find(scope)
+        if caller is None:
+            raise RequestError(
+                401,
+                "no identity; present a client certificate signed by this server's CA, or a token "
+                "with Authorization: Bearer",
+                _CHALLENGE,
+            )
+        return caller
+
+    async def subject_of(self, token: str) -> Caller | str:
+        """Return whom a token speaks for, or why it is refused.
+
+        It may be of any trusted issuer, or an auth token.
+        """
+        outcome = await self._verifier.authenticate(token, ())
+        if not isinstance(outcome, Refused):
+            return _caller_of(outcome)
+        if outcome.error.is_ours:
+            return str(outcome.error)
+        try:
+            return _user(self._tokens.resolve(token, self._clock()), by_token=True)
+        except InvalidAuthTokenError:
+            return "it is neither of an issuer that is trusted here nor an auth token in use"
+
+    def require(
+        self, caller: Caller, key: bytes, kind: PermissionType = PermissionType.WRITE
+    ) -> None:
+        """Let a caller through who may write a key, or read it. Raises RequestError 403.
 
         To be called after ``identify``, which brings the store up to date.
         """
-        if not self._store.enabled:
+        if not self._store.enabled and not caller.by_token:
             return
-        if not is_key_permitted(self._store, user, (), PermissionType.WRITE, key):
+        user, groups = caller.username, caller.groups
+        state = self._store.state
+        # Taken before the question: what is written meanwhile makes the answer void, at worst.
+        revision = state.revision
+        is_memorable = kind is PermissionType.WRITE and not caller.by_token
+        if is_memorable and self._writers.get((user, key)) == (state, revision):
+            return
+        if not is_key_permitted(self._store, user, groups, kind, key):
             raise RequestError(
                 403,
-                f"user {user[:128]!r} may not write {key.decode()}; grant it with `leeway role "
-                "grant-permission` and `leeway user grant-role`",
+                f"user {user[:128]!r} may not {kind.name.lower()} {key.decode()}; grant it with "
+                "`leeway role grant-permission` and `leeway user grant-role`",
             )
+        if is_memorable:
+            if len(self._writers) >= _MAX_WRITERS:
+                self._writers.clear()
+            self._writers[user, key] = state, revision
+
+    def _service_account(self, outcome: Outcome) -> Caller | None:
+        if isinstance(outcome, Refused):
+            if outcome.error.is_ours:
+                raise RequestError(401, str(outcome.error), _CHALLENGE)
+            return None
+        if outcome.claims.issuer != self._issuer:
+            raise RequestError(
+                401,
+                f"tokens of issuer {outcome.claims.issuer} are reviewed here, but open nothing "
+                f"here; use one of {self._issuer}",
+                _CHALLENGE,
+            )
+        return _caller_of(outcome)
+
+    def _acting_as(
+        self,
+        caller: Caller,
+        user: str,
+        groups: tuple[str, ...],
+        uid: str,
+        extra: dict[str, tuple[str, ...]],
+    ) -> Caller:
+        roles = roles_of(self._store.state, caller.username, caller.groups)
+        if self._store.enabled and ROOT not in roles:
+            raise RequestError(
+                403,
+                f"user {caller.username[:128]!r} may not act as {user[:128]!r}; only who has the "
+                f"role {ROOT} may",
+            )
+        # With auth disabled somebody without a certificate may nothing.
+        return Caller(user, groups, uid, extra, by_token=True, impersonator=caller.username)
+
+    def _resolve(self, token: str) -> str:
+        try:
+            return self._tokens.resolve(token, self._clock())
+        except InvalidAuthTokenError as error:
+            raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
+
+
+def _caller_of(outcome: Authenticated) -> Caller:
+    identity = outcome.identity
+    return Caller(identity.username, identity.groups, identity.uid, identity.extra, by_token=True)
+
+
+@lru_cache(maxsize=4096)
+def _user(name: str, *, by_token: bool = False) -> Caller:
+    return Caller(name, by_token=by_token)

@@ -3,14 +3,16 @@
 Source: kubernetes ``apimachinery/pkg/api/errors``.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from webhook.errors import InvalidReviewError, LeewayError
+from webhook.errors import InvalidObjectError, InvalidReviewError, LeewayError
 from webhook.rbac import errors as rbac
 
 JSON: Final = b"application/json"
+NOT_FOUND: Final = "the server could not find the requested resource"
 
 REASONS: Final = {
     400: "BadRequest",
@@ -18,8 +20,10 @@ REASONS: Final = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    409: "Conflict",
     413: "RequestEntityTooLarge",
     415: "UnsupportedMediaType",
+    422: "Invalid",
     500: "InternalError",
     503: "ServiceUnavailable",
 }
@@ -33,6 +37,7 @@ _UNAUTHENTICATED: Final = (16, 401)
 # etcd ``api/v3rpc/rpctypes/error.go``.
 _GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
     InvalidReviewError: _INVALID_ARGUMENT,
+    InvalidObjectError: (3, 422),
     rbac.InvalidPasswordError: _INVALID_ARGUMENT,
     rbac.UserEmptyError: _INVALID_ARGUMENT,
     rbac.RoleEmptyError: _INVALID_ARGUMENT,
@@ -66,7 +71,7 @@ def grpc_body(error: LeewayError) -> bytes:
     return msgspec.json.encode({"code": code, "message": str(error)})
 
 
-def status_body(code: int, message: str) -> bytes:
+def status_body(code: int, message: str, details: Mapping[str, object] | None = None) -> bytes:
     """Render a ``Status`` of failure."""
     return msgspec.json.encode(
         {
@@ -76,6 +81,14 @@ def status_body(code: int, message: str) -> bytes:
             "status": "Failure",
             "message": message,
             "reason": REASONS[code],
+            **({"details": details} if details else {}),
             "code": code,
         }
     )
+
+
+def invalid_details(error: InvalidObjectError) -> dict[str, object]:
+    """Return the ``details`` of the ``Status`` of a 422; members that are empty are left out."""
+    named = {"name": error.name, "group": error.group, "kind": error.kind}
+    causes = [cause._asdict() for cause in error.causes]
+    return {key: value for key, value in named.items() if value} | {"causes": causes}

@@ -6,49 +6,84 @@ The ASGI front lets only callers with an identity in, and leaves their name in t
 
 from collections.abc import Callable
 from http import HTTPStatus
+from time import time
 from typing import Any
 
 import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from webhook.data_dir import ACCESS_REVIEWS_KEY
+from webhook.audit import Audit
+from webhook.data_dir import SKEW_KEY
 from webhook.errors import LeewayError
 from webhook.metrics import CONTENT_TYPE, Metrics
-from webhook.range_reviews import parse_range_review, render_range_review
-from webhook.rbac.access import explain_access
-from webhook.rbac.errors import UserEmptyError
-from webhook.server.caller import (
-    CALLER,
-    Callers,
-    authorization_token,
-    certificate_user,
-)
-from webhook.server.error_map import REASONS, code_of, grpc_body, status_body
-from webhook.server.http import RequestError
+from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
+from webhook.rbac.model import PermissionType
+from webhook.server.caller import CALLER, NOBODY, Caller, Callers
+from webhook.server.error_map import NOT_FOUND, REASONS, code_of, grpc_body, status_body
+from webhook.server.http import RequestError, is_protobuf, require_json
+from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
-from webhook.server.routes.auth_api import AuthAPI
+from webhook.server.routes.auth_api import AuthAPI, call_names
+from webhook.server.routes.token_requests import TokenRequests
+from webhook.skew_files import SkewFiles
+from webhook.skew_report import SKEW_PATH, report_of
 
 _AUTHENTICATE = "authenticate"
+_AUTH_NAME = "<path:name>"
+_AUTH_RULE = f"/v3/auth/{_AUTH_NAME}"
 
 
-def create_flask_app(metrics: Metrics, auth: AuthAPI, callers: Callers) -> Flask:
+class _App(Flask):
+    def __init__(self, log: RequestLog) -> None:
+        super().__init__("webhook", static_folder=None)
+        self.log = log
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Log what no request should cause."""
+        self.log.crashed(_scope(), exc_info[1])
+
+
+def create_flask_app(
+    metrics: Metrics,
+    auth: AuthAPI,
+    callers: Callers,
+    token_requests: TokenRequests,
+    skew: SkewFiles,
+    log: RequestLog,
+) -> Flask:
     """Make the Flask application."""
-    app = Flask("webhook", static_folder=None)
+    app = _App(log)
+    app.url_map.merge_slashes = False
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RequestError, _request_error)
 
-    @app.post("/v3/auth/<path:name>")
-    def call_auth(name: str) -> Response:
-        return _call_auth(auth, name)
+    @app.after_request
+    def log_error(response: Response) -> Response:
+        return _log_error(log, response)
 
-    @app.post("/apis/leeway.dev/v1/rangeaccessreviews")
-    def review_range() -> Response:
-        return _review_range(auth, callers)
+    @app.post(_AUTH_RULE)
+    def call_auth(name: str) -> Response:
+        return _call_auth(auth, name, log.audit_of(_scope()))
+
+    def create_token(namespace: str, name: str) -> Response:
+        return _create_token(token_requests, namespace, name, log.audit_of(_scope()))
+
+    app.add_url_rule(
+        "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token",
+        view_func=create_token,
+        methods=["POST"],
+        provide_automatic_options=False,
+    )
 
     @app.get("/metrics")
     def show_metrics() -> Response:
         return Response(metrics.render(), content_type=CONTENT_TYPE)
+
+    @app.get(SKEW_PATH)
+    def show_skew() -> Response:
+        callers.require(_scope()[CALLER], SKEW_KEY, PermissionType.READ)
+        return _json(report_of(skew.estimates(), time()))
 
     @app.get("/openapi/v2")
     def show_openapi_v2() -> Response:
@@ -57,6 +92,17 @@ def create_flask_app(metrics: Metrics, auth: AuthAPI, callers: Callers) -> Flask
     for rule, view in _discovery_views().items():
         app.add_url_rule(rule, rule, view, methods=["GET"])
     return app
+
+
+def routes_of(app: Flask) -> list[tuple[str, str]]:
+    """Return the method and the path of every route, etcd's calls one by one."""
+    found: list[tuple[str, str]] = []
+    for rule in app.url_map.iter_rules():
+        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        names = call_names() if rule.rule == _AUTH_RULE else ("",)
+        paths = [rule.rule.replace(_AUTH_NAME, name) for name in names]
+        found += [(method, path) for method in methods for path in paths]
+    return found
 
 
 def _discovery_views() -> dict[str, Callable[..., Response]]:
@@ -68,6 +114,9 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
         "/apis/<name>/<version>": lambda name, version: _json(
             api_discovery.resource_list(name, version)
         ),
+        "/openapi/v3/api/<version>": lambda version: _json(
+            api_discovery.openapi_document("", version)
+        ),
         "/openapi/v3": lambda: _json(api_discovery.openapi_index()),
         "/openapi/v3/apis/<name>/<version>": lambda name, version: _json(
             api_discovery.openapi_document(name, version)
@@ -75,10 +124,9 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
     }
 
 
-def _call_auth(auth: AuthAPI, name: str) -> Response:
+def _call_auth(auth: AuthAPI, name: str, audit: Audit) -> Response:
     try:
-        auth.store.refresh()
-        body = auth.call(name, _auth_caller(auth, name), request.get_data())
+        body = auth.call(name, _etcd_caller(name), request.get_data(), audit)
     except LeewayError as error:
         response = Response(grpc_body(error), code_of(error), content_type="application/json")
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -90,41 +138,56 @@ def _call_auth(auth: AuthAPI, name: str) -> Response:
     return Response(body, content_type="application/json")
 
 
-def _auth_caller(auth: AuthAPI, name: str) -> str:
-    scope: Any = request.environ["asgi.scope"]
-    now = auth.clock()
-    user = certificate_user(scope, now)
-    token = authorization_token(scope)
-    if not user and token and auth.store.enabled and name != _AUTHENTICATE:
-        user = auth.tokens.resolve(token, now)
-    if not user and name != _AUTHENTICATE:
+def _etcd_caller(name: str) -> Caller:
+    caller: Caller | str | None = _scope()[CALLER]
+    if name == _AUTHENTICATE:
+        return NOBODY
+    if caller is None:
         raise UserEmptyError
-    return user
+    if isinstance(caller, str):
+        raise InvalidAuthTokenError
+    return caller
 
 
-def _review_range(auth: AuthAPI, callers: Callers) -> Response:
-    callers.require(request.environ["asgi.scope"][CALLER], ACCESS_REVIEWS_KEY)
-    try:
-        asked = parse_range_review(request.get_data())
-    except LeewayError as error:
-        raise RequestError(code_of(error), str(error)) from error
-    revision = auth.store.revision
-    access = explain_access(auth.store, asked.spec.user, asked.spec.groups, asked.kind, asked.span)
-    body = render_range_review(asked, access.roles, access.uncovered, revision)
-    return Response(body, 201, content_type="application/json")
+def _scope() -> Any:
+    return request.environ["asgi.scope"]
+
+
+def _create_token(
+    token_requests: TokenRequests, namespace: str, name: str, audit: Audit
+) -> Response:
+    token_requests.authorize(_scope()[CALLER], namespace, name)
+    protobuf = is_protobuf(_scope())
+    if not protobuf:
+        require_json(_scope())
+    data = request.get_data()
+    body, warning = token_requests.create(namespace, name, data, audit, protobuf=protobuf)
+    response = Response(body, 201, content_type="application/json")
+    # What is in it opens doors, so no cache on the way may keep it.
+    response.headers["Cache-Control"] = "no-store"
+    if warning:
+        response.headers["Warning"] = f'299 - "{warning}"'
+    return response
+
+
+def _log_error(log: RequestLog, response: Response) -> Response:
+    code = response.status_code
+    if code >= HTTPStatus.BAD_REQUEST:
+        response.headers[REQUEST_ID_HEADER.decode("ascii")] = request_id(_scope())
+        if code != HTTPStatus.INTERNAL_SERVER_ERROR:
+            # Status and etcd's errors alike say why in a member of that name. A crash has a line.
+            log.answered(_scope(), code, msgspec.json.decode(response.data)["message"])
+    return response
 
 
 def _json(value: object) -> Response:
     if value is None:
-        return Response(status_body(404, _NOT_FOUND), 404, content_type="application/json")
+        return Response(status_body(404, NOT_FOUND), 404, content_type="application/json")
     return Response(msgspec.json.encode(value), content_type="application/json")
 
 
-_NOT_FOUND = "the server could not find the requested resource"
-
-
 def _request_error(error: RequestError) -> Response:
-    body = status_body(error.code, str(error))
+    body = status_body(error.code, str(error), error.details)
     response = Response(body, error.code, content_type="application/json")
     for name, value in error.headers:
         response.headers[name.decode("ascii")] = value.decode("ascii")
@@ -133,7 +196,7 @@ def _request_error(error: RequestError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     code = error.code if error.code in REASONS else 500
-    message = _NOT_FOUND if code == 404 else f"{error.name}: {error.description}"
+    message = NOT_FOUND if code == 404 else f"{error.name}: {error.description}"
     response = Response(status_body(code, message), code, content_type="application/json")
     allowed = getattr(error, "valid_methods", None)
     if allowed:

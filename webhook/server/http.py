@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from webhook.server.error_map import JSON, status_body
+from webhook.errors import InvalidObjectError, LeewayError
+from webhook.protobuf import CONTENT_TYPE, Message, json_of
+from webhook.server.error_map import JSON, code_of, invalid_details, status_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -15,10 +17,27 @@ Headers = Iterable[tuple[bytes, bytes]]
 class RequestError(Exception):
     """A request that is answered with a ``Status`` before it is understood."""
 
-    def __init__(self, code: int, message: str, headers: Headers = ()) -> None:
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        headers: Headers = (),
+        details: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.headers = headers
+        self.details = details
+
+
+def request_error_of(error: LeewayError) -> RequestError:
+    """Return what an error is answered with; one that no request should cause is raised again."""
+    code = code_of(error)
+    if code == 500:
+        raise error
+    details = invalid_details(error) if isinstance(error, InvalidObjectError) else None
+    headers: Headers = [(b"retry-after", b"1")] if code == 503 else ()
+    return RequestError(code, str(error), headers, details)
 
 
 class DisconnectedError(Exception):
@@ -34,18 +53,21 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Return the body of a JSON request.
+async def read_json_body(
+    scope: Scope, receive: Receive, max_bytes: int, message: Message | None = None
+) -> bytes:
+    """Return the body of a JSON request, or what a protocol buffer of type ``message`` stands for.
 
     Raises RequestError 415 for another content type, 413 as soon as the body is known to be
-    longer than ``max_bytes``.
+    longer than ``max_bytes``, and InvalidReviewError for a broken protocol buffer.
     """
-    content_type = header(scope, b"content-type")
-    if content_type is not None and not _is_json(content_type):
-        shown = content_type[:64].decode("ascii", "replace")
-        raise RequestError(415, f"content type {shown!r} is not served; send application/json")
-    if header(scope, b"content-encoding") not in (None, b"identity"):
-        raise RequestError(415, "encoded bodies are not served; send it without Content-Encoding")
+    if message is not None and is_protobuf(scope):
+        return json_of(await _read_body(scope, receive, max_bytes), message)
+    require_json(scope)
+    return await _read_body(scope, receive, max_bytes)
+
+
+async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     length = header(scope, b"content-length")
     if length is not None and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -62,6 +84,24 @@ async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> byte
             raise _too_large(max_bytes)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def require_json(scope: Scope) -> None:
+    """Let requests through whose body is JSON as it is. Raises RequestError 415."""
+    content_type = header(scope, b"content-type")
+    if content_type not in (None, JSON) and not _is_json(content_type):
+        shown = content_type[:64].decode("ascii", "replace")
+        raise RequestError(415, f"content type {shown!r} is not served; send application/json")
+    if header(scope, b"content-encoding") not in (None, b"identity"):
+        raise RequestError(415, "encoded bodies are not served; send it without Content-Encoding")
+
+
+def is_protobuf(scope: Scope) -> bool:
+    """Tell whether the body is said to be a Kubernetes protocol buffer."""
+    content_type = header(scope, b"content-type")
+    if content_type is None or content_type == JSON:
+        return False
+    return content_type.partition(b";")[0].strip().lower() == CONTENT_TYPE
 
 
 def _is_json(content_type: bytes) -> bool:
@@ -100,5 +140,5 @@ async def respond(
 
 async def respond_error(send: Send, error: RequestError, method: str) -> None:
     """Answer with a ``Status``."""
-    body = status_body(error.code, str(error))
+    body = status_body(error.code, str(error), error.details)
     await respond(send, error.code, body, headers=error.headers, method=method)

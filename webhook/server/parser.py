@@ -11,9 +11,9 @@ from typing import Any, Final
 from gunicorn.asgi.parser import PythonProtocol
 
 # RFC 9110 section 5.1 and 5.5, without obs-text.
-_FIELD: Final = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~](?:[ -~]*[!-~])?|)[ \t]*\r\n"
-_FIELDS = re.compile(_FIELD)
-_PLAIN_BLOCK = re.compile(rb"(?:" + _FIELD + rb")*")
+PLAIN_FIELD: Final = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~](?:[ -~]*[!-~])?|)[ \t]*\r\n"
+FIELDS: Final = re.compile(PLAIN_FIELD)
+_PLAIN_BLOCK = re.compile(rb"(?:" + PLAIN_FIELD + rb")*")
 
 
 class LeewayParser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
@@ -27,7 +27,7 @@ class LeewayParser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no typ
         if self._header_count == 0 and 0 <= end <= self._limit_request_field_size:
             block = bytes(buffer[: end + 2])
             if _PLAIN_BLOCK.fullmatch(block):
-                fields = _FIELDS.findall(block)
+                fields = FIELDS.findall(block)
                 if len(fields) <= self._limit_request_fields:
                     del buffer[: end + 4]
                     self._headers_list = [(name.lower(), value) for name, value in fields]

@@ -5,16 +5,24 @@ Invariants:
 1. Nothing below TLS 1.2. No session is resumed, so every connection shows its certificate anew.
 2. A client need not send a certificate; one that it sends must chain to our CA and be meant for
    clients, or the handshake fails.
+3. Where there is a list of revoked certificates, it must be a good one for the CA of each client
+   certificate at the time of the handshake, or the handshake fails.
 """
 
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+
+from keys.crl import RevocationLists, check_revocation_lists
+from keys.files import read_public_file
+from webhook.data_dir import TLSFiles, check_tls_files
+from webhook.errors import DataDirectoryError
 
 TLS_1_2 = 0x0303
 _TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}
@@ -32,16 +40,46 @@ class PeerCertificate:
     not_after: float
 
 
-def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
-    """Make the context of the listening port. Raises OSError (ssl.SSLError) for unusable files."""
+def load_context(files: TLSFiles) -> ssl.SSLContext:
+    """Make the context of the listening port.
+
+    Raises DataDirectoryError for files that do not fit each other, and the errors of ``keys`` for
+    those that cannot be used.
+    """
+    check_tls_files(files)
+    if files.client_crl is not None:
+        revocations_of(files, files.client_crl)
+    try:
+        return server_context(files)
+    except ssl.SSLError as error:
+        raise DataDirectoryError(
+            f"{files.certificate}, {files.private_key.name} and {files.client_ca.name} beside it "
+            f"cannot be served with: {error.strerror or error}; restore them, or remove the broken "
+            "pair and run `leeway init`"
+        ) from error
+
+
+def revocations_of(files: TLSFiles, lists: Path) -> RevocationLists:
+    """Check the lists of revoked client certificates. Raises the errors of ``keys.crl``."""
+    authorities = read_public_file(files.client_ca)
+    return check_revocation_lists(
+        read_public_file(lists), authorities, datetime.now(UTC), str(lists)
+    )
+
+
+def server_context(files: TLSFiles) -> ssl.SSLContext:
+    """Make a context of files that have been checked. Raises OSError (ssl.SSLError)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
-    context.load_cert_chain(certificate, private_key)
-    context.load_verify_locations(client_ca)
+    context.load_cert_chain(files.certificate, files.private_key)
+    context.load_verify_locations(files.client_ca)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if files.client_crl is not None:
+        context.load_verify_locations(files.client_crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     context.set_alpn_protocols(["http/1.1"])
     return context
 

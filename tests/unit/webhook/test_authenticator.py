@@ -3,7 +3,8 @@
 import gc
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from support import (
@@ -14,6 +15,7 @@ from support import (
     LEEWAY,
     NAMESPACE,
     NOW,
+    JSONObject,
     assert_accepted,
     assert_refused,
     authenticator_with,
@@ -25,10 +27,11 @@ from support import (
 )
 
 from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.claims import LEGACY_ISSUER
+from webhook.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.errors import Reason
 from webhook.fact_cache import FactCache
 from webhook.metrics import Metrics
+from webhook.outcome import Authenticated
 
 RSA = signing_key("RS256")
 TOKEN = token_of(good_claims())
@@ -78,6 +81,45 @@ def test_fact_goes_with_its_key() -> None:
     assert_refused(authenticator.authenticate(TOKEN, [], NOW), TOKEN, Reason.BAD_SIGNATURE)
     issuer.keys = {RSA.verification_key.kid: RSA.verification_key}
     assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
+
+
+def test_a_key_that_stays_keeps_its_facts() -> None:
+    other = signing_key("RS256", "foreign").verification_key
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key])
+    authenticator = Authenticator([issuer], LEEWAY)
+    assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
+    again = replace(RSA.verification_key)
+    issuer.replace_keys([other, again])
+    assert issuer.keys == {again.kid: RSA.verification_key, other.kid: other}
+    assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
+    for changed in (replace(other, kid=again.kid), replace(again, algorithm="PS256")):
+        issuer.replace_keys([changed])
+        assert issuer.keys == {again.kid: changed}
+    issuer.replace_keys([])
+    assert_refused(authenticator.authenticate(TOKEN, [], NOW), TOKEN, Reason.UNKNOWN_KEY)
+
+
+def test_an_issuer_has_a_leeway_of_its_own() -> None:
+    url = "https://other.example"
+    other = TrustedIssuer(url, [AUDIENCE], [RSA.verification_key], leeway=ClockLeeway(120, 130, 0))
+    own = TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key])
+    authenticator = Authenticator([own, other], LEEWAY)
+    times = int(NOW)
+    cases = [
+        ({"nbf": times + 60}, True, True),
+        ({"nbf": times + 61}, False, True),
+        ({"nbf": times + 121}, False, False),
+        ({"iat": times + 61}, False, True),
+        ({"iat": times + 131}, False, False),
+        ({"exp": times}, True, True),
+        ({"exp": times - 1}, True, False),
+        ({"exp": times - 61}, False, False),
+    ]
+    for changes, *expected in cases:
+        for issuer, accepted in zip((ISSUER, url), expected, strict=True):
+            token = token_of(good_claims(iss=issuer, **changes))
+            outcome = authenticator.authenticate(token, [], NOW)
+            assert isinstance(outcome, Authenticated) is accepted, (issuer, changes)
 
 
 def test_without_kid_every_key_of_the_issuer_is_tried() -> None:
@@ -272,7 +314,7 @@ def test_kinds_of_tokens_are_counted(claims: dict, after: int, kind: str) -> Non
     metrics = Metrics()
     authenticator = authenticator_with(legacy=True)
     outcome = assert_accepted(authenticator.authenticate(token_of(claims), [], NOW + after))
-    metrics.count_review(outcome)
+    metrics.count_review(outcome, 0.0)
     lines = metrics.render().decode().splitlines()
     for name in ("valid", "stale", "legacy"):
         assert f"serviceaccount_{name}_tokens_total {float(name == kind)}" in lines
@@ -289,7 +331,7 @@ def test_kinds_of_tokens_are_counted(claims: dict, after: int, kind: str) -> Non
 )
 def test_refusals_are_counted_by_reason(claims: dict, reason: Reason) -> None:
     metrics = Metrics()
-    metrics.count_review(authenticator_with().authenticate(token_of(claims), [], NOW))
+    metrics.count_review(authenticator_with().authenticate(token_of(claims), [], NOW), 0.0)
     lines = metrics.render().decode().splitlines()
     assert f'leeway_tokenreviews_total{{reason="{reason}",result="refused"}} 1.0' in lines
     assert "serviceaccount_valid_tokens_total 0.0" in lines
@@ -298,7 +340,7 @@ def test_refusals_are_counted_by_reason(claims: dict, reason: Reason) -> None:
 def test_claims_that_needed_the_leeway_are_counted() -> None:
     metrics = Metrics()
     claims = good_claims(nbf=int(NOW) + 5, iat=int(NOW) + 5, exp=int(NOW) - 5)
-    metrics.count_review(authenticator_with().authenticate(token_of(claims), [], NOW))
+    metrics.count_review(authenticator_with().authenticate(token_of(claims), [], NOW), 0.0)
     lines = metrics.render().decode().splitlines()
     for claim in ("nbf", "iat", "exp"):
         assert f'leeway_accepted_by_leeway_total{{claim="{claim}"}} 1.0' in lines
@@ -340,6 +382,22 @@ SHAPES = {
 }
 
 
+def strange(claims: JSONObject, number: int) -> JSONObject:
+    """Return claims that have no service account, audience or node in common with others."""
+    private: Any = claims["kubernetes.io"]
+    name = f"{ACCOUNT}-{number}"
+    account = {"name": name, "uid": f"66bff4eb-5231-4bfa-b116-{number:012}"}
+    private = private | {"serviceaccount": account}
+    if "node" in private:
+        private |= {"node": private["node"] | {"uid": f"8ec93c07-642d-4b4b-93f7-{number:012}"}}
+    aud: Any = claims["aud"]
+    return claims | {
+        "aud": [AUDIENCE, *(f"{entry}-{number}" for entry in aud[1:])],
+        "sub": f"system:serviceaccount:{NAMESPACE}:{name}",
+        "kubernetes.io": private,
+    }
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_cache_takes_no_more_than_it_says(name: str, memory: None) -> None:
     """``_FACT_OVERHEAD_BYTES`` is not below what an entry takes besides its payload."""
@@ -357,7 +415,7 @@ def test_cache_takes_no_more_than_it_says(name: str, memory: None) -> None:
     booked = authenticator._facts._bytes
     for number in range(count):
         jti = {"jti": shape["jti"].format(number)} if shape["jti"] else {"x": number + 100}
-        outcome = authenticator.authenticate(token_of(claims | jti, key), [], NOW)
+        outcome = authenticator.authenticate(token_of(strange(claims, number) | jti, key), [], NOW)
         assert_accepted(outcome)
         del outcome
     gc.collect()

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from keys.keyring import Keyring
-from webhook.assembly import authenticator_of, policy_of
+from keys.rotation import RotationPolicy
+from webhook.assembly import (
+    authenticator_of,
+    clock_leeway_of,
+    issuer_keys_of,
+    policy_of,
+    rotation_policy_of,
+)
 from webhook.config import Configuration
 from webhook.config_file import load_configuration, parse_configuration
 from webhook.errors import ConfigurationError, DataDirectoryError
@@ -50,6 +57,31 @@ def test_file_of_the_contract() -> None:
     assert issuer.keys.jwks_file == "cluster-jwks.json"
     assert not issuer.legacy
     assert configuration.server.workers == 2
+
+
+DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("{}", RotationPolicy(3600, 365 * DAY)),
+        ("tokens: {extend: false}", RotationPolicy(3600, DAY)),
+        ("tokens: {maxExpiration: 9000h}", RotationPolicy(3600, 375 * DAY)),
+        (
+            "tokens: {extend: false, maxExpiration: 1h}\n"
+            "auth: {tokenProvider: jwt, authTokenTTL: 2h}",
+            RotationPolicy(3600, 7200),
+        ),
+        (
+            "keys: {rotateEvery: 30d, algorithm: ES256}",
+            RotationPolicy(3600, 365 * DAY, 30 * DAY, "ES256"),
+        ),
+        ("keys: {rotateEvery: 0}", RotationPolicy(3600, 365 * DAY)),
+    ],
+)
+def test_how_signing_keys_take_turns(text: str, policy: RotationPolicy) -> None:
+    assert rotation_policy_of(parse(text)) == policy
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -126,6 +158,10 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("tokens: {maxExpiration: 60000d}", "tokens", "1440000h", "10m to"),
         ("tokens: {defaultExpiration: 25h}", "tokens", "25h", "10m to 24h"),
         ("tokens: {minExpiration: 2h}", "tokens", "1h", "2h to 24h"),
+        ("keys: {rotateEvery: 1h}", "keys", "1h", "24h to 87600h"),
+        ("keys: {rotateEvery: 4000d}", "keys", "96000h", "24h to 87600h"),
+        ("keys: {rotateEvery: 30}", "keys.rotateEvery", "30", "with a unit"),
+        ("keys: {algorithm: HS256}", "keys.algorithm", "'HS256'", "'RS256' or 'ES256'"),
         ("tokens: {extend: 1}", "tokens.extend", "1", "bool"),
         ("tokens: {extend: 'no'}", "tokens.extend", "'no'", "bool"),
         ("server: {bind: '8443'}", "server", "'8443'", "HOST:PORT"),
@@ -139,16 +175,56 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("server: {workers: true}", "server.workers", "True", "int"),
         ("server: {maxBodyBytes: 1023}", "server", "1023", "1024 to"),
         ("server: {maxBodyBytes: 67108865}", "server", "67108865", "67108864"),
+        ("server: {maxWorkerBytes: 134217727}", "server", "134217727", "134217728 to"),
+        ("server: {maxWorkerBytes: 68719476737}", "server", "68719476737", "68719476736"),
+        ("server: {maxWorkerBytes: 384Mi}", "server.maxWorkerBytes", "'384Mi'", "int"),
         ("objects: {source: magic}", "objects.source", "'magic'", "none"),
         (
             f"trustedIssuers: [{{url: '{URL}', keys: {{}}}}]",
-            "trustedIssuers[0].keys", "", "either jwksFile or publicKeyFiles",
+            "trustedIssuers[0].keys", "", "jwksFile, publicKeyFiles, jwksURL and discoveryURL",
         ),
         (
             f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a, publicKeyFiles: [b]}}}}]",
-            "trustedIssuers[0].keys", "", "either jwksFile or publicKeyFiles",
+            "trustedIssuers[0].keys", "", "jwksFile, publicKeyFiles, jwksURL and discoveryURL",
         ),
+        *[
+            (
+                f"trustedIssuers: [{{url: '{URL}', keys: {{{keys}}}}}]",
+                "trustedIssuers[0].keys", found, allowed,
+            )
+            for keys, found, allowed in [
+                ("jwksURL: 'http://a.example/keys'", "'http://a.example/keys'", "https URL"),
+                ("jwksURL: 'https://u@a.example'", "'https://u@a.example'", "without user"),
+                ("jwksURL: 'https://a.example/#x'", "'https://a.example/#x'", "fragment"),
+                ("jwksURL: a", "jwksURL is 'a'", "https URL"),
+                ("discoveryURL: 'http://a'", "discoveryURL is 'http://a'", "https URL"),
+                ("jwksURL: 'https://a', discoveryURL: 'https://a'", "jwksURL", "one of jwksFile"),
+                ("jwksURL: 'https://a', jwksFile: a", "jwksURL", "one of jwksFile"),
+                ("discoveryURL: 'https://a', publicKeyFiles: [a]", "", "one of jwksFile"),
+                ("jwksFile: a, caFile: b", "caFile", "need jwksURL or discoveryURL"),
+                ("publicKeyFiles: [a], tokenFile: b", "tokenFile", "need jwksURL or discoveryURL"),
+                ("caFile: b", "", "one of jwksFile"),
+                ("jwksURI: 'https://a'", "jwksURI", "jwksURL, discoveryURL, caFile, tokenFile"),
+            ]
+        ],
         (f"trustedIssuers: [{{url: '{URL}'}}]", "trustedIssuers[0]", "keys", "required"),
+        (
+            "trustedIssuers: [{url: kubernetes/serviceaccount, legacy: true,"
+            " keys: {discoveryURL: 'https://a'}}]",
+            "trustedIssuers[0]", "kubernetes/serviceaccount", "publicKeyFiles or jwksURL",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}, leeway: {{expiry: 301s}}}}]",
+            "trustedIssuers[0].leeway", "5m1s", "0s to 5m",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}, leeway: {{expiry: 5}}}}]",
+            "trustedIssuers[0].leeway.expiry", "5", "with a unit",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}, leeway: {{exp: 5s}}}}]",
+            "trustedIssuers[0].leeway", "exp", "notBefore, issuedAt, expiry",
+        ),
         (
             "trustedIssuers: [{url: 'http://a', keys: {jwksFile: a}}]",
             "trustedIssuers[0]", "http://a", "https URL",
@@ -237,6 +313,7 @@ def test_every_field_can_be_set_in_the_environment() -> None:
         "LEEWAY_SERVER_BIND": "0.0.0.0:1",
         "LEEWAY_SERVER_WORKERS": "5",
         "LEEWAY_SERVER_MAX_BODY_BYTES": "2048",
+        "LEEWAY_SERVER_MAX_WORKER_BYTES": "268435456",
         "LEEWAY_STORE_SQLITE_PATH": "other.db",
         "LEEWAY_OBJECTS_SOURCE": "none",
         "LEEWAY_MAPPING_ROLE_GROUP_PREFIX": "",
@@ -256,6 +333,7 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert not tokens.extend
     assert (made.server.bind, made.server.workers) == ("0.0.0.0:1", 5)
     assert made.server.max_body_bytes == 2048
+    assert made.server.max_worker_bytes == 268435456
     assert made.store.sqlite.path == "other.db"
     assert made.mapping.role_group_prefix == ""
 
@@ -290,6 +368,45 @@ def test_section_of_another_type_beside_environment_and_flags(text: str) -> None
     with pytest.raises(ConfigurationError) as raised:
         parse(text, environment, {"server.bind": "a:1"})
     assert str(raised.value).startswith(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("general", "own", "seconds"),
+    [
+        ("{}", "{}", (60, 60, 60)),
+        ("{expiry: 5s}", "{}", (60, 60, 5)),
+        ("{expiry: 5s}", "{notBefore: 90s}", (90, 90, 5)),
+        ("{expiry: 5s}", "{expiry: 0s}", (60, 60, 0)),
+        ("{notBefore: 100s}", "{notBefore: 0s}", (0, 60, 60)),
+        ("{issuedAt: 10s}", "{notBefore: 90s}", (90, 10, 60)),
+        ("{issuedAt: 10s}", "{issuedAt: 70s}", (60, 70, 60)),
+        ("{notBefore: 10s, expiry: 20s}", "{issuedAt: 300s}", (10, 300, 20)),
+    ],
+)
+def test_leeway_of_one_issuer(
+    tmp_path: Path, general: str, own: str, seconds: tuple[float, float, float]
+) -> None:
+    keys = "keys: {jwksURL: 'https://a.example'}"
+    issuers = f"trustedIssuers: [{{url: '{URL}', {keys}, leeway: {own}}}]"
+    configuration = parse(f"leeway: {general}\n{issuers}")
+    (issuer,) = issuer_keys_of(tmp_path, configuration).issuers
+    leeway = issuer.leeway
+    assert leeway is not None
+    assert (leeway.not_before, leeway.issued_at, leeway.expiry) == seconds
+    assert clock_leeway_of(configuration, URL) == leeway
+    assert clock_leeway_of(configuration, "https://other") == clock_leeway_of(configuration)
+
+
+@pytest.mark.parametrize("url", ["https://a.example/keys?appid=1", "https://192.0.2.2:16443/x"])
+def test_remote_keys(tmp_path: Path, url: str) -> None:
+    for name in ("jwksURL", "discoveryURL"):
+        keys = f"{{{name}: '{url}', caFile: ca.crt, tokenFile: /var/run/token}}"
+        configuration = parse(f"trustedIssuers: [{{url: '{URL}', keys: {keys}}}]")
+        section = configuration.trusted_issuers[0].keys
+        assert (section.ca_file, section.token_file) == ("ca.crt", "/var/run/token")
+        issuer_keys = issuer_keys_of(tmp_path, configuration)
+        assert issuer_keys.issuers[0].keys == {}
+        assert f"the keys of issuer {URL} have not been fetched yet" in issuer_keys.problem()
 
 
 def test_legacy_issuer_is_not_a_url() -> None:

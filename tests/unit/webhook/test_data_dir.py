@@ -23,6 +23,7 @@ FILES = PUBLIC | {
     "tls/kube-apiserver.key",
     "tls/root.key",
     "kubeconfig/tokenreview.yaml",
+    "kubeconfig/subjectaccessreview.yaml",
     "kubeconfig/root.yaml",
 }
 
@@ -174,6 +175,11 @@ def test_kubeconfigs(hosts: list[str], server: str, tmp_path: Path) -> None:
     initialise(tmp_path, InitOptions(hosts=hosts, algorithm="ES256"), NOW)
     for name, path, user in (
         ("tokenreview", "/apis/authentication.k8s.io/v1/tokenreviews", "kube-apiserver"),
+        (
+            "subjectaccessreview",
+            "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            "kube-apiserver",
+        ),
         ("root", "", "root"),
     ):
         document = yaml.safe_load((tmp_path / "kubeconfig" / f"{name}.yaml").read_text())

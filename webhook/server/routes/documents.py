@@ -44,9 +44,14 @@ def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route
     return route
 
 
-def health_route(name: str, checks: Iterable[HealthCheck]) -> Route:
-    """Make a health route; ``?verbose`` lists its checks as kube-apiserver does."""
-    checks = tuple(checks)
+def health_route(
+    name: str, checks: Iterable[HealthCheck], warnings: Iterable[HealthCheck] = ()
+) -> Route:
+    """Make a health route; ``?verbose`` lists its checks as kube-apiserver does.
+
+    Of ``warnings`` those that have something to say are listed too, and decide nothing.
+    """
+    checks, warnings = tuple(checks), tuple(warnings)
 
     async def route(scope: Scope, _receive: Receive, send: Send) -> None:
         results = [(check, run()) for check, run in checks]
@@ -55,6 +60,8 @@ def health_route(name: str, checks: Iterable[HealthCheck]) -> Route:
             f"[-]{check} failed: {problem}" if problem else f"[+]{check} ok"
             for check, problem in results
         ]
+        heard = [(warning, run()) for warning, run in warnings]
+        lines += [f"[!]{warning} warning: {text}" for warning, text in heard if text]
         lines.append(f"{name} check {'passed' if healthy else 'failed'}")
         verbose = not healthy or b"verbose" in scope["query_string"].split(b"&")
         body = "\n".join(lines) + "\n" if verbose else "ok"

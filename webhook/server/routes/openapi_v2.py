@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.server.routes.api_discovery import GROUPS, schema
+from webhook.server.routes.api_discovery import schema, served
 
 CONTENT_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
@@ -23,9 +23,7 @@ def document() -> bytes:
     """Render the definitions of every kind; paths are left out, kubectl does not need them."""
     definitions = b"".join(
         _named(f"{name}.{version}.{resource.kind}", _schema(schema(name, version, resource)))
-        for name, versions in GROUPS.items()
-        for version, resources in versions.items()
-        for resource in resources
+        for name, version, resource in served()
     )
     info = _text(1, "Leeway") + _text(2, "v1")
     return _text(1, "2.0") + _field(2, info) + _field(8, b"") + _field(9, definitions)

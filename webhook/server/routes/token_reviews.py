@@ -1,36 +1,54 @@
 """``POST /apis/authentication.k8s.io/{v1,v1beta1}/tokenreviews``."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 
-from webhook.authenticator import Authenticator
-from webhook.errors import InvalidReviewError
+from webhook.mapping import role_groups
 from webhook.metrics import Metrics
-from webhook.reviews import parse_token_review, render_token_review
-from webhook.server.error_map import code_of
-from webhook.server.http import Receive, RequestError, Route, Scope, Send, read_json_body, respond
+from webhook.outcome import Outcome
+from webhook.rbac.auth_store import AuthStore
+from webhook.reviews import MESSAGE, TokenReviewRequest, parse_token_review, render_token_review
+from webhook.server.http import Receive, Scope, Send, read_json_body, respond
+from webhook.server.request_log import RequestLog
+from webhook.server.verifier import TokenVerifier
 
 
-def token_review_route(
-    version: str,
-    authenticator: Authenticator,
-    metrics: Metrics,
-    clock: Callable[[], float],
-    max_body_bytes: int,
-) -> Route:
-    """Make the route of one API version."""
+@dataclass(frozen=True, slots=True)
+class TokenReviews:
+    """The route of one API version.
 
-    async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, max_body_bytes)
+    The roles of the subject come back as groups with that prefix, unless it is empty.
+    """
+
+    version: str
+    verifier: TokenVerifier
+    store: AuthStore
+    role_group_prefix: str
+    metrics: Metrics
+    log: RequestLog
+    max_body_bytes: int
+
+    async def review(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        body = await read_json_body(scope, receive, self.max_body_bytes, MESSAGE)
         started = perf_counter()
-        try:
-            request = parse_token_review(body, version)
-        except InvalidReviewError as error:
-            raise RequestError(code_of(error), str(error)) from error
-        outcome = authenticator.authenticate(request.token, request.audiences, clock())
-        answer = render_token_review(request, outcome)
-        metrics.count_review(outcome)
-        metrics.review_duration.observe(perf_counter() - started)
-        await respond(send, 201, answer)
+        request = parse_token_review(body, self.version)
+        outcome = await self.verifier.authenticate(request.token, request.audiences)
+        await respond(send, 201, self._answer(scope, request, outcome, started))
 
-    return route
+    def review_at_once(self, scope: Scope, body: bytes) -> bytes | None:
+        """Return the answer to a body; None where something has to be waited for."""
+        started = perf_counter()
+        request = parse_token_review(body, self.version)
+        outcome = self.verifier.authenticate_at_once(request.token, request.audiences)
+        return None if outcome is None else self._answer(scope, request, outcome, started)
+
+    def _answer(
+        self, scope: Scope, request: TokenReviewRequest, outcome: Outcome, started: float
+    ) -> bytes:
+        groups = role_groups(outcome, self.store.state, self.role_group_prefix)
+        answer = render_token_review(request, outcome, groups)
+        seconds = perf_counter() - started
+        self.metrics.count_review(outcome, seconds)
+        self.log.reviewed(scope, request.token, outcome, seconds)
+        return answer

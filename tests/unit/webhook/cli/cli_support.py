@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tests.secrets_made import printed
+
 LEEWAY = str(Path(sys.executable).with_name("leeway"))
 
 
@@ -59,4 +61,6 @@ def run_process(
         env={**os.environ, **(environment or {})},
         timeout=120,
     )
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+    ran = Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+    printed(("leeway", *arguments), ran.out, ran.err)
+    return ran

@@ -9,6 +9,7 @@ from cli_support import Leeway, Ran
 from support import NOW
 
 from keys.jws import SigningKey
+from tests.secrets_made import printed
 from webhook.assembly import keyring_of
 from webhook.cli.main import main
 from webhook.data_dir import InitOptions, initialise
@@ -28,6 +29,7 @@ def leeway(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
             main()
         written = capsys.readouterr()
         assert isinstance(stop.value.code, int)
+        printed(("leeway", *arguments), written.out, written.err)
         return Ran(stop.value.code, written.out, written.err)
 
     return run
@@ -44,7 +46,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data_dir(made: Path, tmp_path: Path) -> Path:
     """Return a data directory of the test's own."""
-    return Path(shutil.copytree(made, tmp_path / "data"))
+    copied = Path(shutil.copytree(made, tmp_path / "data"))
+    # Of tokens that other tests have had signed.
+    (copied / "audit.log").unlink(missing_ok=True)
+    return copied
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,7 @@ def test_issuer_audiences_and_hosts(leeway: Leeway, tmp_path: Path) -> None:
     }
     for name, path in (
         ("tokenreview", "/apis/authentication.k8s.io/v1/tokenreviews"),
+        ("subjectaccessreview", "/apis/authorization.k8s.io/v1/subjectaccessreviews"),
         ("root", ""),
     ):
         document = yaml.safe_load((tmp_path / "kubeconfig" / f"{name}.yaml").read_text())

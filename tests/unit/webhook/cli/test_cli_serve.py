@@ -113,3 +113,29 @@ def test_an_address_that_cannot_be_listened_on(made: Path) -> None:
         for bind, part in ((taken, "in use"), ("192.0.2.1:8443", "assign")):
             ran = run_process("serve", "--bind", bind, "--data-dir", made)
             ran.assert_failed(3, f"cannot listen on {bind}: ", part, "--bind HOST:PORT")
+
+
+BROKEN_OBJECTS = [
+    pytest.param("{source: file, file: {path: nope}}", "nope, the file of objects,", id="no-file"),
+    pytest.param("{source: file, file: {path: leeway.yaml}}", "has no ServiceAccount", id="file"),
+    pytest.param(
+        "{source: kubernetes, kubernetes: {kubeconfig: nope}}", "/nope, which", id="no-kubeconfig"
+    ),
+    pytest.param(
+        "{source: kubernetes, kubernetes: {kubeconfig: leeway.yaml}}",
+        "cannot be used",
+        id="kubeconfig",
+    ),
+    pytest.param(
+        "{source: kubernetes, kubernetes: {kubeconfig: kubeconfig/root.yaml, context: nope}}",
+        "with context 'nope'",
+        id="context",
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "part"), BROKEN_OBJECTS)
+def test_broken_source_of_objects(data_dir: Path, section: str, part: str) -> None:
+    with (data_dir / "leeway.yaml").open("a") as configuration:
+        configuration.write(f"objects: {section}\n")
+    run_process("serve", "--data-dir", data_dir).assert_failed(2, str(data_dir), part)

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import yaml
 from cli_support import Leeway, Ran, run_process
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fake_kube import fake_kube
 from support import (
     ACCOUNT,
     ACCOUNT_UID,
@@ -23,6 +27,7 @@ from support import (
 )
 
 from keys.jws import SigningKey
+from webhook.bound_objects import Kind, ObjectKey
 
 CHECKS = [
     "form",
@@ -34,10 +39,12 @@ CHECKS = [
     "not before",
     "expiry",
     "issued at",
+    "objects",
+    "revoked",
 ]
 AT_NOW = ("--at", str(int(NOW)))
 NONE = -1
-LINE = re.compile(r"  (\d)  (.{10})  (ok  |FAIL|-   )  (\S.*)")
+LINE = re.compile(r"   ?(\d+)  (.{10})  (ok  |FAIL|-   )  (\S.*)")
 FOREIGN = signing_key("ES256", "foreign")
 LEGACY = signing_key("RS256", "legacy")
 LEGACY_ISSUER = "kubernetes/serviceaccount"
@@ -209,6 +216,7 @@ def trusting(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     section = f"- {{url: {LEGACY_ISSUER}, legacy: true, keys: {{publicKeyFiles: [sa.pub]}}}}\n"
     text = (made / "leeway.yaml").read_text() + f"trustedIssuers:\n{section}"
     (folder / "leeway.yaml").write_text(text)
+    shutil.copy(made / "auth.db", folder / "auth.db")
     return folder
 
 
@@ -234,7 +242,9 @@ def checks_in(out: str) -> list[tuple[str, str, str]]:
     assert max(map(len, block)) <= 100
     matches = [LINE.fullmatch(line) for line in unwrapped(block)]
     found = [match.groups() for match in matches if match]
-    assert [place for place, *_ in found] == [str(place) for place in range(1, 10)], out
+    assert [place for place, *_ in found] == [str(place) for place in range(1, len(CHECKS) + 1)], (
+        out
+    )
     return [(name.strip(), result.strip(), detail) for _, name, result, detail in found]
 
 
@@ -272,7 +282,7 @@ def test_a_forged_token_shows_nothing_of_what_it_claims(
         ran = leeway("token", "review", token, *AT_NOW, "--data-dir", made)
         assert ran.code == 1
         results = [result for _, result, _ in checks_in(ran.out)]
-        assert results == ["ok", "ok", "ok", "FAIL", "-", "-", "-", "-", "-"]
+        assert results == ["ok"] * 3 + ["FAIL"] + ["-"] * 7
         assert "\n\nREFUSED (BadSignature): invalid signature: " in ran.out
         assert "intruder" not in ran.out
         assert_token_not_in(token, ran.out)
@@ -401,3 +411,97 @@ def test_a_process_of_its_own(made: Path, own_key: SigningKey) -> None:
     assert (ran.code, ran.err) == (1, "")
     assert f"\nREFUSED (NotYetValid): {SKEWED}\n" in ran.out
     assert_token_not_in(token, ran.out)
+
+
+# Objects -----------------------------------------------------------------------------------------
+
+POD = ObjectKey(Kind.POD, NAMESPACE, "loofah-0")
+SERVICE_ACCOUNT = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
+
+
+def pod_token(own_key: SigningKey) -> str:
+    account = {"name": ACCOUNT, "uid": ACCOUNT_UID}
+    private = {"namespace": NAMESPACE, "serviceaccount": account}
+    pod = {"name": POD.name, "uid": "u-pod"}
+    return token_of(good_claims(**{"kubernetes.io": private | {"pod": pod}}), own_key)
+
+
+def configure_objects(data_dir: Path, **section: object) -> None:
+    with (data_dir / "leeway.yaml").open("a") as configuration:
+        configuration.write(f"objects: {json.dumps(section)}\n")
+
+
+def test_objects_in_a_file(leeway: Leeway, data_dir: Path, own_key: SigningKey) -> None:
+    def write(*objects: tuple[ObjectKey, str]) -> None:
+        documents = [
+            {
+                "kind": str(key.kind),
+                "apiVersion": "v1",
+                "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+            }
+            for key, uid in objects
+        ]
+        (data_dir / "objects.yaml").write_text(yaml.safe_dump_all(documents))
+
+    configure_objects(data_dir, source="file", file={"path": "objects.yaml"})
+    token = pod_token(own_key)
+    account = (SERVICE_ACCOUNT, ACCOUNT_UID)
+    for objects, code, text in (
+        ((account, (POD, "u-pod")), 0, "ACCEPTED"),
+        ((account,), 1, "REFUSED (BoundObjectGone)"),
+        ((account, (POD, "other")), 1, "REFUSED (UIDMismatch)"),
+        (((POD, "u-pod"),), 1, "REFUSED (ServiceAccountGone)"),
+    ):
+        write(*objects)
+        ran = leeway("token", "review", token, "--data-dir", data_dir, *AT_NOW)
+        assert (ran.code, ran.err) == (code, "")
+        assert text in ran.out
+    (data_dir / "objects.yaml").write_text("")
+    ran = leeway("token", "review", token, "--data-dir", data_dir, *AT_NOW)
+    ran.assert_failed(2, "objects.yaml has no ServiceAccount")
+
+
+def test_objects_of_a_cluster(leeway: Leeway, data_dir: Path, own_key: SigningKey) -> None:
+    token = pod_token(own_key)
+    review = ("token", "review", token, "--data-dir", data_dir, *AT_NOW)
+    with fake_kube() as kube:
+        (data_dir / "kube").write_bytes(kube.kubeconfig())
+        configure_objects(data_dir, source="kubernetes", kubernetes={"kubeconfig": "kube"})
+        for put, code, text in (
+            (((SERVICE_ACCOUNT, ACCOUNT_UID), (POD, "u-pod")), 0, "ACCEPTED"),
+            (((POD, "other"),), 1, "REFUSED (UIDMismatch)"),
+        ):
+            for key, uid in put:
+                kube.put(key, uid)
+            ran = leeway(*review)
+            assert (ran.code, ran.err) == (code, "")
+            assert text in ran.out
+        kube.delete(POD)
+        assert "REFUSED (BoundObjectGone)" in leeway(*review).out
+        # It looks up, and watches nothing.
+        assert [path.rpartition("/")[2] for path in kube.look_ups()] == ["loofah", "loofah-0"] * 3
+        assert len(kube.requests) == 6
+    ran = leeway(*review)
+    assert (ran.code, ran.err) == (1, "")
+    assert "REFUSED (LookupFailed)" in ran.out
+
+
+def test_the_client_of_kubernetes_is_imported_only_where_it_is_used(data_dir: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from webhook.assembly import source_of; "
+        "from webhook.config_file import load_configuration; import webhook.server.app; "
+        "folder = Path(sys.argv[1]); configuration = load_configuration(folder, {}, {}); "
+        "source = source_of(folder, configuration); "
+        "print(source is None, 'kubernetes' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(data_dir)]
+
+    def run() -> str:
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        return done.stdout.strip()
+
+    assert run() == "True False"
+    with fake_kube() as kube:
+        (data_dir / "kube").write_bytes(kube.kubeconfig())
+    configure_objects(data_dir, source="kubernetes", kubernetes={"kubeconfig": "kube"})
+    assert run() == "False True"

@@ -1,3 +1,4 @@
+import asyncio
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,12 +11,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
+from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
 from webhook.backends.memory import MemoryBackend
+from webhook.data_dir import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.tokens import NopTokens
 from webhook.server.caller import Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.tls import TLS_1_2, peer_certificate, server_context, tls_extension
+from webhook.server.verifier import TokenVerifier
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)
 NOT_AFTER = NOW + timedelta(days=365)
@@ -65,7 +69,10 @@ def scope_of(pem: str | None, tls_version: int | None = TLS_1_2) -> Scope:
 
 
 def caller(scope: Scope, now: float) -> str:
-    return Callers(AuthStore(MemoryBackend()), NopTokens(), lambda: now).identify(scope)
+    verifier = TokenVerifier(authenticator_with(), lambda: now)
+    store = AuthStore(MemoryBackend())
+    callers = Callers(store, NopTokens(), verifier, ISSUER, (AUDIENCE,), lambda: now)
+    return asyncio.run(callers.identify(scope)).username
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,10 @@ def test_the_extension_of_a_handshake(
     for name, pair in pairs.items():
         (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
         (tmp_path / f"{name}.key").write_bytes(pair.private_key)
-    context = server_context(tmp_path / "server.crt", tmp_path / "server.key", tmp_path / "ca.crt")
+    ca_file = tmp_path / "ca.crt"
+    context = server_context(
+        TLSFiles(tmp_path / "server.crt", tmp_path / "server.key", ca_file, None)
+    )
     client = ssl.create_default_context(cafile=tmp_path / "ca.crt")
     client.minimum_version = client.maximum_version = version
     client.set_alpn_protocols(["h2", "http/1.1"])
@@ -151,6 +161,48 @@ def test_the_extension_of_a_handshake(
         assert extension["client_cert_name"] is None
 
 
+LISTS = ["none", "good", "expired", "not yet valid", "another CA's"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("kind", LISTS)
+def test_bad_input_34_revoked(tmp_path: Path, kind: str, version: ssl.TLSVersion) -> None:
+    """Who is revoked is refused, and with a list that cannot be used everybody is."""
+    now = datetime.now(UTC)
+    ca = make_ca("leeway CA", now)
+    pairs = {user: make_client_certificate(ca, user, now) for user in ("alice", "bob")}
+    pairs["server"] = make_server_certificate(ca, "leeway", ["localhost"], now)
+    for name, pair in pairs.items():
+        (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
+        (tmp_path / f"{name}.key").write_bytes(pair.private_key)
+    (tmp_path / "ca.crt").write_bytes(ca.certificate)
+    revoked = [pairs["alice"].certificate]
+    day = timedelta(days=1)
+    lists = {
+        "good": revocation_list(ca, revoked),
+        "expired": revocation_list(ca, revoked, now - 2 * day, now - day),
+        "not yet valid": revocation_list(ca, revoked, now + day),
+        "another CA's": revocation_list(make_ca("other CA", now), revoked),
+    }
+    crl = None
+    if kind in lists:
+        crl = tmp_path / "ca.crl"
+        crl.write_bytes(lists[kind])
+    files = (tmp_path / "server.crt", tmp_path / "server.key", tmp_path / "ca.crt")
+    context = server_context(TLSFiles(*files, crl))
+    accepted = {"none": {"", "alice", "bob"}, "good": {"", "bob"}}.get(kind, {""})
+    for user in ("", "alice", "bob"):
+        client = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+        client.minimum_version = client.maximum_version = version
+        if user:
+            client.load_cert_chain(tmp_path / f"{user}.crt", tmp_path / f"{user}.key")
+        if user in accepted:
+            assert bool(handshake(context, client).getpeercert(binary_form=True)) == bool(user)
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                handshake(context, client)
+
+
 def test_the_context_takes_nothing_old_and_resumes_nothing(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     ca = make_ca("leeway CA", now)
@@ -158,11 +210,15 @@ def test_the_context_takes_nothing_old_and_resumes_nothing(tmp_path: Path) -> No
     for name, data in (("ca.crt", ca.certificate), ("s.crt", pair.certificate)):
         (tmp_path / name).write_bytes(data)
     (tmp_path / "s.key").write_bytes(pair.private_key)
-    context = server_context(tmp_path / "s.crt", tmp_path / "s.key", tmp_path / "ca.crt")
+    context = server_context(
+        TLSFiles(tmp_path / "s.crt", tmp_path / "s.key", tmp_path / "ca.crt", None)
+    )
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_OPTIONAL
     assert context.num_tickets == 0
     for option in (ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION):
         assert context.options & option
     with pytest.raises(OSError, match="No such file"):
-        server_context(tmp_path / "none.crt", tmp_path / "s.key", tmp_path / "ca.crt")
+        server_context(
+            TLSFiles(tmp_path / "none.crt", tmp_path / "s.key", tmp_path / "ca.crt", None)
+        )

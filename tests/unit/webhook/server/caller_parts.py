@@ -1,0 +1,80 @@
+"""A store, and what finds callers with it: for the tests of callers."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from keys.pki import make_ca, make_client_certificate
+from tests.support import (
+    ACCOUNT,
+    ACCOUNT_UID,
+    AUDIENCE,
+    ISSUER,
+    JTI,
+    LEEWAY,
+    NAMESPACE,
+    NOW,
+    signing_key,
+)
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.tokens import SimpleTokens
+from webhook.server.caller import Caller, Callers
+from webhook.server.http import Scope
+from webhook.server.tls import TLS_1_2
+from webhook.server.verifier import TokenVerifier
+
+FOREIGN_ISSUER = "https://other.example"
+KEY = b"/leeway/tokenreviews"
+SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated")
+SERVICE_ACCOUNT = Caller(
+    SUBJECT,
+    GROUPS,
+    ACCOUNT_UID,
+    {"authentication.kubernetes.io/credential-id": (f"JTI={JTI}",)},
+    by_token=True,
+)
+START = datetime.fromtimestamp(NOW, UTC)
+CA = make_ca("leeway CA", START)
+
+
+class Parts:
+    """A store with auth enabled, and what finds callers with it."""
+
+    def __init__(self) -> None:
+        self.store = AuthStore(MemoryBackend())
+        self.store.add_user(ROOT)
+        self.store.add_role(ROOT)
+        self.store.grant_role(ROOT, ROOT)
+        self.store.add_user("alice")
+        self.store.add_role("reviewer")
+        self.store.grant_permission("reviewer", Permission(KEY, b"", PermissionType.WRITE))
+        self.store.enable()
+        self.tokens = SimpleTokens(self.store, 300.0, lambda write: write())
+        issuers = [
+            TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key]),
+            TrustedIssuer(FOREIGN_ISSUER, [AUDIENCE], [signing_key("ES256").verification_key]),
+        ]
+        verifier = TokenVerifier(Authenticator(issuers, LEEWAY), lambda: NOW)
+        self.callers = Callers(self.store, self.tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
+
+    def find(self, scope: Scope) -> Caller | None:
+        return asyncio.run(self.callers.find(scope))
+
+    def log_in(self, name: str) -> str:
+        return self.tokens.assign(self.store.user(name), NOW)
+
+
+def scope_of(*authorization: str, certificate_of: str = "", start: datetime = START) -> Scope:
+    scope: dict[str, Any] = {
+        "type": "http",
+        "headers": [(b"authorization", value.encode("latin-1")) for value in authorization],
+    }
+    if certificate_of:
+        pem = make_client_certificate(CA, certificate_of, start).certificate.decode("ascii")
+        tls = {"client_cert_chain": [pem], "tls_version": TLS_1_2}
+        scope["extensions"] = {"tls": tls}
+    return scope

@@ -1,0 +1,234 @@
+"""Who a request comes from: by certificate, by service account token, by auth token."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from caller_parts import (
+    FOREIGN_ISSUER,
+    GROUPS,
+    KEY,
+    SERVICE_ACCOUNT,
+    START,
+    SUBJECT,
+    Parts,
+    scope_of,
+)
+
+from tests.support import (
+    AUDIENCE,
+    ISSUER,
+    NOW,
+    assert_token_not_in,
+    good_claims,
+    signing_key,
+    token_of,
+)
+from webhook.log_lines import Fields
+from webhook.rbac.errors import AuthError, PermissionDeniedError
+from webhook.rbac.model import Permission, PermissionType
+from webhook.rbac.passwords import Passwords
+from webhook.server.caller import Caller
+from webhook.server.http import RequestError
+from webhook.server.routes.auth_api import AuthAPI
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.mark.parametrize("audiences", [[AUDIENCE], [ISSUER], ["vault", ISSUER]])
+@pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", ""])
+def test_a_service_account(parts: Parts, audiences: list[str], prefix: str) -> None:
+    token = token_of(good_claims(aud=audiences))
+    assert parts.find(scope_of(prefix + token)) == SERVICE_ACCOUNT
+
+
+def test_the_user_of_an_auth_token(parts: Parts) -> None:
+    token = parts.log_in("alice")
+    for value in (token, f"Bearer {token}"):
+        assert parts.find(scope_of(value)) == Caller("alice", by_token=True)
+
+
+@pytest.mark.parametrize("values", [(), ("",), ("  ",)])
+def test_nobody(parts: Parts, values: tuple[str, ...]) -> None:
+    assert parts.find(scope_of(*values)) is None
+    with pytest.raises(RequestError, match="no identity"):
+        asyncio.run(parts.callers.identify(scope_of(*values)))
+
+
+def foreign() -> str:
+    return token_of(good_claims(iss=FOREIGN_ISSUER), signing_key("ES256"))
+
+
+REFUSED: list[tuple[str, Callable[[], str], tuple[str, ...]]] = [
+    (
+        "audience",
+        lambda: token_of(good_claims(aud=["vault"])),
+        ("audiences", "vault", AUDIENCE, ISSUER),
+    ),
+    (
+        "expired",
+        lambda: token_of(good_claims(exp=int(NOW) - 61)),
+        ("token has expired", "61s", "leeway 60s"),
+    ),
+    (
+        "not yet valid",
+        lambda: token_of(good_claims(nbf=int(NOW) + 92)),
+        ("not valid yet", "nbf is 92s ahead", "32s short"),
+    ),
+    (
+        "issued in the future",
+        lambda: token_of(good_claims(iat=int(NOW) + 92)),
+        ("iat is 92s ahead", "32s short"),
+    ),
+    ("of a trusted issuer", foreign, (FOREIGN_ISSUER, "open nothing here", ISSUER)),
+    (
+        "of an unknown issuer",
+        lambda: token_of(good_claims(iss="https://nobody.example")),
+        ("invalid auth token",),
+    ),
+    (
+        "signed by another key",
+        lambda: token_of(good_claims(), signing_key("RS256", "another")),
+        ("no keys found",),
+    ),
+    ("of no kind", lambda: "abc.def", ("invalid auth token",)),
+    ("of latin-1", lambda: "gr\u00fc\u00dfe", ("invalid auth token",)),
+    ("with a space", lambda: f"x {token_of(good_claims())}", ("malformed",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
+)
+def test_tokens_that_are_refused(
+    parts: Parts, make: Callable[[], str], words: tuple[str, ...]
+) -> None:
+    token = make()
+    with pytest.raises(RequestError) as raised:
+        parts.find(scope_of(f"Bearer {token}"))
+    assert raised.value.code == 401
+    assert [name for name, _ in raised.value.headers] == [b"www-authenticate"]
+    for word in words:
+        assert word in str(raised.value)
+    assert_token_not_in(token, str(raised.value))
+
+
+@pytest.mark.parametrize("kind", ["Basic", "Digest", "Bearer:", "Bearer\t", "Bearer "])
+def test_other_ways_to_show_a_token_are_refused(parts: Parts, kind: str) -> None:
+    with pytest.raises(RequestError, match="malformed"):
+        parts.find(scope_of(f"{kind} {token_of(good_claims())}"))
+
+
+def test_two_authorization_headers_are_refused(parts: Parts) -> None:
+    good = f"Bearer {token_of(good_claims())}"
+    for other in (good, "Bearer x", ""):
+        with pytest.raises(RequestError, match="two Authorization headers") as raised:
+            parts.find(scope_of(good, other))
+        assert raised.value.code == 401
+
+
+@pytest.mark.parametrize("authorization", [(), ("Bearer nonsense",), ("alice's",)])
+def test_the_certificate_wins(parts: Parts, authorization: tuple[str, ...]) -> None:
+    scope = scope_of(*authorization, certificate_of="bob")
+    assert parts.find(scope) == Caller("bob")
+
+
+def test_a_certificate_that_has_expired_is_not_saved_by_a_token(parts: Parts) -> None:
+    token = f"Bearer {token_of(good_claims())}"
+    scope = scope_of(token, certificate_of="bob", start=START - timedelta(days=366))
+    with pytest.raises(RequestError, match="not valid at this server's time"):
+        parts.find(scope)
+
+
+def require(parts: Parts, caller: Caller | None) -> bool:
+    assert caller is not None
+    try:
+        parts.callers.require(caller, KEY)
+    except RequestError as error:
+        return (error.code, caller.username in str(error)) != (403, True)
+    return True
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_what_a_service_account_may(parts: Parts, group: str) -> None:
+    """By its own name or by any of its groups."""
+    caller = parts.find(scope_of(f"Bearer {token_of(good_claims())}"))
+    assert not require(parts, caller)
+    if group:
+        parts.store.grant_group_role(group, "reviewer")
+    else:
+        parts.store.add_user(SUBJECT)
+        parts.store.grant_role(SUBJECT, "reviewer")
+    assert require(parts, caller)
+
+
+@pytest.mark.parametrize("group", ["system:serviceaccounts:other", "system:masters"])
+def test_groups_of_others_give_a_service_account_nothing(parts: Parts, group: str) -> None:
+    parts.store.grant_group_role(group, "reviewer")
+    assert not require(parts, SERVICE_ACCOUNT)
+
+
+def test_what_a_certificate_may_follows_each_change(parts: Parts) -> None:
+    store = parts.store
+    alice = parts.find(scope_of(certificate_of="alice"))
+    granted = Permission(KEY, b"", PermissionType.WRITE)
+    changes: list[tuple[Callable[[], None], bool]] = [
+        (lambda: None, False),
+        (lambda: store.grant_role("alice", "reviewer"), True),
+        (lambda: store.revoke_role("alice", "reviewer"), False),
+        (lambda: store.grant_role("alice", "reviewer"), True),
+        (lambda: store.revoke_permission("reviewer", KEY, b""), False),
+        (lambda: store.grant_permission("reviewer", granted), True),
+        (lambda: store.delete_role("reviewer"), False),
+        (store.disable, True),
+        (store.enable, False),
+    ]
+    for change, allowed in changes:
+        change()
+        # Once to find out, once remembered.
+        assert [require(parts, alice), require(parts, alice)] == [allowed, allowed]
+
+
+def test_only_certificates_count_while_auth_is_disabled(parts: Parts) -> None:
+    auth_token = parts.log_in("alice")
+    parts.store.disable()
+    for token in (auth_token, token_of(good_claims()), "nonsense"):
+        assert parts.find(scope_of(f"Bearer {token}")) is None
+    assert require(parts, parts.find(scope_of(certificate_of="anybody")))
+
+
+def unheard(action: str, outcome: str, fields: Fields) -> None:
+    """Write no audit line."""
+
+
+def auth_api(parts: Parts) -> AuthAPI:
+    return AuthAPI(parts.store, Passwords(4), parts.tokens, lambda: NOW)
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("user/add", b'{"name": "eve", "options": {"no_password": true}}'),
+        ("user/get", b'{"name": "root"}'),
+        ("role/get", b'{"role": "reviewer"}'),
+        ("enable", b"{}"),
+    ],
+)
+def test_a_token_opens_nothing_when_auth_is_disabled_behind_its_back(
+    parts: Parts, call: str, body: bytes
+) -> None:
+    """A request may wait for a thread between the look at its token and what it asks for."""
+    api = auth_api(parts)
+    parts.store.disable()
+    for caller in (SERVICE_ACCOUNT, Caller("alice", by_token=True)):
+        assert not require(parts, caller)
+        with pytest.raises(PermissionDeniedError):
+            api.call(call, caller, body, unheard)
+    try:
+        api.call(call, Caller("anybody"), body, unheard)
+    except AuthError as error:
+        raise AssertionError(error) from error

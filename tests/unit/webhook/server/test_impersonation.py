@@ -1,0 +1,161 @@
+"""``kubectl --as``: what the headers ask for, and who may."""
+
+import asyncio
+
+import pytest
+from caller_parts import KEY, Parts, scope_of
+
+from webhook.server.caller import Caller
+from webhook.server.http import RequestError, Scope
+from webhook.server.impersonation import wanted_identity
+
+AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
+MASTERS = "system:masters"
+ACCOUNT = "system:serviceaccount:argo-run:loofah"
+OF_ACCOUNT = ("system:serviceaccounts", "system:serviceaccounts:argo-run", AUTHENTICATED)
+
+
+def with_headers(*headers: tuple[str, str], **scope: str) -> Scope:
+    found = scope_of(**scope)
+    # As they reach an application: the names in lower case.
+    added = [(f"impersonate-{name}".encode(), value.encode()) for name, value in headers]
+    found["headers"] = [(b"user-agent", b"kubectl"), *found["headers"], *added]
+    return found
+
+
+def test_nothing_is_asked_for() -> None:
+    assert wanted_identity(with_headers()) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        pytest.param([("user", "alice")], ("alice", (AUTHENTICATED,), "", {}), id="user"),
+        pytest.param(
+            [("group", "a"), ("user", "alice"), ("group", "b")],
+            ("alice", ("a", "b", AUTHENTICATED), "", {}),
+            id="groups",
+        ),
+        pytest.param(
+            [("user", "alice"), ("group", AUTHENTICATED), ("group", "a")],
+            ("alice", (AUTHENTICATED, "a"), "", {}),
+            id="groups-with-authenticated",
+        ),
+        pytest.param(
+            [("user", "alice"), ("group", UNAUTHENTICATED)],
+            ("alice", (UNAUTHENTICATED,), "", {}),
+            id="unauthenticated",
+        ),
+        pytest.param(
+            [("user", "system:anonymous")],
+            ("system:anonymous", (UNAUTHENTICATED,), "", {}),
+            id="anonymous",
+        ),
+        pytest.param(
+            [("user", "system:anonymous"), ("group", UNAUTHENTICATED), ("group", "a")],
+            ("system:anonymous", (UNAUTHENTICATED, "a"), "", {}),
+            id="anonymous-with-groups",
+        ),
+        pytest.param([("user", ACCOUNT)], (ACCOUNT, OF_ACCOUNT, "", {}), id="service-account"),
+        pytest.param(
+            [("user", ACCOUNT), ("group", "a")],
+            (ACCOUNT, ("a", AUTHENTICATED), "", {}),
+            id="service-account-with-groups",
+        ),
+        pytest.param(
+            [("user", "system:serviceaccount:argo-run")],
+            ("system:serviceaccount:argo-run", (AUTHENTICATED,), "", {}),
+            id="no-service-account",
+        ),
+        pytest.param(
+            [
+                ("user", "alice"),
+                ("uid", "u-1"),
+                ("extra-scopes", "view"),
+                ("extra-scopes", "edit"),
+                ("extra-acme.com%2fproject", "p"),
+            ],
+            (
+                "alice",
+                (AUTHENTICATED,),
+                "u-1",
+                {"scopes": ("view", "edit"), "acme.com/project": ("p",)},
+            ),
+            id="uid-and-extra",
+        ),
+    ],
+)
+def test_what_is_asked_for(headers: list[tuple[str, str]], wanted: object) -> None:
+    assert wanted_identity(with_headers(*headers)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([("group", MASTERS)], "Impersonate-User is missing"),
+        ([("uid", "u")], "Impersonate-User is missing"),
+        ([("extra-a", "b")], "Impersonate-User is missing"),
+        ([("user", "")], "Impersonate-User is missing"),
+        ([("user", "alice"), ("user", "root")], "impersonate-user is not known, or stands twice"),
+        ([("user", "a"), ("uid", "u"), ("uid", "v")], "impersonate-uid is not known, or stands"),
+        ([("user", "alice"), ("role", "root")], "impersonate-role is not known"),
+        ([("user", "alice"), ("groups", MASTERS)], "impersonate-groups is not known"),
+    ],
+)
+def test_what_cannot_be_asked_for(headers: list[tuple[str, str]], why: str) -> None:
+    with pytest.raises(RequestError, match=why) as caught:
+        wanted_identity(with_headers(*headers))
+    assert caught.value.code == 400
+
+
+def find(parts: Parts, user: str, *headers: tuple[str, str]) -> Caller | None:
+    return asyncio.run(parts.callers.find(with_headers(*headers, certificate_of=user)))
+
+
+def test_root_acts_as_others() -> None:
+    parts = Parts()
+    assert find(parts, "root", ("user", "alice"), ("uid", "u")) == Caller(
+        "alice", uid="u", by_token=True, impersonator="root"
+    )
+    # Whoever has that role, by a group as well.
+    parts.store.grant_group_role(AUTHENTICATED, "root")
+    acting = Caller("alice", by_token=True, impersonator="bob")
+    assert find(parts, "bob", ("user", "alice")) == acting
+
+
+@pytest.mark.parametrize("wanted", ["alice", "root", "bob"])
+def test_others_do_not(wanted: str) -> None:
+    parts = Parts()
+    for user in ("alice", "bob", "kube-apiserver"):
+        with pytest.raises(RequestError, match=f"'{user}' may not act as '{wanted}'") as caught:
+            find(parts, user, ("user", wanted))
+        assert caught.value.code == 403
+
+
+def test_a_token_of_somebody_without_the_role_acts_as_nobody_else() -> None:
+    parts = Parts()
+    scope = with_headers(("user", "root"))
+    scope["headers"].append((b"authorization", f"Bearer {parts.log_in('alice')}".encode()))
+    with pytest.raises(RequestError, match="'alice' may not act as 'root'"):
+        asyncio.run(parts.callers.find(scope))
+
+
+def test_nobody_acts_as_nobody() -> None:
+    assert find(Parts(), "", ("user", "root")) is None
+
+
+def test_who_acts_as_another_has_what_the_other_has() -> None:
+    parts = Parts()
+    for enabled in (True, False):
+        if not enabled:
+            # Any certificate may do everything now, but not the one it acts as.
+            parts.store.disable()
+        caller = find(parts, "root", ("user", "alice"), ("group", MASTERS))
+        assert caller is not None
+        with pytest.raises(RequestError, match="'alice' may not write") as caught:
+            parts.callers.require(caller, KEY)
+        assert caught.value.code == 403
+    parts.store.grant_role("alice", "reviewer")
+    caller = find(parts, "root", ("user", "alice"))
+    assert caller is not None
+    parts.callers.require(caller, KEY)

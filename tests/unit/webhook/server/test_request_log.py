@@ -1,0 +1,100 @@
+"""Request ids, and bounds on what clients can make a server write."""
+
+import logging
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+
+from webhook.server.request_log import BoundedLog, LineBudget, request_id
+
+GOOD = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"x-request-id": "abc"}, "abc"),
+        ({"x-request-id": "A.b_c-9"}, "A.b_c-9"),
+        ({"x-request-id": GOOD}, GOOD),
+        (
+            {"audit-id": "9c5d0c4e-9d1a-4d0f-8b7e-0d6c0e6b8f11"},
+            "9c5d0c4e-9d1a-4d0f-8b7e-0d6c0e6b8f11",
+        ),
+        ({"x-request-id": "one", "audit-id": "two"}, "one"),
+        ({"audit-id": "two", "x-request-id": "one"}, "one"),
+        ({"x-request-id": "not good", "audit-id": "two"}, "two"),
+    ],
+)
+def test_a_good_id_is_kept(headers: dict[str, str], expected: str) -> None:
+    assert request_id(scope_of(headers)) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", GOOD + "a", "a b", "a\n", "a\nb", "a\r\nSet-Cookie: x", "a/b", "é", '"', "\x00", "a;b"],
+)
+def test_another_id_is_not(value: str) -> None:
+    scope = scope_of({"x-request-id": value, "audit-id": value})
+    made = request_id(scope)
+    assert len(made) == 16
+    assert int(made, 16) >= 0
+    assert request_id(scope) == made
+    assert request_id(scope_of({})) != made
+
+
+def scope_of(headers: dict[str, str]) -> dict[str, object]:
+    return {"headers": [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]}
+
+
+def test_so_many_lines_a_second_and_the_rest_is_counted() -> None:
+    budget = LineBudget(3)
+    taken = [budget.take(now) for now in (5.0, 5.1, 5.2, 5.3, 5.9, 6.0, 6.5, 6.9, 6.99, 9.0)]
+    assert taken == [True, True, True, False, False, True, True, True, False, True]
+    assert (budget.drain(), budget.drain()) == (3, 0)
+
+
+class Kept(logging.Handler):
+    """Keeps records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.told = Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        if getattr(record, "fields", {}).get("event") == "left-out":
+            self.told.set()
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    handler = Kept()
+    logger = logging.getLogger("leeway")
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def test_what_is_left_out_is_told_once_a_second(kept: Kept) -> None:
+    log = BoundedLog("x", 3)
+    made: list[int] = []
+
+    def fields(number: int) -> dict[str, object]:
+        made.append(number)
+        return {"n": number}
+
+    logger = logging.getLogger("leeway")
+    for number in range(10):
+        log.log(logger, logging.INFO, "m", lambda n=number: fields(n))  # type: ignore[misc]
+        log.log(logger, logging.DEBUG, "m", lambda: fields(-1))
+    assert made == [0, 1, 2]
+    assert kept.told.wait(10)
+    assert len(kept.records) == 4
+    assert kept.records[-1].fields == {"event": "left-out", "of": "x", "count": 7}  # type: ignore[attr-defined]
+    kept.told.clear()
+    assert not kept.told.wait(1.5)

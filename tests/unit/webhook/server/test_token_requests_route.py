@@ -1,0 +1,121 @@
+"""The TokenRequest route: what its core refuses, as the Status that Kubernetes answers with."""
+
+import json
+
+import pytest
+from caller_parts import Parts
+
+from keys.keyring import Keyring
+from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
+from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.issuer import TokenPolicy
+from webhook.metrics import Metrics
+from webhook.server.caller import Caller
+from webhook.server.http import RequestError
+from webhook.server.routes.token_requests import TokenRequests
+
+POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
+KEYRING = Keyring().with_new_key(signing_key("ES256"), 0)
+ACCOUNT_KEY = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
+SECRET_KEY = ObjectKey(Kind.SECRET, NAMESPACE, "s")
+
+
+class Objects(dict[ObjectKey, Answer]):
+    """A source of the objects in a dictionary."""
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:
+        return self.look_up(key)
+
+    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+        return self.get(key, Absence.GONE)
+
+    def problem(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRequests:
+    return TokenRequests(Parts().callers, POLICY, keyring, objects, 60, Metrics(), lambda: NOW)
+
+
+def create(requests: TokenRequests, **spec: object) -> tuple[bytes, str]:
+    body = json.dumps({"spec": spec}).encode()
+    return requests.create(NAMESPACE, ACCOUNT, body, lambda *_line: None)
+
+
+HERE = {ACCOUNT_KEY: ObjectState(ACCOUNT_UID)}
+SECRET = {"kind": "Secret", "name": "s", "uid": "u"}
+
+
+def test_what_is_looked_up_is_in_the_token() -> None:
+    body, warning = create(route(Objects(HERE)))
+    assert json.loads(body)["metadata"]["uid"] == ACCOUNT_UID
+    assert warning == ""
+
+
+@pytest.mark.parametrize(
+    ("objects", "spec", "code", "message", "details"),
+    [
+        (
+            {},
+            {},
+            404,
+            f'serviceaccounts "{ACCOUNT}" not found',
+            {"name": ACCOUNT, "kind": "serviceaccounts"},
+        ),
+        (
+            HERE,
+            {"boundObjectRef": SECRET},
+            404,
+            'secrets "s" not found',
+            {"name": "s", "kind": "secrets"},
+        ),
+        (
+            HERE | {SECRET_KEY: ObjectState("another")},
+            {"boundObjectRef": SECRET},
+            409,
+            'Operation cannot be fulfilled on Secret "s": the UID in the bound object reference '
+            "(u) does not match the UID in record. The object might have been deleted and then "
+            "recreated",
+            {"name": "s", "kind": "Secret"},
+        ),
+        (
+            {ACCOUNT_KEY: Absence.UNAVAILABLE},
+            {},
+            503,
+            f"{ACCOUNT_KEY} could not be looked up, so no token was made; try again when the "
+            "source of objects is reachable (see /readyz?verbose)",
+            None,
+        ),
+    ],
+    ids=["no-account", "no-secret", "another-secret", "unavailable"],
+)
+def test_what_the_objects_say(
+    objects: dict[ObjectKey, Answer],
+    spec: dict[str, object],
+    code: int,
+    message: str,
+    details: object,
+) -> None:
+    requests = route(Objects(objects))
+    with pytest.raises(RequestError) as caught:
+        create(requests, **spec)
+    error = caught.value
+    assert (error.code, str(error), error.details) == (code, message, details)
+    assert ((b"retry-after", b"1") in tuple(error.headers)) is (code == 503)
+
+
+def test_without_an_active_key_it_is_503() -> None:
+    with pytest.raises(RequestError, match="no token can be signed now") as caught:
+        create(route(keyring=Keyring()))
+    assert caught.value.code == 503
+    assert tuple(caught.value.headers) == ((b"retry-after", b"1"),)
+
+
+def test_a_long_name_is_not_said_back_whole() -> None:
+    with pytest.raises(RequestError) as caught:
+        route().authorize(Caller("root"), NAMESPACE, "A" * 100_000)
+    assert caught.value.code == 422
+    assert len(str(caught.value)) < 1000

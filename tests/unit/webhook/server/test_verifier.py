@@ -1,0 +1,176 @@
+"""Look-ups beside the event loop: one for many, bounded, and never in the way."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from bound_parts import POD, SA, UIDS, StillSource, bound_token
+from support import (
+    ACCOUNT_UID,
+    NOW,
+    assert_accepted,
+    assert_refused,
+    authenticator_with,
+    good_claims,
+    token_of,
+)
+
+from webhook.bound_objects import Absence, Answer, ObjectKey, ObjectState
+from webhook.errors import Reason
+from webhook.outcome import Outcome
+from webhook.server.verifier import LOOKUP_SECONDS, TokenVerifier
+
+
+@dataclass
+class Source(StillSource):
+    """Knows nothing, and answers look-ups when it is let."""
+
+    answers: dict[ObjectKey, Answer] = field(
+        default_factory=lambda: {key: ObjectState(UIDS[key]) for key in (SA, POD)}
+    )
+    known: dict[ObjectKey, Answer] = field(default_factory=dict)
+    asked: list[tuple[ObjectKey, str]] = field(default_factory=list)
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def find(self, key: ObjectKey, uid: str) -> Answer:
+        return self.known.get(key, Absence.UNSEEN)
+
+    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+        self.asked.append((key, uid))
+        self.may_answer.wait(30)
+        return self.answers.get(key, Absence.GONE)
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    made = Source()
+    yield made
+    made.may_answer.set()
+
+
+def verifier_with(source: Source) -> TokenVerifier:
+    return TokenVerifier(authenticator_with(objects=source), lambda: NOW, source)
+
+
+def pod_token(jti: str = "j", uid: str = "") -> str:
+    return bound_token(POD, uid=uid, jti=jti)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_every_object_is_looked_up_once(source: Source) -> None:
+    source.may_answer.set()
+    assert_accepted(asyncio.run(verifier_with(source).authenticate(pod_token(), [])))
+    assert source.asked == [(SA, ACCOUNT_UID), (POD, "u-pod")]
+
+
+def test_what_is_known_is_not_looked_up(source: Source) -> None:
+    source.known = dict(source.answers)
+    assert_accepted(asyncio.run(verifier_with(source).authenticate(pod_token(), [])))
+    assert source.asked == []
+
+
+def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
+    source.known[SA] = ObjectState(ACCOUNT_UID)
+
+    async def run() -> list[Outcome]:
+        verifier = verifier_with(source)
+        reviews = [
+            asyncio.create_task(verifier.authenticate(pod_token(str(number)), []))
+            for number in range(50)
+        ]
+        await until(lambda: len(source.asked) > 0)
+        await asyncio.sleep(0.05)
+        source.may_answer.set()
+        outcomes = await asyncio.gather(*reviews)
+        # Answered means forgotten: the next one asks anew.
+        outcomes.append(await verifier.authenticate(pod_token("last"), []))
+        return outcomes
+
+    for outcome in asyncio.run(run()):
+        assert_accepted(outcome)
+    assert source.asked == [(POD, "u-pod")] * 2
+
+
+def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
+    source.known[SA] = ObjectState(ACCOUNT_UID)
+
+    async def run() -> tuple[Outcome, Outcome]:
+        verifier = verifier_with(source)
+        first = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        await until(lambda: len(source.asked) == 1)
+        second = asyncio.create_task(verifier.authenticate(pod_token(uid="new"), []))
+        await until(lambda: len(source.asked) == 2)
+        source.may_answer.set()
+        return await first, await second
+
+    first, second = asyncio.run(run())
+    assert_accepted(first)
+    assert_refused(second, "", Reason.UID_MISMATCH)
+    assert source.asked == [(POD, "u-pod"), (POD, "new")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Absence.GONE, Reason.BOUND_OBJECT_GONE),
+        (Absence.UNAVAILABLE, Reason.LOOKUP_FAILED),
+        (ObjectState("other"), Reason.UID_MISMATCH),
+    ],
+)
+def test_bad_input_25_what_the_look_up_says(source: Source, answer: Answer, reason: Reason) -> None:
+    source.may_answer.set()
+    source.answers[POD] = answer
+    token = pod_token()
+    outcome = asyncio.run(verifier_with(source).authenticate(token, []))
+    assert_refused(outcome, token, reason)
+
+
+def test_bad_input_25_a_look_up_without_end(source: Source) -> None:
+    """The bound is the requirement; meanwhile the event loop goes on."""
+    source.known[SA] = ObjectState(ACCOUNT_UID)
+
+    async def run() -> tuple[Outcome, float, Outcome]:
+        verifier = verifier_with(source)
+        started = time.monotonic()
+        waiting = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        await until(lambda: len(source.asked) == 1)
+        meanwhile = await verifier.authenticate(token_of(good_claims()), [])
+        assert not waiting.done()
+        outcome = await waiting
+        took = time.monotonic() - started
+        source.may_answer.set()
+        return outcome, took, meanwhile
+
+    outcome, took, meanwhile = asyncio.run(run())
+    assert_accepted(meanwhile)
+    assert_refused(outcome, pod_token(), Reason.LOOKUP_FAILED)
+    assert LOOKUP_SECONDS - 0.1 <= took < LOOKUP_SECONDS + 1
+
+
+def test_both_look_ups_of_a_token_share_the_bound(source: Source) -> None:
+    """A service account that answers late leaves its Pod no more time than there was."""
+    source.answers[SA] = ObjectState(ACCOUNT_UID)
+
+    async def run() -> float:
+        verifier = verifier_with(source)
+        started = time.monotonic()
+        waiting = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        await asyncio.sleep(LOOKUP_SECONDS / 2)
+        source.may_answer.set()
+        await until(lambda: len(source.asked) == 1)
+        source.may_answer.clear()
+        outcome = await waiting
+        source.may_answer.set()
+        assert_refused(outcome, pod_token(), Reason.LOOKUP_FAILED)
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) < LOOKUP_SECONDS + 1
+    assert source.asked == [(SA, ACCOUNT_UID), (POD, "u-pod")]

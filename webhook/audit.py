@@ -1,0 +1,86 @@
+"""Audit: who changed what, and who was given which token.
+
+A line is written after what it tells of is done. It is best effort: a change that is acknowledged
+is in the store, whether or not its line could be written, and a line that could not is reported.
+
+The server's lines go to its log. A command has none, so its lines go to ``audit.log`` in the data
+directory; only who may run commands makes that file grow.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Protocol
+
+from webhook.claims import Claims
+from webhook.duration import utc
+from webhook.log_lines import Fields, json_line
+
+AUDIT_FILE: Final = "audit.log"
+DONE: Final = "done"
+DENIED: Final = "denied"
+FAILED: Final = "failed"
+
+
+class Audit(Protocol):
+    """Writes a line about one action, on behalf of whoever caused it."""
+
+    def __call__(self, action: str, outcome: str, fields: Fields) -> None:
+        """Write a line. Never raises."""
+
+
+def audit_fields(action: str, outcome: str, via: str, who: Fields, fields: Fields) -> Fields:
+    """Return the fields of a line; ``via`` is ``server`` or ``command``."""
+    return {"event": "audit", "action": action, "outcome": outcome, "via": via, **who, **fields}
+
+
+def audit_message(action: str, outcome: str) -> str:
+    """Return the message of a line."""
+    return f"{action} {outcome}"
+
+
+def fingerprint(token: str) -> str:
+    """Return what names a token: the first 12 hex digits of its SHA-256."""
+    return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def token_fields(claims: Claims, token: str) -> Mapping[str, object]:
+    """Return what a line says of a token that was issued."""
+    bound = {"Pod": claims.pod, "Secret": claims.secret, "Node": claims.node}
+    named = [f"{kind} {one.name}" for kind, one in bound.items() if one is not None]
+    return {
+        "subject": claims.subject,
+        "audiences": claims.audiences,
+        "jti": claims.jti,
+        "fingerprint": fingerprint(token),
+        "expiresAt": None if claims.expires_at is None else utc(claims.expires_at),
+        "boundObjects": named or None,
+    }
+
+
+def append_line(path: Path, seconds: float, message: str, fields: Fields) -> None:
+    """Append a record to a file that only its owner may read, as a whole or not at all.
+
+    Raises OSError where it cannot be written.
+    """
+    data = json_line(seconds, "info", message, fields).encode("ascii") + b"\n"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        try:
+            written = os.write(descriptor, data)
+            if written < len(data):
+                # The next one says why.
+                os.write(descriptor, data[written:])
+        except OSError:
+            # Part of a line would spoil the next one.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Reads the body of a request as a Kubernetes object, strictly.
+
+Source: kubernetes ``apimachinery/pkg/runtime/serializer/json``; stricter than that where two
+readers of one body might disagree.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from keys.encoding import decode_json
+from keys.errors import EncodingError
+from webhook.errors import InvalidReviewError
+
+_FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
+
+
+def read_object(body: bytes, kind: str, api_version: str) -> dict[str, Any]:
+    """Read an object of a kind and a version.
+
+    Both may be left out, as clients do that leave them to the URL. Members that are not known are
+    left in. Raises InvalidReviewError.
+    """
+    try:
+        value = decode_json(body)
+    except EncodingError as error:
+        raise InvalidReviewError(f"the request body is {error}; send a {kind}") from error
+    if not isinstance(value, dict):
+        raise InvalidReviewError(f"the request body is not a JSON object; send a {kind}")
+    refuse_other_case(value, _FIELDS, "")
+    _expect(value, "kind", kind)
+    _expect(value, "apiVersion", api_version)
+    if not isinstance(value.get("metadata", {}), dict | None):
+        raise InvalidReviewError("metadata must be an object")
+    return value
+
+
+def read_spec(value: Mapping[str, Any], fields: tuple[str, ...], holds: str) -> dict[str, Any]:
+    """Return the ``spec`` of an object. Raises InvalidReviewError."""
+    spec = value.get("spec")
+    if not isinstance(spec, dict):
+        raise InvalidReviewError(f"spec must be an object with {holds}")
+    refuse_other_case(spec, fields, "spec.")
+    return spec
+
+
+def read_text(members: Mapping[str, Any], field: str, path: str = "") -> str:
+    """Return a member that is a string, empty where there is none. Raises InvalidReviewError."""
+    value = members.get(field)
+    if value is not None and not isinstance(value, str):
+        raise InvalidReviewError(f"{path}{field} must be a string")
+    return value or ""
+
+
+def read_texts(members: Mapping[str, Any], field: str, path: str = "") -> tuple[str, ...]:
+    """Return a member that is a list of strings. Raises InvalidReviewError."""
+    value = members.get(field) or []
+    if not isinstance(value, list) or not all(type(entry) is str for entry in value):
+        raise InvalidReviewError(f"{path}{field} must be a list of strings")
+    return tuple(value)
+
+
+def refuse_other_case(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> None:
+    """Refuse members that differ from a field in case only. Raises InvalidReviewError."""
+    # Go's lenient decoders match names in any case; two readers of one body must not disagree.
+    for name in members:
+        if name not in fields:
+            for field in fields:
+                if name.lower() == field.lower():
+                    raise InvalidReviewError(
+                        f"unknown field {path}{name}; it is written {path}{field}"
+                    )
+
+
+def _expect(value: Mapping[str, object], field: str, served: str) -> None:
+    found = value.get(field, "")
+    if found not in ("", None, served):
+        shown = repr(found[:64]) if isinstance(found, str) else "not a string"
+        raise InvalidReviewError(f"{field} is {shown}; this path serves {served!r}")

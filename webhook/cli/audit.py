@@ -1,0 +1,34 @@
+"""The audit lines of commands: ``audit.log`` in the data directory."""
+
+import os
+import pwd
+from pathlib import Path
+from time import time
+
+import click
+
+from webhook.audit import AUDIT_FILE, DONE, append_line, audit_fields, audit_message
+
+
+def audit(data_dir: Path, action: str, **fields: object) -> None:
+    """Note what a command has done, and who ran it; ``fields`` say what it was about.
+
+    What has been done stays done: a line that cannot be written is a warning.
+    """
+    path = data_dir / AUDIT_FILE
+    who = {"caller": f"os:{_operating_user()}"}
+    try:
+        line = audit_fields(action, DONE, "command", who, fields)
+        append_line(path, time(), audit_message(action, DONE), line)
+    except OSError as error:
+        why = error.strerror or str(error)
+        click.echo(f"leeway: warning: this was done, but not noted in {path}: {why}", err=True)
+
+
+def _operating_user() -> str:
+    # Not what the environment says: anybody may set it.
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

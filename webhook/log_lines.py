@@ -1,0 +1,139 @@
+"""One line of a log: JSON for programs, text for people.
+
+Invariants:
+
+1. A record is one line, whatever is in it. JSON is ASCII, all else escaped; in text what is not
+   printable is escaped, and only a traceback goes on in lines of its own, each indented.
+2. A record takes at most ``MAX_BYTES``, which a pipe takes whole: those of several processes that
+   write to one pipe do not mix.
+3. What looks like a token or a key is replaced. Nothing of ours writes one; what a library puts
+   into the message of an exception is not ours.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+MAX_BYTES: Final = 4096
+"""``PIPE_BUF`` of Linux, the line feed included."""
+REDACTED: Final = "[redacted]"
+TRACEBACK: Final = "traceback"
+"""The field that text shows in lines of its own."""
+_MAX_TEXT: Final = 2048
+_MAX_TRACEBACK: Final = 8192
+_MAX_ENTRIES: Final = 16
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_TOKEN_CHARACTERS: Final = re.compile(r"[\w.-]+", re.A)
+_PEM: Final = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.S)
+_BEARER: Final = re.compile(r"(bearer\s+)[\w.~+/=-]{16,}", re.A | re.I)
+_PLAIN: Final = re.compile(r"[^\s\"=]+")
+
+Fields = Mapping[str, object]
+"""Texts, numbers, truth values, and sequences of texts; None is left out."""
+
+
+def json_line(seconds: float, level: str, message: str, fields: Fields) -> str:
+    """Render a record as a JSON object; ``seconds`` are Unix seconds."""
+    members = {"time": rfc3339(seconds), "level": level} | _cleaned(message, fields)
+    line = json.dumps(members)
+    while len(line) >= MAX_BYTES:
+        _shorten(members)
+        line = json.dumps(members)
+    return line
+
+
+def text_line(seconds: float, level: str, message: str, fields: Fields) -> str:
+    """Render a record as gunicorn does, with the fields after the message."""
+    date = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S %z")
+    members = _cleaned(message, fields)
+    process = members.pop("pid", 0)
+    start = f"[{date}] [{process}] [{level.upper()}]"
+    line = _text(start, members)
+    while len(line.encode("utf-8")) >= MAX_BYTES:
+        _shorten(members)
+        line = _text(start, members)
+    return line
+
+
+def redact(text: str) -> str:
+    """Replace what looks like a JWT, a PEM block or a bearer token. Takes time linear in length."""
+    if "eyJ" in text:
+        text = _TOKEN_CHARACTERS.sub(_without_token, text)
+    if "-----BEGIN" in text:
+        text = _PEM.sub(REDACTED, text)
+    if "earer" in text or "EARER" in text:
+        text = _BEARER.sub(rf"\1{REDACTED}", text)
+    return text
+
+
+def rfc3339(seconds: float) -> str:
+    """Render a time in UTC with milliseconds."""
+    date = datetime.fromtimestamp(seconds, UTC)
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _without_token(match: re.Match[str]) -> str:
+    text = match[0]
+    start = text.find("eyJ")
+    return text[:start] + REDACTED if start >= 0 and "." in text[start:] else text
+
+
+def _cleaned(message: str, fields: Fields) -> dict[str, object]:
+    members = {"message": message} | {n: v for n, v in fields.items() if v is not None}
+    return {name: _clean(name, value) for name, value in members.items()}
+
+
+def _clean(name: str, value: object) -> object:
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        kept = [_clean(name, entry) for entry in value[:_MAX_ENTRIES]]
+        left = len(value) - len(kept)
+        return [*kept, f"and {left} more"] if left else kept
+    text = str(value)
+    # Cut first: a part of a token is found as well, and no text takes long to look through.
+    longest = _MAX_TRACEBACK if name == TRACEBACK else _MAX_TEXT
+    text = redact(_cut(name, text, longest))
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def _cut(name: str, text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    if name == TRACEBACK:
+        # The end of it says what happened.
+        return f"{text[: longest // 4]}\n...\n{text[len(text) - longest * 3 // 4 :]}"
+    return f"{text[:longest]}..."
+
+
+def _shorten(members: dict[str, object]) -> None:
+    name = max(members, key=lambda name: len(json.dumps(members[name])))
+    value = members[name]
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    members[name] = _cut(name, text, len(text) // 2)
+
+
+def _text(start: str, members: Mapping[str, object]) -> str:
+    parts = [start, _printable(str(members["message"]))]
+    for name, value in members.items():
+        if name not in ("message", TRACEBACK):
+            parts.append(f"{name}={_value(value)}")
+    lines = str(members.get(TRACEBACK, "")).splitlines()
+    return "\n".join([" ".join(parts), *("    " + _printable(line) for line in lines)])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if _PLAIN.fullmatch(text):
+        return _printable(text)
+    return '"' + _printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

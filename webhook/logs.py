@@ -1,0 +1,122 @@
+"""Where log records go: standard error, one write a record.
+
+Invariants:
+
+1. Everything that a server says is a record of ``log_lines``: what gunicorn and other libraries
+   log, warnings, and exceptions that nobody caught.
+2. Whatever happens to a record, what it tells of goes on: a log that cannot be written is no error.
+3. Libraries are heard from WARNING on, whatever the level: at DEBUG some show what they send.
+"""
+
+import io
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from webhook.log_lines import TRACEBACK, Fields, json_line, text_line
+
+LOGGER: Final = "leeway"
+AUDIT_LOGGER: Final = "leeway.audit"
+_STDERR: Final = 2
+_LINES: Final = {"json": json_line, "text": text_line}
+_logger = logging.getLogger(LOGGER)
+
+
+class LineFormatter(logging.Formatter):
+    """Renders records with a function of ``log_lines``; ``fields`` of a record come after it."""
+
+    def __init__(self, line: Callable[[float, str, str, Fields], str]) -> None:
+        super().__init__()
+        self._line = line
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render a record."""
+        fields = {"pid": record.process, **getattr(record, "fields", {})}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields[TRACEBACK] = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        return self._line(record.created, record.levelname.lower(), record.getMessage(), fields)
+
+
+class StderrHandler(logging.Handler):
+    """Writes each record to the descriptor of standard error at once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            line = self.format(record)
+        except Exception as error:
+            record.msg, record.args = "a log record could not be rendered", ()
+            record.exc_info = (type(error), error, error.__traceback__)
+            line = self.format(record)
+        write_all(_STDERR, line.encode("utf-8") + b"\n")
+
+
+class LogStream(io.TextIOBase):
+    """Stands in for ``sys.stderr``: what is written to it comes out as records, one a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ""
+
+    def writable(self) -> bool:
+        """Say that it can be written to."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor that lies under it."""
+        return _STDERR
+
+    def write(self, text: str) -> int:
+        """Log the lines that are whole, and keep what follows them."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                _logger.error("%s", line)
+        return len(text)
+
+
+def log_to_stderr(log_format: str, level: str) -> None:
+    """Send all that is logged in this process to standard error; ``log_format`` is json or text."""
+    handler = StderrHandler()
+    handler.setFormatter(LineFormatter(_LINES[log_format]))
+    number = logging.getLevelNamesMapping()[level.upper()]
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(number, logging.WARNING))
+    _logger.setLevel(number)
+    # Whatever the level: what was changed is never left out.
+    logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_exception
+    threading.excepthook = _log_thread_exception
+    sys.unraisablehook = _log_unraisable
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write bytes, or as much of them as can be written."""
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        pass
+
+
+def _log_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    _logger.critical("an exception was not caught", exc_info=(kind, error, trace))
+
+
+def _log_thread_exception(arguments: threading.ExceptHookArgs) -> None:
+    name = arguments.thread.name if arguments.thread else "unknown"
+    _logger.error("thread %s ended by an exception", name, exc_info=arguments.exc_value)
+
+
+def _log_unraisable(unraisable: Any) -> None:
+    message = unraisable.err_msg or "exception ignored"
+    _logger.error("%s in %r", message, unraisable.object, exc_info=unraisable.exc_value)

@@ -1,0 +1,185 @@
+"""The routes of one configuration and one keyring, put together."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING
+
+from keys.errors import KeyScheduleError
+from keys.jwk import jwks_document
+from keys.keyring import Keyring
+from webhook import discovery
+from webhook.access_reviews import AUTHORIZATION_GROUP
+from webhook.assembly import policy_of
+from webhook.authenticator import Authenticator
+from webhook.bound_objects import ObjectSource
+from webhook.config import Configuration
+from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
+from webhook.metrics import Metrics
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
+from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
+from webhook.server.caller import Callers
+from webhook.server.dispatch import Application, HotRoute
+from webhook.server.http import Route
+from webhook.server.late_flask import LateFlask
+from webhook.server.request_log import RequestLog
+from webhook.server.routes.access_reviews import AccessReviews
+from webhook.server.routes.documents import HealthCheck, document_route, health_route, version_body
+from webhook.server.routes.token_reviews import TokenReviews
+from webhook.server.verifier import TokenVerifier
+from webhook.skew_files import SkewFiles
+from webhook.trusted_issuers.issuer_keys import IssuerKeys
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+_logger = logging.getLogger("leeway")
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What stays through every reload.
+
+    ``uses`` writes down the uses of auth tokens; ``ask_for_own_keys`` has the folder of signing
+    keys looked at, for a token with a key that is not known.
+    """
+
+    store: AuthStore
+    metrics: Metrics
+    skew: SkewFiles
+    log: RequestLog
+    uses: Executor
+    warnings: Callable[[], Iterable[HealthCheck]]
+    ask_for_own_keys: Callable[[], Future[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is made anew where the configuration or the keys say so."""
+
+    configuration: Configuration
+    keyring: Keyring
+    objects: ObjectSource | None
+    issuer_keys: IssuerKeys
+    authenticator: Authenticator
+    tokens: TokenProvider
+
+
+class _NewerKeys:
+    def __init__(self, own: str, ask_for_own: Callable[[], Future[None]], others: IssuerKeys):
+        self._own = own
+        self._ask_for_own = ask_for_own
+        self._others = others
+
+    def ask(self, issuer: str) -> Future[None] | None:
+        return self._ask_for_own() if issuer == self._own else self._others.ask(issuer)
+
+
+def compose(lasting: Lasting, parts: Parts) -> Application:
+    """Make the application that answers by these parts."""
+    configuration, objects = parts.configuration, parts.objects
+    store, metrics, log = lasting.store, lasting.metrics, lasting.log
+    limit = configuration.server.max_body_bytes
+    newer_keys = _NewerKeys(configuration.issuer, lasting.ask_for_own_keys, parts.issuer_keys)
+    verifier = TokenVerifier(parts.authenticator, time, objects, newer_keys)
+    audiences = configuration.audiences
+    callers = Callers(store, parts.tokens, verifier, configuration.issuer, audiences, time)
+    prefix = configuration.mapping.role_group_prefix
+    reviews = AccessReviews(store, callers, metrics, log, limit)
+    hot = {
+        f"/apis/{AUTHENTICATION_GROUP}/v1/selfsubjectreviews": HotRoute(reviews.who_am_i),
+        f"/apis/{AUTHORIZATION_GROUP}/v1/subjectaccessreviews": HotRoute(
+            reviews.subject, ACCESS_REVIEWS_KEY, reviews.subject_at_once
+        ),
+        f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectaccessreviews": HotRoute(reviews.self_subject),
+        "/apis/leeway.dev/v1/rangeaccessreviews": HotRoute(reviews.ranges, ACCESS_REVIEWS_KEY),
+    }
+    for version in AUTHENTICATION_VERSIONS:
+        tokens = TokenReviews(version, verifier, store, prefix, metrics, log, limit)
+        path = f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews"
+        hot[path] = HotRoute(tokens.review, TOKEN_REVIEWS_KEY, tokens.review_at_once)
+    flask = LateFlask(lambda: _flask(lasting, parts, callers))
+    return Application(_public_routes(parts, lasting), hot, flask, callers, log, limit)
+
+
+def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":
+    # Imported here: LateFlask says why.
+    from webhook.rbac.passwords import Passwords
+    from webhook.server.flask_app import create_flask_app
+    from webhook.server.routes.auth_api import AuthAPI
+    from webhook.server.routes.token_requests import TokenRequests
+
+    configuration, metrics = parts.configuration, lasting.metrics
+    passwords = Passwords(configuration.auth.bcrypt_cost, _cores_of_a_worker(configuration))
+    auth = AuthAPI(lasting.store, passwords, parts.tokens, time)
+    policy, expiry = policy_of(configuration), configuration.leeway.expiry
+    requests = TokenRequests(callers, policy, parts.keyring, parts.objects, expiry, metrics, time)
+    flask = create_flask_app(metrics, auth, callers, requests, lasting.skew, lasting.log)
+    flask.config["MAX_CONTENT_LENGTH"] = configuration.server.max_body_bytes
+    return flask
+
+
+def _cores_of_a_worker(configuration: Configuration) -> int:
+    return max(1, (os.cpu_count() or 1) // configuration.server.workers)
+
+
+def token_provider(
+    configuration: Configuration, store: AuthStore, keyring: Keyring, uses: Executor
+) -> TokenProvider:
+    """Make the provider of auth tokens that a configuration chooses."""
+    ttl = configuration.auth.auth_token_ttl
+    if configuration.auth.token_provider == "jwt":
+        return JWTTokens(store, keyring, ttl)
+    if configuration.auth.token_provider == "none":
+        return NopTokens()
+    return SimpleTokens(store, ttl, lambda write: uses.submit(_write_use, write))
+
+
+def _write_use(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except StoreUnavailableError as error:
+        _logger.warning("the use of an auth token was not written down: %s", error)
+
+
+def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
+    configuration, keyring = parts.configuration, parts.keyring
+    published = keyring.published_keys()
+    max_age = discovery.MAX_AGE_SECONDS
+    issuer, jwks_uri = configuration.issuer, configuration.jwks_uri
+    openid = discovery.openid_configuration(issuer, jwks_uri, published)
+    checks: list[HealthCheck] = [("ping", lambda: "")]
+    ready = [
+        *checks,
+        ("signing-key", lambda: _signing_problem(keyring)),
+        ("issuer-keys", parts.issuer_keys.problem),
+    ]
+    warnings = [*lasting.warnings(), ("issuer-keys", parts.issuer_keys.warning)]
+    if parts.objects is not None:
+        ready.append(("objects", parts.objects.problem))
+        warnings.append(("objects", parts.objects.warning))
+    version = document_route(version_body(), "application/json")
+    return {
+        discovery.CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
+        discovery.JWKS_PATH: document_route(
+            jwks_document(published), discovery.JWKS_CONTENT_TYPE, max_age=max_age
+        ),
+        "/version": version,
+        "/version/": version,
+        "/livez": health_route("livez", checks),
+        "/readyz": health_route("readyz", ready, warnings),
+        "/healthz": health_route("healthz", ready, warnings),
+    }
+
+
+def _signing_problem(keyring: Keyring) -> str:
+    try:
+        keyring.signing_key()
+    except KeyScheduleError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,162 @@
+"""Dispatches requests: hot routes here, everything else in Flask behind a thread pool.
+
+Invariants:
+
+1. A path that is not in the table of public routes is answered only to a caller with an identity.
+2. Nothing that blocks runs on the event loop.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from webhook.errors import LeewayError
+from webhook.server.caller import BAD_IDENTITY, CALLER, Callers
+from webhook.server.error_map import NOT_FOUND, status_body
+from webhook.server.http import (
+    DisconnectedError,
+    Receive,
+    RequestError,
+    Route,
+    Scope,
+    Send,
+    request_error_of,
+    respond,
+    respond_error,
+)
+from webhook.server.late_flask import LateFlask
+from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
+
+_ETCD_PREFIX: Final = "/v3/"
+
+
+class HotRoute(NamedTuple):
+    """A route for ``POST`` that needs to be allowed to write ``key``, where there is one.
+
+    ``at_once`` returns the body of a 201 for the body of a request, or None where ``route`` has to
+    answer it; it leaves no trace where it returns None or raises.
+    """
+
+    route: Route
+    key: bytes = b""
+    at_once: Callable[[Scope, bytes], bytes | None] | None = None
+
+
+class Application:
+    """Dispatches by path.
+
+    ``public`` routes need no identity; ``hot`` ones do, and Flask has the rest. Bodies of more
+    than ``max_body_bytes`` are refused by the routes.
+    """
+
+    def __init__(
+        self,
+        public: dict[str, Route],
+        hot: dict[str, HotRoute],
+        flask: LateFlask,
+        callers: Callers,
+        log: RequestLog,
+        max_body_bytes: int,
+    ) -> None:
+        self._public = public
+        self._hot = hot
+        self._flask = flask
+        self._callers = callers
+        self._log = log
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[tuple[str, str]]:
+        """Return the method and the path of everything that is served."""
+        fast = [("GET", path) for path in self._public] + [("POST", path) for path in self._hot]
+        return fast + self._flask.routes()
+
+    def warm_up(self) -> None:
+        """Make what was not needed to start; in any thread but the event loop's."""
+        self._flask.load()
+
+    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
+        """Return the body of a 201 for a POST that shows a certificate and no other identity.
+
+        None where that takes waiting, or where the answer is another one: then nothing has
+        happened yet, and the request is for ``__call__``.
+        """
+        hot = self._hot.get(scope["path"])
+        if hot is None or hot.at_once is None or len(body) > self._max_body_bytes:
+            return None
+        try:
+            caller = self._callers.of_certificate(scope)
+            if caller is None:
+                return None
+            scope[CALLER] = caller
+            self._callers.require(caller, hot.key)
+            return hot.at_once(scope, body)
+        except Exception:
+            # Whatever it is, it comes up again there, and is answered and logged.
+            return None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope of type ``http``."""
+        try:
+            await self._answer(scope, receive, send)
+        except RequestError as error:
+            self._log.answered(scope, error.code, str(error))
+            error.headers = [*error.headers, _request_id_header(scope)]
+            await respond_error(send, error, scope["method"])
+        except DisconnectedError:
+            pass
+        except Exception as error:
+            self._log.crashed(scope, error)
+            message = "an internal error occurred; it is in the server's log"
+            headers = [_request_id_header(scope)]
+            await respond(send, 500, status_body(500, message), headers=headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            route = await self._route(scope)
+            await route(scope, receive, send)
+        except LeewayError as error:
+            raise request_error_of(error) from error
+
+    async def _route(self, scope: Scope) -> Route:
+        path = scope["path"]
+        route = self._public.get(path)
+        if route is not None:
+            _require_method(scope, "GET", "HEAD")
+            return route
+        if path.startswith(_ETCD_PREFIX):
+            _require_ascii(scope)
+            # etcd answers in its own words whom it does not know.
+            try:
+                scope[CALLER] = await self._callers.find(scope)
+            except RequestError:
+                scope[CALLER] = BAD_IDENTITY
+            return self._flask
+        caller = scope[CALLER] = await self._callers.identify(scope)
+        hot = self._hot.get(path)
+        if hot is not None:
+            _require_method(scope, "POST")
+            if hot.key:
+                self._callers.require(caller, hot.key)
+            return hot.route
+        _require_ascii(scope)
+        if path.startswith("//"):
+            # Flask would take it for the same path with one slash.
+            raise RequestError(404, NOT_FOUND)
+        return self._flask
+
+
+def _request_id_header(scope: Scope) -> tuple[bytes, bytes]:
+    return REQUEST_ID_HEADER, request_id(scope).encode("ascii")
+
+
+def _require_ascii(scope: Scope) -> None:
+    if not (scope["path"].isascii() and scope["query_string"].isascii()):
+        raise RequestError(400, "the path and query must be ASCII, percent-encoded")
+
+
+def _require_method(scope: Scope, *allowed: str) -> None:
+    if scope["method"] not in allowed:
+        raise RequestError(
+            405,
+            f"method {scope['method'][:16]} is not served here; use {' or '.join(allowed)}",
+            [(b"allow", ", ".join(allowed).encode("ascii"))],
+        )

@@ -1,0 +1,73 @@
+"""How gunicorn runs this, for ``leeway serve`` and for ``deploy/gunicorn.conf.py``.
+
+prometheus_client reads ``PROMETHEUS_MULTIPROC_DIR`` as soon as it is imported, and the application
+imports it: so nothing at the top of this module does.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Final
+
+from webhook.config import Configuration
+from webhook.config_file import load_configuration
+from webhook.data_dir import TLSFiles
+
+GRACEFUL_SECONDS: Final = 25
+KEEP_ALIVE_SECONDS: Final = 75
+_LOGS: Final = {"json": "JSONLog", "text": "TextLog"}
+DEFAULT_DATA_DIR: Final = "leeway-data"
+
+
+def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
+    """Return gunicorn's settings by name."""
+    return {
+        "bind": configuration.server.bind,
+        "workers": configuration.server.workers,
+        "worker_class": "webhook.server.worker.LeewayWorker",
+        "certfile": str(files.certificate),
+        "keyfile": str(files.private_key),
+        "ca_certs": str(files.client_ca),
+        "asgi_loop": "uvloop",
+        "http_parser": "python",
+        "keepalive": KEEP_ALIVE_SECONDS,
+        "graceful_timeout": GRACEFUL_SECONDS,
+        "forwarded_allow_ips": "",
+        "control_socket_disable": True,
+        "worker_tmp_dir": shared_memory(),
+        "proc_name": "leeway",
+        "logger_class": f"webhook.server.gunicorn_log.{_LOGS[configuration.server.log_format]}",
+        "loglevel": configuration.server.log_level,
+        "child_exit": _forget_worker,
+    }
+
+
+def pass_on_hangup(arbiter: Any) -> None:
+    """Have the workers of a master load everything again, instead of starting others."""
+    for pid in list(arbiter.WORKERS):
+        arbiter.kill_worker(pid, signal.SIGHUP)
+
+
+def environment_data_dir() -> Path:
+    """Return the data directory where no flag can name it."""
+    return Path(os.environ.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR)
+
+
+def application() -> Any:
+    """Make the application of one worker, as the environment configures it."""
+    from webhook.server.app import create_app
+
+    data_dir = environment_data_dir()
+    return create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
+
+
+def shared_memory() -> str | None:
+    """Return a folder in memory for what workers share, None where there is none."""
+    folder = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _forget_worker(_server: Any, worker: Any) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,124 @@
+"""Makes what serves one configuration and one keyring, and keeps of it what does not change.
+
+Invariant: a request that began before a change, and asks an authenticator that is no longer in use,
+is answered with the keys of now too.
+"""
+
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+from keys.keyring import Keyring
+from webhook.assembly import authenticator_of, issuer_keys_of, source_of
+from webhook.authenticator import Authenticator
+from webhook.bound_objects import ObjectSource
+from webhook.config import Configuration
+from webhook.errors import ConfigurationError
+from webhook.rbac.revocations import StoreRevocations
+from webhook.server.composition import Lasting, Parts, token_provider
+from webhook.trusted_issuers.issuer_keys import IssuerKeys
+
+READY_SECONDS: Final = 10.0
+"""How long a new source of objects or of keys may take until it is used."""
+_POLL_SECONDS: Final = 0.1
+
+
+class Background(Protocol):
+    """A part that does something by itself."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def close(self) -> None:
+        """End."""
+
+    def problem(self) -> str:
+        """Say why it is not ready, empty where it is."""
+
+
+class PartsMaker:
+    """Makes parts from a data directory and what stays through every reload."""
+
+    def __init__(self, data_dir: Path, lasting: Lasting) -> None:
+        self._data_dir = data_dir
+        self._lasting = lasting
+        # Each that a request may still be asking, and our issuer in its configuration.
+        self._authenticators: WeakKeyDictionary[Authenticator, str] = WeakKeyDictionary()
+
+    def make(self, configuration: Configuration, keyring: Keyring) -> Parts:
+        """Make all of them."""
+        objects = source_of(self._data_dir, configuration)
+        issuer_keys = self._issuer_keys(configuration)
+        authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
+        tokens = token_provider(configuration, self._lasting.store, keyring, self._lasting.uses)
+        return Parts(configuration, keyring, objects, issuer_keys, authenticator, tokens)
+
+    def remake(self, old: Parts, configuration: Configuration, keyring: Keyring) -> Parts:
+        """Make those that another configuration or keyring changes."""
+        same = {
+            name
+            for name in configuration.__struct_fields__
+            if getattr(old.configuration, name) == getattr(configuration, name)
+        }
+        objects, issuer_keys = old.objects, old.issuer_keys
+        authenticator, tokens = old.authenticator, old.tokens
+        if "objects" not in same:
+            objects = source_of(self._data_dir, configuration)
+        if not {"trusted_issuers", "audiences", "leeway"} <= same:
+            issuer_keys = self._issuer_keys(configuration)
+        if not {"issuer", "objects", "trusted_issuers", "audiences", "leeway"} <= same:
+            authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
+        if "auth" not in same or configuration.auth.token_provider == "jwt":
+            tokens = token_provider(configuration, self._lasting.store, keyring, self._lasting.uses)
+        return Parts(configuration, keyring, objects, issuer_keys, authenticator, tokens)
+
+    def use_keys(self, keyring: Keyring) -> None:
+        """Have every authenticator, in use or still asked, verify with the keys of a keyring."""
+        for authenticator, issuer in list(self._authenticators.items()):
+            authenticator.replace_keys(issuer, keyring.verification_keys())
+
+    def _issuer_keys(self, configuration: Configuration) -> IssuerKeys:
+        report = self._lasting.metrics.report_issuer_keys
+        return issuer_keys_of(self._data_dir, configuration, report)
+
+    def _authenticator(
+        self,
+        configuration: Configuration,
+        keyring: Keyring,
+        objects: ObjectSource | None,
+        issuer_keys: IssuerKeys,
+    ) -> Authenticator:
+        made = authenticator_of(
+            self._data_dir,
+            configuration,
+            keyring,
+            objects=objects,
+            issuer_keys=issuer_keys,
+            revocations=StoreRevocations(self._lasting.store),
+            skew=self._lasting.skew.tracker,
+        )
+        self._authenticators[made] = configuration.issuer
+        return made
+
+
+def differences(old: Parts, new: Parts) -> list[tuple[Background | None, Background | None]]:
+    """Return the parts with a life of their own that differ, the old and the new one each."""
+    pairs: list[tuple[Background | None, Background | None]] = [
+        (old.objects, new.objects),
+        (old.issuer_keys, new.issuer_keys),
+    ]
+    return [(stale, fresh) for stale, fresh in pairs if stale is not fresh]
+
+
+def start(parts: list[Background]) -> None:
+    """Start parts and wait until they are ready, or close them all. Raises ConfigurationError."""
+    for part in parts:
+        part.start()
+    deadline = monotonic() + READY_SECONDS
+    while problems := [problem for part in parts if (problem := part.problem())]:
+        if monotonic() > deadline:
+            for part in parts:
+                part.close()
+            raise ConfigurationError(f"not ready within {READY_SECONDS:g}s: {'; '.join(problems)}")
+        sleep(_POLL_SECONDS)

@@ -1,0 +1,281 @@
+"""gunicorn's ASGI connection with what it leaves out.
+
+* The peer certificate, in the form of the ASGI TLS extension.
+* A limit of 9 s for each request from its first byte to its last, and for a client that takes no
+  byte of its answer.
+* A bound on the requests that a client sends ahead.
+* 400 for a request without Host, and ``Connection: close`` where the body is not read to its end.
+* A short way: a whole request that can be answered without waiting is answered where it is read,
+  without a task and the messages of ASGI. What is not answered there has left no trace, and goes
+  the long way from its first byte.
+
+It leans on names inside gunicorn; ``tests/unit/webhook/server/test_worker.py`` notices when they
+move, and pyproject.toml pins the version range.
+"""
+
+import asyncio
+from asyncio import Transport
+from sys import maxsize
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+from gunicorn.asgi.parser import InvalidHeader
+from gunicorn.asgi.protocol import (
+    _CACHED_SERVER_HEADER,
+    ASGIProtocol,
+    _get_cached_date_header,
+    _get_cached_status_line,
+)
+
+from webhook.server.error_map import JSON
+from webhook.server.parser import LeewayParser
+from webhook.server.tls import tls_extension
+from webhook.server.whole_request import Head, read_head, split
+
+# With the second until an abort, whoever stalls is gone after ten.
+STALL_SECONDS: Final = 9.0
+# How long a client that stalled or was idle may take to let go of a connection.
+ABORT_SECONDS: Final = 1.0
+_MAX_HEADS: Final = 16
+
+
+class ProtocolOwner(Protocol):
+    """The worker that a connection belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    alive: bool
+    draining: bool
+    nr: int
+    max_requests: int
+    protocols: "set[LeewayProtocol]"
+    handshakes: "WeakSet[LeewayProtocol]"
+
+
+class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
+    """One connection."""
+
+    worker: ProtocolOwner
+
+    def __init__(self, worker: ProtocolOwner) -> None:
+        super().__init__(worker)
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_request = False
+        self._tls: dict[str, Any] | None = None
+        # Hooks and an access log of the operator's see every request, and so need the long way.
+        self._has_short_way = (
+            self._pre_request is None
+            and self._post_request is None
+            and not self.log.access_log_enabled
+            and worker.max_requests == maxsize
+            and self._keepalive > 0
+        )
+        self._last_answer = 0.0
+        # A client sends the same head again and again.
+        self._heads: dict[bytes, Head | None] = {}
+        worker.handshakes.add(self)
+
+    def connection_made(self, transport: Transport) -> None:
+        """Take over a connection whose handshake is done."""
+        self.worker.handshakes.discard(self)
+        self.worker.protocols.add(self)
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self._tls = tls_extension(ssl_object)
+        super().connection_made(transport)
+        self._start_stall_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a connection."""
+        self.worker.protocols.discard(self)
+        self._stop_stall_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Stop writing, and give up on the client where it does not go on reading."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.worker.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what can be answered at once, and leave the rest to gunicorn."""
+        if not (
+            self._has_short_way
+            and self.is_idle
+            and not (self._closed or self._reading_paused or self.worker.draining)
+            and self.worker.alive
+            and self._flow_control is not None
+            and not self._flow_control.write_paused
+            and self._answer_at_once(data)
+        ):
+            super().data_received(data)
+
+    def _answer_at_once(self, data: bytes) -> bool:
+        head, body = split(data)
+        try:
+            request = self._heads[head]
+        except KeyError:
+            request = read_head(head)
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            self._heads[head] = request
+        if request is None or len(body) != request.length:
+            return False
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": request.path,
+            "headers": request.fields,
+            "extensions": {} if self._tls is None else {"tls": self._tls},
+        }
+        answer = self.app.answer_at_once(scope, body)
+        if answer is None:
+            return False
+        self._safe_write(
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
+            % (
+                _get_cached_status_line((1, 1), 201),
+                JSON,
+                len(answer),
+                _CACHED_SERVER_HEADER,
+                _get_cached_date_header(),
+                answer,
+            )
+        )
+        self._stop_stall_timer()
+        self.worker.nr += 1
+        self._last_answer = self.worker.loop.time()
+        if self._keepalive_handle is None:
+            self._arm_keepalive_timer()
+        return True
+
+    def _keepalive_timeout(self) -> None:
+        # gunicorn starts the timer anew with each request; here it is looked at when it is over.
+        idle = self.worker.loop.time() - self._last_answer
+        if idle < self._keepalive:
+            left = self._keepalive - idle
+            self._keepalive_handle = self.worker.loop.call_later(left, self._keepalive_timeout)
+        else:
+            super()._keepalive_timeout()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection waits for a request of which no byte is here."""
+        # _awaiting_request stays true until the task that serves the request runs.
+        return (
+            bool(self._awaiting_request)
+            and not self._request_ready.is_set()
+            and not self._in_request
+        )
+
+    def close_idle(self) -> None:
+        """Close a connection that is between two requests."""
+        self._close_transport()
+        self._request_ready.set()
+        self._abort_later()
+
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        proceed: bool
+        try:
+            proceed = super()._feed_callback_parser(data)
+        except ValueError:
+            # int() takes no more than 4,300 digits.
+            self._send_error_response(400, "Invalid Content-Length value")
+            self._close_transport()
+            proceed = False
+        receiver = self._body_receiver
+        self._in_request = receiver is None or not receiver._complete
+        if not self._in_request or self._closed:
+            self._stop_stall_timer()
+        elif self._stall_timer is None:
+            self._start_stall_timer()
+        if self._in_request and self._reading_paused:
+            self._maybe_resume_reading()
+        return proceed
+
+    def _setup_callback_parser(self) -> None:
+        super()._setup_callback_parser()
+        # gunicorn has no way to name a class for it.
+        self._callback_parser.__class__ = LeewayParser
+
+    def _http1_buffered(self) -> int:
+        # gunicorn counts what waits behind a whole request for its own class only.
+        held: int = super()._http1_buffered()
+        parser = self._callback_parser
+        return held + len(parser._buffer) if parser.is_complete else held
+
+    def _resume_reading(self) -> None:
+        # gunicorn reads on after every request, however many more are here already: they would
+        # pile up without bound, and each is copied once for every request before it.
+        if self._http1_buffered() <= self._max_buffer_size:
+            super()._resume_reading()
+
+    def _on_headers_complete(self) -> bool:
+        parser = self._callback_parser
+        # RFC 9112 section 3.2. The parser has refused a second one.
+        if parser.http_version >= (1, 1) and not _has_host(parser.headers):
+            raise InvalidHeader("Missing Host header")
+        skip_body: bool = super()._on_headers_complete()
+        return skip_body
+
+    async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> bool:
+        # gunicorn runs each call in a task of its own, for applications that go on after they have
+        # answered. Ours does not, and a task for each request would cost for nothing.
+        keep_alive: bool = await self._handle_http_request(request, sockname, peername)
+        return keep_alive
+
+    def _start_stall_timer(self) -> None:
+        self._stall_timer = self.worker.loop.call_later(STALL_SECONDS, self._stalled)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _stalled(self) -> None:
+        self._stall_timer = None
+        if self._closed:
+            return
+        receiver = self._body_receiver
+        if receiver is None:
+            self._send_error_response(408, f"no whole request within {STALL_SECONDS:.0f} s")
+        else:
+            receiver.signal_disconnect()
+        self._close_transport()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        # close() waits for the peer's close_notify, which a stalled peer never sends.
+        self.worker.loop.call_later(ABORT_SECONDS, self.transport.abort)
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        # A body that is not here yet is not waited for; where it ends the next request begins.
+        return (
+            self.worker.draining
+            or self._in_request
+            or super()._will_close(request, response_requires_close)
+        )
+
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
+        if self._tls is not None:
+            scope.setdefault("extensions", {})["tls"] = self._tls
+        return scope
+
+
+def _has_host(headers: list[tuple[bytes, bytes]]) -> bool:
+    for name, _ in headers:  # noqa: SIM110 - a generator costs more, on the hot path
+        if name == b"host":
+            return True
+    return False

@@ -1,0 +1,216 @@
+"""What the server says of requests: refused tokens, denials, errors, audit lines.
+
+Invariants:
+
+1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker; how many
+   more there would have been is one line a second. Changes that were made are never left out.
+2. Never a token: its fingerprint. Issuer and subject of a token only once its signature held.
+3. What is not logged costs the hot path the question whether it is, and nothing else.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from threading import Lock, Timer
+from time import monotonic
+from typing import Any, Final
+
+from webhook.audit import DONE, Audit, audit_fields, audit_message, fingerprint
+from webhook.errors import Reason
+from webhook.log_lines import Fields
+from webhook.logs import AUDIT_LOGGER, LOGGER
+from webhook.outcome import Authenticated, Outcome
+from webhook.server.caller import CALLER, Caller
+from webhook.server.http import Scope, header
+
+LINES_A_SECOND: Final = 100
+REQUEST_ID_HEADER: Final = b"x-request-id"
+_REQUEST_ID: Final = "leeway.request-id"
+_GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_MAX_PATH: Final = 256
+_logger = logging.getLogger(LOGGER)
+_audit_logger = logging.getLogger(AUDIT_LOGGER)
+
+
+def request_id(scope: Scope) -> str:
+    """Return what names a request: its X-Request-Id or Audit-Id if usable, else a new id."""
+    found: str | None = scope.get(_REQUEST_ID)
+    if found is None:
+        given = (header(scope, REQUEST_ID_HEADER), header(scope, b"audit-id"))
+        usable = [value for value in given if value and _GOOD_ID.fullmatch(value)]
+        found = usable[0].decode("ascii") if usable else secrets.token_hex(8)
+        scope[_REQUEST_ID] = found
+    return found
+
+
+class LineBudget:
+    """How many lines may still be written this second. Safe for threads."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._lock = Lock()
+        self._since = float("-inf")
+        self._taken = 0
+        self._left_out = 0
+
+    def take(self, now: float) -> bool:
+        """Take a line at a time (seconds of any clock that never goes back), or leave it out."""
+        with self._lock:
+            if now - self._since >= 1:
+                self._since, self._taken = now, 0
+            if self._taken < self._lines:
+                self._taken += 1
+                return True
+            self._left_out += 1
+            return False
+
+    def drain(self) -> int:
+        """Return how many lines have been left out since the last call."""
+        with self._lock:
+            left_out, self._left_out = self._left_out, 0
+            return left_out
+
+
+class BoundedLog:
+    """Logs lines of one kind within a budget. Safe for threads."""
+
+    def __init__(self, event: str, lines: int = LINES_A_SECOND) -> None:
+        self._event = event
+        self._lines = lines
+        self._budget = LineBudget(lines)
+        self._lock = Lock()
+        self._timer: Timer | None = None
+        self._level = logging.NOTSET
+
+    def log(
+        self, logger: logging.Logger, level: int, message: str, make: Callable[[], Fields]
+    ) -> None:
+        """Log a line; its fields are only made where it is written."""
+        if not logger.isEnabledFor(level):
+            return
+        if self._budget.take(monotonic()):
+            logger.log(level, "%s", message, extra={"fields": make()})
+            return
+        with self._lock:
+            self._level = max(self._level, level)
+            if self._timer is None:
+                self._timer = Timer(1.0, self._report)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _report(self) -> None:
+        with self._lock:
+            self._timer = None
+            level, self._level = self._level, logging.NOTSET
+        fields = {"event": "left-out", "of": self._event, "count": self._budget.drain()}
+        message = f"only {self._lines} lines a second of event {self._event} are written"
+        _logger.log(level, "%s", message, extra={"fields": fields})
+
+
+class RequestLog:
+    """The log of one worker."""
+
+    def __init__(self) -> None:
+        self._reviews = BoundedLog("tokenreview")
+        self._denials = BoundedLog("denied")
+        self._requests = BoundedLog("request")
+        self._failed_audits = BoundedLog("audit")
+
+    def reviewed(self, scope: Scope, token: str, outcome: Outcome, seconds: float) -> None:
+        """Log the outcome of a TokenReview: one that is accepted only at level debug."""
+        if isinstance(outcome, Authenticated):
+            if not _logger.isEnabledFor(logging.DEBUG):
+                return
+            level, message, reason = logging.DEBUG, "token accepted", None
+        else:
+            reason = outcome.error.reason
+            failed = reason is Reason.LOOKUP_FAILED
+            level = logging.WARNING if failed else logging.INFO
+            message = str(outcome.error)
+
+        def fields() -> Fields:
+            claims = outcome.claims
+            return {
+                "event": "tokenreview",
+                "requestId": request_id(scope),
+                **_who(scope),
+                "fingerprint": fingerprint(token),
+                "reason": reason,
+                "issuer": claims.issuer if claims else None,
+                "subject": claims.subject if claims else None,
+                "durationMs": round(seconds * 1000, 3),
+            }
+
+        self._reviews.log(_logger, level, message, fields)
+
+    def decided(self, scope: Scope, user: str, reason: str, *, allowed: bool) -> None:
+        """Log an answer about permissions at level debug."""
+        if not _logger.isEnabledFor(logging.DEBUG):
+            return
+        fields = {
+            "event": "accessreview",
+            "requestId": request_id(scope),
+            **_who(scope),
+            "user": user,
+            "allowed": allowed,
+        }
+        _logger.debug("%s", reason, extra={"fields": fields})
+
+    def answered(self, scope: Scope, code: int, message: str) -> None:
+        """Log an answer of 400 or more."""
+        denied = code in (401, 403)
+        log = self._denials if denied else self._requests
+        level = logging.ERROR if code >= 500 else logging.INFO
+        event = "denied" if denied else "request"
+        log.log(_logger, level, message, lambda: _request_fields(event, scope, code))
+
+    def crashed(self, scope: Scope, error: BaseException) -> None:
+        """Log an exception that no request should cause."""
+        fields = _request_fields("request", scope, 500)
+        _logger.error("a request failed", exc_info=error, extra={"fields": fields})
+
+    def audit_of(self, scope: Scope) -> Audit:
+        """Return what writes audit lines of a request."""
+
+        def audit(action: str, outcome: str, fields: Fields) -> None:
+            message = audit_message(action, outcome)
+
+            def made() -> Fields:
+                who = _who(scope) | {"requestId": request_id(scope)}
+                return audit_fields(action, outcome, "server", who, fields)
+
+            if outcome == DONE:
+                _audit_logger.info("%s", message, extra={"fields": made()})
+            else:
+                self._failed_audits.log(_audit_logger, logging.INFO, message, made)
+
+        return audit
+
+
+def _who(scope: Scope) -> dict[str, Any]:
+    caller = scope.get(CALLER)
+    if not isinstance(caller, Caller) or not caller.username:
+        return {}
+    if caller.impersonator:
+        return {"caller": caller.impersonator, "actingAs": caller.username}
+    return {"caller": caller.username}
+
+
+def _request_fields(event: str, scope: Scope, code: int) -> Fields:
+    return {
+        "event": event,
+        "requestId": request_id(scope),
+        **_who(scope),
+        "fingerprint": _shown_token(scope),
+        "code": code,
+        "method": scope["method"][:16],
+        "path": scope["path"][:_MAX_PATH],
+    }
+
+
+def _shown_token(scope: Scope) -> str | None:
+    # Only of what can be a token of ours: of the password in a Basic header no hash may be kept.
+    value = header(scope, b"authorization")
+    kind, _, token = (value or b"").decode("latin-1").strip().rpartition(" ")
+    return fingerprint(token) if token and kind.lower() in ("", "bearer") else None

@@ -1,0 +1,114 @@
+"""``POST /api/v1/namespaces/{ns}/serviceaccounts/{name}/token``.
+
+Source of the ``Status`` objects: kubernetes ``apimachinery/pkg/api/errors`` and
+``pkg/util/validation/field``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from keys.errors import KeyScheduleError
+from keys.keyring import Keyring
+from webhook.audit import DONE, Audit, token_fields
+from webhook.bound_objects import ObjectSource
+from webhook.errors import (
+    Cause,
+    InvalidObjectError,
+    InvalidReviewError,
+    IssueError,
+    LookupUnavailableError,
+    ObjectConflictError,
+    ObjectNotFoundError,
+)
+from webhook.issuer import TokenPolicy, check_names, issue_token
+from webhook.metrics import Metrics
+from webhook.protobuf import json_of
+from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.server.caller import Caller, Callers
+from webhook.server.http import Headers, RequestError, request_error_of
+from webhook.token_binding import resolve_token_request
+from webhook.token_requests import KIND, MESSAGE, parse_token_request, render_token_request
+
+_RETRY: Final[Headers] = ((b"retry-after", b"1"),)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequests:
+    """Makes tokens for callers who may. ``leeway`` is in seconds, for objects being deleted."""
+
+    callers: Callers
+    policy: TokenPolicy
+    keyring: Keyring
+    objects: ObjectSource | None
+    leeway: float
+    metrics: Metrics
+    clock: Callable[[], float]
+
+    def authorize(self, caller: Caller, namespace: str, name: str) -> None:
+        """Let a caller through who may make tokens of a service account.
+
+        Raises RequestError 403, and 422 for names that no service account can have.
+        """
+        try:
+            # Before they become part of a key: no name may reach into another's keys.
+            check_names(namespace, name)
+        except IssueError as error:
+            raise _invalid(error, name) from error
+        key = f"/leeway/serviceaccounts/{namespace}/{name}/token"
+        self.callers.require(caller, key.encode("ascii"))
+
+    def create(
+        self, namespace: str, name: str, body: bytes, audit: Audit, *, protobuf: bool = False
+    ) -> tuple[bytes, str]:
+        """Make a token; return the answer, and a warning or nothing.
+
+        The body is JSON, or a protocol buffer; the answer is JSON. A token that was made gets a
+        line of ``audit``. Raises RequestError.
+        """
+        now = self.clock()
+        try:
+            if protobuf:
+                body = json_of(body, MESSAGE)
+            asked = parse_token_request(body, namespace, name)
+            resolved, request = resolve_token_request(
+                asked, self.policy, self.objects, self.leeway, now
+            )
+            issued = issue_token(request, self.policy, self.keyring, now)
+        except InvalidReviewError as error:
+            raise RequestError(400, str(error)) from error
+        except ObjectNotFoundError as error:
+            details = {"name": error.name, "kind": error.resource}
+            raise RequestError(404, str(error), details=details) from error
+        except ObjectConflictError as error:
+            raise RequestError(409, str(error), details=_conflict(error)) from error
+        except IssueError as error:
+            # Kubernetes names the object only where its name is what is wrong.
+            raise _invalid(error, name if error.field.startswith("metadata.") else "") from error
+        except LookupUnavailableError as error:
+            raise RequestError(503, str(error), _RETRY) from error
+        except KeyScheduleError as error:
+            raise RequestError(503, f"no token can be signed now: {error}", _RETRY) from error
+        self.metrics.tokens_issued.inc()
+        audit("token.issue", DONE, token_fields(issued.claims, issued.token))
+        return render_token_request(resolved, issued), issued.warning
+
+
+def _conflict(error: ObjectConflictError) -> Mapping[str, object]:
+    group = {"group": error.group} if error.group else {}
+    return {"name": error.name} | group | {"kind": error.kind}
+
+
+def _invalid(error: IssueError, name: str) -> RequestError:
+    if error.required:
+        reason, text = "FieldValueRequired", f"Required value: {error.detail}"
+    elif error.value is None:
+        reason, text = "FieldValueForbidden", f"Forbidden: {error.detail}"
+    else:
+        value = error.value[:256] if isinstance(error.value, str) else error.value
+        shown = msgspec.json.encode(value).decode("utf-8")
+        reason, text = "FieldValueInvalid", f"Invalid value: {shown}: {error.detail}"
+    causes = [Cause(reason, text, error.field)]
+    return request_error_of(InvalidObjectError(KIND, AUTHENTICATION_GROUP, name[:256], causes))

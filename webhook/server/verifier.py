@@ -1,0 +1,106 @@
+"""Authenticates tokens on the event loop, and looks objects up and asks for keys beside it."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, Protocol
+
+from webhook.authenticator import Authenticator
+from webhook.bound_objects import Absence, Answer, LookupNeeded, ObjectKey, ObjectSource
+from webhook.errors import UnknownKeyError
+from webhook.outcome import Outcome, Refused
+
+LOOKUP_SECONDS: Final = 2.0
+"""What all look-ups for one token may take together."""
+KEYS_SECONDS: Final = 2.0
+"""How long one token waits for newer keys of its issuer."""
+_THREADS: Final = 8
+
+
+class KeyRefresher(Protocol):
+    """What gets newer keys of an issuer."""
+
+    def ask(self, issuer: str) -> Future[None] | None:
+        """Return what is done when newer keys are there or cannot be had; None: do not wait."""
+
+
+class TokenVerifier:
+    """An authenticator, with its clock, its source of objects, and what gets newer keys."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        clock: Callable[[], float],
+        objects: ObjectSource | None = None,
+        issuer_keys: KeyRefresher | None = None,
+    ) -> None:
+        self._authenticator = authenticator
+        self._clock = clock
+        self._objects = objects
+        self._issuer_keys = issuer_keys
+        self._executor = ThreadPoolExecutor(_THREADS, "leeway-look-up") if objects else None
+        # Look-ups on their way: many tokens of one Pod wait for one answer. A token with another
+        # UID does not: the answer may be from before its Pod was made.
+        self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Answer]] = {}
+
+    def authenticate_at_once(self, token: str, audiences: Sequence[str]) -> Outcome | None:
+        """Say it where nothing has to be waited for, else None."""
+        try:
+            outcome = self._authenticator.authenticate(token, audiences, self._clock())
+        except LookupNeeded:
+            return None
+        if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
+            return None
+        return outcome
+
+    async def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome:
+        """Say who a token speaks for now, or why it is refused."""
+        try:
+            outcome = self._authenticator.authenticate(token, audiences, self._clock())
+        except LookupNeeded as needed:
+            return await self._authenticate_with_look_ups(token, audiences, needed)
+        if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
+            return await self._authenticate_with_new_keys(token, audiences, outcome.error)
+        return outcome
+
+    async def _authenticate_with_new_keys(
+        self, token: str, audiences: Sequence[str], unknown: UnknownKeyError
+    ) -> Outcome:
+        asked = self._issuer_keys.ask(unknown.issuer) if self._issuer_keys else None
+        if asked is None:
+            return Refused(unknown)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KEYS_SECONDS):
+                await asyncio.shield(asyncio.wrap_future(asked))
+        try:
+            return self._authenticator.authenticate(token, audiences, self._clock())
+        except LookupNeeded as needed:
+            return await self._authenticate_with_look_ups(token, audiences, needed)
+
+    async def _authenticate_with_look_ups(
+        self, token: str, audiences: Sequence[str], first: LookupNeeded
+    ) -> Outcome:
+        deadline = asyncio.get_running_loop().time() + LOOKUP_SECONDS
+        answers: dict[ObjectKey, Answer] = {}
+        needed = first
+        while True:
+            answers[needed.key] = await self._look_up(needed.key, needed.uid, deadline)
+            try:
+                return self._authenticator.authenticate(token, audiences, self._clock(), answers)
+            except LookupNeeded as another:
+                needed = another
+
+    async def _look_up(self, key: ObjectKey, uid: str, deadline: float) -> Answer:
+        assert self._objects is not None  # noqa: S101 - nothing else raises LookupNeeded
+        loop = asyncio.get_running_loop()
+        pending = self._pending.get((key, uid))
+        if pending is None:
+            pending = loop.run_in_executor(self._executor, self._objects.look_up, key, uid)
+            self._pending[key, uid] = pending
+            pending.add_done_callback(lambda _: self._pending.pop((key, uid), None))
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(pending)
+        except TimeoutError:
+            return Absence.UNAVAILABLE
