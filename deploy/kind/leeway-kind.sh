@@ -1,0 +1,286 @@
+#!/bin/sh
+# Makes what `kind create cluster` needs to come up with Leeway as its token webhook:
+#
+#   DIR/leeway-data/    a data directory: keys, certificates, kubeconfigs, store (leeway init)
+#   DIR/api-server/     what kube-apiserver reads: webhook kubeconfigs, authorizers
+#   DIR/static-pod.yaml Leeway as a static Pod on the control plane
+#   DIR/kind.yaml       the configuration for `kind create cluster --config`
+#
+# It starts nothing. Running it again keeps the data directory and writes the rest anew.
+set -eu
+
+usage() {
+    cat <<'END'
+usage: leeway-kind.sh [--dir DIR] [--name NAME] [--kubernetes-version VERSION] [--image IMAGE] [--authorizer]
+
+  --dir DIR                     where to write (./leeway-kind)
+  --name NAME                   name of the cluster (leeway)
+  --kubernetes-version VERSION  like v1.34.0: the node image is kindest/node:VERSION (kind's default)
+  --image IMAGE                 Leeway's image (leeway-webhook:dev). Without a slash it is one that
+                                `kind load docker-image` brings and nobody pulls.
+  --authorizer                  ask Leeway for permissions too, after Node and RBAC (Kubernetes 1.30 and later)
+END
+}
+
+fail() {
+    printf 'leeway-kind.sh: %s\n' "$1" >&2
+    exit 2
+}
+
+# A YAML string in single quotes.
+yaml_string() {
+    printf "'%s'" "$(printf '%s' "$1" | sed "s/'/''/g")"
+}
+
+# One word for a shell.
+shell_word() {
+    case $1 in
+    *[!A-Za-z0-9._/:@+-]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
+dir=leeway-kind
+name=leeway
+version=
+image=leeway-webhook:dev
+authorizer=no
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dir | --name | --kubernetes-version | --image)
+        [ $# -gt 1 ] || fail "$1 needs a value; see --help"
+        case $1 in
+        --dir) dir=$2 ;;
+        --name) name=$2 ;;
+        --kubernetes-version) version=v${2#v} ;;
+        --image) image=$2 ;;
+        esac
+        shift
+        ;;
+    --authorizer) authorizer=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) fail "unknown argument $1; see --help" ;;
+    esac
+    shift
+done
+
+[ -n "$dir" ] || fail "--dir is empty; name a folder"
+case $dir in
+*'
+'*) fail "--dir holds a line break; name another folder" ;;
+esac
+case $name in
+'' | *[!a-z0-9.-]*) fail "--name is '$name'; lower-case letters, digits, dots and dashes are allowed" ;;
+esac
+case $image in
+'' | *[!A-Za-z0-9._/:@-]*) fail "--image is '$image'; write it like leeway-webhook:dev or registry.example/leeway:1.0" ;;
+*/*) pull=IfNotPresent ;;
+*) pull=Never ;;
+esac
+# `apiserver.config.k8s.io/v1` came with Kubernetes 1.32, v1beta1 with 1.30.
+authorization_version=v1
+if [ -n "$version" ]; then
+    # grep looks at lines: what holds a line break is no version.
+    case $version in
+    *[!v0-9.]*) valid= ;;
+    *) valid=$(printf '%s\n' "$version" | grep -Ex 'v1\.[0-9]{1,3}\.[0-9]{1,3}') || valid= ;;
+    esac
+    [ -n "$valid" ] ||
+        fail "--kubernetes-version is '${version#v}'; write all three numbers, like v1.34.0, as kindest/node is tagged"
+    minor=${version#v1.}
+    minor=${minor%.*}
+    if [ "$authorizer" = yes ] && [ "$minor" -lt 30 ]; then
+        fail "--authorizer needs Kubernetes 1.30 or later, --kubernetes-version is $version"
+    fi
+    [ "$minor" -ge 32 ] || authorization_version=v1beta1
+fi
+leeway=${LEEWAY:-leeway}
+command -v "$leeway" >/dev/null || fail "there is no command $leeway; install Leeway, or set LEEWAY to where it is"
+
+umask 077
+mkdir -p -- "$dir"
+dir=$(CDPATH='' cd -- "$dir" && pwd)
+case $dir in
+*:*) fail "the folder $dir has a colon in its path, where container engines part paths; name another with --dir" ;;
+esac
+
+# What kubeadm makes kube-apiserver call itself, which is what it asks tokens to be made for.
+"$leeway" init --data-dir "$dir/leeway-data" \
+    --audience https://kubernetes.default.svc.cluster.local --audience https://kubernetes.default.svc
+
+mkdir -p "$dir/api-server"
+rm -f "$dir/api-server/"*.yaml
+cp "$dir/leeway-data/kubeconfig/tokenreview.yaml" "$dir/api-server/"
+if [ "$authorizer" = yes ]; then
+    cp "$dir/leeway-data/kubeconfig/subjectaccessreview.yaml" "$dir/api-server/"
+    # The cluster must come up, and stay up, without Leeway: so it comes last, it is not asked about
+    # the cluster's own parts (an answer that fails to come is an error 500 to them, and kubeadm init
+    # wants its 403), and where it does not answer it has no opinion.
+    cat >"$dir/api-server/authorization.yaml" <<END
+apiVersion: apiserver.config.k8s.io/$authorization_version
+kind: AuthorizationConfiguration
+authorizers:
+- {type: Node, name: node}
+- {type: RBAC, name: rbac}
+- type: Webhook
+  name: leeway
+  webhook:
+    connectionInfo:
+      type: KubeConfigFile
+      kubeConfigFile: /etc/kubernetes/leeway/subjectaccessreview.yaml
+    subjectAccessReviewVersion: v1
+    matchConditionSubjectAccessReviewVersion: v1
+    timeout: 3s
+    authorizedTTL: 30s
+    unauthorizedTTL: 10s
+    failurePolicy: NoOpinion
+    matchConditions:
+    - expression: "!request.user.startsWith('system:') || request.user.startsWith('system:serviceaccount:')"
+    - expression: "!('system:masters' in request.groups)"
+    - expression: "!('system:nodes' in request.groups)"
+    - expression: "!('system:bootstrappers' in request.groups)"
+    - expression: "!('kubeadm:cluster-admins' in request.groups)"
+    - expression: "!('system:serviceaccounts:kube-system' in request.groups)"
+END
+fi
+
+cat >"$dir/static-pod.yaml" <<END
+apiVersion: v1
+kind: Pod
+metadata:
+  name: leeway
+  namespace: kube-system
+  labels: {app.kubernetes.io/name: leeway, component: leeway, tier: control-plane}
+spec:
+  hostNetwork: true
+  priorityClassName: system-node-critical
+  automountServiceAccountToken: false
+  securityContext:
+    seccompProfile: {type: RuntimeDefault}
+  initContainers:
+  # The files belong to who ran leeway-kind.sh, and a private key must belong to who serves with it.
+  # The keys of the CA and of root stay outside.
+  - name: copy
+    image: $image
+    imagePullPolicy: $pull
+    command:
+    - sh
+    - -euc
+    - |
+      own="-o 65532 -g 65532"
+      install -d -m 0700 \$own /var/lib/leeway/data /var/lib/leeway/data/keys /var/lib/leeway/data/tls
+      for file in /source/* /source/keys/* /source/tls/server.* /source/tls/ca.cr*; do
+        if [ -f "\$file" ]; then
+          install -m 0600 \$own "\$file" "/var/lib/leeway/data/\${file#/source/}"
+        fi
+      done
+    securityContext:
+      runAsUser: 0
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL], add: [CHOWN, DAC_OVERRIDE, FOWNER]}
+    volumeMounts:
+    - {name: source, mountPath: /source, readOnly: true}
+    - {name: data, mountPath: /var/lib/leeway}
+  containers:
+  - name: leeway
+    image: $image
+    imagePullPolicy: $pull
+    args: [serve, --bind, "127.0.0.1:8443"]
+    env:
+    - {name: LEEWAY_DATA_DIR, value: /var/lib/leeway/data}
+    startupProbe:
+      httpGet: {host: 127.0.0.1, port: 8443, path: /livez, scheme: HTTPS}
+      periodSeconds: 1
+      failureThreshold: 60
+    livenessProbe:
+      httpGet: {host: 127.0.0.1, port: 8443, path: /livez, scheme: HTTPS}
+      timeoutSeconds: 3
+    readinessProbe:
+      httpGet: {host: 127.0.0.1, port: 8443, path: /readyz, scheme: HTTPS}
+      periodSeconds: 5
+      timeoutSeconds: 3
+    resources:
+      requests: {cpu: 50m, memory: 192Mi}
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: 65532
+      runAsGroup: 65532
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL]}
+    volumeMounts:
+    - {name: data, mountPath: /var/lib/leeway}
+    - {name: tmp, mountPath: /tmp}
+  volumes:
+  - name: source
+    hostPath: {path: /etc/leeway, type: Directory}
+  - name: data
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
+  - name: tmp
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
+END
+
+arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml
+authentication-token-webhook-version=v1"
+if [ "$authorizer" = yes ]; then
+    # kubeadm then leaves out --authorization-mode, which cannot stand beside it.
+    arguments="$arguments
+authorization-config=/etc/kubernetes/leeway/authorization.yaml"
+fi
+volumes='    extraVolumes:
+    - name: leeway
+      hostPath: /etc/kubernetes/leeway
+      mountPath: /etc/kubernetes/leeway
+      readOnly: true
+      pathType: Directory'
+{
+    cat <<END
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+name: $name
+nodes:
+- role: control-plane
+END
+    [ -z "$version" ] || printf '  image: kindest/node:%s\n' "$version"
+    cat <<END
+  extraMounts:
+  - containerPath: /etc/kubernetes/manifests/leeway.yaml
+    hostPath: $(yaml_string "$dir/static-pod.yaml")
+    readOnly: true
+  - containerPath: /etc/kubernetes/leeway
+    hostPath: $(yaml_string "$dir/api-server")
+    readOnly: true
+  - containerPath: /etc/leeway
+    hostPath: $(yaml_string "$dir/leeway-data")
+    readOnly: true
+# kind patches only the version that it writes itself: v1beta4 from Kubernetes 1.36 on, v1beta3 before
+# (and always before kind 0.32). The other patch is passed over.
+kubeadmConfigPatches:
+- |
+  apiVersion: kubeadm.k8s.io/v1beta3
+  kind: ClusterConfiguration
+  apiServer:
+    extraArgs:
+END
+    printf '%s\n' "$arguments" | sed 's/^\([^=]*\)=\(.*\)$/      \1: \2/'
+    printf '%s\n' "$volumes"
+    cat <<END
+- |
+  apiVersion: kubeadm.k8s.io/v1beta4
+  kind: ClusterConfiguration
+  apiServer:
+    extraArgs:
+END
+    printf '%s\n' "$arguments" | sed 's/^\([^=]*\)=\(.*\)$/    - name: \1\n      value: \2/'
+    printf '%s\n' "$volumes"
+} >"$dir/kind.yaml"
+
+printf 'wrote %s\n' "$dir/static-pod.yaml" "$dir/api-server" "$dir/kind.yaml"
+printf '\nNext:\n'
+printf '  kind create cluster --config %s\n' "$(shell_word "$dir/kind.yaml")"
+[ "$pull" = IfNotPresent ] || printf '  kind load docker-image %s --name %s\n' "$image" "$name"
+printf '  kubectl --context kind-%s -n kube-system wait pod leeway-%s-control-plane --for condition=Ready --timeout 120s\n' "$name" "$name"

@@ -1,0 +1,139 @@
+"""Runs outside a container what a manifest runs in one, and reviews a token there."""
+
+import base64
+import json
+import os
+import shlex
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.client import HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from e2e.harness import (
+    LEEWAY,
+    RunningServer,
+    free_port,
+    request_on,
+    review_of,
+    wait_until_ready,
+)
+
+from tests.secrets_made import token_made
+
+IMAGE_USER = 65532
+
+
+def run_copy(command: list[str], paths: Mapping[str, Path]) -> None:
+    """Run the shell command of an init container with its mount paths put elsewhere."""
+    script = command[-1]
+    for inside, outside in paths.items():
+        assert inside in script, inside
+        script = script.replace(inside, shlex.quote(str(outside)))
+    script = script.replace(str(IMAGE_USER), str(os.getuid()))
+    # dash is what sh is in the image.
+    done = subprocess.run(
+        [*command[:-1], script], capture_output=True, text=True, check=False, umask=0o022
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """Return the mode of each file by its path."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mode & 0o7777
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@contextmanager
+def serving(
+    container: Mapping[str, Any], data_dir: Path, log_file: Path
+) -> Iterator[RunningServer]:
+    """Run the container's arguments, on a free port and another data directory."""
+    port = free_port()
+    (bind,) = [word for word in container["args"] if word.endswith(":8443")]
+    arguments = [f"127.0.0.1:{port}" if word == bind else word for word in container["args"]]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    environment["LEEWAY_DATA_DIR"] = str(data_dir)
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [LEEWAY, *arguments],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = RunningServer(data_dir, port, log_file, process)
+    try:
+        wait_until_ready(server)
+        yield server
+        server.stop()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def created_token(data_dir: Path) -> str:
+    """Return a token of ``argo-run/loofah``, as ``leeway token create`` prints it."""
+    token = subprocess.run(
+        [LEEWAY, "token", "create", "loofah", "-n", "argo-run"],
+        env={**os.environ, "LEEWAY_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    token_made(token)
+    return token
+
+
+def probe_status(probe: Mapping[str, Any], server: RunningServer) -> int:
+    """Ask as a kubelet does: any certificate will do, and none is shown."""
+    assert probe["httpGet"]["scheme"] == "HTTPS"
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return server.request("GET", probe["httpGet"]["path"], context=context).status
+
+
+def review_with(kubeconfig: Path, token: str, server: RunningServer, folder: Path) -> Any:
+    """Post a TokenReview as kube-apiserver does with a webhook kubeconfig, and return the answer.
+
+    The host that the kubeconfig names is verified; the connection goes to the server of the test.
+    """
+    parts = yaml.safe_load(kubeconfig.read_text())
+    (cluster,) = [entry["cluster"] for entry in parts["clusters"]]
+    (user,) = [entry["user"] for entry in parts["users"]]
+    for name, data in (
+        ("ca.crt", cluster["certificate-authority-data"]),
+        ("client.crt", user["client-certificate-data"]),
+        ("client.key", user["client-key-data"]),
+    ):
+        (folder / name).write_bytes(base64.b64decode(data))
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    context.load_cert_chain(folder / "client.crt", folder / "client.key")
+    url = urlsplit(cluster["server"])
+    assert url.port == 8443
+    connection = _Redirected(str(url.hostname), server.port, context=context, timeout=15)
+    body = json.dumps(review_of(token)).encode()
+    with closing(connection):
+        answer = request_on(
+            connection, "POST", url.path, body, {"Content-Type": "application/json"}
+        )
+    assert answer.status == 201, answer.body
+    return answer.json
+
+
+class _Redirected(HTTPSConnection):
+    """Verifies one host and connects to the loopback address."""
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
+        self.sock = context.wrap_socket(plain, server_hostname=self.host)

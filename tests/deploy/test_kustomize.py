@@ -1,0 +1,299 @@
+"""deploy/kustomize: every folder renders, is valid, and runs what it says."""
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deploy_schemas import (
+    DEPLOY,
+    SERVICE_MONITOR,
+    as_json,
+    assert_fields,
+    assert_restricted,
+    assert_valid,
+    documents,
+    latest_versions,
+)
+from deployed import created_token, files_in, probe_status, review_with, run_copy, serving
+from e2e.harness import LEEWAY
+
+from webhook.config_file import load_configuration
+from webhook.data_dir import TLS_FOLDER
+
+KUSTOMIZE = DEPLOY / "kustomize"
+FOLDERS = [
+    str(path.parent.relative_to(KUSTOMIZE))
+    for path in sorted(KUSTOMIZE.rglob("kustomization.yaml"))
+    if path.parent.parent.name != "components"
+]
+# The other kinds that a command of the pages makes.
+SECRETS = {
+    "leeway-keys": ("keys",),
+    "leeway-tls": ("tls/server.crt", "tls/server.key", "tls/ca.crt"),
+    "leeway-store": ("auth.db",),
+}
+
+pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+
+@cache
+def render(folder: Path) -> tuple[Any, ...]:
+    done = subprocess.run(
+        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return tuple(documents(done.stdout))
+
+
+def rendered(folder: str) -> tuple[Any, ...]:
+    return render(KUSTOMIZE / folder)
+
+
+def only(folder: str, kind: str) -> Any:
+    (found,) = [document for document in rendered(folder) if document["kind"] == kind]
+    return found
+
+
+def pod_spec(folder: str) -> Any:
+    for document in rendered(folder):
+        if document["kind"] == "Deployment":
+            return document["spec"]["template"]["spec"]
+        if document["kind"] == "Pod":
+            return document["spec"]
+    raise AssertionError(folder)
+
+
+def test_all_folders_are_looked_at() -> None:
+    assert FOLDERS == ["base", "overlays/example", "static-pod"]
+    assert len(latest_versions()) == 3
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_manifests_are_valid(folder: str) -> None:
+    for document in rendered(folder):
+        if document["kind"] == "ServiceMonitor":
+            assert_fields(document, SERVICE_MONITOR)
+        else:
+            assert_valid(document)
+
+
+def test_a_wrong_field_is_noticed() -> None:
+    deployment = only("base", "Deployment")
+    with pytest.raises(AssertionError, match="replica"):
+        assert_valid({**deployment, "spec": {**deployment["spec"], "replica": 2}})
+
+
+@pytest.mark.parametrize("component", ["objects-kubernetes", "servicemonitor"])
+def test_each_component_goes_with_the_base_alone(tmp_path: Path, component: str) -> None:
+    shutil.copytree(KUSTOMIZE, tmp_path / "kustomize")
+    overlay = tmp_path / "kustomize" / "overlays" / "one"
+    overlay.mkdir()
+    names = {"resources": ["../../base"], "components": [f"../../components/{component}"]}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(names))
+    kinds = {document["kind"] for document in render(overlay)}
+    more = {"objects-kubernetes": {"ClusterRole", "ClusterRoleBinding"}}
+    base = {document["kind"] for document in rendered("base")}
+    assert kinds - base == more.get(component, {"ServiceMonitor"})
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+def test_namespace_enforces_and_the_pods_keep_the_restricted_standard(folder: str) -> None:
+    labels = only(folder, "Namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert_restricted(pod_spec(folder))
+
+
+def test_static_pod_keeps_it_but_for_the_hosts_network_and_its_folder() -> None:
+    spec = pod_spec("static-pod")
+    (data,) = [volume for volume in spec["volumes"] if "hostPath" in volume]
+    assert_restricted({**spec, "volumes": [v for v in spec["volumes"] if v != data]})
+    # A static Pod refers to no object of the API.
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"serviceAccountName", "serviceAccount"} & set(spec)
+    (environment,) = spec["containers"][0]["env"]
+    assert environment["value"] == data["hostPath"]["path"]
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+def test_everything_selects_the_pods(folder: str) -> None:
+    template = only(folder, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    deployment = only(folder, "Deployment")["spec"]
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        only(folder, "Service")["spec"]["selector"],
+        only(folder, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        only(folder, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        *(
+            constraint["labelSelector"]["matchLabels"]
+            for constraint in deployment["template"]["spec"]["topologySpreadConstraints"]
+        ),
+    ]
+    for selector in selectors:
+        assert selector
+        assert selector.items() <= template.items()
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+def test_one_replica_may_go_at_any_time(folder: str) -> None:
+    deployment = only(folder, "Deployment")["spec"]
+    assert deployment["replicas"] > only(folder, "PodDisruptionBudget")["spec"]["minAvailable"] > 0
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    spread = {
+        constraint["topologyKey"]: constraint["whenUnsatisfiable"]
+        for constraint in deployment["template"]["spec"]["topologySpreadConstraints"]
+    }
+    assert spread["kubernetes.io/hostname"] == "DoNotSchedule"
+
+
+def test_the_pod_outlives_its_drain() -> None:
+    from webhook.server.gunicorn_settings import GRACEFUL_SECONDS
+
+    spec = pod_spec("base")
+    command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    wait = int(command[1])
+    assert spec["terminationGracePeriodSeconds"] > wait + GRACEFUL_SECONDS
+    assert pod_spec("static-pod")["terminationGracePeriodSeconds"] > GRACEFUL_SECONDS
+
+
+def test_ports_meet() -> None:
+    (container,) = pod_spec("base")["containers"]
+    (port,) = container["ports"]
+    (service,) = only("base", "Service")["spec"]["ports"]
+    (ingress,) = only("base", "NetworkPolicy")["spec"]["ingress"]
+    monitor = only("overlays/example", "ServiceMonitor")["spec"]["endpoints"]
+    assert service["targetPort"] == port["name"] == ingress["ports"][0]["port"]
+    assert [endpoint["port"] for endpoint in monitor] == [service["name"]]
+    # `leeway init` writes this port into the webhook kubeconfigs.
+    assert service["port"] == port["containerPort"] == 8443
+    assert container["args"][-1].endswith(":8443")
+
+
+def test_nothing_goes_out_without_the_component() -> None:
+    policy = only("base", "NetworkPolicy")["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert "egress" not in policy
+    (egress,) = only("overlays/example", "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for port in egress["ports"]} == {443, 6443}
+
+
+def test_least_rbac() -> None:
+    assert not [d for d in rendered("base") if d["apiVersion"].startswith("rbac")]
+    (rule,) = only("overlays/example", "ClusterRole")["rules"]
+    assert rule["apiGroups"] == [""]
+    assert set(rule["resources"]) == {"serviceaccounts", "pods", "secrets", "nodes"}
+    assert set(rule["verbs"]) == {"get", "list", "watch"}
+    binding = only("overlays/example", "ClusterRoleBinding")
+    account = only("overlays/example", "ServiceAccount")["metadata"]
+    (subject,) = binding["subjects"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+    assert binding["roleRef"]["name"] == "leeway-objects"
+    spec = pod_spec("overlays/example")
+    assert spec["serviceAccountName"] == account["name"]
+    assert spec["automountServiceAccountToken"] is True
+    assert pod_spec("base")["automountServiceAccountToken"] is False
+    environment = {entry["name"]: entry["value"] for entry in spec["containers"][0]["env"]}
+    assert environment["LEEWAY_OBJECTS_SOURCE"] == "kubernetes"
+
+
+def test_configuration_of_the_replicas(tmp_path: Path) -> None:
+    text = only("base", "ConfigMap")["data"]["leeway.yaml"]
+    (tmp_path / "leeway.yaml").write_text(text)
+    environment = {
+        e["name"]: e["value"] for e in pod_spec("overlays/example")["containers"][0]["env"]
+    }
+    configuration = load_configuration(tmp_path, environment, {})
+    # `simple` keeps log-ins in the store, and each replica has its own.
+    assert configuration.auth.token_provider == "jwt"
+    assert configuration.objects.source == "kubernetes"
+    assert configuration.audiences[0] == "https://kubernetes.default.svc.cluster.local"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the data directory as docs/kubernetes.md does."""
+    folder = tmp_path_factory.mktemp("replicas") / "leeway-data"
+    folder.mkdir(mode=0o700)
+    shutil.copy(KUSTOMIZE / "base" / "leeway.yaml", folder)
+    hosts = [only("overlays/example", "Service")["spec"]["clusterIP"], "leeway.leeway-system.svc"]
+    options = [word for host in hosts for word in ("--host", host)]
+    command = [LEEWAY, "init", "--data-dir", folder, *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def volumes(data_dir: Path, tmp_path: Path) -> dict[str, Path]:
+    """Lay the Secrets and the ConfigMap out as a kubelet mounts them: links to 0440."""
+    contents: dict[str, dict[str, bytes]] = {
+        "config": {"leeway.yaml": only("base", "ConfigMap")["data"]["leeway.yaml"].encode()}
+    }
+    for name, sources in SECRETS.items():
+        paths = [path for source in sources for path in sorted(files_of(data_dir / source))]
+        contents[name.removeprefix("leeway-")] = {path.name: path.read_bytes() for path in paths}
+    made = {}
+    for name, members in contents.items():
+        made[name] = tmp_path / "source" / name
+        real = made[name] / "..2026_11_25"
+        real.mkdir(parents=True)
+        (made[name] / "..data").symlink_to(real.name)
+        for member, data in members.items():
+            (real / member).write_bytes(data)
+            (real / member).chmod(0o440)
+            (made[name] / member).symlink_to(f"..data/{member}")
+    return made
+
+
+def files_of(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
+
+
+def test_pod_mounts_those_secrets() -> None:
+    spec = pod_spec("base")
+    found = {v["name"]: v["secret"] for v in spec["volumes"] if "secret" in v}
+    assert {secret["secretName"] for secret in found.values()} == set(SECRETS)
+    assert {secret["defaultMode"] for secret in found.values()} == {0o440}
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
+    (copy,), (container,) = spec["initContainers"], spec["containers"]
+    source = {m["name"]: m["mountPath"] for m in copy["volumeMounts"]}
+    assert {name: source[name] for name in (*found, "config")} == {
+        name: f"/source/{name}" for name in (*found, "config")
+    }
+    # The server itself sees the copy only.
+    assert not {mount["name"] for mount in container["volumeMounts"]} & {*found, "config"}
+
+
+def test_replica_serves_from_its_secrets(
+    data_dir: Path, volumes: dict[str, Path], tmp_path: Path
+) -> None:
+    (copy,), (container,) = pod_spec("base")["initContainers"], pod_spec("base")["containers"]
+    inside = tmp_path / "var"
+    inside.mkdir()
+    run_copy(copy["command"], {"/source": volumes["config"].parent, "/var/lib/leeway": inside})
+    data = inside / "data"
+    found = files_in(data)
+    assert set(found.values()) == {0o600}
+    assert {name for name in found if name.startswith(TLS_FOLDER)} == {
+        "tls/ca.crt",
+        "tls/server.crt",
+        "tls/server.key",
+    }
+    token = created_token(data_dir)
+    with serving(container, data, tmp_path / "log") as server:
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert probe_status(container[name], server) == 200
+        kubeconfig = data_dir / "kubeconfig" / "tokenreview.yaml"
+        answer = review_with(kubeconfig, token, server, tmp_path)
+    assert answer["status"]["user"]["username"] == "system:serviceaccount:argo-run:loofah"
+    assert as_json(answer["status"]["audiences"]).count("kubernetes.default.svc") == 2
+
+
+def test_leeway_would_not_serve_from_the_mounted_secret_itself(volumes: dict[str, Path]) -> None:
+    from keys.errors import KeyFileError
+    from keys.files import read_private_file
+
+    with pytest.raises(KeyFileError, match="group or others"):
+        read_private_file(volumes["tls"] / "server.key")

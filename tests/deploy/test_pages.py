@@ -1,0 +1,94 @@
+"""What the pages show is what the script makes and what the types allow."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
+from test_alerts import rules
+from test_kind import flags, patches, run_script
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages") / "kind"
+    assert run_script("--dir", str(folder), "--authorizer").returncode == 0
+    return folder
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def yaml_blocks(name: str) -> list[Any]:
+    return [
+        yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", page(name), re.M | re.S)
+    ]
+
+
+def test_kubeadm_page_says_for_both_versions_what_kind_is_told(made: Path) -> None:
+    shown = {block["apiVersion"]: block for block in yaml_blocks("kubeadm")}
+    assert shown.keys() == KUBEADM.keys()
+    for version, block in shown.items():
+        assert_fields(block, KUBEADM[version])
+        api_server = patches(made)[version]["apiServer"]
+        assert block["apiServer"]["extraVolumes"] == api_server["extraVolumes"]
+        assert flags(block).items() <= flags(patches(made)[version]).items()
+        assert len(flags(block)) == 2
+
+
+def test_authorizer_page_shows_the_file_of_the_script(made: Path) -> None:
+    (block,) = yaml_blocks("authorizer")
+    assert_fields(block, AUTHORIZATION)
+    assert block == yaml.safe_load((made / "api-server" / "authorization.yaml").read_text())
+
+
+def test_authorizer_page_gives_the_flags_the_times_of_the_file() -> None:
+    (block,) = yaml_blocks("authorizer")
+    webhook = block["authorizers"][-1]["webhook"]
+    text = page("authorizer")
+    assert f"webhook-cache-authorized-ttl={webhook['authorizedTTL']}\n" in text
+    assert f"webhook-cache-unauthorized-ttl={webhook['unauthorizedTTL']}\n" in text
+
+
+def test_kind_page_lists_the_options_of_the_script() -> None:
+    usage = run_script("--help").stdout
+    documented = set(re.findall(r"^\| `(--[a-z-]+)", page("kind"), re.M))
+    assert documented == set(re.findall(r"^  (--[a-z-]+)", usage, re.M))
+
+
+def test_monitoring_page_lists_the_alerts() -> None:
+    documented = set(re.findall(r"`(Leeway[A-Za-z]+)`", page("monitoring")))
+    assert documented == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_kubernetes_page_names_the_address_the_components_and_the_secrets() -> None:
+    text = page("kubernetes") + page("monitoring")
+    overlay = (DEPLOY / "kustomize" / "overlays" / "example" / "kustomization.yaml").read_text()
+    (address,) = re.findall(r"value: ([0-9.]+)", overlay)
+    assert f"--host {address}" in text
+    for component in (DEPLOY / "kustomize" / "components").iterdir():
+        assert f"`{component.name}`" in text
+    manifests = "".join(path.read_text() for path in (DEPLOY / "kustomize").rglob("*.yaml"))
+    wanted = set(re.findall(r"secretName: ([a-z-]+)", manifests)) | {"leeway-metrics-client"}
+    assert set(re.findall(r"create secret generic ([a-z-]+)", text)) == wanted
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_certificate_of_the_monitoring_page(made: Path, tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```console\n(\$ openssl.*?)^```", page("monitoring"), re.M | re.S)
+    commands = [line for line in re.sub(r"\\\n\s*", "", text).splitlines() if line[:2] == "$ "]
+    (tmp_path / "leeway-data").symlink_to(made / "leeway-data")
+    for command in commands[:-1]:
+        subprocess.run(["sh", "-c", command[2:]], cwd=tmp_path, check=True, capture_output=True)
+    ca = made / "leeway-data" / "tls" / "ca.crt"
+    verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca]
+    done = subprocess.run(
+        [*verify, tmp_path / "tls.crt"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("OK"), done.stderr
+    assert (tmp_path / "tls.key").stat().st_mode & 0o077 == 0
