@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test coverage lint bench profile soak chaos docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
+
+# The same, slower, with branch coverage of the tests and of the servers that they start.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -20,10 +24,26 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
-# Faults for longer than CI has time for.
+# Where the time of a TokenReview goes, part by part.
+profile: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.profile $(PROFILE_FLAGS)
+
+# An hour at half load: memory must stay what it is. A short run: make soak SOAK_FLAGS="--minutes 2"
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)
+
+# Faults for longer than CI has time for. To repeat a run: make chaos CHAOS_FLAGS="--seed N"
 chaos: $(VENV)/.dev
-	LEEWAY_KILLS=500 LEEWAY_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos \
+	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
+	LEEWAY_KILLS=500 LEEWAY_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos/test_store_chaos.py \
 	    tests/integration/test_store_kills.py tests/integration/test_store_bit_flips.py
+	LEEWAY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
+	LEEWAY_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
+	LEEWAY_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
+
+# The pages of docs/ that are made from the tests.
+docs-tables: $(VENV)/.dev
+	$(BIN)/python tests/bad_input_table.py
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'

@@ -7,15 +7,32 @@ from typing import Final
 
 import click
 
-from benchmarks import rbac, rbac_etcd, tokenreview, verification
+from benchmarks import (
+    growth,
+    issuing,
+    latency,
+    loaded,
+    memory,
+    rbac,
+    rbac_etcd,
+    startup,
+    tokenreview,
+    verification,
+)
 from benchmarks.load_client import LoadError
 from benchmarks.report import Row, render, write_json
 
 _CLAIMS: Final[dict[str, Callable[..., list[Row]]]] = {
     "verification": verification.run,
     "tokenreview": tokenreview.run,
+    "latency": latency.run,
+    "issuing": issuing.run,
+    "loaded": loaded.run,
+    "growth": growth.run,
     "rbac": rbac.run,
     "rbac-etcd": rbac_etcd.run,
+    "startup": startup.run,
+    "memory": memory.run,
 }
 
 

@@ -41,7 +41,7 @@ static struct {
     struct text *requests;
     size_t request_count, taken, issued, done, errors;
     struct connection *connections, **idle;
-    int idle_count, open_count;
+    int idle_first, idle_count, open_count; /* idle is a ring */
     double *latencies;
     size_t latency_capacity;
 } run;
@@ -109,11 +109,25 @@ static void count_error(const char *what, const char *answer)
         fprintf(stderr, "load_client: first error: %s: %.400s\n", what, answer);
 }
 
+static void put_idle(struct connection *connection)
+{
+    run.idle[(run.idle_first + run.idle_count++) % run.connection_count] = connection;
+}
+
+/* The one that has been idle for the longest, so that all of them carry a part of the load. */
+static struct connection *take_idle(void)
+{
+    struct connection *connection = run.idle[run.idle_first];
+    run.idle_first = (run.idle_first + 1) % run.connection_count;
+    run.idle_count--;
+    return connection;
+}
+
 static void finish_request(struct connection *connection)
 {
     run.last_answer = now();
     connection->busy = false;
-    run.idle[run.idle_count++] = connection;
+    put_idle(connection);
     if (is_expected(connection)) {
         size_t count = run.done - run.errors;
         run.latencies = grow(run.latencies, count, &run.latency_capacity, sizeof *run.latencies);
@@ -166,7 +180,7 @@ static void issue_requests(void)
             set_timer(due(run.issued));
             return;
         }
-        struct connection *connection = run.idle[--run.idle_count];
+        struct connection *connection = take_idle();
         if (connection->closed)
             continue;
         connection->busy = true;
@@ -188,7 +202,7 @@ static void send_first_request(struct connection *connection)
     if (progress != ANSWERED || !is_expected(connection))
         fail("the first request of a connection: not the answer that is expected: %.400s",
              connection->answer);
-    run.idle[run.idle_count++] = connection;
+    put_idle(connection);
     run.open_count++;
 }
 

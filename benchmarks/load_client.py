@@ -79,6 +79,17 @@ def build(folder: Path) -> Path:
 
 def run_load(binary: Path, target: Target, plan: Plan) -> Load:
     """Send requests. Raises LoadError where any was not answered as expected."""
+    load, first_error = count_load(binary, target, plan)
+    if load.errors or not load.requests:
+        raise LoadError(f"{load.errors} of {load.requests} requests failed: {first_error}")
+    return load
+
+
+def count_load(binary: Path, target: Target, plan: Plan) -> tuple[Load, str]:
+    """Send requests and return also what the first error was, empty where there was none.
+
+    Raises LoadError where the client could not measure.
+    """
     tls = target.tls_folder
     command: list[str | Path] = [binary]
     if plan.once:
@@ -88,12 +99,11 @@ def run_load(binary: Path, target: Target, plan: Plan) -> Load:
     command += [target.host, str(target.port), target.path]
     command += [tls / "ca.crt", tls / f"{target.user}.crt", tls / f"{target.user}.key"]
     command += [str(plan.connections), str(plan.seconds), plan.bodies, target.expected]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=plan.seconds + _SPARE_SECONDS
-    )
+    limit = plan.seconds + _SPARE_SECONDS
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise LoadError(f"the load client did not end within {limit:.0f} s") from error
     if done.returncode:
         raise LoadError(done.stderr.strip())
-    load = Load(**json.loads(done.stdout))
-    if load.errors or not load.requests:
-        raise LoadError(f"{load.errors} of {load.requests} requests failed: {done.stderr.strip()}")
-    return load
+    return Load(**json.loads(done.stdout)), done.stderr.strip()

@@ -1,12 +1,15 @@
 """The servers that are measured, each a process of its own on a free loopback port."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from webhook.assembly import keyring_of
 from webhook.config import Configuration
+from webhook.server.gunicorn_settings import shared_memory
 
 HOST: Final = "127.0.0.1"
 WORKERS: Final = 2
+SERVER_LOG: Final = "serve.log"
 BASELINE_THREADS: Final = 8
 KEEP_ALIVE_SECONDS: Final = 75
 _PORTS: Final = range(19100, 19200)
@@ -25,22 +30,56 @@ _STOP_SECONDS: Final = 40
 _LOG_CHARACTERS: Final = 2000
 
 
-def make_data_dir(folder: Path) -> Path:
+def make_data_dir(folder: Path, algorithm: str = "RS256") -> Path:
     """Run ``leeway init``."""
     data_dir = folder / "data"
-    command = [_script("leeway"), "init", "--data-dir", str(data_dir)]
+    command = [script("leeway"), "init", "--data-dir", str(data_dir), "--algorithm", algorithm]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return data_dir
 
 
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server: its port, and the process that its workers are children of."""
+
+    port: int
+    pid: int
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers, who are there once a request was answered."""
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
+        return [int(child) for child in text.split()]
+
+
 @contextmanager
-def leeway_server(data_dir: Path) -> Iterator[int]:
-    """Run ``leeway serve`` and yield its port."""
+def leeway_server(data_dir: Path, workers: int = WORKERS, *, wait: bool = True) -> Iterator[int]:
+    """Run ``leeway serve`` and yield its port; at once, where it is not waited for."""
+    with leeway_process(data_dir, workers, wait=wait) as running:
+        yield running.port
+
+
+@contextmanager
+def leeway_process(
+    data_dir: Path, workers: int = WORKERS, *, wait: bool = True
+) -> Iterator[RunningServer]:
+    """Run ``leeway serve`` and yield it."""
     port = _free_port()
-    command = [_script("leeway"), "serve", "--data-dir", str(data_dir)]
-    command += ["--bind", f"{HOST}:{port}", "--workers", str(WORKERS)]
-    with _running(command, {}, port, data_dir / "serve.log"):
-        yield port
+    command = [script("leeway"), "serve", "--data-dir", str(data_dir)]
+    command += ["--bind", f"{HOST}:{port}", "--workers", str(workers)]
+    with _running(command, {}, port, data_dir / SERVER_LOG, wait=wait) as process:
+        yield RunningServer(port, process.pid)
+
+
+@contextmanager
+def profile_server(kind: str, data_dir: Path, file: Path) -> Iterator[RunningServer]:
+    """Run ``profile_server``, ``bare`` or ``traced``, with one worker, and yield it."""
+    port = _free_port()
+    command = [sys.executable, "-m", "benchmarks.profile_server", kind, str(data_dir)]
+    command += [f"{HOST}:{port}", str(file)]
+    with tempfile.TemporaryDirectory(prefix="leeway-metrics-", dir=shared_memory()) as metrics:
+        environment = {"PROMETHEUS_MULTIPROC_DIR": metrics}
+        with _running(command, environment, port, data_dir / f"{kind}.log") as process:
+            yield RunningServer(port, process.pid)
 
 
 @contextmanager
@@ -73,12 +112,14 @@ def baseline_server(data_dir: Path, configuration: Configuration) -> Iterator[in
         yield port
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """Return the path of a command that is installed beside Python."""
     return str(Path(sys.executable).with_name(name))
 
 
 def _free_port() -> int:
-    for port in _PORTS:
+    # In any order: another run may look for one at the same time.
+    for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -91,16 +132,22 @@ def _free_port() -> int:
 
 @contextmanager
 def _running(
-    command: Sequence[str], environment: Mapping[str, str], port: int, log: Path
-) -> Iterator[None]:
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    port: int,
+    log: Path,
+    *,
+    wait: bool = True,
+) -> Iterator[subprocess.Popen[bytes]]:
     root = Path(__file__).parent.parent
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, cwd=root, env=os.environ | environment
         )
     try:
-        _await_port(process, port)
-        yield
+        if wait:
+            _await_port(process, port)
+        yield process
     except Exception as error:
         error.add_note(f"log of the server: {log.read_text('utf-8')[-_LOG_CHARACTERS:]}")
         raise

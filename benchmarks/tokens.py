@@ -17,14 +17,14 @@ _NODES: Final = tuple(ObjectReference(f"node-{i}", str(uuid.uuid4())) for i in r
 _SIGNING_PROCESSES: Final = 2
 
 
-def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int) -> list[str]:
-    """Sign tokens for ``count`` different Pods of one service account."""
+def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int, accounts: int = 1) -> list[str]:
+    """Sign tokens for ``count`` different Pods of so many service accounts."""
     now = time.time()
     tokens = []
     for index in range(count):
         request = TokenRequest(
             namespace="shop",
-            name="checkout",
+            name=f"checkout-{index % accounts}" if accounts > 1 else "checkout",
             expiration_seconds=EXTENDABLE_SECONDS,
             pod=ObjectReference(f"checkout-5d4f8c7b9-{index:05}", str(uuid.uuid4())),
             node=_NODES[index % len(_NODES)],
@@ -33,17 +33,21 @@ def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int) -> list[str]:
     return tokens
 
 
-def make_tokens_of(data_dir: Path, count: int) -> list[str]:
+def make_tokens_of(data_dir: Path, count: int, accounts: int = 1) -> list[str]:
     """Sign tokens with the key of a data directory, in more than one process."""
     with ProcessPoolExecutor(_SIGNING_PROCESSES) as pool:
         share = -(-count // _SIGNING_PROCESSES)
-        parts = list(pool.map(_make_part, [data_dir] * _SIGNING_PROCESSES, [share] * count))
-    return [token for part in parts for token in part][:count]
+        parts = [
+            pool.submit(make_tokens_here, data_dir, share, accounts)
+            for _ in range(_SIGNING_PROCESSES)
+        ]
+        return [token for part in parts for token in part.result()][:count]
 
 
-def _make_part(data_dir: Path, count: int) -> list[str]:
+def make_tokens_here(data_dir: Path, count: int, accounts: int = 1) -> list[str]:
+    """Sign tokens with the key of a data directory, in this process."""
     policy = policy_of(load_configuration(data_dir, {}, {}))
-    return make_tokens(keyring_of(data_dir), policy, count)
+    return make_tokens(keyring_of(data_dir), policy, count, accounts)
 
 
 def token_review(token: str, audience: str) -> str:

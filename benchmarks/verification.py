@@ -25,7 +25,7 @@ from webhook.outcome import Authenticated
 
 ISSUER: Final = "https://leeway.default.svc"
 AUDIENCES: Final = ("https://kubernetes.default.svc",)
-_POLICY: Final = TokenPolicy(ISSUER, AUDIENCES, 3600, 600, 86400, extend=True)
+POLICY: Final = TokenPolicy(ISSUER, AUDIENCES, 3600, 600, 86400, extend=True)
 _LEEWAY: Final = ClockLeeway(60, 60, 60)
 _FLOORS: Final = {"RS256": 0.60, "ES256": 0.75}
 _SEEN_FLOOR: Final = 10.0
@@ -54,7 +54,7 @@ def run(*, quick: bool) -> list[Row]:
 def _measure(algorithm: str, rounds: int, count: int) -> list[Row]:
     key = generate_signing_key(algorithm)
     keyring = Keyring().with_new_key(key, int(time.time()))
-    tokens = make_tokens(keyring, _POLICY, count)
+    tokens = make_tokens(keyring, POLICY, count)
     verify_all = _bare_verifier(key.verification_key.public_key)
     pairs = [_split(token, algorithm) for token in tokens]
     _round(verify_all, pairs, keyring, tokens)  # Warms up.

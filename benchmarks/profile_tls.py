@@ -1,0 +1,79 @@
+"""A TLS connection in memory, between the server's context and kube-apiserver's certificate."""
+
+import ssl
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.servers import HOST
+from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
+from webhook.server.tls import load_context, tls_extension
+
+
+class MemoryConnection:
+    """Both ends of a connection whose handshake is done."""
+
+    def __init__(self, data_dir: Path) -> None:
+        folder = data_dir / TLS_FOLDER
+        context = ssl.create_default_context(cafile=folder / "ca.crt")
+        own = folder / API_SERVER_USER
+        context.load_cert_chain(own.with_suffix(".crt"), own.with_suffix(".key"))
+        self._to_server, self._to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server_context = load_context(tls_files(data_dir))
+        self._client = context.wrap_bio(self._to_client, self._to_server, server_hostname=HOST)
+        self._server = server_context.wrap_bio(self._to_server, self._to_client, server_side=True)
+        waiting = [self._client, self._server]
+        while waiting:
+            end = waiting.pop(0)
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                waiting.append(end)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+
+    def extension(self) -> dict[str, Any]:
+        """Return what the server puts into the scope of a request."""
+        return tls_extension(self._server)
+
+    def nanoseconds(self, requests: Sequence[bytes], answer: bytes) -> float:
+        """Return what the server's end takes to read a request and to write the answer."""
+        records = []
+        for request in requests:
+            self._client.write(request)
+            records.append(self._to_server.read())
+        read, write = self._server.read, self._server.write
+        put, take = self._to_server.write, self._to_client.read
+        started = time.thread_time_ns()
+        for record in records:
+            put(record)
+            read(65_536)
+            write(answer)
+            take()
+        return (time.thread_time_ns() - started) / len(records)
+
+
+def request_bytes(body: bytes) -> bytes:
+    """Render the request as the load client sends it."""
+    head = (
+        f"POST {TOKEN_REVIEW_PATH} HTTP/1.1\r\nHost: {HOST}:8443\r\nUser-Agent: load_client\r\n"
+        f"Content-Length: {len(body)}\r\nAccept: application/json, */*\r\n"
+        "Content-Type: application/json\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the headers of that request, as ASGI has them."""
+    lines = request_bytes(body).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    pairs = [line.partition(b": ")[::2] for line in lines]
+    return [(name.lower(), value) for name, value in pairs]
+
+
+def answer_bytes(body: bytes) -> bytes:
+    """Render an answer of the server, with the head that gunicorn gives it."""
+    head = (
+        "HTTP/1.1 201 Created\r\nServer: gunicorn\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body
