@@ -1,9 +1,52 @@
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-DEFAULT_VECTORS = Path(__file__).resolve().parents[1] / ".." / "shared" / "vectors"
+from tests.secrets_made import SecretSearch
+
+TESTS = Path(__file__).resolve().parent
+DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
+# What computes. All else runs servers, and mostly waits.
+COMPUTING = ("contract", "fuzz", "unit", "vectors")
+# Of that: what measures a time, or needs a machine that is not busy with more servers.
+TIMED = ("test_auth_changes.py", "test_sigterm.py", "test_slow_clients.py")
+LONGEST_ID = 60
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Search what a run leaves for the secrets that it made, and show that as its last result."""
+    config.pluginmanager.register(SecretSearch(config), "secret-search")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long value by what it is for: one made of a new key is another in each process."""
+    return argname if isinstance(val, bytes | str) and len(val) > LONGEST_ID else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what `make test` may run beside each other: two rows of servers, and what computes."""
+    for item in items:
+        folder, *_, name = item.path.relative_to(TESTS).parts
+        if folder in COMPUTING:
+            group = str(item.path)
+        else:
+            group = "servers" if folder == "e2e" and name not in TIMED else "timed"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Put back what a test that starts a server's log in this process has changed."""
+    loggers = [logging.getLogger(name) for name in ("", "leeway", "py.warnings")]
+    before = [(log.level, log.propagate, log.disabled, log.handlers[:]) for log in loggers]
+    yield
+    for log, (level, propagate, disabled, handlers) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        log.propagate, log.disabled, log.handlers = propagate, disabled, handlers
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,29 @@
+"""What becomes of clients that stall."""
+
+import selectors
+import socket
+import time
+
+
+def closing_times(opened: dict[socket.socket, float], give_up: float) -> list[float]:
+    """Read until the server closes each; return the seconds from opening to closing.
+
+    ``opened`` says when each was opened; that, and when to give up, are by the steady clock.
+    """
+    seconds: list[float] = []
+    with selectors.DefaultSelector() as selector:
+        for sock in opened:
+            sock.setblocking(False)
+            selector.register(sock, selectors.EVENT_READ)
+        while len(seconds) < len(opened) and time.monotonic() < give_up:
+            for key, _ in selector.select(0.1):
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                try:
+                    is_closed = not sock.recv(65536)
+                except ConnectionError:
+                    is_closed = True
+                if is_closed:
+                    seconds.append(time.monotonic() - opened[sock])
+                    selector.unregister(sock)
+    return seconds

@@ -1,0 +1,202 @@
+"""The search for secrets finds what it is there to find, wherever and however it is written."""
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support import good_claims, signing_key, token_of
+
+from keys.pem import private_key_pem
+from tests.secret_search import (
+    KEY,
+    PASSWORD,
+    TOKEN,
+    Secret,
+    holds_secrets_by_design,
+    search,
+    token_secret,
+)
+
+ALGORITHMS = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
+TEXT = "correct-horse-battery-staple"
+
+
+def pem_of(algorithm: str) -> bytes:
+    return private_key_pem(signing_key(algorithm, "searched for").private_key)
+
+
+def kubeconfig_with(user: dict[str, str]) -> bytes:
+    return yaml.safe_dump({"kind": "Config", "users": [{"name": "root", "user": user}]}).encode()
+
+
+# How a secret may come to stand somewhere.
+AS: dict[str, Callable[[bytes], bytes]] = {
+    "it is": lambda secret: secret,
+    "JSON": lambda secret: json.dumps({"message": f"of {secret.decode()}."}).encode(),
+    "bytes": lambda secret: repr(secret).encode(),
+    "base64": base64.b64encode,
+    "base64 beside others": lambda secret: base64.b64encode(b"Basic u:" + secret + b"\n"),
+    "base64 for URLs": lambda secret: base64.urlsafe_b64encode(b"u:" + secret),
+    "binary": lambda secret: b"\0\xff\x80" + secret + b"\xfe" * 40,
+    "its end cut off": lambda secret: secret[:-10],
+    "its end": lambda secret: secret[-60:],
+}
+SECRETS = {
+    **{f"{PASSWORD}": ([Secret(PASSWORD, TEXT.encode())], TEXT.encode())},
+    **{
+        f"{TOKEN} {algorithm}": (
+            [token_secret(token)],
+            token.encode(),
+        )
+        for algorithm in ALGORITHMS
+        for token in [token_of(good_claims(), signing_key(algorithm))]
+    },
+    **{f"{KEY} {algorithm}": ([], pem_of(algorithm)) for algorithm in ALGORITHMS},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder that is gone before the run's own search."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+# What a key's PEM ends with is public.
+WAYS = [(name, way) for name in SECRETS for way in AS if (name[:7], way) != (KEY[:7], "its end")]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_bad_input_56_a_secret_in_a_log_is_found(folder: Path, name: str, way: str) -> None:
+    made, secret = SECRETS[name]
+    if not made:  # a key is known by its file
+        (folder / "signing.pem").write_bytes(secret)
+    log = folder / "server.log"
+    log.write_bytes(b'{"level": "info"}\nbefore ' + AS[way](secret) + b" behind\n")
+    _, findings = search([folder], made, {})
+    kind = next(kind for kind in (PASSWORD, TOKEN, KEY) if name.startswith(kind))
+    assert [str(finding) for finding in findings] == [f"a {kind} is in {log}"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_bad_input_56_what_holds_a_secret_by_design_is_not_a_finding(
+    folder: Path, name: str
+) -> None:
+    made, secret = SECRETS[name]
+    (folder / "server.log").write_bytes(b'{"level": "info"}\n')
+    if name != PASSWORD:
+        (folder / "kept").write_bytes(secret)
+    assert search([folder], made, {"an answer": b"{}"})[1] == []
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"token": token_of(good_claims())},
+        {"client-key-data": base64.b64encode(pem_of("ES256")).decode()},
+    ],
+    ids=["token", "key"],
+)
+def test_bad_input_56_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
+    folder: Path, user: dict[str, str]
+) -> None:
+    (folder / "root.yaml").write_bytes(kubeconfig_with(user))
+    (secret,) = user.values()
+    _, findings = search([folder], (), {"an answer": secret.encode()})
+    assert [finding.place for finding in findings] == ["an answer"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"note\n" + pem_of("ES256"),
+        pem_of("ES256") + b"note\n",
+        b'{"key": "' + pem_of("ES256").replace(b"\n", b"\\n") + b'"}',
+        b"token " + token_of(good_claims()).encode(),
+        token_of(good_claims()).encode() + b"\nnote",
+        b"kind: Configuration\ntoken: x\n",
+    ],
+)
+def test_bad_input_56_more_than_a_key_or_a_token_is_searched(data: bytes) -> None:
+    assert not holds_secrets_by_design(data)
+
+
+@pytest.mark.parametrize("kind", ["-----BEGIN", "token", "kind: Config"])
+def test_bad_input_56_logs_are_searched_whatever_they_look_like(folder: Path, kind: str) -> None:
+    token = token_of(good_claims())
+    data = {
+        "-----BEGIN": pem_of("ES256"),
+        "token": token.encode(),
+        "kind: Config": kubeconfig_with({"token": token}),
+    }[kind]
+    (folder / "kept").write_bytes(data)
+    (folder / "server.log").write_bytes(data)
+    (finding,) = search([folder], (), {})[1]
+    assert finding.place == str(folder / "server.log")
+
+
+def test_bad_input_56_a_core_file_is_a_finding(folder: Path) -> None:
+    header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
+    (folder / "core.1").write_bytes(header + b"\x04\x00" + bytes(100))
+    (folder / "library.so").write_bytes(header + b"\x03\x00" + bytes(100))
+    findings = [str(finding) for finding in search([folder], (), {})[1]]
+    assert findings == [f"a process's memory is in {folder / 'core.1'}"]
+
+
+PLANTED = """
+import pathlib
+from tests.secrets_made import answered, password_made, shown, token_made
+
+def test_of_a_server(tmp_path):
+    token_made("e30.e30." + "s" * 20 + "ecret" * 20)
+    password_made("correct-horse-battery-staple")
+    {plant}
+"""
+
+
+ALONE, WORKER = (), ("-n", "1")
+
+
+@pytest.mark.parametrize(
+    ("plant", "place", "workers"),
+    [
+        ("(tmp_path / 'a.log').write_text('token ' + 's' * 20 + 'ecret' * 20)", "a.log", WORKER),
+        ("(tmp_path / 'x').write_bytes(b'\\0correct-horse-battery-staple\\0')", "0/x", ALONE),
+        ("shown('standard error', 'correct-horse-battery-staple')", "standard error", WORKER),
+        ("print('correct-horse-battery-staple')", "Captured stdout", ALONE),
+        ("answered('GET', '/x', {}, b'correct-horse-battery-staple')", "GET /x", ALONE),
+        ("pass", "", WORKER),
+    ],
+    ids=["a file", "a binary file", "an output", "a print", "an answer", "nothing"],
+)
+def test_bad_input_56_a_run_of_tests_fails_with_what_it_leaves(
+    folder: Path, plant: str, place: str, workers: tuple[str, ...]
+) -> None:
+    (folder / "pytest.ini").touch()
+    (folder / "conftest.py").write_text(
+        "from tests.secrets_made import SecretSearch\n"
+        "def pytest_configure(config):\n"
+        "    config.pluginmanager.register(SecretSearch(config))\n"
+    )
+    (folder / "test_it.py").write_text(PLANTED.format(plant=plant))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *workers, f"--basetemp={folder / 'base'}"],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    is_failed = "FAILED" in done.stdout and "::test_bad_input_56" in done.stdout
+    assert is_failed is (place != ""), done.stdout + done.stderr
+    assert done.returncode == (1 if place else 0), done.stdout + done.stderr
+    assert place in done.stdout
+    shown = done.stdout.partition("bad_input_56")[2]
+    assert "correct-horse" not in shown
+    assert "ecretecret" not in shown
