@@ -5,19 +5,25 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from keys.jwk import VerificationKey
 from keys.jws import SigningKey
-from keys.pem import generate_signing_key
+from keys.pem import generate_signing_key, private_key_pem
+from keys.pki import CertifiedKey
+from tests.secrets_made import key_made, token_made
 from webhook.authenticator import Authenticated, Authenticator, Outcome, Refused, TrustedIssuer
+from webhook.bound_objects import ObjectSource
 from webhook.claims import ClockLeeway
 from webhook.errors import Reason
 from webhook.reviews import TokenReviewRequest, render_token_review
@@ -43,7 +49,9 @@ def signing_key(algorithm: str, name: str = "own") -> SigningKey:
         return SigningKey(
             rsa_key.private_key, replace(rsa_key.verification_key, algorithm=algorithm)
         )
-    return generate_signing_key(algorithm)
+    key = generate_signing_key(algorithm)
+    key_made(private_key_pem(key.private_key))
+    return key
 
 
 def b64(data: bytes) -> str:
@@ -75,7 +83,9 @@ def sign_text(signing_input: str, key: SigningKey, algorithm: str = "") -> str:
     """Append a good signature over a text that need not be a header and a payload."""
     algorithm = algorithm or key.verification_key.algorithm
     signature = raw_signature(signing_input.encode("ascii"), key, algorithm)
-    return f"{signing_input}.{b64(signature)}"
+    token = f"{signing_input}.{b64(signature)}"
+    token_made(token)
+    return token
 
 
 def raw_jws(header: bytes, payload: bytes, key: SigningKey, algorithm: str = "") -> str:
@@ -127,12 +137,36 @@ def token_of(
 
 
 def authenticator_with(
-    *keys: SigningKey | VerificationKey, leeway: ClockLeeway = LEEWAY, legacy: bool = False
+    *keys: SigningKey | VerificationKey,
+    leeway: ClockLeeway = LEEWAY,
+    legacy: bool = False,
+    objects: ObjectSource | None = None,
 ) -> Authenticator:
     """Make an authenticator with one issuer, by default with the RSA key of the tests."""
     verification = [k.verification_key if isinstance(k, SigningKey) else k for k in keys]
     verification = verification or [signing_key("RS256").verification_key]
-    return Authenticator([TrustedIssuer(ISSUER, [AUDIENCE], verification, legacy=legacy)], leeway)
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], verification, legacy=legacy)
+    return Authenticator([issuer], leeway, objects=objects)
+
+
+def revocation_list(
+    ca: CertifiedKey,
+    revoked: Iterable[bytes] = (),
+    start: datetime | None = None,
+    due: datetime | None = None,
+) -> bytes:
+    """Make the PEM of a list of revoked PEM certificates, good from a minute ago for a day."""
+    key = load_pem_private_key(ca.private_key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    start = start or datetime.now(UTC) - timedelta(minutes=1)
+    issuer = x509.load_pem_x509_certificate(ca.certificate).subject
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer)
+    builder = builder.last_update(start).next_update(due or start + timedelta(days=1))
+    for certificate in revoked:
+        serial = x509.load_pem_x509_certificate(certificate).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(start)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def review(outcome: Outcome, audiences: Sequence[str] = ()) -> JSONObject:

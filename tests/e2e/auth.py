@@ -3,17 +3,22 @@
 import base64
 import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.secrets_made import password_made
+
 from .harness import HOST, TIMEOUT, Answer, RunningServer, request_on, start_server
 
 RANGE_REVIEWS = "/apis/leeway.dev/v1/rangeaccessreviews"
 API_SERVER = "kube-apiserver"
 ROOT = "root"
+# Long enough to be looked for wherever it should not be.
+PASSWORD = "alice-Hk2vQ8sYt4Lw9Zd"
 NO_IDENTITY = (400, 3, "etcdserver: user name is empty")
 BAD_TOKEN = (401, 16, "etcdserver: invalid auth token")
 DENIED = (403, 7, "etcdserver: permission denied")
@@ -28,8 +33,10 @@ def auth_server(folder: Path, **settings: str) -> Iterator[RunningServer]:
         for name, value in settings.items():
             patch.setenv(f"LEEWAY_AUTH_{name}", value)
         running = start_server(folder)
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 def b64(data: bytes) -> str:
@@ -39,6 +46,8 @@ def b64(data: bytes) -> str:
 def call_on(
     connection: http.client.HTTPSConnection, name: str, body: Body, token: str = ""
 ) -> Answer:
+    if isinstance(password := body.get("password"), str):
+        password_made(password)
     headers = {"Authorization": token} if token else {}
     return request_on(connection, "POST", f"/v3/auth/{name}", json.dumps(body).encode(), headers)
 
@@ -89,22 +98,25 @@ def ask(server: RunningServer, user: str, permission: str, key: bytes, end: byte
 
 @contextmanager
 def connections_to_every_worker(
-    server: RunningServer,
+    server: RunningServer, user: str = "", each: int = 2
 ) -> Iterator[Sequence[http.client.HTTPSConnection]]:
-    """Open connections without certificate until every worker has some."""
-    workers = _children(server.process.pid)
+    """Open connections, by default without certificate, until every worker has some."""
+    deadline = time.monotonic() + 30
+    # The first of them answers before the second is there.
+    while len(workers := _children(server.process.pid)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     before = {pid: _sockets(pid) for pid in workers}
-    assert len(workers) == 2
     with ExitStack() as stack:
         opened = []
         for _ in range(300):
             connection = http.client.HTTPSConnection(
-                HOST, server.port, context=server.context(""), timeout=TIMEOUT
+                HOST, server.port, context=server.context(user), timeout=TIMEOUT
             )
             stack.callback(connection.close)
             connection.connect()
             opened.append(connection)
-            if len(opened) >= 8 and all(_sockets(pid) >= before[pid] + 2 for pid in workers):
+            if len(opened) >= 8 and all(_sockets(pid) >= before[pid] + each for pid in workers):
                 yield opened
                 return
     raise AssertionError("one worker takes all connections")

@@ -1,9 +1,11 @@
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .harness import RunningServer, start_server
+from .kubectl import Kubectl
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,8 @@ def _secret_part(token: str) -> str:
 def nobody(server: RunningServer) -> ssl.SSLContext:
     """Return the context of a client without certificate."""
     return server.context("")
+
+
+@pytest.fixture
+def kubectl(server: RunningServer, tmp_path: Path) -> Kubectl:
+    return Kubectl(server, tmp_path)

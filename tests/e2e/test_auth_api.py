@@ -12,6 +12,7 @@ from .auth import (
     BAD_TOKEN,
     DENIED,
     NO_IDENTITY,
+    PASSWORD,
     RANGE_REVIEWS,
     ROOT,
     as_root,
@@ -43,8 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
             ("role/grant", grant("readers", "READ", b"/gap/a", b"/gap/b")),
             ("role/grant", grant("readers", "READ", b"/gap/b\0", b"/gap/c")),
             ("role/grant", grant("writers", "WRITE", b"/w/", b"\0")),
-            ("user/add", {"name": "alice", "password": "pw"}),
-            ("user/add", {"name": "bob", "password": "pw"}),
+            ("user/add", {"name": "alice", "password": PASSWORD}),
+            ("user/add", {"name": "bob", "password": PASSWORD}),
             ("user/grant", {"user": "alice", "role": "readers"}),
             ("user/grant", {"user": "bob", "role": "writers"}),
         )
@@ -68,7 +69,7 @@ def test_no_call_without_identity(server: RunningServer, name: str) -> None:
 @pytest.mark.parametrize("name", NEEDS_IDENTITY)
 def test_no_call_without_the_role_root(server: RunningServer, name: str) -> None:
     assert refusal(call(server, name, {}, API_SERVER)) == DENIED
-    assert refusal(call(server, name, {}, token=log_in(server, "alice", "pw"))) == DENIED
+    assert refusal(call(server, name, {}, token=log_in(server, "alice", PASSWORD))) == DENIED
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -82,7 +83,7 @@ def test_get_is_405(server: RunningServer, name: str, user: str) -> None:
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", ""])
 def test_any_content_type_is_taken_as_etcd_does(server: RunningServer, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    body = json.dumps({"name": "alice", "password": "pw"}).encode()
+    body = json.dumps({"name": "alice", "password": PASSWORD}).encode()
     context = server.context("")
     answer = server.request("POST", "/v3/auth/authenticate", body, headers, context)
     assert answer.status == 200
@@ -92,7 +93,7 @@ def test_any_content_type_is_taken_as_etcd_does(server: RunningServer, content_t
 
 
 def test_a_chunked_body(server: RunningServer) -> None:
-    body = json.dumps({"name": "alice", "password": "pw"}).encode()
+    body = json.dumps({"name": "alice", "password": PASSWORD}).encode()
     request = (
         b"POST /v3/auth/authenticate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
         b"Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n\r\n"
@@ -117,31 +118,31 @@ def test_a_call_that_is_not_there_is_404_for_everybody(server: RunningServer) ->
 
 
 def test_a_certificate_goes_before_a_token(server: RunningServer) -> None:
-    alice = log_in(server, "alice", "pw")
+    alice = log_in(server, "alice", PASSWORD)
     assert call(server, "user/list", {}, ROOT, alice).status == 200
     assert call(server, "user/list", {}, ROOT, "no.such.token").status == 200
     assert refusal(call(server, "user/get", {"name": "alice"}, API_SERVER, alice)) == DENIED
 
 
 def test_a_token_counts_bare_and_as_bearer(server: RunningServer) -> None:
-    alice = log_in(server, "alice", "pw")
+    alice = log_in(server, "alice", PASSWORD)
     for value in (alice, f"Bearer {alice}", f"bearer {alice}"):
         assert call(server, "user/get", {"name": "alice"}, token=value).status == 200
 
 
 def test_a_bad_token_does_not_stop_a_log_in(server: RunningServer) -> None:
-    body = {"name": "alice", "password": "pw"}
+    body = {"name": "alice", "password": PASSWORD}
     assert call(server, "authenticate", body, token="no.such.token").status == 200
 
 
 def test_an_auth_token_is_an_identity_everywhere(server: RunningServer) -> None:
     as_root(
         server,
-        ("user/add", {"name": "reviewer", "password": "pw"}),
+        ("user/add", {"name": "reviewer", "password": PASSWORD}),
         ("role/add", {"name": "reviewers"}),
         ("user/grant", {"user": "reviewer", "role": "reviewers"}),
     )
-    headers = {"Authorization": "Bearer " + log_in(server, "reviewer", "pw")}
+    headers = {"Authorization": "Bearer " + log_in(server, "reviewer", PASSWORD)}
     nobody = server.context("")
     asked = question("alice", "READ", b"/a/")
     assert server.request("POST", RANGE_REVIEWS, asked, headers, nobody).status == 403
@@ -154,7 +155,7 @@ def test_an_auth_token_is_an_identity_everywhere(server: RunningServer) -> None:
 
 
 def test_a_password_is_never_logged(server: RunningServer) -> None:
-    token = log_in(server, "alice", "pw")
+    token = log_in(server, "alice", PASSWORD)
     secret = "a-password-of-its-own"
     assert call(server, "user/add", {"name": "eve", "password": secret}, ROOT).status == 200
     assert call(server, "authenticate", {"name": "eve", "password": secret[::-1]}).status == 400
@@ -206,7 +207,7 @@ def test_bad_input_43_no_key_no_range_a_huge_key(
 
 
 def test_bad_input_46_the_details_of_others_are_denied(server: RunningServer) -> None:
-    alice = log_in(server, "alice", "pw")
+    alice = log_in(server, "alice", PASSWORD)
     for name, body in (
         ("user/get", {"name": "bob"}),
         ("user/get", {"name": ROOT}),

@@ -25,6 +25,8 @@ MAX_BODY = 3 * 1024 * 1024
 JSON = {"Content-Type": "application/json"}
 # Generous: what is held here is that nobody waits for a time-out.
 SOON = 2.0
+# What row 32 asks; of the best of ten, as what else runs here is not the doing of the server.
+WITHIN = 0.1
 
 
 def expect_status(answer: Answer, code: int, *words: str) -> None:
@@ -126,7 +128,7 @@ def test_bad_input_31_method_not_allowed(
     "headers",
     [
         {"Content-Type": "application/yaml"},
-        {"Content-Type": "application/vnd.kubernetes.protobuf"},
+        {"Content-Type": "application/x-protobuf"},
         {"Content-Type": "text/plain; application/json"},
         {"Content-Type": "application/json; charset=utf-16"},
         {"Content-Type": ""},
@@ -243,17 +245,19 @@ def latencies_until(
 
 
 @pytest.mark.parametrize(
-    "review",
+    ("review", "within"),
     [
-        review_of("a", [f"https://audience-{number}" for number in range(10_000)]),
-        review_of("e30." * 750_000),
-        review_of("a" * 3_000_000),
-        review_of(f"{'a' * 1_500_000}.e30.{'a' * 1_500_000}"),
-        review_of(["a"] * 500_000),
+        (review_of("a", [f"https://audience-{number}" for number in range(10_000)]), WITHIN),
+        (review_of("a" * 3_000_000), WITHIN),
+        (review_of(f"{'a' * 1_500_000}.e30.{'a' * 1_500_000}"), WITHIN),
+        (review_of("e30." * 750_000), SOON),
+        (review_of(["a"] * 500_000), SOON),
     ],
-    ids=["10,000 audiences", "750,000 segments", "3 MB token", "3 MB header", "500,000 tokens"],
+    ids=["10,000 audiences", "3 MB token", "3 MB header", "750,000 segments", "500,000 tokens"],
 )
-def test_bad_input_32_large_values(server: RunningServer, review: dict[str, object]) -> None:
+def test_bad_input_32_large_values(
+    server: RunningServer, review: dict[str, object], within: float
+) -> None:
     body = json.dumps(review, separators=(",", ":")).encode()
     token = server.sign()
     context = server.context()
@@ -271,13 +275,14 @@ def test_bad_input_32_large_values(server: RunningServer, review: dict[str, obje
                     assert answer.json["status"]["authenticated"] is False
         finally:
             stop.set()
-        disturbed = max(second for other in others for second in other.result())
+        seconds = [second for other in others for second in other.result()]
     print(
         f"{len(body)} bytes: median {sorted(times)[5] * 1000:.0f} ms, max {max(times) * 1000:.0f} "
-        f"ms; others at most {disturbed * 1000:.0f} ms"
+        f"ms; others at most {max(seconds) * 1000:.0f} ms"
     )
+    assert min(times) < within
     assert max(times) < SOON
-    assert disturbed < SOON
+    assert max(seconds) < SOON
 
 
 def test_bad_input_32_audiences_with_a_good_token(server: RunningServer) -> None:

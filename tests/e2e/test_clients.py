@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import ssl
 import subprocess
 import tempfile
@@ -16,16 +15,12 @@ import yaml
 from kubernetes import client as kubernetes
 from kubernetes.config import new_client_from_config
 
+from .auth import as_root, grant
 from .harness import AUDIENCE, HOST, REVIEWS, RunningServer, review_of
+from .kubectl import Kubectl, program
 
+AUTHORIZATION = "authorization.k8s.io/v1"
 VERSIONS = ("authentication.k8s.io/v1", "authentication.k8s.io/v1beta1")
-
-
-def program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 @pytest.fixture(params=["root", "kube-apiserver"])
@@ -95,14 +90,69 @@ def test_kubernetes_client_and_a_bad_review(api: kubernetes.AuthenticationV1Api)
     assert json.loads(caught.value.body)["message"].startswith("token is required")
 
 
+def test_kubernetes_client_asks_who_it_is(api: kubernetes.AuthenticationV1Api) -> None:
+    review = api.create_self_subject_review(kubernetes.V1SelfSubjectReview())
+    assert (review.kind, review.api_version) == ("SelfSubjectReview", VERSIONS[0])
+    user = review.status.user_info
+    assert user.username in ("root", "kube-apiserver")
+    assert (user.groups, user.uid, user.extra) == (["system:authenticated"], None, None)
+
+
+def test_kubernetes_client_asks_what_it_may(api: kubernetes.AuthenticationV1Api) -> None:
+    is_root = "root" in api.create_self_subject_review({}).status.user_info.username
+    authorization = kubernetes.AuthorizationV1Api(api.api_client)
+    pods = kubernetes.V1ResourceAttributes(verb="list", resource="pods", namespace="demo")
+    spec = kubernetes.V1SelfSubjectAccessReviewSpec(resource_attributes=pods)
+    review = authorization.create_self_subject_access_review(
+        kubernetes.V1SelfSubjectAccessReview(spec=spec)
+    )
+    assert (review.kind, review.api_version) == ("SelfSubjectAccessReview", AUTHORIZATION)
+    assert (review.status.allowed, review.status.denied) == (is_root, None)
+    path = kubernetes.V1NonResourceAttributes(verb="get", path="/healthz")
+    for user, allowed in (("root", True), ("alice", False)):
+        subject = kubernetes.V1SubjectAccessReviewSpec(non_resource_attributes=path, user=user)
+        review = authorization.create_subject_access_review(
+            kubernetes.V1SubjectAccessReview(spec=subject)
+        )
+        assert (review.status.allowed, review.status.denied) == (allowed, None)
+        assert review.spec.user == user
+    with pytest.raises(kubernetes.ApiException) as caught:
+        authorization.create_subject_access_review(
+            kubernetes.V1SubjectAccessReview(spec=kubernetes.V1SubjectAccessReviewSpec())
+        )
+    assert caught.value.status == 422
+    causes = json.loads(caught.value.body)["details"]["causes"]
+    assert [cause["field"] for cause in causes] == ["spec.resourceAttributes", "spec.user"]
+
+
+def test_kubernetes_client_asks_for_a_token(
+    server: RunningServer, api: kubernetes.AuthenticationV1Api
+) -> None:
+    core = kubernetes.CoreV1Api(api.api_client)
+    spec = kubernetes.V1TokenRequestSpec(audiences=[AUDIENCE], expiration_seconds=1200)
+    request = kubernetes.AuthenticationV1TokenRequest(spec=spec)
+    if "kube-apiserver" in api.create_self_subject_review({}).status.user_info.username:
+        with pytest.raises(kubernetes.ApiException) as caught:
+            core.create_namespaced_service_account_token("loofah", "argo-run", request)
+        assert caught.value.status == 403
+        return
+    answer = core.create_namespaced_service_account_token("loofah", "argo-run", request)
+    server.tokens.append(answer.status.token)
+    assert (answer.metadata.name, answer.metadata.namespace) == ("loofah", "argo-run")
+    lifetime = answer.status.expiration_timestamp - answer.metadata.creation_timestamp
+    assert lifetime.total_seconds() == 1200
+    review = create(api, answer.status.token)
+    assert review.status.user.username == "system:serviceaccount:argo-run:loofah"
+
+
 def test_kubernetes_client_asks_for_the_version(api: kubernetes.AuthenticationV1Api) -> None:
     version = kubernetes.VersionApi(api.api_client).get_code()
     assert version.git_version.startswith("v")
 
 
-def test_kube_apiserver_posts_to_the_server_of_its_kubeconfig(server: RunningServer) -> None:
-    file = server.data_dir / "kubeconfig" / "tokenreview.yaml"
-    document = yaml.safe_load(file.read_text())
+def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: object) -> Any:
+    """Post a review as client-go does that was given a kubeconfig; return the answer."""
+    document = yaml.safe_load((server.data_dir / "kubeconfig" / kubeconfig).read_text())
     entries = {kind: document[f"{kind}s"][0] for kind in ("cluster", "user", "context")}
     assert document["current-context"] == entries["context"]["name"]
     assert entries["context"]["context"] == {
@@ -120,22 +170,66 @@ def test_kube_apiserver_posts_to_the_server_of_its_kubeconfig(server: RunningSer
             files.append(Path(folder) / name)
             files[-1].write_bytes(base64.b64decode(user[name]))
         context.load_cert_chain(*files)
-    # As client-go sends it: k8s.io/apiserver/plugin/pkg/authenticator/token/webhook.
     headers = {
         "Accept": "application/json, */*",
         "Content-Type": "application/json",
         "User-Agent": "kube-apiserver/v1.36.0 (linux/amd64) kubernetes/0000000",
         "Accept-Encoding": "gzip",
     }
-    body = json.dumps(review_of(server.sign(), [AUDIENCE])).encode()
-    answer = server.request("POST", url.path, body, headers, context)
-    assert answer.status == 201
-    assert answer.json["status"]["authenticated"] is True
+    answer = server.request("POST", url.path, json.dumps(review).encode(), headers, context)
+    assert answer.status == 201, answer
+    return answer.json
+
+
+def test_kube_apiserver_authenticates(server: RunningServer) -> None:
+    """As k8s.io/apiserver/plugin/pkg/authenticator/token/webhook asks."""
+    review = review_of(server.sign(), [AUDIENCE])
+    answer = post_as_kube_apiserver(server, "tokenreview.yaml", review)
+    assert answer["status"]["authenticated"] is True
+
+
+def test_kube_apiserver_authorizes(server: RunningServer) -> None:
+    """As k8s.io/apiserver/plugin/pkg/authorizer/webhook asks, to list and for one object."""
+    reader, span = "system:serviceaccount:demo:reader", b"/registry/pods/demo/"
+    as_root(
+        server,
+        ("role/add", {"name": "pod-readers"}),
+        ("role/grant", grant("pod-readers", "READ", span, span[:-1] + b"0")),
+        ("user/add", {"name": reader, "options": {"no_password": True}}),
+        ("user/grant", {"user": reader, "role": "pod-readers"}),
+    )
+    pods = {"version": "v1", "resource": "pods"}
+    for attributes, allowed in (
+        ({"verb": "list", "namespace": "demo"} | pods, True),
+        ({"verb": "get", "namespace": "demo", "name": "p-0"} | pods, True),
+        ({"verb": "delete", "namespace": "demo", "name": "p-0"} | pods, False),
+        ({"verb": "get", "namespace": "demo", "name": "p-0", "subresource": "log"} | pods, False),
+        ({"verb": "list"} | pods, False),
+        ({"verb": "list", "namespace": "prod"} | pods, False),
+    ):
+        review = {
+            "kind": "SubjectAccessReview",
+            "apiVersion": "authorization.k8s.io/v1",
+            "metadata": {"creationTimestamp": None},
+            "spec": {
+                "resourceAttributes": attributes,
+                "user": reader,
+                "groups": ["system:serviceaccounts", "system:authenticated"],
+                "extra": {"authentication.kubernetes.io/credential-id": ["JTI=1"]},
+                "uid": "66bff4eb",
+            },
+            "status": {"allowed": False},
+        }
+        status = post_as_kube_apiserver(server, "subjectaccessreview.yaml", review)["status"]
+        assert status["allowed"] is allowed, attributes
+        # Only an authorizer that answers for all others may deny.
+        assert "denied" not in status
+        assert (status["reason"] == "granted by role pod-readers") is allowed
 
 
 def test_curl(server: RunningServer, tmp_path: Path) -> None:
     review = tmp_path / "review.json"
-    review.write_text(json.dumps({"spec": {"token": server.sign()}}))
+    review.write_text(json.dumps(manifest(server.sign())))
     tls = server.data_dir / "tls"
     command = [program("curl"), "--silent", "--show-error", "--fail-with-body"]
     command += ["--cacert", str(tls / "ca.crt")]
@@ -146,34 +240,6 @@ def test_curl(server: RunningServer, tmp_path: Path) -> None:
     body, _, code = done.stdout.rpartition("\n")
     assert code == "201"
     assert json.loads(body)["status"]["authenticated"] is True
-
-
-class Kubectl:
-    """kubectl with the kubeconfig that ``init`` made."""
-
-    def __init__(self, server: RunningServer, folder: Path) -> None:
-        self.folder = folder
-        self.command = [program("kubectl"), "--cache-dir", str(folder / "cache")]
-        self.command += ["--kubeconfig", str(server.data_dir / "kubeconfig" / "root.yaml")]
-
-    def run(self, *arguments: str, fails: bool = False) -> str:
-        """Run it and return what it prints; on stderr where it is to fail."""
-        done = subprocess.run(
-            [*self.command, *arguments], capture_output=True, check=False, text=True, timeout=60
-        )
-        assert (done.returncode != 0) is fails, done.stderr
-        return done.stderr if fails else done.stdout
-
-    def file(self, value: object) -> str:
-        """Write a manifest."""
-        path = self.folder / "manifest.yaml"
-        path.write_text(yaml.safe_dump(value))
-        return str(path)
-
-
-@pytest.fixture
-def kubectl(server: RunningServer, tmp_path: Path) -> Kubectl:
-    return Kubectl(server, tmp_path)
 
 
 def manifest(token: object, version: str = VERSIONS[0]) -> dict[str, Any]:
@@ -222,21 +288,27 @@ def test_kubectl_create_says_what_is_wrong(
 
 def test_kubectl_create_raw(server: RunningServer, kubectl: Kubectl) -> None:
     file = kubectl.folder / "raw.json"
-    file.write_text(json.dumps({"spec": {"token": server.sign()}}))
+    file.write_text(json.dumps(manifest(server.sign())))
     review = json.loads(kubectl.run("create", "--raw", REVIEWS, "-f", str(file)))
     assert review["status"]["authenticated"] is True
 
 
 def test_kubectl_discovery(kubectl: Kubectl) -> None:
-    resources = kubectl.run("api-resources", "--no-headers").split()
-    assert resources == ["tokenreviews", VERSIONS[0], "false", "TokenReview"]
-    assert kubectl.run("api-resources", "--verbs", "create", "-o", "name").split() == [
-        "tokenreviews.authentication.k8s.io"
+    resources = kubectl.run("api-resources", "--no-headers")
+    assert [line.split() for line in resources.splitlines()] == [
+        ["selfsubjectreviews", VERSIONS[0], "false", "SelfSubjectReview"],
+        ["tokenreviews", VERSIONS[0], "false", "TokenReview"],
+        ["selfsubjectaccessreviews", AUTHORIZATION, "false", "SelfSubjectAccessReview"],
+        ["subjectaccessreviews", AUTHORIZATION, "false", "SubjectAccessReview"],
+        ["rangeaccessreviews", "leeway.dev/v1", "false", "RangeAccessReview"],
     ]
-    assert kubectl.run("api-versions").split() == list(VERSIONS)
+    assert {*VERSIONS, AUTHORIZATION, "v1", "apps/v1"} <= {*kubectl.run("api-versions").split()}
     assert "Server Version: v" in kubectl.run("version")
     explained = kubectl.run("explain", "tokenreview.spec")
     assert "audiences" in explained
     assert "token\t<string>" in explained
     assert kubectl.run("get", "--raw", "/readyz") == "ok"
-    assert "the server doesn't have a resource type" in kubectl.run("get", "pods", fails=True)
+    # It is known, so that auth can-i knows its group and scope, and there is nothing to get.
+    for name in ("pods", "po", "deploy", "nodes"):
+        assert kubectl.run("get", name, fails=True).startswith("Error from server (NotFound)")
+    assert "the server doesn't have a resource type" in kubectl.run("get", "nosuch", fails=True)

@@ -4,14 +4,26 @@ import contextlib
 import shutil
 import ssl
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from tests.support import revocation_list
+from webhook.data_dir import read_pair
 
-from .harness import HEAD_WARNING, HOST, REVIEWS, REVIEWS_BETA, RunningServer
+from .harness import (
+    HEAD_WARNING,
+    HOST,
+    LEEWAY,
+    REVIEWS,
+    REVIEWS_BETA,
+    RunningServer,
+    free_port,
+    start_server,
+)
 
 PUBLIC = (
     "/livez",
@@ -50,7 +62,7 @@ def test_public_paths_need_no_certificate(
 
 
 @pytest.mark.parametrize(("method", "path"), NOT_PUBLIC)
-def test_everything_else_needs_an_identity(
+def test_bad_input_34_without_a_certificate(
     server: RunningServer, nobody: ssl.SSLContext, method: str, path: str
 ) -> None:
     answer = server.request(method, path, b"{}" if method == "POST" else None, context=nobody)
@@ -96,19 +108,83 @@ def certificates(server: RunningServer) -> dict[str, CertifiedKey]:
 def test_bad_input_34_certificate_that_is_not_good(
     server: RunningServer, tmp_path: Path, kind: str
 ) -> None:
-    context = server.context_of(certificates(server)[kind], tmp_path)
-    # The connection is cut before any request is looked at, public or not. With TLS 1.3 the client
-    # finds that out when it reads; uvloop sends no alert.
-    answer = b""
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        answer = server.exchange(f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(), context)
-    assert answer == b""
+    assert cut_off(server, server.context_of(certificates(server)[kind], tmp_path))
 
 
 def test_a_certificate_of_our_own_ca_is_good(server: RunningServer, tmp_path: Path) -> None:
     certificate = server.client_certificate("someone", datetime.now(UTC))
     context = server.context_of(certificate, tmp_path)
     assert server.request("GET", "/metrics", context=context).status == 200
+
+
+def cut_off(server: RunningServer, context: ssl.SSLContext) -> bool:
+    """Tell whether a connection is cut before any request is looked at, public or not."""
+    # With TLS 1.3 the client finds that out when it reads; uvloop sends no alert.
+    answer = b""
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        answer = server.exchange(
+            f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode(), context
+        )
+    assert not answer or answer.startswith(b"HTTP/1.1 200 ")
+    return not answer
+
+
+def test_bad_input_34_revoked(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+
+    def revoke_kube_apiserver(data_dir: Path) -> None:
+        ca, revoked = (read_pair(data_dir / "tls", name) for name in ("ca", "kube-apiserver"))
+        crl = revocation_list(ca, [revoked.certificate], due=now + timedelta(hours=1))
+        (data_dir / "tls" / "ca.crl").write_bytes(crl)
+
+    server = start_server(tmp_path, revoke_kube_apiserver)
+    try:
+        assert cut_off(server, server.context("kube-apiserver"))
+        assert not cut_off(server, server.context("root"))
+        assert not cut_off(server, server.context(""))
+        anew = server.context_of(server.client_certificate("kube-apiserver", now), tmp_path)
+        assert server.post_review(server.sign(), context=anew).json["status"]["authenticated"]
+        path = server.data_dir / "tls" / "ca.crl"
+        assert f"certificates revoked by {path}: 1; without a newer list" in server.log()
+    finally:
+        server.stop()
+
+
+def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
+    now = datetime.now(UTC)
+    own, other = read_pair(folder, "ca"), make_ca("leeway CA", now)
+    long_ago = now - timedelta(days=2)
+    expired = revocation_list(own, start=long_ago, due=now - timedelta(seconds=5))
+    return {
+        "not valid now": lambda path: path.write_bytes(expired),
+        "another CA's": lambda path: path.write_bytes(revocation_list(other)),
+        "not a list": lambda path: path.write_bytes(own.certificate),
+        "empty": lambda path: path.write_bytes(b""),
+        "gone": lambda path: path.symlink_to(folder / "no-such-file"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("not valid now", "ca.crl is valid from "),
+        ("another CA's", "ca.crl is not signed by the CA"),
+        ("not a list", "ca.crl is no PEM file"),
+        ("empty", "ca.crl is empty"),
+        ("gone", "ca.crl cannot be read"),
+    ],
+)
+def test_bad_input_34_a_list_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, kind: str, words: str
+) -> None:
+    subprocess.run([LEEWAY, "init", "--data-dir", tmp_path], check=True, capture_output=True)
+    broken_lists(tmp_path / "tls")[kind](tmp_path / "tls" / "ca.crl")
+    command = [LEEWAY, "serve", "--data-dir", tmp_path, "--bind", f"{HOST}:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=20)
+    error = done.stderr.decode()
+    assert done.returncode in (2, 3), error
+    assert error.count("\n") == 1
+    assert words in error
 
 
 @pytest.mark.parametrize(

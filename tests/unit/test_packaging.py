@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -248,3 +249,120 @@ def test_health_probe_without_a_data_directory(tmp_path: Path) -> None:
     done = probe(LEEWAY_DATA_DIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{tmp_path / 'leeway.yaml'} is missing; make it with `leeway init`\n"
+
+
+class Image:
+    """The image's instructions, followed outside a container in a folder that stands for its root.
+
+    Both stages share the folder, so that what the second copies from the first is there already.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # As in python:*-slim: this interpreter, and nothing of ours on its path.
+        self.environment = {
+            "HOME": str(root),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        } | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        self._folder = root
+        for stage in stages():
+            for name, rest in stage:
+                getattr(self, f"_{name.lower()}", lambda _rest: None)(rest)
+
+    def put(self, text: str) -> str:
+        """Put the absolute paths of a text below the folder, and the image's user in our place."""
+        text = re.sub(r"(?<![\w./}])/(?=(?:opt|src|wheels|var)\b)", f"{self.root}/", text)
+        return text.replace("-o 65532 -g 65532", f"-o {os.getuid()} -g {os.getgid()}")
+
+    def run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **more}
+        return subprocess.run(
+            command,
+            cwd=self._folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+
+    def _workdir(self, rest: str) -> None:
+        self._folder = Path(self.put(rest))
+        self._folder.mkdir(parents=True)
+
+    def _copy(self, rest: str) -> None:
+        *sources, target = rest.split()
+        if sources[0].startswith("--from="):
+            assert sources[1:] == [target]
+            self._folder = self.root
+            return
+        for source in sources:
+            place = self._folder / target
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, place)
+
+    def _run(self, rest: str) -> None:
+        done = self.run(["sh", "-c", self.put(rest)])
+        if done.returncode and OFFLINE.search(done.stderr):
+            pytest.skip("pip cannot get what it needs: " + done.stderr.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stderr
+
+    def _env(self, rest: str) -> None:
+        for word in rest.split():
+            name, _, value = word.partition("=")
+            value = value.replace("${COMMIT}", "0123abc").replace("${PATH}", "/usr/bin:/bin")
+            self.environment[name] = self.put(value)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return Image(tmp_path_factory.mktemp("image"))
+
+
+def test_steps_of_the_image_make_a_leeway_that_stands_alone(image: Image) -> None:
+    done = image.run(["leeway", "version"])
+    assert (done.returncode, done.stdout) == (0, f"leeway {VERSION} (0123abc)\n"), done.stderr
+    code = "import keys, webhook; print(keys.__file__, webhook.__file__)"
+    done = image.run(["python", "-c", code])
+    places = [Path(word) for word in done.stdout.split()]
+    assert len(places) == 2, done.stderr
+    assert all(place.is_relative_to(image.root / "opt" / "leeway") for place in places)
+    assert "No module named pip" in image.run(["python", "-m", "pip"]).stderr
+    volume = image.root / "var" / "lib" / "leeway"
+    assert volume.stat().st_mode & 0o777 == 0o700
+    assert not list(volume.iterdir())
+
+
+def test_commands_of_the_image_serve_and_tell_their_health(image: Image) -> None:
+    run = stages()[-1]
+    done = image.run(["leeway", "init"])
+    assert (done.returncode, done.stderr) == (0, "")
+    port = free_port()
+    command = [*json.loads(only(run, "ENTRYPOINT")), *json.loads(only(run, "CMD"))]
+    command = [word.replace("0.0.0.0:8443", f"127.0.0.1:{port}") for word in command]
+    probe_command = json.loads(only(run, "HEALTHCHECK").partition("CMD ")[2])
+    # The port only: in the image it is 8443 in the file and in the command.
+    bind = {"LEEWAY_SERVER_BIND": f"127.0.0.1:{port}"}
+    log_file = image.root / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [shutil.which(command[0], path=image.environment["PATH"]) or "", *command[1:]],
+            cwd=image.root,
+            env=image.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while image.run(probe_command, **bind).returncode and time.monotonic() < deadline:
+            assert process.poll() is None, log_file.read_text()
+        assert image.run(probe_command, **bind).returncode == 0
+        process.terminate()
+        assert process.wait(30) == 0, log_file.read_text()
+        assert image.run(probe_command, **bind).returncode == 1
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

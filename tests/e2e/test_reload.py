@@ -1,0 +1,342 @@
+"""Keys, certificates and configuration replaced under a running server: bad input 55."""
+
+import http.client
+import os
+import re
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keys import jws
+from keys.files import replace_file
+from keys.key_changes import rotate
+from keys.key_files import load_keyring
+from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from tests.support import revocation_list
+from webhook.assembly import rotation_policy_of
+from webhook.config_file import load_configuration
+from webhook.data_dir import read_pair
+
+from .auth import connections_to_every_worker
+from .harness import HOST, RunningServer, free_port, raw_review, request_on, start_server
+
+CONNECTIONS = 16
+# ``make chaos`` replaces keys and certificates 100 times.
+REPLACEMENTS = int(os.environ.get("LEEWAY_RELOADS", "4"))
+CONFIGURATIONS = max(2, REPLACEMENTS // 5)
+# The requirement: what is new serves within so many seconds.
+WITHIN_SECONDS = 10.0
+TOKEN_PATH = "/api/v1/namespaces/demo/serviceaccounts/default/token"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    running = start_server(tmp_path, algorithm="ES256")
+    with connections_to_every_worker(running):
+        pass
+    yield running
+    running.stop(
+        expected_trouble=r"(not loaded|not read) again|cannot start|exited with code|SIGKILL|\[!\]"
+    )
+
+
+def soon(condition: Callable[[], bool]) -> float:
+    """Wait until something holds, and return the seconds that took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < WITHIN_SECONDS
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def kid_in_use(server: RunningServer) -> str:
+    keyring = load_keyring(server.data_dir / "keys")
+    assert keyring.active is not None
+    return keyring.active.kid
+
+
+def published(connection: http.client.HTTPSConnection) -> set[str]:
+    answer = request_on(connection, "GET", "/openid/v1/jwks")
+    return {key["kid"] for key in answer.json["keys"]}
+
+
+def rotate_now(server: RunningServer) -> str:
+    """Make a new key the active one, without waiting, and return its name."""
+    policy = rotation_policy_of(load_configuration(server.data_dir, {}, {}))
+    for _ in range(2):
+        rotate(server.data_dir / "keys", policy, int(time.time()), force=True)
+    return kid_in_use(server)
+
+
+def certificate_of(server: RunningServer) -> bytes:
+    with server.connect() as connection:
+        return connection.getpeercert(binary_form=True) or b""
+
+
+def write_pair(folder: Path, name: str, pair: CertifiedKey) -> None:
+    replace_file(folder / f"{name}.key", pair.private_key)
+    replace_file(folder / f"{name}.crt", pair.certificate, 0o644)
+
+
+def renew_certificate(server: RunningServer) -> bytes:
+    names = [HOST, "localhost"]
+    pair = make_server_certificate(server.ca, "leeway", names, datetime.now(UTC))
+    write_pair(server.data_dir / "tls", "server", pair)
+    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode("ascii"))
+
+
+def edit(server: RunningServer, change: Callable[[str], str]) -> None:
+    path = server.data_dir / "leeway.yaml"
+    path.write_text(change(path.read_text()))
+
+
+def set_leeway(server: RunningServer, seconds: int) -> None:
+    def change(text: str) -> str:
+        kept = re.sub(r"(?m)^leeway: .*\n", "", text)
+        return f"{kept}leeway: {{notBefore: {seconds}s, issuedAt: {seconds}s}}\n"
+
+    edit(server, change)
+
+
+def accepted(server: RunningServer, token: str) -> bool:
+    return bool(server.post_review(token).json["status"]["authenticated"])
+
+
+class Load:
+    """Clients that ask all the time, on connections that they keep or open anew."""
+
+    def __init__(self, server: RunningServer, tokens: Callable[[], str]) -> None:
+        self.server = server
+        self.tokens = tokens
+        self.answered = 0
+        self.failures: list[str] = []
+        self.stopped = threading.Event()
+        self.context = server.context()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [
+            threading.Thread(target=self._ask, args=(place % 4 == 0,))
+            for place in range(CONNECTIONS)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stopped.set()
+            for thread in threads:
+                thread.join()
+
+    def _ask(self, anew: bool) -> None:
+        while not self.stopped.is_set():
+            try:
+                with self.server.client(self.context) as connection:
+                    while not self.stopped.is_set():
+                        self._ask_once(connection)
+                        time.sleep(0.01)
+                        if anew:
+                            break
+            except Exception as error:
+                self.failures.append(repr(error))
+                return
+
+    def _ask_once(self, connection: http.client.HTTPSConnection) -> None:
+        request = raw_review(self.tokens())
+        head, _, body = request.partition(b"\r\n\r\n")
+        path = head.split(b" ")[1].decode()
+        answer = request_on(connection, "POST", path, body, {"Content-Type": "application/json"})
+        if answer.status != 201 or not answer.json["status"]["authenticated"]:
+            self.failures.append(f"{answer.status}: {answer.body[:300]!r}")
+        self.answered += 1
+
+
+def test_bad_input_55_everything_is_replaced_under_load(server: RunningServer) -> None:
+    newest = [server.sign()]
+    load = Load(server, lambda: newest[0])
+    with load.running():
+        for turn in range(REPLACEMENTS):
+            kid, certificate = rotate_now(server), renew_certificate(server)
+            # Asked for over HTTP: by now the server that signs it has the new key.
+            soon(lambda kid=kid: signed_by(server) == kid)
+            newest[0] = issue(server)
+            soon(lambda certificate=certificate: certificate_of(server) == certificate)
+            if turn % (REPLACEMENTS // CONFIGURATIONS) == 0:
+                seconds = 100 + turn % 50
+                set_leeway(server, seconds)
+                ahead = server.sign(ahead=seconds - 5)
+                soon(lambda ahead=ahead: accepted(server, ahead))
+        assert not load.failures, load.failures[:3]
+    assert load.answered > 100
+    assert not load.failures, load.failures[:3]
+
+
+def issue(server: RunningServer) -> str:
+    answer = server.post(TOKEN_PATH, {"spec": {}}, server.context("root"))
+    assert answer.status == 201, answer
+    token: str = answer.json["status"]["token"]
+    server.tokens.append(token)
+    return token
+
+
+def signed_by(server: RunningServer) -> str:
+    return jws.header(jws.parse(issue(server))).kid or ""
+
+
+def test_a_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
+    server: RunningServer,
+) -> None:
+    with connections_to_every_worker(server) as connections:
+        before = {frozenset(published(connection)) for connection in connections}
+        assert len(before) == 1
+    # Signed on the command line: no worker has looked at the folder since.
+    rotate_now(server)
+    token = server.sign()
+    for _ in range(4):
+        assert accepted(server, token)
+
+
+def test_the_jwks_of_every_worker_follows(server: RunningServer) -> None:
+    kid = rotate_now(server)
+    with connections_to_every_worker(server) as connections:
+        soon(lambda: all(kid in published(connection) for connection in connections))
+
+
+def test_client_ca(server: RunningServer, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    ca = make_ca("another CA", now)
+    stranger = make_client_certificate(ca, "kube-apiserver", now)
+    context = server.context_of(stranger, tmp_path)
+
+    def is_let_in() -> bool:
+        try:
+            return server.post_review(token, context=context).status == 201
+        except OSError:
+            return False
+
+    token = server.sign()
+    assert not is_let_in()
+    file = server.data_dir / "tls" / "ca.crt"
+    own = file.read_bytes()
+    replace_file(file, own + ca.certificate, 0o644)
+    soon(is_let_in)
+    assert accepted(server, token)
+    replace_file(file, own, 0o644)
+    soon(lambda: not is_let_in())
+
+
+def test_revocation_list(server: RunningServer) -> None:
+    def is_cut_off() -> bool:
+        try:
+            return server.post_review(token).status != 201
+        except (OSError, http.client.RemoteDisconnected):
+            return True
+
+    token = server.sign()
+    assert not is_cut_off()
+    revoked = read_pair(server.data_dir / "tls", "kube-apiserver").certificate
+    (server.data_dir / "tls" / "ca.crl").write_bytes(revocation_list(server.ca, [revoked]))
+    soon(is_cut_off)
+
+
+def readyz(server: RunningServer) -> str:
+    answer = server.request("GET", "/readyz?verbose", context=server.context(""))
+    assert answer.status == 200
+    return answer.body.decode()
+
+
+def metric(server: RunningServer, name: str) -> float:
+    text = server.request("GET", "/metrics", context=server.context("root")).body.decode()
+    found = re.search(rf"(?m)^{re.escape(name)} (\S+)$", text)
+    return float(found[1]) if found else -1
+
+
+BROKEN = [
+    pytest.param("leeway.yaml", "configuration", "leeway: notBefore is 10m", id="configuration"),
+    pytest.param("tls/server.crt", "tls", "server.crt", id="certificate"),
+    pytest.param("keys/schedule.json", "signing-keys", "is not a key schedule", id="schedule"),
+]
+
+
+@pytest.mark.parametrize(("name", "warning", "words"), BROKEN)
+def test_what_is_broken_changes_nothing(
+    server: RunningServer, name: str, warning: str, words: str
+) -> None:
+    path = server.data_dir / name
+    good = path.read_bytes()
+    token, certificate = server.sign(), certificate_of(server)
+    bad = b"leeway: {notBefore: 10m}\n" if name == "leeway.yaml" else b"{"
+    replace_file(path, (good + bad) if name == "leeway.yaml" else bad, 0o600)
+    with connections_to_every_worker(server) as connections:
+
+        def texts() -> list[str]:
+            paths = "/readyz?verbose"
+            return [request_on(c, "GET", paths).body.decode() for c in connections]
+
+        soon(lambda: all(f"[!]{warning} warning: " in text for text in texts()))
+        assert words in texts()[0]
+        assert "stay" in texts()[0]
+        assert accepted(server, token)
+        assert certificate_of(server) == certificate
+        if warning != "signing-keys":
+            assert metric(server, f'leeway_reload_failing{{what="{warning}"}}') == 1
+        replace_file(path, good, 0o600)
+        soon(lambda: not any("[!]" in text for text in texts()))
+    if warning != "signing-keys":
+        soon(lambda: metric(server, f'leeway_reload_failing{{what="{warning}"}}') == 0)
+
+
+def test_hangup(server: RunningServer) -> None:
+    workers = set(children(server))
+    set_leeway(server, 200)
+    token = server.sign(ahead=190)
+    server.process.send_signal(signal.SIGHUP)
+    soon(lambda: accepted(server, token))
+    assert set(children(server)) == workers
+    assert server.process.poll() is None
+
+
+def children(server: RunningServer) -> list[int]:
+    pid = server.process.pid
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
+    edit(
+        server,
+        lambda text: re.sub(r"(?m)^server: .*$", f"server: {{bind: '{HOST}:{free_port()}'}}", text),
+    )
+    soon(lambda: "[!]configuration warning: server.bind will change" in readyz(server))
+    assert accepted(server, server.sign())
+
+
+def test_a_worker_that_cannot_start_stops_no_other(server: RunningServer) -> None:
+    path = server.data_dir / "tls" / "server.crt"
+    good = path.read_bytes()
+    replace_file(path, b"{", 0o644)
+    soon(lambda: "[!]tls warning: " in readyz(server))
+    victim, other = children(server)
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(20):
+        assert accepted(server, server.sign())
+        time.sleep(0.1)
+    assert other in children(server)
+    replace_file(path, good, 0o644)
+    soon(lambda: len(children(server)) == 2 and all(map(is_serving, children(server))))
+    with connections_to_every_worker(server) as connections:
+        soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))
+
+
+def is_serving(pid: int) -> bool:
+    """Tell whether a worker has come as far as its threads that watch files."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 2
+    except FileNotFoundError:
+        return False
