@@ -22,10 +22,11 @@ from keys.jws import SigningKey
 from keys.pem import generate_signing_key, private_key_pem
 from keys.pki import CertifiedKey
 from tests.secrets_made import key_made, token_made
-from webhook.authenticator import Authenticated, Authenticator, Outcome, Refused, TrustedIssuer
+from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.bound_objects import ObjectSource
 from webhook.claims import ClockLeeway
 from webhook.errors import Reason
+from webhook.outcome import Authenticated, Outcome, Refused
 from webhook.reviews import TokenReviewRequest, render_token_review
 
 NOW = 1_800_000_000.0

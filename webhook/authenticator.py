@@ -41,7 +41,7 @@ from webhook.errors import (
     UnknownKeyError,
 )
 from webhook.fact_cache import FactCache
-from webhook.outcome import Authenticated, Outcome, Refused
+from webhook.outcome import Authenticated, Outcome, refused
 from webhook.skew import SkewTracker
 
 # Where nobody looks at the memory of the process, as a server does.
@@ -168,7 +168,7 @@ class Authenticator:
                 if why:
                     raise RevokedError(f"service account token has been revoked: {why}")
         except TokenRefusedError as error:
-            return Refused(error, claims)
+            return refused(error, claims)
         warn_after = claims.warn_after
         stale = None if warn_after is None or now <= warn_after else int(now) - warn_after
         return Authenticated(claims, common, leaning, stale)

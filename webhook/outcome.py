@@ -64,14 +64,29 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
         return Identity(claims.subject, uid, groups_of(claims.namespace), extra)
 
 
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A token that is refused, and why; its claims where its signature held, and they are whole."""
+class Refused(msgspec.Struct, frozen=True):
+    """A token that is refused, and why; its claims where its signature held, and they are whole.
+
+    The garbage collector sees it, unlike its like: an error may hold the frames it went through.
+    """
 
     error: TokenRefusedError
     claims: Claims | None = None
 
 
 Outcome = Authenticated | Refused
+
+
+def refused(error: TokenRefusedError, claims: Claims | None = None) -> Refused:
+    """Return the outcome of an error that was caught, without the frames that it went through.
+
+    A frame holds what its caller does with the outcome: with it each refused token would stay in
+    memory until the garbage collector comes round.
+    """
+    error.__traceback__ = None
+    error.__cause__ = None
+    error.__context__ = None
+    return Refused(error, claims)
 
 
 @lru_cache(maxsize=1024)

@@ -179,7 +179,7 @@ class RunningServer:
         trouble = trouble_in(self.log())
         if expected_trouble:
             trouble = [line for line in trouble if not re.search(expected_trouble, line)]
-        assert trouble == []
+        assert trouble == [], "\n".join(trouble)
         return seconds
 
 

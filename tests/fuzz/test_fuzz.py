@@ -31,9 +31,10 @@ from support import (
     unb64,
 )
 
-from webhook.authenticator import Authenticated, Authenticator, Refused
+from webhook.authenticator import Authenticator
 from webhook.errors import InvalidReviewError
 from webhook.explain import explain
+from webhook.outcome import Authenticated, Refused
 from webhook.reviews import parse_token_review, render_token_review
 
 COUNT = int(os.environ.get("LEEWAY_FUZZ_COUNT", "100000"))

@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ from webhook.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.errors import Reason
 from webhook.fact_cache import FactCache
 from webhook.metrics import Metrics
-from webhook.outcome import Authenticated
+from webhook.outcome import Authenticated, Refused
 
 RSA = signing_key("RS256")
 TOKEN = token_of(good_claims())
@@ -164,6 +165,36 @@ def test_text_that_is_no_token(token: str, name: str) -> None:
         review(authenticator_with().authenticate(token, [], NOW))["status"]["authenticated"]
         is False
     )
+
+
+REFUSALS = [
+    pytest.param("a.b", id="no-jws"),
+    pytest.param(token_of(good_claims(iss="https://other")), id="issuer"),
+    pytest.param(token_of(good_claims(), signing_key("RS256", "foreign")), id="key"),
+    pytest.param(token_of(good_claims(), header=header_of(RSA, alg="none")), id="algorithm"),
+    pytest.param(token_of(good_claims(), header=header_of(RSA, crit=[])), id="header"),
+    pytest.param(f"{TOKEN[:-8]}AAAAAAAA", id="signature"),
+    pytest.param(token_of(good_claims(sub="x")), id="claims"),
+    pytest.param(token_of(good_claims(aud=["x"])), id="audience"),
+    pytest.param(token_of(good_claims(exp=1)), id="expired"),
+]
+
+
+@pytest.mark.parametrize("token", REFUSALS)
+def test_a_refusal_leaves_nothing_in_memory(token: str) -> None:
+    authenticator = authenticator_with()
+
+    def refuse() -> weakref.ref[Exception]:
+        # The outcome is a local of the frame that the error went through, as in a server.
+        outcome = authenticator.authenticate(token, [], NOW)
+        assert isinstance(outcome, Refused)
+        return weakref.ref(outcome.error)
+
+    gc.disable()
+    try:
+        assert refuse()() is None
+    finally:
+        gc.enable()
 
 
 # Legacy tokens ------------------------------------------------------------------------------

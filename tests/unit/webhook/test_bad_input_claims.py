@@ -20,9 +20,9 @@ from support import (
     token_of,
 )
 
-from webhook.authenticator import Refused
 from webhook.claims import ClockLeeway
 from webhook.errors import ClockError, Reason
+from webhook.outcome import Refused
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 POD = {"name": "p1", "uid": "8ec93c07-642d-4b4b-93f7-1c038328613d"}

@@ -30,8 +30,9 @@ from support import (
 from keys.key_files import load_keyring
 from keys.keyring import KeyState
 from keys.pem import private_key_pem
-from webhook.authenticator import Authenticator, Refused, TrustedIssuer
+from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
+from webhook.outcome import Refused
 
 RSA = signing_key("RS256")
 ALL_ALGORITHMS = (

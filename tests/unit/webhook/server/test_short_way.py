@@ -5,6 +5,7 @@ the same, but for the clock's header and the request's id.
 """
 
 import asyncio
+import gc
 import json
 import re
 import ssl
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from webhook.assembly import keyring_of, policy_of
 from webhook.config_file import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
+from webhook.errors import TokenRefusedError
 from webhook.issuer import TokenRequest, issue_token
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.protocol import LeewayProtocol
@@ -198,6 +200,20 @@ def test_a_refusal_takes_the_short_way(served: Served) -> None:
     answer, long = both_ways(served, [request_of(body, "Audit-Id: 7")])
     assert b'"authenticated":false' in answer
     assert long == 0
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_refusals_leave_nothing_in_memory(served: Served, short: bool) -> None:
+    def errors() -> int:
+        gc.collect()
+        return sum(isinstance(one, TokenRefusedError) for one in gc.get_objects())
+
+    before = errors()
+    bodies = [served.review(f"{served.token[:-20]}{number:020}") for number in range(50)]
+    requests = [request_of(body) for body in bodies]
+    answer, _, _ = asyncio.run(served.answers(requests, short=short))
+    assert answer.count(b'"authenticated":false') == 50
+    assert errors() == before
 
 
 def test_an_access_review_takes_the_short_way(served: Served) -> None:
