@@ -12,52 +12,19 @@ from typing import Final, Literal
 import msgspec
 
 from webhook.claims import LEGACY_ISSUER
-from webhook.duration import format_duration
-from webhook.trusted_issuers.documents import parse_https_url
+from webhook.config_limits import (
+    require,
+    require_audiences,
+    require_duration,
+    require_fetchable,
+    require_https,
+)
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
-_HTTPS_URL = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
 # Bytes.
 _MIB: Final = 1024 * 1024
-
-
-def _require(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; {low} to {high} is allowed")
-
-
-def _require_duration(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(
-            f"{name} is {format_duration(value)}; "
-            f"{format_duration(low)} to {format_duration(high)} is allowed"
-        )
-
-
-def _require_https(name: str, value: str) -> None:
-    if not _HTTPS_URL.fullmatch(value):
-        raise ValueError(
-            f"{name} is {value[:128]!r}; an https URL without query and fragment is allowed"
-        )
-
-
-def _require_fetchable(name: str, value: str) -> None:
-    try:
-        parse_https_url(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is {error}") from error
-
-
-def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
-    if len(audiences) < at_least or not all(
-        entry and entry.isascii() and entry.isprintable() for entry in audiences
-    ):
-        raise ValueError(
-            f"audiences is {str(list(audiences))[:128]}; entries of printable ASCII are allowed, "
-            "none of them empty"
-        )
 
 
 class Duration(float):
@@ -82,9 +49,9 @@ class LeewaySection(Section, frozen=True):
     expiry: Duration = Duration(60)
 
     def __post_init__(self) -> None:
-        _require_duration("notBefore", self.not_before, 0, 300)
-        _require_duration("issuedAt", self.issued_at_seconds, 0, 300)
-        _require_duration("expiry", self.expiry, 0, 300)
+        require_duration("notBefore", self.not_before, 0, 300)
+        require_duration("issuedAt", self.issued_at_seconds, 0, 300)
+        require_duration("expiry", self.expiry, 0, 300)
 
     @property
     def issued_at_seconds(self) -> float:
@@ -101,9 +68,9 @@ class TokensSection(Section, frozen=True):
     extend: bool = True
 
     def __post_init__(self) -> None:
-        _require_duration("minExpiration", self.min_expiration, 600, 1 << 32)
-        _require_duration("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
-        _require_duration(
+        require_duration("minExpiration", self.min_expiration, 600, 1 << 32)
+        require_duration("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
+        require_duration(
             "defaultExpiration", self.default_expiration, self.min_expiration, self.max_expiration
         )
 
@@ -120,7 +87,7 @@ class KeysSection(Section, frozen=True):
     def __post_init__(self) -> None:
         # Not by the minute: a new key is published for longer than that before it signs.
         if self.rotate_every:
-            _require_duration("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
+            require_duration("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
 
 
 class IssuerKeysSection(Section, frozen=True):
@@ -143,7 +110,7 @@ class IssuerKeysSection(Section, frozen=True):
             raise ValueError("give one of jwksFile, publicKeyFiles, jwksURL and discoveryURL")
         for name, url in urls.items():
             if url:
-                _require_fetchable(name, url)
+                require_fetchable(name, url)
         if (self.ca_file or self.token_file) and not any(urls.values()):
             raise ValueError("caFile and tokenFile need jwksURL or discoveryURL; leave them out")
 
@@ -178,13 +145,13 @@ class TrustedIssuerSection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if not (self.legacy and self.url == LEGACY_ISSUER):
-            _require_https("url", self.url)
+            require_https("url", self.url)
         elif self.keys.discovery_url:
             raise ValueError(
                 f"keys.discoveryURL is for issuers that are URLs, not for {LEGACY_ISSUER}; give "
                 "publicKeyFiles or jwksURL"
             )
-        _require_audiences(self.audiences, at_least=0)
+        require_audiences(self.audiences, at_least=0)
 
 
 class ServerSection(Section, frozen=True):
@@ -201,9 +168,9 @@ class ServerSection(Section, frozen=True):
         match = _BIND.fullmatch(self.bind)
         if match is None or not 0 <= int(match[1]) <= 65535:
             raise ValueError(f"bind is {self.bind[:64]!r}; write it HOST:PORT, like 127.0.0.1:8443")
-        _require("workers", self.workers, 1, 64)
-        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
-        _require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
+        require("workers", self.workers, 1, 64)
+        require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
+        require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
 
 
 class SQLiteSection(Section, frozen=True):
@@ -226,8 +193,8 @@ class AuthSection(Section, frozen=True):
     bcrypt_cost: int = 10
 
     def __post_init__(self) -> None:
-        _require_duration("authTokenTTL", self.auth_token_ttl, 1, 86400)
-        _require("bcryptCost", self.bcrypt_cost, 4, 16)
+        require_duration("authTokenTTL", self.auth_token_ttl, 1, 86400)
+        require("bcryptCost", self.bcrypt_cost, 4, 16)
 
 
 class ObjectsFileSection(Section, frozen=True):
@@ -247,7 +214,7 @@ class ObjectsKubernetesSection(Section, frozen=True):
     max_silence: Duration = Duration(300)
 
     def __post_init__(self) -> None:
-        _require_duration("maxSilence", self.max_silence, 5, 3600)
+        require_duration("maxSilence", self.max_silence, 5, 3600)
 
 
 class ObjectsSection(Section, frozen=True):
@@ -294,10 +261,10 @@ class Configuration(Section, frozen=True):
         ):
             if value != served:
                 raise ValueError(f"{name} is {value[:64]!r}; {served!r} is served")
-        _require_https("issuer", self.issuer)
+        require_https("issuer", self.issuer)
         if self.jwks_uri:
-            _require_https("jwksURI", self.jwks_uri)
-        _require_audiences(self.audiences, at_least=1)
+            require_https("jwksURI", self.jwks_uri)
+        require_audiences(self.audiences, at_least=1)
         urls = [self.issuer, *(issuer.url for issuer in self.trusted_issuers)]
         for url in urls:
             if urls.count(url) > 1:

@@ -5,7 +5,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -287,25 +286,23 @@ def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
 
 
 _OTHER_PROCESS = """
-import sys, time
+import sys
 from pathlib import Path
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
 print("ready", flush=True)
 for line in sys.stdin:
-    name, answer = line.strip(), line.strip() + "'s answer"
-    deadline = time.monotonic() + 5
-    while name not in store.state.users and time.monotonic() < deadline:
-        store.refresh()
-        time.sleep(0.001)
-    seen = time.monotonic()
-    store.add_user(answer)
-    print(seen, time.monotonic(), flush=True)
+    name = line.strip()
+    store.refresh()
+    seen = name in store.state.users
+    store.add_user(name + "'s answer")
+    print("seen" if seen else "not seen", flush=True)
 """
 
 
-def test_sqlite_two_processes_see_each_others_commits_within_100_ms(database: Path) -> None:
+def test_sqlite_two_processes_see_each_others_commits_at_the_first_look(database: Path) -> None:
+    """Every request looks, so a commit counts with the first request after it, in any worker."""
     store = AuthStore(SQLiteBackend(database))
     with subprocess.Popen(
         [sys.executable, "-c", _OTHER_PROCESS, str(database)],
@@ -318,19 +315,12 @@ def test_sqlite_two_processes_see_each_others_commits_within_100_ms(database: Pa
         assert other.stdout.readline() == "ready\n"
         for number in range(20):
             name = f"user{number}"
+            store.add_user(name)
             other.stdin.write(name + "\n")
             other.stdin.flush()
-            time.sleep(0.01)
-            store.add_user(name)
-            written = time.monotonic()
-            deadline = written + 5
-            while f"{name}'s answer" not in store.state.users and time.monotonic() < deadline:
-                store.refresh()
-                time.sleep(0.001)
-            answered = time.monotonic()
-            seen, replied = map(float, other.stdout.readline().split())
-            assert seen - written < 0.1
-            assert answered - replied < 0.1
+            assert other.stdout.readline() == "seen\n"
+            store.refresh()
+            assert f"{name}'s answer" in store.state.users
         other.stdin.close()
     assert store.revision == 41
     store.close()

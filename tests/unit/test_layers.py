@@ -85,6 +85,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "keys.watch",
         "webhook.backends",
         "webhook.config",
+        "webhook.config_limits",
         "webhook.config_file",
         "webhook.data_dir",
         "webhook.audit",

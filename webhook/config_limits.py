@@ -1,0 +1,51 @@
+"""The limits of a value in the configuration, and what is said where it is not within them."""
+
+import re
+from typing import Final
+
+from webhook.duration import format_duration
+from webhook.trusted_issuers.documents import parse_https_url
+
+_HTTPS_URL: Final = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
+
+
+def require(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError for a number that is not from ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; {low} to {high} is allowed")
+
+
+def require_duration(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError for a time (seconds) that is not from ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise ValueError(
+            f"{name} is {format_duration(value)}; "
+            f"{format_duration(low)} to {format_duration(high)} is allowed"
+        )
+
+
+def require_https(name: str, value: str) -> None:
+    """Raise ValueError for what is no https URL without query and fragment."""
+    if not _HTTPS_URL.fullmatch(value):
+        raise ValueError(
+            f"{name} is {value[:128]!r}; an https URL without query and fragment is allowed"
+        )
+
+
+def require_fetchable(name: str, value: str) -> None:
+    """Raise ValueError for a URL that keys cannot be fetched from."""
+    try:
+        parse_https_url(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {error}") from error
+
+
+def require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
+    """Raise ValueError for too few audiences, or one that is no printable ASCII."""
+    if len(audiences) < at_least or not all(
+        entry and entry.isascii() and entry.isprintable() for entry in audiences
+    ):
+        raise ValueError(
+            f"audiences is {str(list(audiences))[:128]}; entries of printable ASCII are allowed, "
+            "none of them empty"
+        )
