@@ -31,7 +31,7 @@ _ROOT: Final = "/registry/"
 _ALL: Final = ("", "*")
 _READ_VERBS: Final = frozenset(("get", "list", "watch"))
 _READ_PATH_VERBS: Final = frozenset(("get", "head"))
-# They are about all objects of a namespace, or of all of them, whatever their name.
+# They are about all objects of a namespace, or of all of them: a name is a selector of theirs.
 _COLLECTION_VERBS: Final = frozenset(("list", "watch", "deletecollection", *_ALL))
 _NAMESPACED: Final = {(known.group, known.plural): known.namespaced for known in KNOWN}
 # The last three are asked about, and never stored (``users`` and ``groups`` by impersonation).
@@ -115,15 +115,16 @@ def _resource_span(request: ResourceRequest) -> Range:
         return _prefix(f"{stem}:")
     if subresource:
         stem = f"{stem}:{subresource}"
+    all_names = name in _ALL or verb in _COLLECTION_VERBS
     namespaced = _NAMESPACED.get((group, resource))
     if namespaced is False or namespace in _ALL:
         # A name in all namespaces may be in any of them.
         everywhere = namespaced or (namespaced is None and namespace)
-        if name in _ALL or everywhere or verb in _COLLECTION_VERBS:
+        if all_names or everywhere:
             return _prefix(f"{stem}/")
         return _single(f"{stem}/{name}")
     stem = f"{stem}/{namespace}/"
-    return _prefix(stem) if name in _ALL else _single(stem + name)
+    return _prefix(stem) if all_names else _single(stem + name)
 
 
 def _prefix(text: str) -> Range:

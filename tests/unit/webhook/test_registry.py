@@ -134,8 +134,10 @@ def widgets(**members: str) -> dict[str, str]:
 EVERYTHING = ("/registry/", "/registry0")
 ALL_PODS = ("/registry/pods/", "/registry/pods0")
 OF_TEAM = ("/registry/pods/team/", "/registry/pods/team0")
+EXEC_OF_TEAM = ("/registry/pods:exec/team/", "/registry/pods:exec/team0")
 ALL_EXEC = ("/registry/pods:exec/", "/registry/pods:exec0")
 ALL_DEPLOYMENTS = ("/registry/apps/deployments/", "/registry/apps/deployments0")
+DEPLOYMENTS_OF_TEAM = ("/registry/apps/deployments/team/", "/registry/apps/deployments/team0")
 ALL_NODES = ("/registry/nodes/", "/registry/nodes0")
 ALL_WIDGETS = ("/registry/dev.example/widgets/", "/registry/dev.example/widgets0")
 WHOLE = {"pods", "halves", "pods-no-slash"}
@@ -144,13 +146,14 @@ IN_TEAM = WHOLE | {"team", "team-no-slash", "each-namespace"}
 # other; the roles that open the first; those that open the second. "everything", and the roles of
 # one type on all of the registry, stand in no row: they open all rows, as far as their type goes.
 SHAPES = {
-    "named": (pods(namespace="team", name="p-0"), ("/registry/pods/team/p-0", ""), None,
-              IN_TEAM | {"pod"}, None),
-    "named-elsewhere": (pods(namespace="prod", name="p-0"), ("/registry/pods/prod/p-0", ""), None,
-                        WHOLE, None),
+    "named": (pods(namespace="team", name="p-0"), ("/registry/pods/team/p-0", ""), OF_TEAM,
+              IN_TEAM | {"pod"}, IN_TEAM),
+    "named-elsewhere": (pods(namespace="prod", name="p-0"), ("/registry/pods/prod/p-0", ""),
+                        ("/registry/pods/prod/", "/registry/pods/prod0"), WHOLE, WHOLE),
     "namespace-with-longer-name": (pods(namespace="team-b", name="p-0"),
-                                   ("/registry/pods/team-b/p-0", ""), None,
-                                   WHOLE | {"team-no-slash"}, None),
+                                   ("/registry/pods/team-b/p-0", ""),
+                                   ("/registry/pods/team-b/", "/registry/pods/team-b0"),
+                                   WHOLE | {"team-no-slash"}, WHOLE | {"team-no-slash"}),
     "unnamed": (pods(namespace="team"), OF_TEAM, None, IN_TEAM, None),
     # A grant of each namespace that there is does not open those that there may be.
     "all-namespaces": (pods(), ALL_PODS, None, WHOLE, None),
@@ -160,16 +163,17 @@ SHAPES = {
     "named-in-star-namespaces": (pods(namespace="*", name="p-0"), ALL_PODS, None, WHOLE, None),
     "star-name": (pods(namespace="team", name="*"), OF_TEAM, None, IN_TEAM, None),
     "subresource-named": (pods(subresource="exec", namespace="team", name="p-0"),
-                          ("/registry/pods:exec/team/p-0", ""), None,
-                          {"exec", "subresources", "pods-no-slash"}, None),
-    "subresource-unnamed": (pods(subresource="exec", namespace="team"),
-                            ("/registry/pods:exec/team/", "/registry/pods:exec/team0"), None,
+                          ("/registry/pods:exec/team/p-0", ""), EXEC_OF_TEAM,
+                          {"exec", "subresources", "pods-no-slash"},
+                          {"exec", "subresources", "pods-no-slash"}),
+    "subresource-unnamed": (pods(subresource="exec", namespace="team"), EXEC_OF_TEAM, None,
                             {"exec", "subresources", "pods-no-slash"}, None),
     "subresource-everywhere": (pods(subresource="exec"), ALL_EXEC, None,
                                {"exec", "subresources", "pods-no-slash"}, None),
     "other-subresource": (pods(subresource="log", namespace="team", name="p-0"),
-                          ("/registry/pods:log/team/p-0", ""), None,
-                          {"subresources", "pods-no-slash"}, None),
+                          ("/registry/pods:log/team/p-0", ""),
+                          ("/registry/pods:log/team/", "/registry/pods:log/team0"),
+                          {"subresources", "pods-no-slash"}, {"subresources", "pods-no-slash"}),
     "star-subresource": (pods(subresource="*", namespace="team", name="p-0"),
                          ("/registry/pods:", "/registry/pods;"), None,
                          {"subresources", "pods-no-slash"}, None),
@@ -178,19 +182,24 @@ SHAPES = {
                        ("/registry/podsecuritypolicies/", "/registry/podsecuritypolicies0"),
                        {"pods-no-slash"}, {"pods-no-slash"}),
     "podtemplates": ({"resource": "podtemplates", "namespace": "team", "name": "p"},
-                     ("/registry/podtemplates/team/p", ""), None, NO_ONE, None),
+                     ("/registry/podtemplates/team/p", ""),
+                     ("/registry/podtemplates/team/", "/registry/podtemplates/team0"),
+                     NO_ONE, NO_ONE),
     "group-named": (deployments(namespace="team", name="d"),
-                    ("/registry/apps/deployments/team/d", ""), None,
-                    {"apps", "deployments"}, None),
-    "group-unnamed": (deployments(namespace="team"),
-                      ("/registry/apps/deployments/team/", "/registry/apps/deployments/team0"),
-                      None, {"apps", "deployments"}, None),
+                    ("/registry/apps/deployments/team/d", ""), DEPLOYMENTS_OF_TEAM,
+                    {"apps", "deployments"}, {"apps", "deployments"}),
+    "group-unnamed": (deployments(namespace="team"), DEPLOYMENTS_OF_TEAM, None,
+                      {"apps", "deployments"}, None),
     "group-everywhere": (deployments(), ALL_DEPLOYMENTS, None, {"apps", "deployments"}, None),
     "group-subresource": (deployments(subresource="scale", namespace="team", name="d"),
-                          ("/registry/apps/deployments:scale/team/d", ""), None, {"apps"}, None),
+                          ("/registry/apps/deployments:scale/team/d", ""),
+                          ("/registry/apps/deployments:scale/team/",
+                           "/registry/apps/deployments:scale/team0"), {"apps"}, {"apps"}),
     "group-that-begins-so": ({"group": "apps.example", "resource": "deployments",
                               "namespace": "team", "name": "d"},
-                             ("/registry/apps.example/deployments/team/d", ""), None, NO_ONE, None),
+                             ("/registry/apps.example/deployments/team/d", ""),
+                             ("/registry/apps.example/deployments/team/",
+                              "/registry/apps.example/deployments/team0"), NO_ONE, NO_ONE),
     "star-resource": ({"group": "apps", "resource": "*", "namespace": "team"},
                       ("/registry/apps/", "/registry/apps0"), None, {"apps"}, None),
     "no-resource": ({"group": "apps"}, ("/registry/apps/", "/registry/apps0"), None,
@@ -223,7 +232,9 @@ SHAPES = {
                               ("/registry/namespaces:finalize/", "/registry/namespaces:finalize0"),
                               NO_ONE, NO_ONE),
     "unknown-in-a-namespace": (widgets(namespace="team", name="w"),
-                               ("/registry/dev.example/widgets/team/w", ""), None, {"crd"}, None),
+                               ("/registry/dev.example/widgets/team/w", ""),
+                               ("/registry/dev.example/widgets/team/",
+                                "/registry/dev.example/widgets/team0"), {"crd"}, {"crd"}),
     "unknown-without-namespace": (widgets(name="w"), ("/registry/dev.example/widgets/w", ""),
                                   ALL_WIDGETS, {"crd"}, {"crd"}),
     "unknown-in-star-namespaces": (widgets(namespace="*", name="w"), ALL_WIDGETS, None,
@@ -235,9 +246,10 @@ SHAPES = {
                           "/registry/rbac.authorization.k8s.io/clusterroles0"), NO_ONE, NO_ONE),
     # A name is one segment and no subresource, whatever is in it.
     "name-like-a-subresource": (pods(namespace="team", name="p-0:exec"),
-                                ("/registry/pods/team/p-0:exec", ""), None, IN_TEAM, None),
+                                ("/registry/pods/team/p-0:exec", ""), OF_TEAM,
+                                IN_TEAM, IN_TEAM),
     "letters-of-any-kind": (pods(namespace="team", name="é\0"), ("/registry/pods/team/é\0", ""),
-                            None, IN_TEAM, None),
+                            OF_TEAM, IN_TEAM, IN_TEAM),
 }  # fmt: skip
 
 
