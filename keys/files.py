@@ -17,15 +17,10 @@ def read_private_file(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise KeyFileError(f"{path} is not a plain file")
-            if status.st_mode & 0o077:
-                mode = stat.S_IMODE(status.st_mode)
-                raise KeyFileError(
-                    f"{path} can be read by group or others (mode {mode:04o}, 0600 is allowed); "
-                    f"run `chmod 600 {path}`"
-                )
+            _refuse_open_mode(path, status.st_mode)
             data = file.read()
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     if not data.strip():
         raise KeyFileError(f"{path} is empty; restore it or make a new one")
     return data
@@ -36,10 +31,35 @@ def read_public_file(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     if not data.strip():
         raise KeyFileError(f"{path} is empty; restore it")
     return data
+
+
+def check_private_file(path: Path) -> None:
+    """Raise KeyFileError for a file that is open to group or others; it need not be readable."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    _refuse_open_mode(path, mode)
+
+
+def _refuse_open_mode(path: Path, mode: int) -> None:
+    if mode & 0o077:
+        raise KeyFileError(
+            f"{path} can be read by group or others (mode {stat.S_IMODE(mode):04o}, 0600 is "
+            f"allowed); run `chmod 600 {path}`"
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> KeyFileError:
+    if isinstance(error, FileNotFoundError):
+        return KeyFileError(f"{path} is missing; restore it, or give the path of one that is there")
+    return KeyFileError(
+        f"{path} cannot be read: {error.strerror}; let the user that this runs as read it"
+    )
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:

@@ -26,8 +26,8 @@ _ATTRIBUTES: Final = ("resourceAttributes", "nonResourceAttributes")
 _SUBJECT_FIELDS: Final = (*_ATTRIBUTES, "user", "groups", "extra", "uid")
 _PATH_FIELDS: Final = ("verb", "path")
 _RESOURCE_FIELDS: Final = ("verb", "group", "resource", "subresource", "namespace", "name")
-# What narrows a request down; the engine answers for the whole of it.
-_PASSED_OVER: Final = ("version", "fieldSelector", "labelSelector")
+# They narrow a request down; the engine answers for the whole of it.
+_SELECTORS: Final = ("fieldSelector", "labelSelector")
 
 
 class AccessRequest(msgspec.Struct, frozen=True, gc=False):
@@ -135,6 +135,7 @@ def parse_access_review(body: bytes, kind: str) -> AccessRequest:
     causes = []
     if kind == SUBJECT_KIND:
         user, groups = read_text(spec, "user", "spec."), read_texts(spec, "groups", "spec.")
+        _check_extra(spec)
         if not user and not groups:
             causes.append(_invalid("user", '""', "at least one of user or group must be specified"))
     resource, path = (spec.get(name) for name in _ATTRIBUTES)
@@ -143,6 +144,18 @@ def parse_access_review(body: bytes, kind: str) -> AccessRequest:
     if causes:
         raise InvalidObjectError(kind, AUTHORIZATION_GROUP, "", causes)
     return AccessRequest(kind, _request(resource, path), spec, user, groups)
+
+
+def _check_extra(spec: Mapping[str, Any]) -> None:
+    # Sent back as it came, so its types are looked at though nothing is decided by it.
+    read_text(spec, "uid", "spec.")
+    extra = spec.get("extra")
+    if extra is None:
+        return
+    if not isinstance(extra, dict):
+        raise InvalidReviewError("spec.extra must be an object of lists of strings")
+    for name in extra:
+        read_texts(extra, name, "spec.extra.")
 
 
 def _both_or_none(path: object) -> Cause:
@@ -164,7 +177,11 @@ def _request(resource: object, path: object) -> Request:
         members = _members(path, where, _PATH_FIELDS)
         return PathRequest(*[read_text(members, field, f"{where}.") for field in _PATH_FIELDS])
     where = "spec.resourceAttributes"
-    members = _members(resource, where, (*_RESOURCE_FIELDS, *_PASSED_OVER))
+    members = _members(resource, where, (*_RESOURCE_FIELDS, "version", *_SELECTORS))
+    read_text(members, "version", f"{where}.")
+    for field in _SELECTORS:
+        if not isinstance(members.get(field), dict | None):
+            raise InvalidReviewError(f"{where}.{field} must be an object")
     return ResourceRequest(*[read_text(members, field, f"{where}.") for field in _RESOURCE_FIELDS])
 
 

@@ -11,7 +11,8 @@ from keys.encoding import decode_json
 from keys.errors import EncodingError
 from webhook.errors import InvalidReviewError
 
-_FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
+FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
+"""The members of an object."""
 
 
 def read_object(body: bytes, kind: str, api_version: str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def read_object(body: bytes, kind: str, api_version: str) -> dict[str, Any]:
         raise InvalidReviewError(f"the request body is {error}; send a {kind}") from error
     if not isinstance(value, dict):
         raise InvalidReviewError(f"the request body is not a JSON object; send a {kind}")
-    refuse_other_case(value, _FIELDS, "")
+    refuse_other_case(value, FIELDS, "")
     _expect(value, "kind", kind)
     _expect(value, "apiVersion", api_version)
     if not isinstance(value.get("metadata", {}), dict | None):
@@ -53,7 +54,9 @@ def read_text(members: Mapping[str, Any], field: str, path: str = "") -> str:
 
 def read_texts(members: Mapping[str, Any], field: str, path: str = "") -> tuple[str, ...]:
     """Return a member that is a list of strings. Raises InvalidReviewError."""
-    value = members.get(field) or []
+    value = members.get(field)
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(type(entry) is str for entry in value):
         raise InvalidReviewError(f"{path}{field} must be a list of strings")
     return tuple(value)

@@ -18,6 +18,7 @@ from webhook.config_limits import (
     require_duration,
     require_fetchable,
     require_https,
+    require_path,
 )
 
 API_VERSION: Final = "leeway.dev/v1"
@@ -111,6 +112,11 @@ class IssuerKeysSection(Section, frozen=True):
         for name, url in urls.items():
             if url:
                 require_fetchable(name, url)
+        paths = {"jwksFile": self.jwks_file, "caFile": self.ca_file, "tokenFile": self.token_file}
+        for name, path in paths.items():
+            require_path(name, path)
+        for path in self.public_key_files:
+            require_path("publicKeyFiles", path)
         if (self.ca_file or self.token_file) and not any(urls.values()):
             raise ValueError("caFile and tokenFile need jwksURL or discoveryURL; leave them out")
 
@@ -178,6 +184,11 @@ class SQLiteSection(Section, frozen=True):
 
     path: str = "auth.db"
 
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty; give the file of the store, like auth.db")
+        require_path("path", self.path)
+
 
 class StoreSection(Section, frozen=True):
     """Where users, roles, permissions and revocations are kept."""
@@ -202,6 +213,9 @@ class ObjectsFileSection(Section, frozen=True):
 
     path: str = ""
 
+    def __post_init__(self) -> None:
+        require_path("path", self.path)
+
 
 class ObjectsKubernetesSection(Section, frozen=True):
     """An API server; the path counts from the data directory.
@@ -214,6 +228,7 @@ class ObjectsKubernetesSection(Section, frozen=True):
     max_silence: Duration = Duration(300)
 
     def __post_init__(self) -> None:
+        require_path("kubeconfig", self.kubeconfig)
         require_duration("maxSilence", self.max_silence, 5, 3600)
 
 

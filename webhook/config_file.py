@@ -11,6 +11,7 @@ import yaml
 from webhook.config import Configuration, Duration, Section
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
+from webhook.yaml_errors import YAML_ERRORS
 
 FILE_NAME: Final = "leeway.yaml"
 ENVIRONMENT_PREFIX: Final = "LEEWAY_"
@@ -61,11 +62,18 @@ def parse_configuration(
 def _load_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         members = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except YAML_ERRORS as error:
+        raise ConfigurationError(f"{source} is not YAML: {_in_one_line(error)}") from error
     if not isinstance(members, dict):
         raise ConfigurationError(f"{source} must be a mapping that begins with apiVersion and kind")
     return members
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, yaml.YAMLError):
+        return text
+    return f"a value is not what it looks like or what its tag says ({text}); put it in quotes"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -91,7 +99,7 @@ def _decode(kind: type, value: object) -> object:
         raise NotImplementedError
     if isinstance(value, str):
         return Duration(parse_duration(value))
-    if value == 0:
+    if value == 0 and not isinstance(value, bool):
         return Duration(0)
     raise ValueError(f"{value!r} is not a duration; write it with a unit, like 60s, 10m or 1h30m")
 

@@ -40,6 +40,12 @@ def require_fetchable(name: str, value: str) -> None:
         raise ValueError(f"{name} is {error}") from error
 
 
+def require_path(name: str, value: str) -> None:
+    """Raise ValueError for what no file can be called; empty is left to others."""
+    if "\0" in value:
+        raise ValueError(f"{name} is {value[:64]!r}; a path without NUL is allowed")
+
+
 def require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
     """Raise ValueError for too few audiences, or one that is no printable ASCII."""
     if len(audiences) < at_least or not all(

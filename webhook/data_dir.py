@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from keys.files import create_file, read_private_file, read_public_file
+from keys.files import check_private_file, create_file, read_private_file, read_public_file
 from keys.key_changes import generate_key
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from webhook.backends.sqlite import SQLiteBackend
@@ -77,6 +77,16 @@ def check_tls_files(files: TLSFiles) -> None:
     read_public_file(files.client_ca)
     if files.client_crl is not None:
         read_public_file(files.client_crl)
+
+
+def check_private_files(data_dir: Path) -> None:
+    """Raise KeyFileError where group or others can read a key of a client or of the CA.
+
+    They need not be there. Those that a server uses are checked where they are read.
+    """
+    keys = (data_dir / TLS_FOLDER).glob("*.key")
+    for path in sorted([*keys, *(data_dir / KUBECONFIG_FOLDER).glob("*.yaml")]):
+        check_private_file(path)
 
 
 def crl_beside(client_ca: Path) -> Path | None:

@@ -7,6 +7,7 @@ import msgspec
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
+from webhook.bodies import FIELDS, refuse_other_case
 from webhook.errors import InvalidReviewError
 from webhook.etcd_wire import require_short_keys
 from webhook.rbac.access import Access
@@ -53,7 +54,10 @@ class RangeAccessRequest:
 def parse_range_review(body: bytes) -> RangeAccessRequest:
     """Parse the body of a request. Raises InvalidReviewError."""
     try:
-        review = msgspec.convert(decode_json(body), _Review)
+        value = decode_json(body)
+        if isinstance(value, dict):
+            refuse_other_case(value, FIELDS, "")
+        review = msgspec.convert(value, _Review)
     except (EncodingError, msgspec.ValidationError) as error:
         raise InvalidReviewError(f"this is not a {KIND}: {error}") from error
     for name, found, served in (

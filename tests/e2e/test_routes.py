@@ -344,7 +344,7 @@ def test_other_methods(
         server.client(callers["root"].context) as known,
         server.client(callers["nobody"].context) as nobody,
     ):
-        for other in ("GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"):
+        for other in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
             if other == method:
                 continue
             is_open = path in PUBLIC or path.startswith("/v3/")

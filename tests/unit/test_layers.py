@@ -14,6 +14,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.errors",
         "webhook.duration",
         "webhook.version",
+        "webhook.yaml_errors",
         "webhook.rbac.errors",
     ),
     1: (

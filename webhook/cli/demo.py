@@ -1,6 +1,7 @@
 """``leeway demo``: the main job on a throw-away data directory, with a real server on real TLS."""
 
 import http.client
+import os
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,7 @@ import msgspec
 from keys import jws
 from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
 from webhook.cli.token import render_explanation
-from webhook.config_file import load_configuration
+from webhook.config_file import ENVIRONMENT_PREFIX, load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, InitOptions, initialise
 from webhook.errors import DataDirectoryError
 from webhook.explain import explain
@@ -92,7 +93,10 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
     _title(f"leeway serve, on 127.0.0.1:{port}")
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [*command, "--bind", f"127.0.0.1:{port}"], stdout=output, stderr=subprocess.STDOUT
+            [*command, "--bind", f"127.0.0.1:{port}"],
+            env=_environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
     try:
         _wait_until_ready(data_dir, port, process, log)
@@ -105,6 +109,11 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _environment() -> dict[str, str]:
+    # What is set for a server of one's own has no place in the demonstration.
+    return {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
 
 
 def _wait_until_ready(

@@ -103,10 +103,11 @@ def retire_key(data_dir: Path, kid: str, force: bool) -> None:
 
 @keys.command("jwks")
 @data_dir_option
-def jwks(data_dir: Path) -> None:
+@output_option
+def jwks(data_dir: Path, output: str) -> None:
     """Show the JSON Web Key Set as it is published."""
     document = jwks_document(keyring_of(_checked(data_dir)).published_keys())
-    click.echo(msgspec.json.format(document, indent=2))
+    show(msgspec.json.decode(document), msgspec.json.format(document, indent=2).decode(), output)
 
 
 def _audit(data_dir: Path, action: str, changed: Changed, *, force: bool) -> None:

@@ -12,6 +12,7 @@ import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
 from webhook.errors import DataDirectoryError, LeewayError, ServerUnreachableError
+from webhook.log_lines import redact
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.version import COMMIT, VERSION
 
@@ -26,6 +27,7 @@ _UNREACHABLE: Final = (
     StoreError,
     StoreUnavailableError,
 )
+_EXTRA_ARGUMENTS: Final = "Got unexpected extra argument"
 _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
     "can-i": "webhook.cli.can_i:can_i",
@@ -93,13 +95,19 @@ def main() -> None:
         code = _fail(str(error), EXIT_USAGE)
     except UnicodeError:
         code = _fail("an argument or the input is not UTF-8 text; write it in UTF-8", EXIT_USAGE)
+    except RecursionError:
+        code = _fail("the input is nested too deeply to be shown; look at it elsewhere", EXIT_USAGE)
     sys.exit(code or 0)
 
 
 def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     hint = f"; see `{context.command_path} --help`" if context else ""
-    return " ".join(error.format_message().split()).rstrip(".") + hint
+    text = " ".join(error.format_message().split()).rstrip(".")
+    if text.startswith(_EXTRA_ARGUMENTS):
+        # One of them may be a password.
+        text = "there are more arguments than it takes"
+    return redact(text) + hint
 
 
 def _fail(message: str, code: int) -> int:

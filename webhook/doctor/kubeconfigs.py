@@ -15,6 +15,7 @@ from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certifica
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.errors import ConfigurationError
 from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
+from webhook.yaml_errors import YAML_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{name} is not YAML{line}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except YAML_ERRORS as error:
         raise ConfigurationError(f"{name} is not YAML") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{name} is not a mapping in YAML")

@@ -21,6 +21,7 @@ from keys.errors import EncodingError
 from webhook.bound_objects import Kind, ObjectKey, ObjectState
 from webhook.claims import is_dns_label, is_dns_subdomain
 from webhook.errors import ConfigurationError
+from webhook.yaml_errors import YAML_ERRORS
 
 _KINDS: Final = {str(kind): kind for kind in Kind}
 _LISTS: Final = {"List": ""} | {f"{kind}List": str(kind) for kind in Kind}
@@ -77,7 +78,7 @@ def _documents(data: bytes, source: str) -> list[object]:
         raise ConfigurationError(f"{source} is not UTF-8; save it as UTF-8") from error
     except EncodingError as error:
         raise ConfigurationError(f"{source} is {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         # Its own words may show what stands in the text.
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -161,7 +162,10 @@ def unix_seconds(text: str) -> float:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text[:64]!r} has no time zone")
-    return moment.astimezone(UTC).timestamp()
+    try:
+        return moment.astimezone(UTC).timestamp()
+    except OverflowError as error:
+        raise ValueError(f"{text[:64]!r} is before the year 1 or after 9999") from error
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:

@@ -115,13 +115,13 @@ class _UserValue(msgspec.Struct):
 
 
 def text_id(name: str) -> bytes:
-    """Return the id of a record that has a name."""
-    return name.encode("utf-8", "surrogatepass")
+    """Return the id of a record that has a name. Raises UnicodeEncodeError for what is no text."""
+    return name.encode("utf-8")
 
 
 def text_of(record_id: bytes) -> str:
     """Return the name that an id stands for."""
-    return record_id.decode("utf-8", "surrogatepass")
+    return record_id.decode("utf-8")
 
 
 def meta_record(meta: AuthMeta) -> Record:

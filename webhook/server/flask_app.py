@@ -55,6 +55,8 @@ def create_flask_app(
     """Make the Flask application."""
     app = _App(log)
     app.url_map.merge_slashes = False
+    # OPTIONS is a method like any other that a route does not have: nothing answers it unasked.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RequestError, _request_error)
 
@@ -73,7 +75,6 @@ def create_flask_app(
         "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token",
         view_func=create_token,
         methods=["POST"],
-        provide_automatic_options=False,
     )
 
     @app.get("/metrics")
@@ -98,7 +99,7 @@ def routes_of(app: Flask) -> list[tuple[str, str]]:
     """Return the method and the path of every route, etcd's calls one by one."""
     found: list[tuple[str, str]] = []
     for rule in app.url_map.iter_rules():
-        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        methods = sorted((rule.methods or set()) - {"HEAD"})
         names = call_names() if rule.rule == _AUTH_RULE else ("",)
         paths = [rule.rule.replace(_AUTH_NAME, name) for name in names]
         found += [(method, path) for method in methods for path in paths]

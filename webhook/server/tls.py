@@ -73,7 +73,15 @@ def server_context(files: TLSFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
-    context.load_cert_chain(files.certificate, files.private_key)
+
+    def no_password() -> str:
+        # Without this OpenSSL would ask whoever sits at the terminal.
+        raise DataDirectoryError(
+            f"{files.private_key} is encrypted, and a server knows no password; write it without "
+            f"one with `openssl pkey -in {files.private_key.name} -out NEW.key`"
+        )
+
+    context.load_cert_chain(files.certificate, files.private_key, no_password)
     context.load_verify_locations(files.client_ca)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_STRICT

@@ -178,6 +178,30 @@ WRONG: dict[str, tuple[object, str]] = {
         body(spec={"user": "a", "nonResourceAttributes": {"path": 1}}),
         "spec.nonResourceAttributes.path must be a string",
     ),
+    "27-groups-empty-text": (
+        body(spec={"user": "a", "groups": "", "resourceAttributes": POD}),
+        "spec.groups must be a list of strings",
+    ),
+    "27-uid-number": (
+        body(spec={"user": "a", "uid": 5, "resourceAttributes": POD}),
+        "spec.uid must be a string",
+    ),
+    "27-extra-text": (
+        body(spec={"user": "a", "extra": "x", "resourceAttributes": POD}),
+        "spec.extra must be an object",
+    ),
+    "27-extra-of-texts": (
+        body(spec={"user": "a", "extra": {"scopes": "x"}, "resourceAttributes": POD}),
+        "spec.extra.scopes must be a list of strings",
+    ),
+    "27-version-number": (
+        body(spec={"user": "a", "resourceAttributes": POD | {"version": 5}}),
+        "spec.resourceAttributes.version must be a string",
+    ),
+    "27-selector-number": (
+        body(spec={"user": "a", "resourceAttributes": POD | {"fieldSelector": 3}}),
+        "spec.resourceAttributes.fieldSelector must be an object",
+    ),
     "28-spec-twice": (b'{"spec":{},"spec":{}}', "stands twice"),
     "28-user-twice": (b'{"spec":{"user":"a","user":"root"}}', "stands twice"),
     "28-verb-twice": (

@@ -129,6 +129,19 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("apiVersion: leeway.dev/v2", "", "leeway.dev/v2", "leeway.dev/v1"),
         ("apiVersion: 1", "apiVersion", "1", "str"),
         ("kind: Configuration", "", "Configuration", "LeewayConfiguration"),
+        ("leeway: {notBefore: false}", "leeway.notBefore", "False", "60s"),
+        ("keys: {rotateEvery: false}", "keys.rotateEvery", "False", "60s"),
+        ("store: {sqlite: {path: ''}}", "store.sqlite", "empty", "auth.db"),
+        (r'store: {sqlite: {path: "a\0b"}}', "store.sqlite", r"a\x00b", "without NUL"),
+        (r'objects: {file: {path: "a\0b"}}', "objects.file", r"a\x00b", "without NUL"),
+        (
+            r'objects: {kubernetes: {kubeconfig: "a\0b"}}',
+            "objects.kubernetes", r"a\x00b", "without NUL",
+        ),
+        (
+            f"trustedIssuers: [{{url: '{URL}', keys: {{publicKeyFiles: [\"a\\0\"]}}}}]",
+            "trustedIssuers[0].keys", r"a\x00", "without NUL",
+        ),
         ("issuer: http://a.example", "issuer", "http://a.example", "https URL"),
         ("issuer: https://a.example?x", "issuer", "https://a.example?x", "without query"),
         ("issuer: https://a.example#x", "issuer", "https://a.example#x", "fragment"),
@@ -262,7 +275,8 @@ def test_error_names_source_path_found_and_allowed(
     "text",
     ["", "[]", "text", "a: [", "\tx: 1", "a: 1\na: 2", "leeway: {expiry: 1s, expiry: 2s}",
      "{" * 5000, "!!python/object/apply:os.system [id]", "a: *x", "a: !!binary x", "1: 2",
-     "? [a]\n: b"],
+     "? [a]\n: b", "issuer: 2020-13-45", "server: {workers: 0b_}", "a: " + "9" * 5000,
+     "a: !!int ''", "a: !!bool x", "a: !!timestamp x"],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_text_that_is_no_configuration(text: str) -> None:

@@ -86,6 +86,8 @@ WRONG: dict[str, tuple[object, str]] = {
         b'{"spec":{"user":"a","permission":"READ","permission":"WRITE","key":"YQ=="}}',
         "stands twice",
     ),
+    "28-Spec": (body() | {"Spec": {}}, "unknown field Spec; it is written spec"),
+    "28-Kind": (body() | {"Kind": "x"}, "unknown field Kind; it is written kind"),
     "28-Token": (body(Token="t"), "unknown field `Token`"),
     "28-range_end": (body(range_end=""), "unknown field `range_end`"),
     "29-kind": (body() | {"kind": "TokenReview"}, "serves 'RangeAccessReview'"),

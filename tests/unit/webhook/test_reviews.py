@@ -61,6 +61,15 @@ def refuse(content: bytes | dict, version: str = "v1") -> str:
             body({"token": "a", "audiences": "a"}), "list of strings", id="audiences-text"
         ),
         pytest.param(
+            body({"token": "a", "audiences": ""}), "list of strings", id="audiences-empty-text"
+        ),
+        pytest.param(
+            body({"token": "a", "audiences": False}), "list of strings", id="audiences-false"
+        ),
+        pytest.param(
+            body({"token": "a", "audiences": {}}), "list of strings", id="audiences-empty-object"
+        ),
+        pytest.param(
             body({"token": "a", "audiences": [1]}), "list of strings", id="audiences-number"
         ),
         pytest.param(

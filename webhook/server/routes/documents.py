@@ -47,7 +47,7 @@ def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route
 def health_route(
     name: str, checks: Iterable[HealthCheck], warnings: Iterable[HealthCheck] = ()
 ) -> Route:
-    """Make a health route; ``?verbose`` lists its checks as kube-apiserver does.
+    """Make a health route; ``?verbose``, with any value, lists its checks as kube-apiserver does.
 
     Of ``warnings`` those that have something to say are listed too, and decide nothing.
     """
@@ -63,7 +63,8 @@ def health_route(
         heard = [(warning, run()) for warning, run in warnings]
         lines += [f"[!]{warning} warning: {text}" for warning, text in heard if text]
         lines.append(f"{name} check {'passed' if healthy else 'failed'}")
-        verbose = not healthy or b"verbose" in scope["query_string"].split(b"&")
+        asked = [part.partition(b"=")[0] for part in scope["query_string"].split(b"&")]
+        verbose = not healthy or b"verbose" in asked
         body = "\n".join(lines) + "\n" if verbose else "ok"
         code = 200 if healthy else 503
         await respond(send, code, body.encode("utf-8"), _TEXT, method=scope["method"])

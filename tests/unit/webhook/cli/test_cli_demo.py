@@ -13,7 +13,15 @@ SKEWED = (
 
 def test_demo(tmp_path: Path) -> None:
     out = run_process(
-        "demo", folder=tmp_path, environment={"TMPDIR": str(tmp_path), "LEEWAY_DATA_DIR": ""}
+        "demo",
+        folder=tmp_path,
+        environment={
+            "TMPDIR": str(tmp_path),
+            "LEEWAY_DATA_DIR": "",
+            # For another server: neither is used.
+            "LEEWAY_ISSUER": "https://another.example",
+            "LEEWAY_STORE_SQLITE_PATH": str(tmp_path / "other.db"),
+        },
     ).assert_done()
     assert [line for line in out.splitlines() if SKEWED in line] == [
         f"REFUSED (NotYetValid): {SKEWED}"

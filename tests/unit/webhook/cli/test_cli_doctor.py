@@ -79,7 +79,7 @@ WRONG = [
     (("--manifest", "none.yaml"), ("--manifest", "does not exist")),
     (("--api-server-ca", "pyproject.toml"), ("--api-server",)),
     (("-o", "xml"), ("json",)),
-    (("more",), ("unexpected",)),
+    (("more",), ("more arguments",)),
 ]
 
 

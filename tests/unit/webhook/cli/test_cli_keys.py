@@ -174,6 +174,9 @@ def test_the_first_key_is_active(leeway: Leeway, data_dir: Path) -> None:
 def test_jwks(leeway: Leeway, data_dir: Path) -> None:
     leeway("keys", "generate", "--algorithm", "RS256", "--data-dir", data_dir).assert_done()
     document = json.loads(leeway("keys", "jwks", "--data-dir", data_dir).assert_done())
+    for output, read in (("text", json.loads), ("json", json.loads), ("yaml", yaml.safe_load)):
+        shown = leeway("keys", "jwks", "-o", output, "--data-dir", data_dir).assert_done()
+        assert read(shown) == document
     assert {key["kid"]: key["alg"] for key in document["keys"]} == {
         key.kid: key.verification_key.algorithm for key in keyring_of(data_dir).keys
     }

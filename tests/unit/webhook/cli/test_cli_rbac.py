@@ -144,3 +144,22 @@ def test_a_data_directory_that_lost_its_store(leeway: Leeway, data_dir: Path) ->
     leeway("user", "list", "--data-dir", data_dir).assert_failed(3, "auth.db", "missing")
     (data_dir / "auth.db").touch()
     leeway("user", "list", "--data-dir", data_dir).assert_failed(3, "damaged")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("user", "add", "\udcff", "--no-password"),
+        ("role", "add", "a\udcff"),
+        ("group", "grant-role", "\udcff", "root"),
+    ],
+    ids=ascii,
+)
+def test_a_name_that_is_no_text_gets_nowhere(
+    leeway: Leeway, data_dir: Path, words: tuple[str, ...]
+) -> None:
+    """The bytes of an argument that are not UTF-8 arrive as lone surrogates."""
+    leeway(*words, "--data-dir", data_dir).assert_failed(2, "UTF-8")
+    for kind in ("user", "role", "group"):
+        listed = leeway(kind, "list", "-o", "json", "--data-dir", data_dir).assert_done()
+        assert "ud" not in listed

@@ -8,6 +8,7 @@ import click
 import pytest
 import yaml
 from cli_support import Leeway, run_process
+from support import assert_token_not_in, good_claims, token_of
 
 from webhook.cli.main import cli
 from webhook.version import COMMIT, VERSION
@@ -75,6 +76,14 @@ UNKNOWN = [
 @pytest.mark.parametrize(("arguments", "see"), UNKNOWN, ids=[" ".join(case[0]) for case in UNKNOWN])
 def test_wrong_usage(leeway: Leeway, arguments: tuple[str, ...], see: str) -> None:
     leeway(*arguments).assert_failed(2, f"see `{see}`")
+
+
+def test_what_may_be_a_secret_is_not_said_again(leeway: Leeway) -> None:
+    token = token_of(good_claims())
+    for arguments in (("token", token), ("revoke", token), ("token", "review", "a", token)):
+        assert_token_not_in(token, leeway(*arguments).assert_failed(2, "; see `leeway "))
+    error = leeway("user", "passwd", "somebody", "hunter2").assert_failed(2, "more arguments")
+    assert "hunter2" not in error
 
 
 def test_version(leeway: Leeway) -> None:

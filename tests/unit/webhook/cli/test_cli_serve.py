@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import Leeway, run_process
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 WRONG = [
     (("--workers", "0"), ("--workers", "1 to 64")),
@@ -56,6 +58,26 @@ def too_open_tls_key(data_dir: Path) -> Path:
     return path
 
 
+def too_open_ca_key(data_dir: Path) -> Path:
+    path = data_dir / "tls" / "ca.key"
+    path.chmod(0o644)
+    return path
+
+
+def too_open_kubeconfig(data_dir: Path) -> Path:
+    path = data_dir / "kubeconfig" / "root.yaml"
+    path.chmod(0o640)
+    return path
+
+
+def encrypted_tls_key(data_dir: Path) -> Path:
+    path = data_dir / "tls" / "server.key"
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"a password")
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    return path
+
+
 def too_open_signing_key(data_dir: Path) -> Path:
     path = next((data_dir / "keys").glob("*.pem"))
     path.chmod(0o640)
@@ -88,6 +110,9 @@ def broken_ca(data_dir: Path) -> Path:
 WRECKS = [
     (too_open_tls_key, ("group or others", "chmod 600")),
     (too_open_signing_key, ("group or others", "chmod 600")),
+    (too_open_ca_key, ("group or others", "chmod 600")),
+    (too_open_kubeconfig, ("group or others", "chmod 600")),
+    (encrypted_tls_key, ("is encrypted", "openssl pkey -in server.key")),
     (empty_tls_key, ("is empty",)),
     (broken_certificate, ("cannot be served with", "leeway init")),
     (key_of_another, ("cannot be served with", "leeway init")),

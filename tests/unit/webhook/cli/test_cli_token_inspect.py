@@ -95,6 +95,12 @@ def test_deep_nesting(leeway: Leeway) -> None:
     assert "  " + "a " * 400 in out
 
 
+def test_nesting_that_is_too_deep_to_show(leeway: Leeway) -> None:
+    payload = b'{"a":' * 400 + b"1" + b"}" * 400
+    ran = leeway("token", "inspect", "-o", "yaml", raw_jws(b"{}", payload, KEY))
+    ran.assert_failed(2, "nested too deeply")
+
+
 HEADER, PAYLOAD = b64(b'{"alg":"ES256"}'), b64(b'{"iss":"x"}')
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
 PAYLOADS = [b"{", b"\xff", b'{"a":1,"a":2}', b"[" * 20000, b'{"a":"\\ud800"}', b'{"a":NaN}']
@@ -114,7 +120,7 @@ def test_malformed(leeway: Leeway, token: str) -> None:
 
 def test_no_token(leeway: Leeway, tmp_path: Path) -> None:
     leeway("token", "inspect", "").assert_failed(2, "the token is empty")
-    leeway("token", "inspect", f"@{tmp_path / 'none'}").assert_failed(3, "No such file")
+    leeway("token", "inspect", f"@{tmp_path / 'none'}").assert_failed(3, "none is missing")
 
 
 def test_needs_no_data_directory(tmp_path: Path) -> None:

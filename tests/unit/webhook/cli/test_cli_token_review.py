@@ -386,7 +386,7 @@ def test_a_token_that_is_not_there(leeway: Leeway, made: Path, tmp_path: Path) -
             2, "the token is empty", "@FILE"
         )
     (tmp_path / "empty").touch()
-    for name, part in (("none", "No such file"), (".", "directory"), ("empty", "is empty")):
+    for name, part in (("none", "is missing"), (".", "directory"), ("empty", "is empty")):
         path = tmp_path / name
         leeway("token", "review", f"@{path}", *where).assert_failed(3, str(path), part)
 

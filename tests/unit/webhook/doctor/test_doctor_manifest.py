@@ -66,6 +66,8 @@ def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> 
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: *b", "not YAML"),
         (b"[" * 3000, "not YAML"),
+        (b"a: !!bool x", "not YAML"),
+        (b"a: 2020-13-45", "not YAML"),
         (b"kind: Deployment", "'Deployment'"),
         (b"kind: Pod\nspec: 1", "no container"),
         (b"kind: Pod\nspec: {containers: [{command: [etcd]}, 3]}", "no container"),

@@ -44,4 +44,7 @@ def test_a_warning_is_listed_and_decides_nothing(
     warnings: list[HealthCheck] = [("keys", lambda: warning)]
     assert get(checks, warnings) == (status, "\n".join(lines) + "\n")
     if status == 200:
-        assert get(checks, warnings, b"") == (200, "ok")
+        for query in (b"", b"verbos", b"a=verbose"):
+            assert get(checks, warnings, query) == (200, "ok")
+        for query in (b"verbose=true", b"verbose=0", b"a&verbose="):
+            assert get(checks, warnings, query) == get(checks, warnings)
