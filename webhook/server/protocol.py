@@ -55,6 +55,11 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
     """One connection."""
 
     worker: ProtocolOwner
+    transport: Any
+    writer: Any
+    _callback_parser: Any
+    _flow_control: Any
+    _task: Any
 
     def __init__(self, worker: ProtocolOwner) -> None:
         super().__init__(worker)
@@ -91,6 +96,17 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._stop_stall_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        if self._task is None or self._task.done():
+            self._let_go()
+        else:
+            self._task.add_done_callback(self._let_go)
+
+    def _let_go(self, _task: object = None) -> None:
+        # In a circle with its parser and its transport a connection would stay, and all of its TLS
+        # with it, until a full collection, which comes once in hours.
+        self.transport = self.writer = self._flow_control = None
+        self._callback_parser = self._task = self._tls = None
+        self._heads.clear()
 
     def pause_writing(self) -> None:
         """Stop writing, and give up on the client where it does not go on reading."""

@@ -40,7 +40,7 @@ _ACCEPT_WHILE_DRAINING_SECONDS: Final = 0.5
 _IDLE_WHILE_DRAINING_SECONDS: Final = 2.0
 _BACKLOG: Final = 2048
 _RETRY_SECONDS: Final = 1.0
-_GC_THRESHOLDS: Final = (50_000, 20, 100)
+_GC_THRESHOLDS: Final = (50_000, 10, 10)
 
 
 class LeewayWorker(ASGIWorker):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import re
 import ssl
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,15 +138,15 @@ class Served:
         protocol._has_short_way = short
         protocol.connection_made(transport)
         for piece in pieces:
-            await self._until_quiet(protocol)
+            await self.until_quiet(protocol)
             if not transport.is_closed:
                 protocol.data_received(piece)
-        await self._until_quiet(protocol)
+        await self.until_quiet(protocol)
         long = protocol.req_count - protocol._awaiting_request
         protocol.connection_lost(None)
         return comparable(transport.data), transport.is_closed, long
 
-    async def _until_quiet(self, protocol: LeewayProtocol) -> None:
+    async def until_quiet(self, protocol: LeewayProtocol) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         while not (protocol._closed or protocol._in_request or protocol.is_idle):
@@ -214,6 +215,37 @@ def test_refusals_leave_nothing_in_memory(served: Served, short: bool) -> None:
     answer, _, _ = asyncio.run(served.answers(requests, short=short))
     assert answer.count(b'"authenticated":false') == 50
     assert errors() == before
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_connection_that_ended_leaves_nothing_in_memory(served: Served, short: bool) -> None:
+    async def ended() -> tuple[weakref.ref[LeewayProtocol], weakref.ref[Written]]:
+        transport = Written(served.certificate)
+        protocol = LeewayProtocol(Worker(served.app))
+        protocol._has_short_way = short
+        protocol.connection_made(transport)
+        await served.until_quiet(protocol)
+        protocol.data_received(request_of(served.review()))
+        await served.until_quiet(protocol)
+        assert GOOD in transport.data
+        assert protocol._task is not None
+        protocol.connection_lost(None)
+        # gunicorn cancels it after three seconds.
+        protocol._task.cancel()
+        return weakref.ref(protocol), weakref.ref(transport)
+
+    async def run() -> weakref.ref[LeewayProtocol]:
+        connection, transport = await ended()
+        await asyncio.sleep(0.01)
+        assert transport() is None
+        return connection
+
+    gc.disable()
+    try:
+        # Until the loop ends a timer of gunicorn's has it.
+        assert asyncio.run(run())() is None
+    finally:
+        gc.enable()
 
 
 def test_an_access_review_takes_the_short_way(served: Served) -> None:
