@@ -14,6 +14,7 @@ import pytest
 import yaml
 from kubernetes import client as kubernetes
 from kubernetes.config import new_client_from_config
+from kubernetes.dynamic import DynamicClient
 
 from .auth import as_root, grant
 from .harness import AUDIENCE, HOST, REVIEWS, RunningServer, review_of
@@ -148,6 +149,33 @@ def test_kubernetes_client_asks_for_a_token(
 def test_kubernetes_client_asks_for_the_version(api: kubernetes.AuthenticationV1Api) -> None:
     version = kubernetes.VersionApi(api.api_client).get_code()
     assert version.git_version.startswith("v")
+
+
+def test_kubernetes_client_discovers(api: kubernetes.AuthenticationV1Api) -> None:
+    """It asks with a slash at the end."""
+    client = api.api_client
+    assert kubernetes.CoreApi(client).get_api_versions().versions == ["v1"]
+    groups = {group.name for group in kubernetes.ApisApi(client).get_api_versions().groups}
+    assert {"authentication.k8s.io", "authorization.k8s.io", "leeway.dev", "apps"} <= groups
+    group = kubernetes.AuthenticationApi(client).get_api_group()
+    assert [version.group_version for version in group.versions] == list(VERSIONS)
+    resources = api.get_api_resources()
+    assert resources.group_version == VERSIONS[0]
+    assert {found.name for found in resources.resources} == {"tokenreviews", "selfsubjectreviews"}
+    core = kubernetes.CoreV1Api(client).get_api_resources()
+    assert "serviceaccounts/token" in {found.name for found in core.resources}
+    with pytest.raises(kubernetes.ApiException) as caught:
+        kubernetes.InternalApiserverApi(client).get_api_group()
+    assert caught.value.status == 404
+
+
+def test_kubernetes_client_finds_what_to_create(
+    server: RunningServer, api: kubernetes.AuthenticationV1Api, tmp_path: Path
+) -> None:
+    dynamic = DynamicClient(api.api_client, cache_file=str(tmp_path / "discovered.json"))
+    reviews = dynamic.resources.get(api_version=VERSIONS[0], kind="TokenReview")
+    answer = reviews.create(body=manifest(server.sign("builder")))
+    assert answer.status.user.username == "system:serviceaccount:demo:builder"
 
 
 def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: object) -> Any:

@@ -46,14 +46,13 @@ PUBLIC = (
     "/readyz",
     "/healthz",
 )
+# With a slash at the end as well, as the kubernetes client of Python asks.
+DISCOVERY = ("/api", "/api/v1", "/apis", "/apis/<name>", "/apis/<name>/<version>")
 # To be read with any identity.
 READ = (
     "/metrics",
-    "/api",
-    "/api/v1",
-    "/apis",
-    "/apis/<name>",
-    "/apis/<name>/<version>",
+    *DISCOVERY,
+    *(f"{path}/" for path in DISCOVERY),
     "/openapi/v2",
     "/openapi/v3",
     "/openapi/v3/api/<version>",
@@ -310,7 +309,7 @@ def others_of(path: str) -> set[str]:
         f"/x{path}",
         f"{head}//{last}",
         f"{head}/./{last}",
-    } - {*PUBLIC, path}
+    } - {path, *(concrete(served) for served in (*PUBLIC, *READ))}
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -92,6 +92,9 @@ def create_flask_app(
 
     for rule, view in _discovery_views().items():
         app.add_url_rule(rule, rule, view, methods=["GET"])
+        if rule.startswith("/api"):
+            # The kubernetes client of Python asks with a slash at the end.
+            app.add_url_rule(f"{rule}/", f"{rule}/", view, methods=["GET"])
     return app
 
 
