@@ -113,6 +113,7 @@ class RequestLog:
 
     def __init__(self) -> None:
         self._reviews = BoundedLog("tokenreview")
+        self._decisions = BoundedLog("accessreview")
         self._denials = BoundedLog("denied")
         self._requests = BoundedLog("request")
         self._failed_audits = BoundedLog("audit")
@@ -148,14 +149,17 @@ class RequestLog:
         """Log an answer about permissions at level debug."""
         if not _logger.isEnabledFor(logging.DEBUG):
             return
-        fields = {
-            "event": "accessreview",
-            "requestId": request_id(scope),
-            **_who(scope),
-            "user": user,
-            "allowed": allowed,
-        }
-        _logger.debug("%s", reason, extra={"fields": fields})
+
+        def fields() -> Fields:
+            return {
+                "event": "accessreview",
+                "requestId": request_id(scope),
+                **_who(scope),
+                "user": user,
+                "allowed": allowed,
+            }
+
+        self._decisions.log(_logger, logging.DEBUG, reason, fields)
 
     def answered(self, scope: Scope, code: int, message: str) -> None:
         """Log an answer of 400 or more."""

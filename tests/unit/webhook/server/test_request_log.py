@@ -6,7 +6,13 @@ from threading import Event
 
 import pytest
 
-from webhook.server.request_log import BoundedLog, LineBudget, request_id
+from webhook.server.request_log import (
+    LINES_A_SECOND,
+    BoundedLog,
+    LineBudget,
+    RequestLog,
+    request_id,
+)
 
 GOOD = "a" * 64
 
@@ -98,3 +104,17 @@ def test_what_is_left_out_is_told_once_a_second(kept: Kept) -> None:
     assert kept.records[-1].fields == {"event": "left-out", "of": "x", "count": 7}  # type: ignore[attr-defined]
     kept.told.clear()
     assert not kept.told.wait(1.5)
+
+
+def test_answers_about_permissions_are_bounded(kept: Kept) -> None:
+    logging.getLogger("leeway").setLevel(logging.DEBUG)
+    log, scope = RequestLog(), scope_of({})
+    for _ in range(LINES_A_SECOND + 7):
+        log.decided(scope, "alice", "granted by role viewers", allowed=True)
+    assert kept.told.wait(10)
+    fields = [record.fields for record in kept.records]  # type: ignore[attr-defined]
+    written = [found for found in fields if found["event"] == "accessreview"]
+    assert LINES_A_SECOND <= len(written) < LINES_A_SECOND + 7
+    assert (written[0]["user"], written[0]["allowed"]) == ("alice", True)
+    left_out = LINES_A_SECOND + 7 - len(written)
+    assert fields[-1] == {"event": "left-out", "of": "accessreview", "count": left_out}
