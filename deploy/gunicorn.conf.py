@@ -12,15 +12,11 @@ from pathlib import Path
 
 from keys.errors import KeysError
 from webhook.cli.serve import prepare_to_serve
-from webhook.config_file import load_configuration
+from webhook.config_file import data_dir_of, load_configuration
 from webhook.data_dir import tls_files
 from webhook.errors import LeewayError
 from webhook.rbac.errors import StoreError, StoreUnavailableError
-from webhook.server.gunicorn_settings import (
-    environment_data_dir,
-    gunicorn_settings,
-    shared_memory,
-)
+from webhook.server.gunicorn_settings import gunicorn_settings, shared_memory
 
 _REFUSED = (KeysError, LeewayError, StoreError, StoreUnavailableError)
 
@@ -39,7 +35,7 @@ def _remove_metrics():
 
 
 try:
-    _DATA_DIR = environment_data_dir()
+    _DATA_DIR = data_dir_of(os.environ)
     _CONFIGURATION = load_configuration(_DATA_DIR, os.environ, {})
     _FILES = tls_files(_DATA_DIR)
 except _REFUSED as _error:

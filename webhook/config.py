@@ -24,6 +24,8 @@ from webhook.config_limits import (
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
+# Where a server listens on every address, it does on this one.
+EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 # Bytes.
 _MIB: Final = 1024 * 1024
 

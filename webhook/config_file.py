@@ -14,6 +14,7 @@ from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.yaml_errors import YAML_ERRORS
 
 FILE_NAME: Final = "leeway.yaml"
+DEFAULT_DATA_DIR: Final = "leeway-data"
 ENVIRONMENT_PREFIX: Final = "LEEWAY_"
 _INTEGERS: Final = (
     "server.workers",
@@ -22,6 +23,11 @@ _INTEGERS: Final = (
     "auth.bcryptCost",
 )
 _PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
+
+
+def data_dir_of(environment: Mapping[str, str]) -> Path:
+    """Return the data directory where no flag names it: ``$LEEWAY_DATA_DIR``, else the default."""
+    return Path(environment.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
 def load_configuration(

@@ -8,9 +8,8 @@ import http.client
 import os
 import ssl
 import sys
-from pathlib import Path
 
-from webhook.config_file import load_configuration
+from webhook.config_file import data_dir_of, load_configuration
 from webhook.errors import LeewayError
 
 
@@ -28,7 +27,7 @@ def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
 
 def main() -> int:
     """Ask ``/livez`` on the configured port."""
-    data_dir = Path(os.environ.get("LEEWAY_DATA_DIR") or "leeway-data")
+    data_dir = data_dir_of(os.environ)
     try:
         bind = load_configuration(data_dir, os.environ, {}).server.bind
     except LeewayError as error:

@@ -2,18 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Final
 
 import click
 import msgspec
 import yaml
 
-DEFAULT_DATA_DIR: Final = "leeway-data"
+from webhook.config_file import DEFAULT_DATA_DIR, data_dir_of
 
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: os.environ.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR,
+    default=lambda: data_dir_of(os.environ),
     show_default=f"$LEEWAY_DATA_DIR, else ./{DEFAULT_DATA_DIR}",
     help="The data directory.",
 )

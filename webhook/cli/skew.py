@@ -12,6 +12,7 @@ import msgspec
 
 from keys.files import read_private_file, read_public_file
 from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.config import EVERY_ADDRESS
 from webhook.config_file import load_configuration
 from webhook.data_dir import ROOT_USER, TLS_FOLDER
 from webhook.errors import ServerUnreachableError
@@ -25,8 +26,6 @@ _MAX_WIDTH: Final = 120
 _MAX_NAME: Final = 40
 _MIN_BAR: Final = 10
 _MAX_BAR: Final = 40
-# Where a server listens on every address, it does on this one.
-_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 _STATES: Final = {
     State.AHEAD: "ahead",
     State.BEHIND: "looks behind",
@@ -59,7 +58,7 @@ def _address(text: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise click.UsageError(f"{text[:128]!r} is no server; write it as 127.0.0.1:8443")
     host = host.strip("[]")
-    return _EVERY_ADDRESS.get(host, host), int(port)
+    return EVERY_ADDRESS.get(host, host), int(port)
 
 
 def _ask(tls: Path, host: str, port: int) -> SkewReport:

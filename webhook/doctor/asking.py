@@ -17,8 +17,6 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 _SAMPLES: Final = 5
 # Not a part of a second: each answer finds the other clock at another place in its second.
 _PAUSE_SECONDS: Final = 0.23
-# Where a server listens on every address, it does on this one.
-EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
 
 
 class NobodyAnswersError(ServerUnreachableError):

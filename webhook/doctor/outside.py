@@ -10,10 +10,9 @@ from keys.files import read_public_file
 from keys.jwk import parse_jwks
 from keys.keyring import Keyring
 from webhook.assembly import clock_leeway_of
-from webhook.config import Configuration
+from webhook.config import EVERY_ADDRESS, Configuration
 from webhook.discovery import CONFIGURATION_PATH, JWKS_PATH
 from webhook.doctor.asking import (
-    EVERY_ADDRESS,
     Answer,
     NobodyAnswersError,
     Place,

@@ -6,17 +6,15 @@ imports it: so nothing at the top of this module does.
 
 import os
 import signal
-from pathlib import Path
 from typing import Any, Final
 
 from webhook.config import Configuration
-from webhook.config_file import load_configuration
+from webhook.config_file import data_dir_of, load_configuration
 from webhook.data_dir import TLSFiles
 
 GRACEFUL_SECONDS: Final = 25
 KEEP_ALIVE_SECONDS: Final = 75
 _LOGS: Final = {"json": "JSONLog", "text": "TextLog"}
-DEFAULT_DATA_DIR: Final = "leeway-data"
 
 
 def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
@@ -48,16 +46,11 @@ def pass_on_hangup(arbiter: Any) -> None:
         arbiter.kill_worker(pid, signal.SIGHUP)
 
 
-def environment_data_dir() -> Path:
-    """Return the data directory where no flag can name it."""
-    return Path(os.environ.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR)
-
-
 def application() -> Any:
     """Make the application of one worker, as the environment configures it."""
     from webhook.server.app import create_app
 
-    data_dir = environment_data_dir()
+    data_dir = data_dir_of(os.environ)
     return create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
 
 
