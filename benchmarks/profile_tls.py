@@ -63,13 +63,6 @@ def request_bytes(body: bytes) -> bytes:
     return head.encode("ascii") + body
 
 
-def headers_of(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the headers of that request, as ASGI has them."""
-    lines = request_bytes(body).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-    pairs = [line.partition(b": ")[::2] for line in lines]
-    return [(name.lower(), value) for name, value in pairs]
-
-
 def answer_bytes(body: bytes) -> bytes:
     """Render an answer of the server, with the head that gunicorn gives it."""
     head = (

@@ -40,7 +40,6 @@ OTHERS: dict[str, set[str]] = {
     "leeway:tokenreviews:rate5m": {"result", "reason"},
 }
 SCRAPE_LABELS = {"job", "instance"}
-FUNCTIONS = {"by", "ignoring", "group_left", "and"}
 
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"),

@@ -18,7 +18,6 @@ from .harness import AUDIENCE, LEEWAY, REVIEWS, RunningServer, request_on, revie
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
 FILE_ISSUER = "https://file.example"
-DEAD_ISSUER = "https://dead.example"
 WAIT_SECONDS = 20.0
 ROUNDS = 12
 """So many connections reach both workers: the chance of missing one is 1 in 2048."""

@@ -21,7 +21,6 @@ KEYS = (SA, POD, SECRET, NODE)
 PARAMETERS = [pytest.param(key, id=str(key.kind)) for key in KEYS]
 SPEC = {"serviceAccountName": "loofah", "nodeName": "node-1"}
 PODS = "/api/v1/pods"
-POD_PATH = "/api/v1/namespaces/argo-run/pods/loofah-0"
 MAX_SILENCE = 300.0
 SHORT_SILENCE = 3.0
 WITHIN_SECONDS = 15.0

@@ -23,7 +23,6 @@ from webhook.server.verifier import TokenVerifier
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)
 NOT_AFTER = NOW + timedelta(days=365)
-FIVE_MINUTES = 300
 
 
 def certificate(*names: str, organisation: str = "system:masters") -> str:
