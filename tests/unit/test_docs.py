@@ -14,6 +14,8 @@ from webhook.cli.store import GoFlagsCommand
 from webhook.config import Configuration, Duration
 from webhook.config_file import _environment_names
 from webhook.duration import parse_duration
+from webhook.metrics import Metrics
+from webhook.skew import Estimate, State
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -230,3 +232,22 @@ def test_defaults_of_the_configuration(cells: list[str]) -> None:
         assert match[1] == f"[{', '.join(value)}]"
     else:
         assert match[1] == (str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def test_every_metric_has_a_row() -> None:
+    metrics = Metrics(
+        lambda: [Estimate("https://a.example", "", "iat", State.IN_STEP, 0.0, 0.0, 1)]
+    )
+    metrics.report_issuer_keys("https://a.example", failing=False)
+    metrics.report_reload("tls", failing=False)
+    kept = {}
+    for family in metrics.registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+        kept[name] = {label for sample in samples for label in sample.labels}
+    table = re.findall(
+        r"^\| `(\w+)` \|([^|]*)\|", (ROOT / "docs" / "monitoring.md").read_text("utf-8"), re.M
+    )
+    rows = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in table}
+    named = ("leeway_", "serviceaccount_")
+    assert {name: labels for name, labels in rows.items() if name.startswith(named)} == kept
