@@ -4,12 +4,14 @@ Invariant: a change is told once the files have stood still from one look to the
 reads them then reads no half of one.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final
 
 POLL_SECONDS: Final = 1.0
+_logger = logging.getLogger("leeway")
 _Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -17,8 +19,8 @@ class FileWatch:
     """Watches files, which need not exist.
 
     Make it before the files are read for the first time: a change counts from then on. ``changed``
-    is called in a thread named ``name``, and must not raise. ``poll_seconds`` is the time between
-    two looks.
+    is called in a thread named ``name``; what it raises is logged, and ends nothing.
+    ``poll_seconds`` is the time between two looks.
     """
 
     def __init__(
@@ -51,8 +53,16 @@ class FileWatch:
             stamps = self._look()
             if stamps == seen and stamps != self._told:
                 self._told = stamps
-                self._changed()
+                self._tell()
             seen = stamps
+
+    def _tell(self) -> None:
+        try:
+            self._changed()
+        except Exception:
+            # Without this thread no later change would be told.
+            names = ", ".join(str(path) for path in self._paths)
+            _logger.exception("a change of %s was not taken over", names)
 
     def _look(self) -> _Stamps:
         return tuple([_stamp(path) for path in self._paths])

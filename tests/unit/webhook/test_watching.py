@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from webhook.watching import FileWatch
 
 POLL_SECONDS = 0.02
@@ -37,6 +39,27 @@ def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:
     first.write_text("123")
     time.sleep(POLL_SECONDS * 5)
     assert told == [False, True, False]
+
+
+def test_what_a_change_raises_is_logged_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    told: list[str] = []
+
+    def changed() -> None:
+        told.append(file.read_text())
+        raise RecursionError(f"from {told[-1]}")
+
+    watch = FileWatch([file], changed, "watch of a test", POLL_SECONDS)
+    watch.start()
+    for text in ("1", "12"):
+        file.write_text(text)
+        wait_until(lambda text=text: told[-1:] == [text])
+        wait_until(lambda text=text: f"RecursionError: from {text}" in caplog.text)
+    watch.close()
+    assert told == ["1", "12"]
+    assert f"a change of {file} was not taken over" in caplog.text
 
 
 def test_a_watch_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
