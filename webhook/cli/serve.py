@@ -98,7 +98,7 @@ def _run(
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return create_app(data_dir, configure)
+            return create_app(data_dir, configure, configuration)
 
     class Master(Arbiter):  # type: ignore[misc]
         def reload(self) -> None:

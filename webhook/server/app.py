@@ -5,6 +5,7 @@ Invariants:
 1. A request is answered from its beginning to its end by one application, made of one
    configuration and one keyring.
 2. What cannot be loaded changes nothing; it is a warning of ``/readyz?verbose`` until it can be.
+   So is what waits for a restart, against what the server was started with.
 3. What runs in the background begins with the ASGI lifespan, which is after the fork, and ends
    with it.
 """
@@ -57,19 +58,25 @@ _logger = logging.getLogger("leeway")
 Configure = Callable[[], Configuration]
 
 
-def create_app(data_dir: Path, configure: Configure) -> "LiveApplication":
+def create_app(
+    data_dir: Path, configure: Configure, started_with: Configuration | None = None
+) -> "LiveApplication":
     """Make the application of one worker from its data directory.
 
-    ``configure`` reads the configuration, now and at each reload. Raises the errors of
-    ``webhook.assembly`` and of ``configure`` where the directory cannot be served.
+    ``configure`` reads the configuration, now and at each reload. ``started_with`` is the one that
+    the server was started with, which a worker that takes the place of another reads no more; None
+    where that is what ``configure`` returns now. Raises the errors of ``webhook.assembly`` and of
+    ``configure`` where the directory cannot be served.
     """
-    return LiveApplication(data_dir, configure)
+    return LiveApplication(data_dir, configure, started_with)
 
 
 class LiveApplication:
     """An ASGI application that follows its configuration and its keys."""
 
-    def __init__(self, data_dir: Path, configure: Configure) -> None:
+    def __init__(
+        self, data_dir: Path, configure: Configure, started_with: Configuration | None
+    ) -> None:
         self._data_dir = data_dir
         self._configure = configure
         self._reloading = RLock()
@@ -79,7 +86,8 @@ class LiveApplication:
         # Before anything is read: what changes from here on is taken over.
         self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
         configuration = configure()
-        self.store = store_of(data_dir, configuration)
+        self._started_with = started_with or configuration
+        self.store = store_of(data_dir, self._started_with)
         try:
             self._compose_first(configuration)
         except BaseException:
@@ -166,7 +174,7 @@ class LiveApplication:
         for stale, _ in changed:
             if stale is not None:
                 Timer(_CLOSE_AFTER_SECONDS, stale.close).start()
-        self.report("configuration", _waiting_for_restart(before, configuration))
+        self.report("configuration", "")
         _logger.info("the configuration was loaded again")
 
     def _use_keyring(self, keyring: Keyring) -> None:
@@ -188,10 +196,20 @@ class LiveApplication:
     def _warnings(self) -> Iterable[HealthCheck]:
         return [
             ("configuration", lambda: self._reports.get("configuration", "")),
+            ("configuration", self._waiting_for_restart),
             ("tls", lambda: self._reports.get("tls", "")),
             ("memory", self._memory.problem),
             ("signing-keys", lambda: self._keys.problem() or self._keys.step_problem()),
         ]
+
+    def _waiting_for_restart(self) -> str:
+        running, wanted = self._started_with, self._parts.configuration
+        waiting = [
+            name
+            for path, name in _AT_RESTART.items()
+            if attrgetter(path)(running) != attrgetter(path)(wanted)
+        ]
+        return f"{' and '.join(waiting)} will change with a restart" if waiting else ""
 
     def _ask_for_own_keys(self) -> Future[None]:
         # Another worker may sign with a key that this one has not read of yet.
@@ -238,10 +256,3 @@ class LiveApplication:
 
 def _in_a_moment(call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(_COUNTS_SECONDS, call)
-
-
-def _waiting_for_restart(old: Configuration, new: Configuration) -> str:
-    waiting = [
-        name for path, name in _AT_RESTART.items() if attrgetter(path)(old) != attrgetter(path)(new)
-    ]
-    return f"{' and '.join(waiting)} will change with a restart" if waiting else ""

@@ -1,5 +1,6 @@
-"""What a worker serves while its files change, seen from a request that takes a while."""
+"""What a worker serves while its files change: to a request that takes a while, and of itself."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from keys.key_changes import rotate
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
+from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise
 from webhook.issuer import TokenRequest, issue_token
@@ -18,7 +20,11 @@ from webhook.server.app import LiveApplication, create_app
 @pytest.fixture
 def app(tmp_path: Path) -> LiveApplication:
     initialise(tmp_path, InitOptions(algorithm="ES256"), time.time())
-    return create_app(tmp_path, lambda: load_configuration(tmp_path, {}, {}))
+    return app_of(tmp_path)
+
+
+def app_of(data_dir: Path, started_with: Configuration | None = None) -> LiveApplication:
+    return create_app(data_dir, lambda: load_configuration(data_dir, {}, {}), started_with)
 
 
 def set_leeway(data_dir: Path, seconds: int) -> None:
@@ -45,3 +51,64 @@ def test_bad_input_55_a_request_of_before_a_reload_gets_the_keys_of_after_it(
     for authenticator in began_with:
         assert isinstance(authenticator.authenticate(token, (), now), Authenticated)
     app.store.close()
+
+
+def set_server(data_dir: Path, **members: object) -> None:
+    path = data_dir / "leeway.yaml"
+    kept = re.sub(r"(?m)^server: .*\n", "", path.read_text())
+    path.write_text(f"{kept}server: {json.dumps(members)}\n")
+
+
+def warnings(app: LiveApplication) -> dict[str, str]:
+    return {name: text for name, run in app._warnings() if (text := run())}
+
+
+def failing(app: LiveApplication) -> set[str]:
+    """Return the labels of the gauges of failures that are 1."""
+    text = app._lasting.metrics.render().decode()
+    return set(re.findall(r'(?m)^leeway_\w+_failing{\w+="(.*)"} 1\.0$', text))
+
+
+AT_RESTART = [
+    ("server.bind", {"bind": "127.0.0.1:1"}),
+    ("server.workers", {"workers": 3}),
+    ("server.logFormat", {"logFormat": "text"}),
+    ("server.logLevel and server.workers", {"logLevel": "error", "workers": 1}),
+]
+
+
+@pytest.mark.parametrize(("names", "members"), AT_RESTART)
+def test_what_waits_for_a_restart_is_told_until_it_is_as_at_the_start(
+    app: LiveApplication, tmp_path: Path, names: str, members: dict[str, object]
+) -> None:
+    before = load_configuration(tmp_path, {}, {})
+    set_server(tmp_path, **members)
+    # The second time nothing has changed since the first.
+    for _ in range(2):
+        app.reload()
+        (text,) = warnings(app).values()
+        assert set(text.removesuffix(" will change with a restart").split(" and ")) == set(
+            names.split(" and ")
+        )
+        assert failing(app) == set(), "a restart would not fail"
+    app.store.close()
+    # A worker that takes the place of another, which begins with what the file says by now.
+    other = app_of(tmp_path, started_with=before)
+    assert warnings(other) == {"configuration": text}
+    set_server(tmp_path, bind="127.0.0.1:8443", workers=2)
+    other.reload()
+    assert warnings(other) == {}
+    other.store.close()
+
+
+def test_a_worker_that_takes_the_place_of_another_keeps_to_the_store(
+    app: LiveApplication, tmp_path: Path
+) -> None:
+    before = load_configuration(tmp_path, {}, {})
+    app.store.close()
+    with (tmp_path / "leeway.yaml").open("a") as file:
+        file.write("store: {sqlite: {path: another.db}}\n")
+    other = app_of(tmp_path, started_with=before)
+    assert warnings(other) == {"configuration": "store.sqlite will change with a restart"}
+    assert other.store.revision
+    other.store.close()
