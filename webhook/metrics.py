@@ -123,6 +123,7 @@ class Metrics:
             registry=self.registry,
         )
         self._checks = {allowed: checks.labels(str(allowed).lower()) for allowed in (True, False)}
+        self._issuers: set[str] = set()
         self._keys_failing = Gauge(
             "leeway_issuer_keys_failing",
             "1 while the keys of a trusted issuer cannot be fetched or read again, else 0.",
@@ -133,8 +134,8 @@ class Metrics:
 
         self._reload_failing = Gauge(
             "leeway_reload_failing",
-            "1 while changed files, of tls or the configuration, cannot be loaded and those from "
-            "before are in use, else 0.",
+            "1 while changed files (of configuration, tls, signing-keys, issuer-keys or objects) "
+            "cannot be loaded and those from before are in use, else 0.",
             ["what"],
             registry=self.registry,
             multiprocess_mode="livemax",
@@ -146,7 +147,16 @@ class Metrics:
 
     def report_issuer_keys(self, issuer: str, failing: bool) -> None:
         """Note whether the keys of a trusted issuer, one of the configuration, can be renewed."""
+        self._issuers.add(issuer)
         self._keys_failing.labels(issuer).set(failing)
+
+    def report_trusted(self, issuers: Iterable[str]) -> None:
+        """Note that these are all issuers that are trusted now: no keys of others are failing.
+
+        Their series stay, at 0: of those that workers share none can be removed.
+        """
+        for issuer in self._issuers.difference(issuers):
+            self._keys_failing.labels(issuer).set(0)
 
     def _token_counter(self, kind: str, text: str) -> Counter:
         return Counter(f"serviceaccount_{kind}_tokens", text, registry=self.registry)

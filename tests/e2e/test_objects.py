@@ -339,6 +339,8 @@ def test_a_file_of_objects(tmp_path: Path) -> None:
             )
         )
         assert all(request_on(c, "GET", "/readyz").status == 200 for c in connections)
+        broken = b'leeway_reload_failing{what="objects"} 1.0'
+        wait_until(lambda: broken in server.request("GET", "/metrics").body)
         assert verdicts(connections, token) == {"BoundObjectGone"}
         assert verdicts(connections, token_for(server, SECRET)) == {""}
 

@@ -152,11 +152,14 @@ def test_files_change_while_it_runs(trusting_server: RunningServer) -> None:
     assert accepted(trusting_server, new)
     metrics = trusting_server.request("GET", "/metrics").body.decode()
     assert f'leeway_issuer_keys_failing{{issuer="{FILE_ISSUER}"}} 1.0' in metrics
+    broken = 'leeway_reload_failing{what="issuer-keys"}'
+    wait_until(lambda: f"{broken} 1.0" in trusting_server.request("GET", "/metrics").body.decode())
     assert "keys were not read again" in trusting_server.log()
     path.write_bytes(jwks_document([NEW.verification_key]))
     wait_until(lambda: all("warning" not in ready() for _ in range(ROUNDS)))
     metrics = trusting_server.request("GET", "/metrics").body.decode()
     assert f'leeway_issuer_keys_failing{{issuer="{FILE_ISSUER}"}} 0.0' in metrics
+    wait_until(lambda: f"{broken} 0.0" in trusting_server.request("GET", "/metrics").body.decode())
 
 
 def test_the_command_line_fetches_too(issuer: IssuerServer, trusting_server: RunningServer) -> None:

@@ -46,6 +46,7 @@ _CLOSE_AFTER_SECONDS: Final = 5.0
 # How long what is counted may be known to this process alone.
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
+_FAILURES_SECONDS: Final = 1.0
 _AT_RESTART: Final = {
     "server.bind": "server.bind",
     "server.workers": "server.workers",
@@ -152,7 +153,7 @@ class LiveApplication:
     def report(self, name: str, problem: str) -> None:
         """Take note that something cannot be loaded, or, with an empty text, that it can."""
         self._reports[name] = problem
-        self._lasting.metrics.report_reload(name, failing=bool(problem))
+        self._report_failures()
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration
@@ -202,6 +203,25 @@ class LiveApplication:
             ("signing-keys", lambda: self._keys.problem() or self._keys.step_problem()),
         ]
 
+    def _report_failures(self) -> None:
+        parts, metrics = self._parts, self._lasting.metrics
+        problems = {
+            "configuration": self._reports.get("configuration", ""),
+            "tls": self._reports.get("tls", ""),
+            "signing-keys": self._keys.problem(),
+            "issuer-keys": parts.issuer_keys.broken_files(),
+            "objects": parts.objects.warning() if parts.objects else "",
+        }
+        for what, problem in problems.items():
+            metrics.report_reload(what, failing=bool(problem))
+        metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
+
+    async def _keep_reporting(self) -> None:
+        # What the parts follow by themselves tells nobody when it breaks or is mended.
+        while True:
+            self._report_failures()
+            await asyncio.sleep(_FAILURES_SECONDS)
+
     def _waiting_for_restart(self) -> str:
         running, wanted = self._started_with, self._parts.configuration
         waiting = [
@@ -226,7 +246,12 @@ class LiveApplication:
         await self._memory.look()
         tasks = [
             asyncio.create_task(task)
-            for task in (keep_written(self._lasting.skew), self._memory.keep(), self._warm_up())
+            for task in (
+                keep_written(self._lasting.skew),
+                self._memory.keep(),
+                self._keep_reporting(),
+                self._warm_up(),
+            )
         ]
         await asyncio.to_thread(self._start)
         await send({"type": "lifespan.startup.complete"})

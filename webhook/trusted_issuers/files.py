@@ -26,6 +26,8 @@ class FileKeys:
     ConfigurationError where the files cannot be used.
     """
 
+    reads_files = True
+
     def __init__(
         self,
         issuer: TrustedIssuer,

@@ -13,6 +13,7 @@ class KeySource(Protocol):
     """Keeps the keys of one issuer as they are to be."""
 
     issuer: TrustedIssuer
+    reads_files: bool
 
     def start(self) -> None:
         """Begin to follow changes, in the background."""
@@ -104,3 +105,8 @@ class IssuerKeys:
     def warning(self) -> str:
         """Say which issuers' keys could not be renewed and why, empty where there is none."""
         return "; ".join(filter(None, [source.warning() for source in self._sources.values()]))
+
+    def broken_files(self) -> str:
+        """Say which issuers' changed files are not in use and why, empty where all are."""
+        readers = [source for source in self._sources.values() if source.reads_files]
+        return "; ".join(filter(None, [source.warning() for source in readers]))

@@ -31,6 +31,8 @@ class RemoteKeys:
     attempt whether it failed; ``clock`` is monotonic.
     """
 
+    reads_files = False
+
     def __init__(
         self,
         issuer: TrustedIssuer,

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from keys.jwk import jwks_document
 from keys.key_changes import rotate
+from tests.support import signing_key
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise
 from webhook.issuer import TokenRequest, issue_token
+from webhook.objects.file import FileObjects
 from webhook.outcome import Authenticated
 from webhook.server.app import LiveApplication, create_app
+from webhook.trusted_issuers.files import FileKeys
+
+JWKS = jwks_document([signing_key("ES256", "one").verification_key])
+NODE = '{"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n", "uid": "u"}}'
 
 
 @pytest.fixture
@@ -112,3 +119,79 @@ def test_a_worker_that_takes_the_place_of_another_keeps_to_the_store(
     assert warnings(other) == {"configuration": "store.sqlite will change with a restart"}
     assert other.store.revision
     other.store.close()
+
+
+def trust_files_of(data_dir: Path, *names: str) -> None:
+    path = data_dir / "leeway.yaml"
+    kept = path.read_text().partition("trustedIssuers: [")[0]
+    issuers = [{"url": f"https://{n}", "keys": {"jwksFile": f"{n}.json"}} for n in names]
+    path.write_text(f"{kept}trustedIssuers: {json.dumps(issuers)}\n")
+
+
+def look(app: LiveApplication) -> None:
+    """Have everything that is followed looked at twice, and told, as its threads do."""
+    app._keys.catch_up()
+    for source in app._parts.issuer_keys._sources.values():
+        assert isinstance(source, FileKeys)
+        source.reload()
+    assert isinstance(app._parts.objects, FileObjects)
+    app._parts.objects._reload()
+    app._report_failures()
+
+
+BROKEN = [
+    ("keys/schedule.json", {"signing-keys"}),
+    ("objects.json", {"objects"}),
+    ("one.json", {"issuer-keys", "https://one"}),
+]
+
+
+@pytest.mark.parametrize(("name", "labels"), BROKEN)
+def test_what_is_broken_shows_in_the_metrics_until_it_is_mended(
+    tmp_path: Path, name: str, labels: set[str]
+) -> None:
+    initialise(tmp_path, InitOptions(algorithm="ES256"), time.time())
+    (tmp_path / "one.json").write_bytes(JWKS)
+    (tmp_path / "objects.json").write_text(NODE)
+    with (tmp_path / "leeway.yaml").open("a") as file:
+        file.write("objects: {source: file, file: {path: objects.json}}\n")
+    trust_files_of(tmp_path, "one")
+    app = app_of(tmp_path)
+    look(app)
+    assert failing(app) == set()
+    path = tmp_path / name
+    good = path.read_bytes()
+    path.write_bytes(b"{")
+    look(app)
+    assert failing(app) == labels
+    path.write_bytes(good)
+    look(app)
+    assert failing(app) == set()
+    app.store.close()
+
+
+def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
+    app: LiveApplication, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_bytes(JWKS)
+    trust_files_of(tmp_path, "one", "two")
+    app.reload()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_bytes(b"{")
+    stale = app._parts.issuer_keys
+    for source in stale._sources.values():
+        assert isinstance(source, FileKeys)
+        source.reload()
+    app._report_failures()
+    assert failing(app) == {"issuer-keys", "https://one", "https://two"}
+    (tmp_path / "two.json").write_bytes(JWKS)
+    trust_files_of(tmp_path, "two")
+    app.reload()
+    # A source that is still closing may tell once more.
+    app._lasting.metrics.report_issuer_keys("https://one", True)
+    app._report_failures()
+    assert failing(app) == set()
+    for parts in (stale, app._parts.issuer_keys):
+        parts.close()
+    app.store.close()
