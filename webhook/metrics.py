@@ -45,7 +45,8 @@ class _AskedFor(Collector):
         skew = GaugeMetricFamily(
             "leeway_token_skew_seconds",
             "How far a claim of the newest token of the last 15 minutes was ahead of this server's "
-            "clock when it was used; more than 0 is a clock that is wrong.",
+            "clock when it was used: more than 5 is a clock that is wrong, less than -5 a token "
+            "that was old, from which nothing is known of a clock.",
             labels=["issuer", "claim"],
         )
         for estimate in self._skew():

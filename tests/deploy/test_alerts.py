@@ -13,6 +13,7 @@ import yaml
 from deploy_schemas import DEPLOY
 
 from webhook.metrics import Metrics
+from webhook.skew import IN_STEP_SECONDS
 
 RULES = DEPLOY / "alerts" / "leeway-rules.yaml"
 RULE_TESTS = DEPLOY / "alerts" / "leeway-rules-test.yaml"
@@ -114,6 +115,22 @@ def test_each_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> N
     assert rule["annotations"].keys() == {"summary", "description"}
     assert all(text.endswith(".") for text in rule["annotations"].values())
     assert rule["for"]
+
+
+def test_the_page_on_clock_skew_shows_a_rule_as_it_is() -> None:
+    page = (DEPLOY.parent / "docs" / "clock-skew.md").read_text()
+    shown = [yaml.safe_load(text) for text in re.findall(r"(?ms)^```yaml\n(- .*?)^```$", page)]
+    assert [rule["alert"] for (rule,) in shown] == ["LeewayClockSkew"]
+    assert all(rule in rules() for (rule,) in shown)
+
+
+def test_no_alert_goes_by_what_old_tokens_say() -> None:
+    # In step is within so much, and what is not certain is a number below it.
+    of_clocks = [rule["expr"] for rule in rules() if "token_skew" in rule["expr"]]
+    assert len(of_clocks) == 2
+    for expression in of_clocks:
+        assert f") > {IN_STEP_SECONDS:g}" in expression
+        assert "abs" not in expression
 
 
 @pytest.mark.parametrize("expression", expressions())
