@@ -229,6 +229,7 @@ def test_bad_input_40_old_keys_stay_for_a_day(
     assert parts.all.problem() == ""
     assert why in parts.all.warning()
     assert parts.all.warning().endswith("the 1 that are here stay in use")
+    assert parts.all.broken_files() == "", "a restart would not fail for it"
     assert isinstance(parts.review_now(parts.token()), Authenticated)
     clock.now += 1
     parts.keys.fetch_now()
