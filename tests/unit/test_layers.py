@@ -76,6 +76,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.rbac.access",
         "webhook.rbac.passwords",
         "webhook.rbac.revocations",
+        "webhook.rbac.token_uses",
         "webhook.rbac.tokens",
     ),
     4: (

@@ -142,13 +142,16 @@ class State:
             revoked[name] = revocation
 
     def _put_token(self, digest: bytes, token: TokenRecord | None) -> None:
-        before = self.tokens.pop(digest, None)
+        before = self.tokens.get(digest)
         if before is not None and (token is None or token.user != before.user):
             owned = self.tokens_of_user[before.user]
             owned.discard(digest)
             if not owned:
                 del self.tokens_of_user[before.user]
-        if token is not None:
+        if token is None:
+            self.tokens.pop(digest, None)
+        else:
+            # In one step: a request may be looking, and a token that is used has not gone.
             self.tokens[digest] = token
             self.tokens_of_user.setdefault(token.user, set()).add(digest)
 

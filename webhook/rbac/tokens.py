@@ -9,11 +9,11 @@ Invariants:
    no other change of anything, but that simple ones end when auth is disabled.
 3. A simple token whose last use lies ahead has ended: the clock has been put back, and how long ago
    that use was cannot be told. Workers that are not quite in step are no such clock.
+4. Its last use is that in any worker: here at once, elsewhere once ``TokenUses`` has written it.
 """
 
 import hashlib
 import secrets
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -26,11 +26,14 @@ from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, TokenRecord, token_record
 from webhook.rbac.state import State
+from webhook.rbac.token_uses import TokenUses
 
 DEFAULT_TTL_SECONDS: Final = 300.0
 MAX_TOKEN_LENGTH: Final = 4096
-# A use is written down when the last one written is this part of the TTL ago.
-_TOUCH_PART: Final = 10
+# By this part of the TTL a last use may lie ahead, for workers that are not quite in step.
+_AHEAD_PART: Final = 10
+# For how long a use may be known to another worker alone, at the worst: the store may be locked.
+_UNWRITTEN_SECONDS: Final = 60.0
 _RANDOM_BYTES: Final = 24
 
 
@@ -62,27 +65,20 @@ class NopTokens:
 class SimpleTokens:
     """Provider ``simple``: random, in the store, alive for a TTL after its last use.
 
-    ``write_later`` runs a function off the event loop; it is how uses are written down.
+    ``uses`` is of the same store, and somebody has it write each second.
     """
 
-    def __init__(
-        self,
-        store: AuthStore,
-        ttl: float = DEFAULT_TTL_SECONDS,
-        write_later: Callable[[Callable[[], None]], object] = lambda write: write(),
-    ) -> None:
+    def __init__(self, store: AuthStore, uses: TokenUses, ttl: float = DEFAULT_TTL_SECONDS) -> None:
         self._store = store
+        self._uses = uses
         self._ttl = ttl
-        self._ahead = ttl / _TOUCH_PART
-        self._write_later = write_later
-        self._used: dict[bytes, float] = {}
-        # Uses that are on their way to the store: one write a token, however slow the store is.
-        self._touching: set[bytes] = set()
+        self._ahead = ttl / _AHEAD_PART
 
     def assign(self, user: User, now: float) -> str:
         """Make a token, and forget those that have run out."""
         token = secrets.token_urlsafe(_RANDOM_BYTES)
         digest = _digest(token)
+        kept = self._ttl + _UNWRITTEN_SECONDS
 
         def decide(state: State) -> list[Record]:
             _require_unchanged(state, user)
@@ -92,43 +88,22 @@ class SimpleTokens:
             new = token_record(digest, TokenRecord(user.name, now))
             return [new, *(token_record(d, None) for d in expired)]
 
-        # A worker may know of a later use, which it need not have written down yet.
-        kept = self._ttl + self._ttl / _TOUCH_PART
         self._store.write_records(decide)
-        for used in list(self._used):
-            if used not in self._store.state.tokens:
-                self._used.pop(used, None)
         return token
 
     def resolve(self, token: str, now: float) -> str:
         """Return the user of a token, and count this as a use."""
         digest = _digest(token)
+        noted = self._uses.last(digest)
         record = self._store.state.tokens.get(digest)
         if record is None:
-            self._used.pop(digest, None)
             raise InvalidAuthTokenError
-        used = max(record.used, self._used.get(digest, 0.0))
+        used = max(record.used, noted)
         if not -self._ahead <= now - used <= self._ttl:
-            self._used.pop(digest, None)
             raise InvalidAuthTokenError
-        self._used[digest] = now
-        due = now - record.used >= self._ttl / _TOUCH_PART and now > used
-        if due and digest not in self._touching:
-            self._touching.add(digest)
-            self._write_later(lambda: self._touch(digest, now))
+        if now > used:
+            self._uses.note(digest, now)
         return record.user
-
-    def _touch(self, digest: bytes, now: float) -> None:
-        def decide(state: State) -> list[Record]:
-            record = state.tokens.get(digest)
-            if record is None or now - record.used < self._ttl / _TOUCH_PART:
-                return []
-            return [token_record(digest, TokenRecord(record.user, now))]
-
-        try:
-            self._store.write_records(decide)
-        finally:
-            self._touching.discard(digest)
 
 
 class _JWTClaims(msgspec.Struct):

@@ -30,6 +30,7 @@ from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import LeewayError
 from webhook.metrics import Metrics
+from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose
 from webhook.server.http import Receive, Scope, Send
 from webhook.server.memory_keeper import MemoryKeeper
@@ -37,6 +38,7 @@ from webhook.server.parts import PartsMaker, differences, start
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.documents import HealthCheck
 from webhook.server.skew_writer import keep_written
+from webhook.server.use_writer import UseWriter
 from webhook.skew import SkewTracker
 from webhook.skew_files import SkewFiles
 from webhook.watching import FileWatch
@@ -109,10 +111,11 @@ class LiveApplication:
             Metrics(skew.estimates, self._auth_revision, self._key_age, _in_a_moment),
             skew,
             RequestLog(),
-            ThreadPoolExecutor(1, "leeway-token-uses"),
+            TokenUses(self.store),
             self._warnings,
             self._ask_for_own_keys,
         )
+        self._use_writer = UseWriter(self._lasting.uses)
         self._maker = PartsMaker(self._data_dir, self._lasting)
         self._take(self._maker.make(configuration, self._keys.keyring))
         self._is_composed = True
@@ -248,6 +251,7 @@ class LiveApplication:
             asyncio.create_task(task)
             for task in (
                 keep_written(self._lasting.skew),
+                self._use_writer.keep(),
                 self._memory.keep(),
                 self._keep_reporting(),
                 self._warm_up(),
@@ -277,6 +281,8 @@ class LiveApplication:
         for part in (self._watch, self._keys, self._parts.issuer_keys, self._parts.objects):
             if part is not None:
                 part.close()
+        # No request is left that could use a token.
+        self._use_writer.write()
 
 
 def _in_a_moment(call: Callable[[], None]) -> None:

@@ -1,9 +1,8 @@
 """The routes of one configuration and one keyring, put together."""
 
-import logging
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from webhook.config import Configuration
 from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.token_uses import TokenUses
 from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.server.caller import Callers
@@ -38,22 +37,20 @@ from webhook.trusted_issuers.issuer_keys import IssuerKeys
 if TYPE_CHECKING:
     from flask import Flask
 
-_logger = logging.getLogger("leeway")
-
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
     """What stays through every reload.
 
-    ``uses`` writes down the uses of auth tokens; ``ask_for_own_keys`` has the folder of signing
-    keys looked at, for a token with a key that is not known.
+    ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
+    at, for a token with a key that is not known.
     """
 
     store: AuthStore
     metrics: Metrics
     skew: SkewFiles
     log: RequestLog
-    uses: Executor
+    uses: TokenUses
     warnings: Callable[[], Iterable[HealthCheck]]
     ask_for_own_keys: Callable[[], Future[None]]
 
@@ -129,7 +126,7 @@ def _cores_of_a_worker(configuration: Configuration) -> int:
 
 
 def token_provider(
-    configuration: Configuration, store: AuthStore, keyring: Keyring, uses: Executor
+    configuration: Configuration, store: AuthStore, keyring: Keyring, uses: TokenUses
 ) -> TokenProvider:
     """Make the provider of auth tokens that a configuration chooses."""
     ttl = configuration.auth.auth_token_ttl
@@ -137,14 +134,7 @@ def token_provider(
         return JWTTokens(store, keyring, ttl)
     if configuration.auth.token_provider == "none":
         return NopTokens()
-    return SimpleTokens(store, ttl, lambda write: uses.submit(_write_use, write))
-
-
-def _write_use(write: Callable[[], None]) -> None:
-    try:
-        write()
-    except StoreUnavailableError as error:
-        _logger.warning("the use of an auth token was not written down: %s", error)
+    return SimpleTokens(store, uses, ttl)
 
 
 def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:

@@ -20,6 +20,7 @@ from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.token_uses import TokenUses
 from webhook.rbac.tokens import SimpleTokens
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import Scope
@@ -53,7 +54,7 @@ class Parts:
         self.store.add_role("reviewer")
         self.store.grant_permission("reviewer", Permission(KEY, b"", PermissionType.WRITE))
         self.store.enable()
-        self.tokens = SimpleTokens(self.store, 300.0, lambda write: write())
+        self.tokens = SimpleTokens(self.store, TokenUses(self.store))
         issuers = [
             TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key]),
             TrustedIssuer(FOREIGN_ISSUER, [AUDIENCE], [signing_key("ES256").verification_key]),

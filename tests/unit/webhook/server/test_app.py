@@ -1,8 +1,10 @@
 """What a worker serves while its files change: to a request that takes a while, and of itself."""
 
+import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from webhook.data_dir import InitOptions, initialise
 from webhook.issuer import TokenRequest, issue_token
 from webhook.objects.file import FileObjects
 from webhook.outcome import Authenticated
+from webhook.rbac.tokens import SimpleTokens
+from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.trusted_issuers.files import FileKeys
 
@@ -34,10 +38,37 @@ def app_of(data_dir: Path, started_with: Configuration | None = None) -> LiveApp
     return create_app(data_dir, lambda: load_configuration(data_dir, {}, {}), started_with)
 
 
+def rotate_now(data_dir: Path) -> None:
+    policy = rotation_policy_of(load_configuration(data_dir, {}, {}))
+    for _ in range(2):
+        rotate(data_dir / "keys", policy, int(time.time()), force=True)
+
+
+async def serve(app: LiveApplication, meanwhile: Callable[[], None]) -> None:
+    """Start an application, do something, and shut it down."""
+    events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    sent: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    serving = asyncio.ensure_future(app({"type": "lifespan"}, events.get, sent.put))
+    await events.put({"type": "lifespan.startup"})
+    assert (await sent.get())["type"] == "lifespan.startup.complete"
+    meanwhile()
+    await events.put({"type": "lifespan.shutdown"})
+    await serving
+    assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+
+
 def set_leeway(data_dir: Path, seconds: int) -> None:
+    set_section(data_dir, "leeway", f"{{notBefore: {seconds}s}}")
+
+
+def set_auth(data_dir: Path, value: str) -> None:
+    set_section(data_dir, "auth", value)
+
+
+def set_section(data_dir: Path, name: str, value: str) -> None:
     path = data_dir / "leeway.yaml"
-    kept = re.sub(r"(?m)^leeway: .*\n", "", path.read_text())
-    path.write_text(f"{kept}leeway: {{notBefore: {seconds}s}}\n")
+    kept = re.sub(rf"(?m)^{name}: .*\n", "", path.read_text())
+    path.write_text(f"{kept}{name}: {value}\n")
 
 
 def test_bad_input_55_a_request_of_before_a_reload_gets_the_keys_of_after_it(
@@ -50,8 +81,7 @@ def test_bad_input_55_a_request_of_before_a_reload_gets_the_keys_of_after_it(
         began_with.append(app._parts.authenticator)
     assert len(set(began_with)) == 3
     configuration, now = load_configuration(tmp_path, {}, {}), int(time.time())
-    for _ in range(2):
-        rotate(tmp_path / "keys", rotation_policy_of(configuration), now, force=True)
+    rotate_now(tmp_path)
     request = TokenRequest("argo-run", "loofah")
     token = issue_token(request, policy_of(configuration), keyring_of(tmp_path), now).token
     app._keys.catch_up()
@@ -61,9 +91,7 @@ def test_bad_input_55_a_request_of_before_a_reload_gets_the_keys_of_after_it(
 
 
 def set_server(data_dir: Path, **members: object) -> None:
-    path = data_dir / "leeway.yaml"
-    kept = re.sub(r"(?m)^server: .*\n", "", path.read_text())
-    path.write_text(f"{kept}server: {json.dumps(members)}\n")
+    set_section(data_dir, "server", json.dumps(members))
 
 
 def warnings(app: LiveApplication) -> dict[str, str]:
@@ -194,4 +222,35 @@ def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
     assert failing(app) == set()
     for parts in (stale, app._parts.issuer_keys):
         parts.close()
+
+
+def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
+    app: LiveApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 3600.0)
+    app.store.add_user("alice", b"hash")
+    tokens, now = app._parts.tokens, time.time()
+    assert isinstance(tokens, SimpleTokens)
+    token = tokens.assign(app.store.user("alice"), now)
+
+    def last_written() -> list[float]:
+        return [record.used for record in app.store.state.tokens.values()]
+
+    def use() -> None:
+        assert tokens.resolve(token, now + 30) == "alice"
+        assert last_written() == [now]
+
+    asyncio.run(serve(app, use))
+    assert last_written() == [now + 30]
+    app.store.close()
+
+
+def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path: Path) -> None:
+    app.store.add_user("alice", b"hash")
+    now = time.time()
+    token = app._parts.tokens.assign(app.store.user("alice"), now)
+    assert app._parts.tokens.resolve(token, now + 300) == "alice"
+    set_auth(tmp_path, "{authTokenTTL: 200s}")
+    app.reload()
+    assert app._parts.tokens.resolve(token, now + 500) == "alice"
     app.store.close()

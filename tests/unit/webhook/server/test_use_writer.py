@@ -1,0 +1,67 @@
+"""The uses of auth tokens are written beside the event loop, again and again until it works."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+from support import NOW
+
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.records import Record
+from webhook.rbac.token_uses import TokenUses
+from webhook.rbac.tokens import SimpleTokens
+from webhook.server import use_writer
+from webhook.server.use_writer import UseWriter
+
+
+class Backend(MemoryBackend):
+    """Refuses to write while it has an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.refused = 0
+
+    def commit(self, expected: int, records: Sequence[Record]) -> int:
+        if self.error is not None:
+            self.refused += 1
+            raise self.error
+        return super().commit(expected, records)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("locked"), StoreError("damaged")])
+def test_what_cannot_be_written_is_tried_again_and_said_once(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 0.001)
+    backend = Backend()
+    store = AuthStore(backend)
+    store.add_user("a", b"hash")
+    uses = TokenUses(store)
+    tokens, writer = SimpleTokens(store, uses), UseWriter(uses)
+    token = tokens.assign(store.user("a"), NOW)
+
+    async def run() -> None:
+        keeping = asyncio.create_task(writer.keep())
+        for later in (100, 200):
+            backend.error, backend.refused = error, 0
+            tokens.resolve(token, NOW + later)
+            await until(lambda: backend.refused > 3)
+            backend.error = None
+            await until(lambda: not uses)
+        keeping.cancel()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    assert [record.used for record in store.state.tokens.values()] == [NOW + 200]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"the use of an auth token was not written down: {error}"] * 2
