@@ -3,6 +3,7 @@
 Source: etcd ``api/authpb/auth.proto``.
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -52,6 +53,10 @@ class Permission:
         return not self.range_end or self.range_end == OPEN_END or self.key < self.range_end
 
 
+MAX_PASSWORD_COST: Final = 31
+"""The highest cost that a bcrypt hash can have."""
+_BCRYPT_HASH: Final = re.compile(rb"\$2[abxy]\$([0-9]{2})\$")
+
 ROOT_PERMISSION: Final = Permission(b"", OPEN_END, PermissionType.READWRITE)
 """What ``role get root`` shows, whatever was granted to that role."""
 
@@ -73,6 +78,11 @@ class User:
         return f"User({self.name!r}, roles={self.roles!r})"
 
     @property
+    def password_cost(self) -> int:
+        """The cost of the password's hash (bcrypt's logarithmic work factor), 0 without one."""
+        return cost_of(self.password_hash)
+
+    @property
     def has_root_role(self) -> bool:
         """Whether it may everything."""
         return ROOT in self.roles
@@ -92,3 +102,9 @@ class Group:
 
     name: str
     roles: tuple[str, ...] = ()
+
+
+def cost_of(password_hash: bytes) -> int:
+    """Return the cost that a bcrypt hash names, 0 for what is none."""
+    found = _BCRYPT_HASH.match(password_hash)
+    return min(int(found[1]), MAX_PASSWORD_COST) if found else 0

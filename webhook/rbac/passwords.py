@@ -1,14 +1,15 @@
 """Passwords as bcrypt hashes. Slow on purpose: never call this on an event loop."""
 
-import secrets
-from functools import lru_cache
 from threading import BoundedSemaphore
 from typing import Final
 
 from webhook.rbac.errors import AuthFailedError, InvalidPasswordError
+from webhook.rbac.model import cost_of
 
 DEFAULT_COST: Final = 10
 MAX_BYTES: Final = 72
+# Any will do: what has it as its hash is not to be found.
+_DIGEST_OF_NOBODY: Final = b"." * 31
 
 
 class Passwords:
@@ -34,27 +35,37 @@ class Passwords:
         with self._turns:
             return _hash(data, self._cost)
 
-    def check(self, password: str, password_hash: bytes | None) -> None:
+    def check(self, password: str, password_hash: bytes | None, highest_cost: int = 0) -> None:
         """Check a password against a hash; None where there is no user or no password.
 
-        Takes the same time for all of them. Raises AuthFailedError.
+        ``highest_cost`` is that of all hashes there are. A refusal takes as much work as one check
+        at it, or at the cost of new hashes where that is higher, whoever it is of. Raises
+        AuthFailedError.
         """
         from bcrypt import checkpw
 
         data = password.encode("utf-8", "surrogatepass")
         fits = 0 < len(data) <= MAX_BYTES
-        # Made at the first check, whoever it is of: or that one check would tell.
-        nobody = _hash_of_nobody(self._cost)
+        shown = data if fits else b"-"
+        top = max(self._cost, highest_cost)
         with self._turns:
-            matches = checkpw(data if fits else b"-", password_hash or nobody)
-        if not (matches and fits and password_hash):
-            raise AuthFailedError
+            if password_hash:
+                if checkpw(shown, password_hash) and fits:
+                    return
+                # Each step up is twice the work, so with the check before these are one at the top.
+                costs = range(cost_of(password_hash), top)
+            else:
+                costs = range(top, top + 1)
+            for cost in costs:
+                checkpw(shown, _hash_of_nobody(cost))
+        raise AuthFailedError
 
 
-@lru_cache(maxsize=16)
 def _hash_of_nobody(cost: int) -> bytes:
-    """Return what is checked against where there is no hash, so that the answer takes as long."""
-    return _hash(secrets.token_bytes(32).hex()[:MAX_BYTES].encode(), cost)
+    """Return what is checked against where only the work of it counts."""
+    from bcrypt import gensalt
+
+    return gensalt(cost) + _DIGEST_OF_NOBODY
 
 
 def _hash(data: bytes, cost: int) -> bytes:

@@ -3,7 +3,8 @@
 Invariants:
 
 1. The state is a function of the records applied to it, in any order of their kinds.
-2. ``users_of_role`` holds exactly the users whose roles contain the role.
+2. ``users_of_role`` holds exactly the users whose roles contain the role, ``_users_of_cost`` how
+   many have a password of each cost.
 3. A snapshot that is handed out after ``apply`` returns contains what was applied: both happen
    under one lock.
 """
@@ -12,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from threading import RLock
 
-from webhook.rbac.model import Group, Permission, PermissionType, Role, User
+from webhook.rbac.model import MAX_PASSWORD_COST, Group, Permission, PermissionType, Role, User
 from webhook.rbac.permissions import Permissions, RoleSet, SnapshotCache
 from webhook.rbac.records import (
     GROUP,
@@ -58,6 +59,7 @@ class State:
         self.lifetime = Lifetime()
         self.revoked_jtis: dict[str, Revocation] = {}
         self.revoked_subjects: dict[str, Revocation] = {}
+        self._users_of_cost = [0] * (MAX_PASSWORD_COST + 1)
         self._snapshots = SnapshotCache(self.roles.get)
 
     def permissions(self, roles: RoleSet) -> Permissions:
@@ -67,6 +69,11 @@ class State:
             with self.lock:
                 snapshot = self._snapshots.make(roles)
         return snapshot
+
+    @property
+    def highest_password_cost(self) -> int:
+        """The highest cost of a password that any user has, 0 where none has one."""
+        return max((cost for cost, users in enumerate(self._users_of_cost) if users), default=0)
 
     def apply(self, revision: int, records: Iterable[Record]) -> None:
         """Take over what was written up to a revision of the store."""
@@ -131,7 +138,10 @@ class State:
         if user is None:
             self.users.pop(name, None)
         else:
+            self._users_of_cost[user.password_cost] += 1
             self.users[name] = user
+        if before is not None:
+            self._users_of_cost[before.password_cost] -= 1
 
     def _put_revocation(self, record_id: bytes, revocation: Revocation | None) -> None:
         what, name = read_revocation_id(record_id)

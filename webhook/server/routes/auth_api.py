@@ -76,8 +76,10 @@ class AuthAPI:
         """Authenticate: check the password, and make a token."""
         if not self.store.enabled:
             raise AuthNotEnabledError
-        user = self.store.state.users.get(request.name)
-        self.passwords.check(request.password, user.password_hash if user else None)
+        state = self.store.state
+        user = state.users.get(request.name)
+        password_hash = user.password_hash if user else None
+        self.passwords.check(request.password, password_hash, state.highest_password_cost)
         if user is None:
             raise AuthFailedError
         return {"token": self.tokens.assign(user, self.clock())}

@@ -74,6 +74,8 @@ def assert_same(store: AuthStore, scratch: Scratch) -> None:
         role: {user.name for user in scratch.users.values() if role in user.roles}
         for role in roles_held
     }
+    costs = [user.password_cost for user in scratch.users.values()]
+    assert state.highest_password_cost == max(costs, default=0)
     assert state.tokens_of_user == {
         owner: {digest for digest, token in scratch.tokens.items() if token.user == owner}
         for owner in {token.user for token in scratch.tokens.values()}

@@ -26,6 +26,7 @@ from webhook.rbac.state import State
 NAMES = ("root", "a", "b", "é")
 ROLES = ("root", "r1", "r2", "r3")
 GROUPS = ("g1", "g2")
+HASHES = (b"$2b$04$hash", b"$2b$10$hash", b"$2b$12$hash")
 DIGESTS = (b"\0" * 32, b"\1" * 32, b"\xff" * 32)
 KEYS = (b"\0", b"\1", b"\1\0", b"\xff", b"\xff\xff")
 SECONDS = (0.0, 10.5, 5_000.0, 1e6, 1e9)
@@ -104,7 +105,7 @@ class Stores(RuleBasedStateMachine):
     def disable(self, index: int) -> None:
         self.change(index, AuthStore.disable)
 
-    @rule(index=which, name=names, password=st.sampled_from((b"", b"hash")))
+    @rule(index=which, name=names, password=st.sampled_from((b"", b"hash", *HASHES)))
     def add_user(self, index: int, name: str, password: bytes) -> None:
         self.change(index, lambda store: store.add_user(name, password))
 
@@ -114,9 +115,9 @@ class Stores(RuleBasedStateMachine):
         if name not in self.stores[index].state.users:
             assert name not in self.stores[index].state.tokens_of_user
 
-    @rule(index=which, name=names)
-    def change_password(self, index: int, name: str) -> None:
-        self.change(index, lambda store: store.change_password(name, b"new hash"))
+    @rule(index=which, name=names, password=st.sampled_from(HASHES))
+    def change_password(self, index: int, name: str, password: bytes) -> None:
+        self.change(index, lambda store: store.change_password(name, password))
         assert name not in self.stores[index].state.tokens_of_user
 
     @rule(index=which, name=names, role=roles)

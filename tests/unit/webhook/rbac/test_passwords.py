@@ -1,11 +1,11 @@
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 
 import bcrypt
 import pytest
 
+from webhook.backends.memory import MemoryBackend
+from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthFailedError, InvalidPasswordError
 from webhook.rbac.passwords import Passwords
 
@@ -48,22 +48,74 @@ def test_the_cost_is_in_the_hash_and_one_of_another_cost_still_fits() -> None:
     CHEAP.check("x", hashed)
 
 
-def test_a_refusal_takes_the_same_time_for_all() -> None:
-    passwords = Passwords(8)
-    hashed = passwords.hash("right")
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect 2 to the cost of each call of bcrypt that takes time."""
+    done: list[int] = []
 
-    def seconds(password: str, password_hash: bytes | None) -> float:
-        taken = []
-        for _ in range(7):
-            started = time.perf_counter()
+    def checkpw(password: bytes, hashed: bytes) -> bool:
+        done.append(2 ** int(hashed[4:6]))
+        return hashed.endswith(b"is " + password)
+
+    def hashpw(password: bytes, salt: bytes) -> bytes:
+        raise AssertionError((password, salt))
+
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+    monkeypatch.setattr(bcrypt, "hashpw", hashpw)
+    return done
+
+
+@pytest.mark.parametrize("configured", [4, 8, 10, 12])
+@pytest.mark.parametrize("costs", [(8,), (10,), (4, 10), (4, 8, 12), (14, 5), ()])
+def test_bad_input_45_a_refusal_takes_the_same_work_for_all(
+    work: list[int], configured: int, costs: tuple[int, ...]
+) -> None:
+    store = AuthStore(MemoryBackend())
+    for cost in costs:
+        store.add_user(f"u{cost}", b"$2b$%02d$is right" % cost)
+    store.add_user("certified")
+    passwords, state = Passwords(configured), store.state
+    hashes = [None, b"", *(user.password_hash for user in state.users.values())]
+    for password_hash in hashes:
+        for password in ("wrong", "", "a" * 100):
+            work.clear()
             with pytest.raises(AuthFailedError):
-                passwords.check(password, password_hash)
-            taken.append(time.perf_counter() - started)
-        return median(taken)
+                passwords.check(password, password_hash, state.highest_password_cost)
+            assert sum(work) == 2 ** max(configured, *costs, 0)
+    for cost in costs:
+        work.clear()
+        passwords.check("right", store.user(f"u{cost}").password_hash, state.highest_password_cost)
+        assert work == [2**cost]
 
-    wrong = seconds("wrong", hashed)
-    for taken in (seconds("right", None), seconds("", hashed), seconds("a" * 100, hashed)):
-        assert 0.5 < taken / wrong < 2
+
+def test_the_highest_cost_follows_each_change() -> None:
+    store = AuthStore(MemoryBackend())
+
+    def set_password(name: str, cost: int) -> None:
+        store.change_password(name, b"$2b$%02d$x" % cost)
+
+    def found() -> int:
+        return store.state.highest_password_cost
+
+    assert found() == 0
+    for name, cost, highest in (("a", 8, 8), ("b", 12, 12), ("c", 12, 12), ("d", 10, 12)):
+        store.add_user(name, b"$2a$%02d$x" % cost)
+        assert found() == highest
+    store.add_user("certified")
+    store.delete_user("b")
+    assert found() == 12
+    set_password("c", 4)
+    assert found() == 10
+    set_password("a", 11)
+    assert found() == 11
+    for name in ("a", "c", "d"):
+        store.delete_user(name)
+    assert found() == 0
+
+
+def test_the_hash_that_is_nobodys_is_one() -> None:
+    with pytest.raises(AuthFailedError):
+        Passwords(4).check("x", None, 5)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

@@ -1,9 +1,11 @@
 """Who a request comes from: by certificate, by service account token, by auth token."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 
+import bcrypt
 import pytest
 from caller_parts import (
     FOREIGN_ISSUER,
@@ -26,10 +28,10 @@ from tests.support import (
     token_of,
 )
 from webhook.log_lines import Fields
-from webhook.rbac.errors import AuthError, PermissionDeniedError
+from webhook.rbac.errors import AuthError, AuthFailedError, PermissionDeniedError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
-from webhook.server.caller import Caller
+from webhook.server.caller import NOBODY, Caller
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI
 
@@ -205,8 +207,31 @@ def unheard(action: str, outcome: str, fields: Fields) -> None:
     """Write no audit line."""
 
 
-def auth_api(parts: Parts) -> AuthAPI:
-    return AuthAPI(parts.store, Passwords(4), parts.tokens, lambda: NOW)
+def auth_api(parts: Parts, cost: int = 4) -> AuthAPI:
+    return AuthAPI(parts.store, Passwords(cost), parts.tokens, lambda: NOW)
+
+
+@pytest.mark.parametrize("configured", [4, 5, 7])
+def test_bad_input_45_a_log_in_that_is_refused_takes_the_same_work_for_all(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, configured: int
+) -> None:
+    """Also where the passwords were set under other settings."""
+    store, api, checkpw, work = parts.store, auth_api(parts, configured), bcrypt.checkpw, [0]
+    for name, cost in (("of-4", 4), ("of-6", 6)):
+        store.add_user(name, Passwords(cost).hash("right"))
+
+    def counted(password: bytes, password_hash: bytes) -> bool:
+        work[0] += 2 ** int(password_hash[4:6])
+        return checkpw(password, password_hash)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+    monkeypatch.setattr(bcrypt, "hashpw", None)
+    for name in ("of-4", "of-6", "root", "nobody"):
+        work[0] = 0
+        body = json.dumps({"name": name, "password": "wrong"}).encode()
+        with pytest.raises(AuthFailedError):
+            api.call("authenticate", NOBODY, body, unheard)
+        assert work[0] == 2 ** max(configured, 6)
 
 
 @pytest.mark.parametrize(
