@@ -74,6 +74,10 @@ class InvalidAuthTokenError(AuthError):
     text = "invalid auth token"
 
 
+class UnknownAuthKeyError(InvalidAuthTokenError):
+    """The same of a token that names a signing key which is not known here, or not yet."""
+
+
 class InvalidAuthManagementError(AuthError):
     text = "invalid auth management"
 

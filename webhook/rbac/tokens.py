@@ -22,7 +22,7 @@ from keys import jws
 from keys.errors import AlgorithmNotAllowedError, EncodingError, MalformedJWSError
 from keys.keyring import Keyring
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError
+from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, TokenRecord, token_record
 from webhook.rbac.state import State
@@ -47,7 +47,10 @@ class TokenProvider(Protocol):
         """
 
     def resolve(self, token: str, now: float) -> str:
-        """Return the user of a token. Raises InvalidAuthTokenError."""
+        """Return the user of a token. Raises InvalidAuthTokenError.
+
+        UnknownAuthKeyError where it is worth another try with newer keys.
+        """
 
 
 class NopTokens:
@@ -119,9 +122,14 @@ class JWTTokens:
         self, store: AuthStore, keyring: Keyring, ttl: float = DEFAULT_TTL_SECONDS
     ) -> None:
         self._store = store
-        self._keyring = keyring
-        self._keys = {key.kid: key for key in keyring.verification_keys()}
         self._ttl = ttl
+        self.use_keyring(keyring)
+
+    def use_keyring(self, keyring: Keyring) -> None:
+        """Sign and verify with the keys of another keyring; any thread may."""
+        # What a new key signs has to verify, so this comes first.
+        self._keys = {key.kid: key for key in keyring.verification_keys()}
+        self._keyring = keyring
 
     def assign(self, user: User, now: float) -> str:
         """Make a token that names the auth revision it was made at."""
@@ -137,10 +145,14 @@ class JWTTokens:
             raise InvalidAuthTokenError
         try:
             parsed = jws.parse(token)
-            key = self._keys.get(jws.header(parsed).kid or "")
-            if key is None or not jws.verify(parsed, key):
-                raise InvalidAuthTokenError
+            kid = jws.header(parsed).kid
+            # Decoded first, so that no key is asked for on behalf of another kind of token.
             claims = msgspec.json.decode(parsed.unverified_payload, type=_JWTClaims)
+            key = self._keys.get(kid or "")
+            if key is None:
+                raise UnknownAuthKeyError if kid else InvalidAuthTokenError
+            if not jws.verify(parsed, key):
+                raise InvalidAuthTokenError
         except (
             MalformedJWSError,
             AlgorithmNotAllowedError,

@@ -14,7 +14,7 @@ import msgspec
 from webhook.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
 from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import InvalidAuthTokenError
+from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
 from webhook.rbac.tokens import TokenProvider
@@ -142,7 +142,13 @@ class Callers:
         if not token or not self._store.enabled:
             return None
         outcome = await self._verifier.authenticate(token, self._audiences)
-        return self._service_account(outcome) or _user(self._resolve(token), by_token=True)
+        account = self._service_account(outcome)
+        if account is not None:
+            return account
+        try:
+            return await self._user_of(token)
+        except InvalidAuthTokenError as error:
+            raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
 
     async def identify(self, scope: Scope) -> Caller:
         """Return who a request comes from. Raises RequestError 401."""
@@ -167,7 +173,7 @@ class Callers:
         if outcome.error.is_ours:
             return str(outcome.error)
         try:
-            return _user(self._tokens.resolve(token, self._clock()), by_token=True)
+            return await self._user_of(token)
         except InvalidAuthTokenError:
             return "it is neither of an issuer that is trusted here nor an auth token in use"
 
@@ -230,11 +236,15 @@ class Callers:
         # With auth disabled somebody without a certificate may nothing.
         return Caller(user, groups, uid, extra, by_token=True, impersonator=caller.username)
 
-    def _resolve(self, token: str) -> str:
+    async def _user_of(self, token: str) -> Caller:
         try:
-            return self._tokens.resolve(token, self._clock())
-        except InvalidAuthTokenError as error:
-            raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
+            name = self._tokens.resolve(token, self._clock())
+        except UnknownAuthKeyError:
+            # Another worker may sign with a key that this one has not read of yet.
+            if not await self._verifier.wait_for_keys(self._issuer):
+                raise
+            name = self._tokens.resolve(token, self._clock())
+        return _user(name, by_token=True)
 
 
 def _caller_of(outcome: Authenticated) -> Caller:

@@ -55,6 +55,7 @@ _GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
     rbac.PermissionNotGrantedError: _FAILED_PRECONDITION,
     rbac.AuthNotEnabledError: _FAILED_PRECONDITION,
     rbac.InvalidAuthTokenError: _UNAUTHENTICATED,
+    rbac.UnknownAuthKeyError: _UNAUTHENTICATED,
     rbac.StoreUnavailableError: _UNAVAILABLE,
 }
 _INTERNAL: Final = (13, 500)

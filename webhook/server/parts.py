@@ -1,13 +1,13 @@
 """Makes what serves one configuration and one keyring, and keeps of it what does not change.
 
-Invariant: a request that began before a change, and asks an authenticator that is no longer in use,
-is answered with the keys of now too.
+Invariant: a request that began before a change, and asks an authenticator or a provider of auth
+tokens that is no longer in use, is answered with the keys of now too.
 """
 
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of
@@ -16,6 +16,7 @@ from webhook.bound_objects import ObjectSource
 from webhook.config import Configuration
 from webhook.errors import ConfigurationError
 from webhook.rbac.revocations import StoreRevocations
+from webhook.rbac.tokens import JWTTokens, TokenProvider
 from webhook.server.composition import Lasting, Parts, token_provider
 from webhook.trusted_issuers.issuer_keys import IssuerKeys
 
@@ -45,17 +46,18 @@ class PartsMaker:
         self._lasting = lasting
         # Each that a request may still be asking, and our issuer in its configuration.
         self._authenticators: WeakKeyDictionary[Authenticator, str] = WeakKeyDictionary()
+        self._jwt_tokens: WeakSet[JWTTokens] = WeakSet()
 
     def make(self, configuration: Configuration, keyring: Keyring) -> Parts:
         """Make all of them."""
         objects = source_of(self._data_dir, configuration)
         issuer_keys = self._issuer_keys(configuration)
         authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
-        tokens = token_provider(configuration, self._lasting.store, keyring, self._lasting.uses)
+        tokens = self._tokens(configuration, keyring)
         return Parts(configuration, keyring, objects, issuer_keys, authenticator, tokens)
 
     def remake(self, old: Parts, configuration: Configuration, keyring: Keyring) -> Parts:
-        """Make those that another configuration or keyring changes."""
+        """Make those that another configuration changes; ``use_keys`` is for another keyring."""
         same = {
             name
             for name in configuration.__struct_fields__
@@ -69,14 +71,22 @@ class PartsMaker:
             issuer_keys = self._issuer_keys(configuration)
         if not {"issuer", "objects", "trusted_issuers", "audiences", "leeway"} <= same:
             authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
-        if "auth" not in same or configuration.auth.token_provider == "jwt":
-            tokens = token_provider(configuration, self._lasting.store, keyring, self._lasting.uses)
+        if "auth" not in same:
+            tokens = self._tokens(configuration, keyring)
         return Parts(configuration, keyring, objects, issuer_keys, authenticator, tokens)
 
     def use_keys(self, keyring: Keyring) -> None:
-        """Have every authenticator, in use or still asked, verify with the keys of a keyring."""
+        """Have all that is in use, or still asked, verify with the keys of a keyring."""
         for authenticator, issuer in list(self._authenticators.items()):
             authenticator.replace_keys(issuer, keyring.verification_keys())
+        for tokens in list(self._jwt_tokens):
+            tokens.use_keyring(keyring)
+
+    def _tokens(self, configuration: Configuration, keyring: Keyring) -> TokenProvider:
+        made = token_provider(configuration, self._lasting.store, keyring, self._lasting.uses)
+        if isinstance(made, JWTTokens):
+            self._jwt_tokens.add(made)
+        return made
 
     def _issuer_keys(self, configuration: Configuration) -> IssuerKeys:
         report = self._lasting.metrics.report_issuer_keys

@@ -64,15 +64,24 @@ class TokenVerifier:
             return await self._authenticate_with_new_keys(token, audiences, outcome.error)
         return outcome
 
-    async def _authenticate_with_new_keys(
-        self, token: str, audiences: Sequence[str], unknown: UnknownKeyError
-    ) -> Outcome:
-        asked = self._issuer_keys.ask(unknown.issuer) if self._issuer_keys else None
+    async def wait_for_keys(self, issuer: str) -> bool:
+        """Wait until newer keys of an issuer are in use, or are not to be had in time.
+
+        False where there is nothing to wait for.
+        """
+        asked = self._issuer_keys.ask(issuer) if self._issuer_keys else None
         if asked is None:
-            return Refused(unknown)
+            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KEYS_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(asked))
+        return True
+
+    async def _authenticate_with_new_keys(
+        self, token: str, audiences: Sequence[str], unknown: UnknownKeyError
+    ) -> Outcome:
+        if not await self.wait_for_keys(unknown.issuer):
+            return Refused(unknown)
         try:
             return self._authenticator.authenticate(token, audiences, self._clock())
         except LookupNeeded as needed:

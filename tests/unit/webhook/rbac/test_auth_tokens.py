@@ -10,7 +10,7 @@ from keys import jws
 from keys.keyring import Keyring
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError
+from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
 from webhook.rbac.token_uses import TokenUses
 from webhook.rbac.tokens import MAX_TOKEN_LENGTH, JWTTokens, NopTokens, SimpleTokens, TokenProvider
@@ -306,3 +306,34 @@ def test_simple_is_not_purged_within_the_ttl_of_a_use_that_was_not_written_down(
     elsewhere.assign(store.user("b"), NOW + TTL + 49)
     store.refresh()
     assert provider.resolve(token, NOW + TTL + 50) == "a"
+
+
+def test_jwt_with_a_key_that_is_not_known_yet() -> None:
+    _, store = prepared()
+    rotated = Keyring().with_new_key(signing_key("ES256", "another"), 0)
+    provider, elsewhere = make_jwt(store), JWTTokens(store, rotated, TTL)
+    token = elsewhere.assign(store.user("a"), NOW)
+    with pytest.raises(UnknownAuthKeyError, match=r"^etcdserver: invalid auth token$"):
+        provider.resolve(token, NOW)
+    provider.use_keyring(rotated)
+    assert provider.resolve(token, NOW) == "a"
+    # And it signs with that key too.
+    assert elsewhere.resolve(provider.assign(store.user("a"), NOW), NOW) == "a"
+
+
+@pytest.mark.parametrize(
+    ("header", "payload"),
+    [
+        ({"alg": "ES256"}, {"username": "a", "revision": 9, "exp": int(NOW)}),
+        ({"alg": "ES256", "kid": ""}, {"username": "a", "revision": 9, "exp": int(NOW)}),
+        ({"alg": "ES256", "kid": "x"}, {"sub": "a", "iss": "https://x", "exp": int(NOW)}),
+    ],
+)
+def test_no_key_is_asked_for_without_a_name_or_for_another_kind_of_token(
+    header: dict[str, object], payload: dict[str, object]
+) -> None:
+    _, store = prepared()
+    token = raw_jws(msgspec.json.encode(header), msgspec.json.encode(payload), KEY, "ES256")
+    with pytest.raises(InvalidAuthTokenError) as refused:
+        make_jwt(store).resolve(token, NOW)
+    assert not isinstance(refused.value, UnknownAuthKeyError)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from caller_parts import scope_of
 
+from keys import jws
 from keys.jwk import jwks_document
 from keys.key_changes import rotate
 from tests.support import signing_key
@@ -19,9 +21,10 @@ from webhook.data_dir import InitOptions, initialise
 from webhook.issuer import TokenRequest, issue_token
 from webhook.objects.file import FileObjects
 from webhook.outcome import Authenticated
-from webhook.rbac.tokens import SimpleTokens
+from webhook.rbac.tokens import JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
+from webhook.server.caller import Caller
 from webhook.trusted_issuers.files import FileKeys
 
 JWKS = jwks_document([signing_key("ES256", "one").verification_key])
@@ -222,6 +225,33 @@ def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
     assert failing(app) == set()
     for parts in (stale, app._parts.issuer_keys):
         parts.close()
+
+
+def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
+    app: LiveApplication, tmp_path: Path
+) -> None:
+    set_auth(tmp_path, "{tokenProvider: jwt}")
+    app.reload()
+    other = create_app(tmp_path, lambda: load_configuration(tmp_path, {}, {}))
+    app.store.add_user("alice", b"hash")
+    # A request may begin before a reload, and wait.
+    began_with = [other._current]
+    set_auth(tmp_path, "{tokenProvider: jwt, authTokenTTL: 200s}")
+    other.reload()
+    began_with.append(other._current)
+    for application in began_with:
+        rotate_now(tmp_path)
+        app._keys.catch_up()
+        tokens = app._parts.tokens
+        assert isinstance(tokens, JWTTokens)
+        token = tokens.assign(app.store.user("alice"), time.time())
+        active = keyring_of(tmp_path).active
+        assert active is not None
+        assert jws.header(jws.parse(token)).kid == active.kid
+        found = asyncio.run(application._callers.find(scope_of(f"Bearer {token}")))
+        assert found == Caller("alice", by_token=True)
+    app.store.close()
+    other.store.close()
 
 
 def test_the_last_uses_of_auth_tokens_are_written_at_the_end(

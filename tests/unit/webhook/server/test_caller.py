@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 
 import bcrypt
@@ -18,22 +19,27 @@ from caller_parts import (
     scope_of,
 )
 
+from keys.keyring import Keyring
 from tests.support import (
     AUDIENCE,
     ISSUER,
+    LEEWAY,
     NOW,
     assert_token_not_in,
     good_claims,
     signing_key,
     token_of,
 )
+from webhook.authenticator import Authenticator
 from webhook.log_lines import Fields
 from webhook.rbac.errors import AuthError, AuthFailedError, PermissionDeniedError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
-from webhook.server.caller import NOBODY, Caller
+from webhook.rbac.tokens import JWTTokens
+from webhook.server.caller import NOBODY, Caller, Callers
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI
+from webhook.server.verifier import TokenVerifier
 
 
 @pytest.fixture
@@ -201,6 +207,62 @@ def test_only_certificates_count_while_auth_is_disabled(parts: Parts) -> None:
     for token in (auth_token, token_of(good_claims()), "nonsense"):
         assert parts.find(scope_of(f"Bearer {token}")) is None
     assert require(parts, parts.find(scope_of(certificate_of="anybody")))
+
+
+class NewerKeys:
+    """Has a provider of auth tokens use another keyring when it is asked for newer keys."""
+
+    def __init__(self, tokens: JWTTokens, keyring: Keyring) -> None:
+        self.tokens = tokens
+        self.keyring = keyring
+        self.asked: list[str] = []
+
+    def ask(self, issuer: str) -> Future[None]:
+        self.asked.append(issuer)
+        self.tokens.use_keyring(self.keyring)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_auth_token_of_a_key_that_another_worker_has_already(
+    parts: Parts, is_there: bool
+) -> None:
+    old = Keyring().with_new_key(signing_key("ES256"), 0)
+    new = Keyring().with_new_key(signing_key("ES256", "another"), 0)
+    tokens = JWTTokens(parts.store, old)
+    newer_keys = NewerKeys(tokens, new if is_there else old)
+    verifier = TokenVerifier(Authenticator([], LEEWAY), lambda: NOW, None, newer_keys)
+    callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
+    token = JWTTokens(parts.store, new).assign(parts.store.user("alice"), NOW)
+    if is_there:
+        found = asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+        assert found == Caller("alice", by_token=True)
+    else:
+        with pytest.raises(RequestError, match="invalid auth token") as raised:
+            asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+        assert raised.value.code == 401
+    assert newer_keys.asked == [ISSUER]
+    tokens.use_keyring(old)
+    found = asyncio.run(callers.subject_of(token))
+    assert isinstance(found, Caller) is is_there
+    assert newer_keys.asked == [ISSUER] * 2
+
+
+def test_an_auth_token_that_is_refused_for_another_reason_asks_for_no_keys(parts: Parts) -> None:
+    keyring = Keyring().with_new_key(signing_key("ES256"), 0)
+    tokens = JWTTokens(parts.store, keyring)
+    newer_keys = NewerKeys(tokens, keyring)
+    verifier = TokenVerifier(Authenticator([], LEEWAY), lambda: NOW, None, newer_keys)
+    callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
+    good = tokens.assign(parts.store.user("alice"), NOW)
+    old = tokens.assign(parts.store.user("alice"), NOW - 3600)
+    header, payload, signature = good.split(".")
+    for token in (old, f"{header}.{payload}.{'A' * len(signature)}", "x", foreign()):
+        with pytest.raises(RequestError, match="invalid auth token"):
+            asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+    assert not newer_keys.asked
 
 
 def unheard(action: str, outcome: str, fields: Fields) -> None:
