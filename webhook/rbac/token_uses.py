@@ -62,7 +62,7 @@ class TokenUses:
             for digest, used in uses.items():
                 record = tokens.get(digest)
                 is_over = record is None or record.used >= used
-                if is_over and self._last[digest] == used:
+                if is_over and self._last.get(digest) == used:
                     del self._last[digest]
 
 
