@@ -12,6 +12,7 @@ from webhook.server.late_flask import LateFlask
 
 def make_flask(made: list[Flask]) -> Flask:
     app = Flask("webhook", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.add_url_rule("/here", "here", lambda: "found")
     made.append(app)
     return app

@@ -70,10 +70,12 @@ PROTOCOL_ATTRIBUTES = {
     "_pre_request",
     "_reading_paused",
     "_request_ready",
+    "_task",
     "app",
     "log",
     "transport",
     "worker",
+    "writer",
 }
 WORKER_ATTRIBUTES = {
     "alive",

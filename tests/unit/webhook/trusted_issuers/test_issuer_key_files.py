@@ -103,7 +103,7 @@ def test_files_are_read_again(
         (b"{", "not JSON"),
         (b'{"keys": [{"kty": "oct", "k": "YQ"}]}', "symmetric"),
         (jwks(NEW, NEW), "kid"),
-        (None, "cannot be read"),
+        (None, "is missing"),
     ],
 )
 def test_a_broken_file_keeps_the_old_one_in_use(
