@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -101,11 +100,7 @@ def connections_to_every_worker(
     server: RunningServer, user: str = "", each: int = 2
 ) -> Iterator[Sequence[http.client.HTTPSConnection]]:
     """Open connections, by default without certificate, until every worker has some."""
-    deadline = time.monotonic() + 30
-    # The first of them answers before the second is there.
-    while len(workers := _children(server.process.pid)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    workers = server.both_workers()
     before = {pid: _sockets(pid) for pid in workers}
     with ExitStack() as stack:
         opened = []
@@ -120,11 +115,6 @@ def connections_to_every_worker(
                 yield opened
                 return
     raise AssertionError("one worker takes all connections")
-
-
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
 
 
 def _sockets(pid: int) -> int:

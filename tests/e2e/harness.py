@@ -166,6 +166,21 @@ class RunningServer:
     def log(self) -> str:
         return self.log_file.read_text()
 
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers that there are."""
+        pid = self.process.pid
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+
+    def both_workers(self) -> list[int]:
+        """Wait for both: the first answers before the second is forked."""
+        deadline = time.monotonic() + 30
+        while len(workers := self.workers()) < 2:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+        return workers
+
     def stop(self, expected_trouble: str = "") -> float:
         """Send SIGTERM, check that the server leaves in order, and return the seconds it took.
 

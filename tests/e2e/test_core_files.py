@@ -22,7 +22,7 @@ def test_bad_input_56_a_crash_leaves_no_core_file(
     server = start_server(tmp_path, program=_UNLIMITED)
     master = server.process.pid
     try:
-        workers = _two_workers_of(master)
+        workers = server.both_workers()
         for pid in (master, *workers):
             (limit,) = [
                 line
@@ -40,13 +40,3 @@ def test_bad_input_56_a_crash_leaves_no_core_file(
     finally:
         server.process.kill()
         server.process.wait()
-
-
-def _two_workers_of(master: int) -> list[int]:
-    # The first answers before the second one is forked.
-    children = Path(f"/proc/{master}/task/{master}/children")
-    deadline = time.monotonic() + 20
-    while len(workers := children.read_text().split()) < 2:
-        assert time.monotonic() < deadline, workers
-        time.sleep(0.05)
-    return [int(pid) for pid in workers]

@@ -292,18 +292,13 @@ def test_what_is_broken_changes_nothing(
 
 
 def test_hangup(server: RunningServer) -> None:
-    workers = set(children(server))
+    workers = set(server.workers())
     set_leeway(server, 200)
     token = server.sign(ahead=190)
     server.process.send_signal(signal.SIGHUP)
     soon(lambda: accepted(server, token))
-    assert set(children(server)) == workers
+    assert set(server.workers()) == workers
     assert server.process.poll() is None
-
-
-def children(server: RunningServer) -> list[int]:
-    pid = server.process.pid
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
@@ -314,10 +309,10 @@ def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
     soon(lambda: "[!]configuration warning: server.bind will change" in readyz(server))
     # Nothing has changed since, but for one worker in the place of another.
     server.process.send_signal(signal.SIGHUP)
-    victim, other = children(server)
+    victim, other = server.workers()
     os.kill(victim, signal.SIGKILL)
-    soon(lambda: len(children(server)) == 2 and all(map(is_serving, children(server))))
-    assert other in children(server)
+    soon(lambda: len(server.workers()) == 2 and all(map(is_serving, server.workers())))
+    assert other in server.workers()
     with connections_to_every_worker(server) as connections:
         for connection in connections:
             text = request_on(connection, "GET", "/readyz?verbose").body.decode()
@@ -331,14 +326,14 @@ def test_a_worker_that_cannot_start_stops_no_other(server: RunningServer) -> Non
     good = path.read_bytes()
     replace_file(path, b"{", 0o644)
     soon(lambda: "[!]tls warning: " in readyz(server))
-    victim, other = children(server)
+    victim, other = server.workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
         assert accepted(server, server.sign())
         time.sleep(0.1)
-    assert other in children(server)
+    assert other in server.workers()
     replace_file(path, good, 0o644)
-    soon(lambda: len(children(server)) == 2 and all(map(is_serving, children(server))))
+    soon(lambda: len(server.workers()) == 2 and all(map(is_serving, server.workers())))
     with connections_to_every_worker(server) as connections:
         soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))
 

@@ -21,6 +21,8 @@ BETWEEN_ASKS = 0.05
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     running = start_server(tmp_path_factory.mktemp("locked"))
     try:
+        # None can start while the database is locked.
+        running.both_workers()
         yield running
     finally:
         running.stop(expected_trouble="database is locked")

@@ -171,7 +171,7 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
         ("another CA's", "ca.crl is not signed by the CA"),
         ("not a list", "ca.crl is no PEM file"),
         ("empty", "ca.crl is empty"),
-        ("gone", "ca.crl cannot be read"),
+        ("gone", "ca.crl is missing"),
     ],
 )
 def test_bad_input_34_a_list_that_cannot_be_used_stops_the_start(

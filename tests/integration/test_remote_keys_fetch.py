@@ -434,7 +434,7 @@ def test_token_file_does_not_go_to_another_host(server: IssuerServer, tmp_path: 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "cannot be read"), (b" \n", "is empty"), (b"two words", "one token"),
+    [(None, "is missing"), (b" \n", "is empty"), (b"two words", "one token"),
      (b"a\r\nX: y", "one token"), (b"\xc3\xa9", "one token"), (b"a\x00b", "one token")],
 )  # fmt: skip
 def test_token_file_that_holds_no_token(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from time import time
+from time import monotonic, time
 from typing import Final
 
 from webhook.skew_files import SkewFiles
@@ -15,11 +15,11 @@ _logger = logging.getLogger("leeway")
 
 async def keep_written(files: SkewFiles) -> None:
     """Write each second what is new, until cancelled."""
-    loop = asyncio.get_running_loop()
-    offset = time() - loop.time()
+    # The time of the loop stands still while a step of it takes long.
+    offset = time() - monotonic()
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
-        before, offset = offset, time() - loop.time()
+        before, offset = offset, time() - monotonic()
         if abs(offset - before) > _STEP_SECONDS:
             # Every bound was against the clock as it was.
             files.tracker.forget()
