@@ -217,15 +217,15 @@ def test_one_transaction_with_more_tombstones_than_are_kept(
     assert theirs.changes(2) == (2, [])
 
 
-def test_has_changed_says_so_until_it_has_been_read(place: Place) -> None:
+def test_what_is_unread_is_told_until_it_has_been_read(place: Place) -> None:
     ours, theirs = place.open(), place.open()
     ours.load()
     theirs.commit(0, [A])
-    assert ours.has_changed()
-    assert ours.has_changed()  # a reading that fails in between misses nothing
+    assert ours.unread()
+    assert ours.unread()  # a reading that fails in between misses nothing
     assert ours.changes(0) == (1, [A])
     theirs.commit(1, [B])
-    assert ours.has_changed()
+    assert ours.unread()
     assert contents(ours) == (2, {A, B})
 
 
@@ -244,7 +244,7 @@ def test_it_may_be_used_by_any_thread(place: Place) -> None:
                     except ConflictError:
                         continue
                     written.append(i)
-                    backend.has_changed()
+                    backend.unread()
                     break
         except BaseException as error:
             failures.append(error)
@@ -272,15 +272,15 @@ def test_changes_without_waiting(place: Place) -> None:
 def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
     ours, theirs = SQLiteBackend(database), SQLiteBackend(database)
     ours.load()
-    assert not ours.has_changed()
+    assert not ours.unread()
     theirs.load()
     with pytest.raises(ConflictError):
         theirs.commit(7, [A])
-    assert not ours.has_changed()
+    assert not ours.unread()
     theirs.commit(0, [A])
-    assert ours.has_changed()
+    assert ours.unread()
     ours.changes(0)
-    assert not ours.has_changed()
+    assert not ours.unread()
     ours.close()
     theirs.close()
 

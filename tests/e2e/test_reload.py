@@ -292,7 +292,7 @@ def test_what_is_broken_changes_nothing(
 
 
 def test_hangup(server: RunningServer) -> None:
-    workers = set(server.workers())
+    workers = set(server.both_workers())
     set_leeway(server, 200)
     token = server.sign(ahead=190)
     server.process.send_signal(signal.SIGHUP)
@@ -309,9 +309,9 @@ def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
     soon(lambda: "[!]configuration warning: server.bind will change" in readyz(server))
     # Nothing has changed since, but for one worker in the place of another.
     server.process.send_signal(signal.SIGHUP)
-    victim, other = server.workers()
+    victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
-    soon(lambda: len(server.workers()) == 2 and all(map(is_serving, server.workers())))
+    soon(lambda: has_replaced(server, victim))
     assert other in server.workers()
     with connections_to_every_worker(server) as connections:
         for connection in connections:
@@ -326,16 +326,22 @@ def test_a_worker_that_cannot_start_stops_no_other(server: RunningServer) -> Non
     good = path.read_bytes()
     replace_file(path, b"{", 0o644)
     soon(lambda: "[!]tls warning: " in readyz(server))
-    victim, other = server.workers()
+    victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
         assert accepted(server, server.sign())
         time.sleep(0.1)
     assert other in server.workers()
     replace_file(path, good, 0o644)
-    soon(lambda: len(server.workers()) == 2 and all(map(is_serving, server.workers())))
+    soon(lambda: has_replaced(server, victim))
     with connections_to_every_worker(server) as connections:
         soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))
+
+
+def has_replaced(server: RunningServer, victim: int) -> bool:
+    """Tell whether another worker serves in the place of one that was killed."""
+    workers = server.workers()
+    return len(workers) == 2 and victim not in workers and all(map(is_serving, workers))
 
 
 def is_serving(pid: int) -> bool:

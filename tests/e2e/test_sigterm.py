@@ -199,23 +199,18 @@ def test_sigint_stops_at_once(tmp_path: Path) -> None:
     assert trouble_in(server.log()) == []
 
 
-def workers_of(server: RunningServer) -> set[int]:
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    return set(map(int, children.read_text().split()))
-
-
 def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:
     server = start_server(tmp_path)
     try:
-        before = workers_of(server)
+        before = set(server.workers())
         leaving = min(before)
         deadline = time.monotonic() + GONE_WITHIN
-        while leaving in workers_of(server):
+        while leaving in set(server.workers()):
             # Again and again: one that is still starting has no handler for it yet.
             os.kill(leaving, signal.SIGTERM)
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        while len(workers_of(server)) < len(before):
+        while len(set(server.workers())) < len(before):
             assert time.monotonic() < deadline
             assert server.process.poll() is None, server.log()
             time.sleep(0.05)

@@ -36,9 +36,14 @@ class MemoryBackend:
             ]
             return self._revision, records
 
-    def has_changed(self) -> bool:
-        """Say yes always: looking is as cheap as knowing."""
-        return True
+    @property
+    def is_writing(self) -> bool:
+        """Whether a commit is under way: not for long enough to be seen."""
+        return False
+
+    def unread(self) -> int:
+        """Say one always: looking is as cheap as knowing."""
+        return 1
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records. Raises ConflictError where the revision is not ``expected``."""

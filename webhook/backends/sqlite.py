@@ -54,6 +54,7 @@ class SQLiteBackend:
         self._busy_seconds = BUSY_SECONDS
         self._waited_in_vain: set[str] = set()
         self._seen_counter = b""
+        self._is_writing = False
         try:
             if create and not read_only:
                 # Before SQLite does it with the mode of the umask.
@@ -106,19 +107,33 @@ class SQLiteBackend:
 
         return self._reading(read, wait=wait)
 
-    def has_changed(self) -> bool:
-        """Tell whether there was a commit since the last reading, or one is being made."""
-        return self._read_counter() != self._seen_counter
+    @property
+    def is_writing(self) -> bool:
+        """Whether a transaction of this process has begun to write."""
+        return self._is_writing
+
+    def unread(self) -> int:
+        """Say how many commits there were since the last reading, one that is being made included.
+
+        Each adds one to the counter, which it writes right after it has locked readers out.
+        """
+        counter = self._read_counter()
+        if counter == self._seen_counter:
+            return 0
+        return (int.from_bytes(counter) - int.from_bytes(self._seen_counter)) % (1 << 32)
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records in one transaction."""
-        with (
-            self._lock,
-            translating(self._path),
-            self._waiting_once("to write"),
-            transaction(self._connection, "BEGIN IMMEDIATE"),
-        ):
-            return self._write(expected, records)
+        try:
+            with (
+                self._lock,
+                translating(self._path),
+                self._waiting_once("to write"),
+                transaction(self._connection, "BEGIN IMMEDIATE"),
+            ):
+                return self._write(expected, records)
+        finally:
+            self._is_writing = False
 
     def close(self) -> None:
         """Close the database."""
@@ -134,6 +149,7 @@ class SQLiteBackend:
         current, compacted = self._read_store()
         if current != expected:
             raise ConflictError
+        self._is_writing = True
         revision: int = current + 1
         rows = [
             (kind, record_id, value, revision, record_checksum(kind, record_id, value, revision))
@@ -175,7 +191,8 @@ class SQLiteBackend:
             found = read()
             # Within the transaction, whose lock keeps it from changing: it is that of what was
             # found, and not that of a commit that comes to nothing.
-            self._seen_counter = self._read_counter()
+            counter = self._read_counter()
+        self._seen_counter = counter
         return found
 
     def _read_counter(self) -> bytes:

@@ -9,11 +9,11 @@ Invariants:
 2. What a method has returned is written down.
 3. Each change adds 1 to the auth revision; enabling auth, and what changes nothing, do not.
 4. A question is answered from memory, from everything that this process has written and everything
-   that others had when ``refresh`` was last called.
+   that others had written when ``refresh`` was last called.
 """
 
 from collections.abc import Callable, Iterable
-from threading import Lock, local
+from threading import Event, Lock, local
 from typing import Final
 
 from webhook.rbac import changes, revoking
@@ -23,6 +23,9 @@ from webhook.rbac.records import Backend, ConflictError, Record, meta_record, te
 from webhook.rbac.revoking import Lifetimes
 from webhook.rbac.state import State
 
+# Together 50 ms.
+_REFRESH_TRIES: Final = 100
+_BETWEEN_TRIES_SECONDS: Final = 0.0005
 _MAX_ATTEMPTS: Final = 100
 
 
@@ -33,6 +36,10 @@ class AuthStore:
         self._backend = backend
         self._lock = Lock()
         self._own = local()
+        # From before news are read until they are here.
+        self._is_taking_over = False
+        # How many commits could not be read in time, None where the last time all could.
+        self._given_up_on: int | None = None
         self.state = State()
         self.state.apply(*backend.load())
 
@@ -57,19 +64,37 @@ class AuthStore:
         return revision
 
     def refresh(self) -> None:
-        """Take over what other processes have written, if anything.
+        """Take over everything that anybody has been told is written.
 
-        Never waits: a thread of ours that is writing takes the news over itself, and what another
-        process is writing is news for the next call.
+        What is being written is news for a later call. Where somebody else keeps the news locked,
+        or a thread of ours is about to take them over, waits for up to 50 ms, and no second time
+        for the same news.
         """
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._backend.has_changed():
+        try:
+            if self._is_taking_over or self._backend.unread():
+                self._take_over_news()
+        except StoreUnavailableError:
+            pass
+
+    def _take_over_news(self) -> None:
+        for _ in range(_REFRESH_TRIES):
+            unread = self._backend.unread()
+            if self._lock.acquire(blocking=False):
+                try:
                     self._catch_up(wait=False)
-            except StoreUnavailableError:
-                pass
-            finally:
-                self._lock.release()
+                    self._given_up_on = None
+                    return
+                except StoreUnavailableError:
+                    if unread <= 1:
+                        return  # It is that which is being written that is locked.
+                finally:
+                    self._lock.release()
+            elif not self._is_taking_over and (self._backend.is_writing or not unread):
+                return  # All that there was before what a thread of ours writes is here.
+            if unread == self._given_up_on:
+                return
+            Event().wait(_BETWEEN_TRIES_SECONDS)
+        self._given_up_on = unread
 
     def enable(self) -> None:
         """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
@@ -213,10 +238,14 @@ class AuthStore:
         raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def _catch_up(self, *, wait: bool = True) -> None:
-        news = self._backend.changes(self.state.revision, wait=wait)
-        if news is None:
-            fresh = State()
-            fresh.apply(*self._backend.load())
-            self.state = fresh
-        else:
-            self.state.apply(*news)
+        self._is_taking_over = True
+        try:
+            news = self._backend.changes(self.state.revision, wait=wait)
+            if news is None:
+                fresh = State()
+                fresh.apply(*self._backend.load())
+                self.state = fresh
+            else:
+                self.state.apply(*news)
+        finally:
+            self._is_taking_over = False

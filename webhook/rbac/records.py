@@ -56,10 +56,14 @@ class Backend(Protocol):
         ``wait``, raises StoreUnavailableError at once where somebody else is writing.
         """
 
-    def has_changed(self) -> bool:
-        """Tell, quickly and without ever waiting, whether another process may have written.
+    @property
+    def is_writing(self) -> bool:
+        """Whether a commit of this process is under way, and keeps all others from theirs."""
 
-        True from then on until ``load`` or ``changes`` has read what was written.
+    def unread(self) -> int:
+        """Say, quickly and without ever waiting, how many commits ``load`` and ``changes`` lack.
+
+        The last of them may still be being made.
         """
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:

@@ -1,7 +1,9 @@
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread, Timer
 
 import pytest
 from store_model import Scratch, assert_same
@@ -260,6 +262,81 @@ def test_a_name_that_is_no_text_is_not_written() -> None:
     with pytest.raises(UnicodeEncodeError):
         store.add_user("\ud800")
     assert store.revision == revision
+
+
+class Held(SQLiteBackend):
+    """A database whose ``changes`` come only when they are let go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.is_holding = False
+        self.read, self.let_go = Event(), Event()
+
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
+        found = super().changes(after, wait=wait)
+        if self.is_holding:
+            self.is_holding = False
+            self.read.set()
+            assert self.let_go.wait(5)
+        return found
+
+
+def test_refresh_waits_for_news_that_another_thread_has_read_and_not_applied(
+    tmp_path: Path,
+) -> None:
+    backend = Held(tmp_path / "store.db")
+    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    ours.refresh()
+    theirs.add_user("written")
+    backend.is_holding = True
+    writing = Thread(target=ours.add_role, args=("r",))
+    writing.start()
+    assert backend.read.wait(5)
+    Timer(0.01, backend.let_go.set).start()
+    ours.refresh()
+    assert "written" in ours.state.users
+    writing.join()
+    theirs.close()
+    ours.close()
+
+
+def test_refresh_does_not_wait_for_ever_nor_twice(tmp_path: Path) -> None:
+    backend = Held(tmp_path / "store.db")
+    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    ours.refresh()
+    theirs.add_user("written")
+    backend.is_holding = True
+    writing = Thread(target=ours.add_role, args=("r",))
+    writing.start()
+    assert backend.read.wait(5)
+    for _ in range(2):
+        ours.refresh()
+        assert "written" not in ours.state.users
+    backend.let_go.set()
+    writing.join()
+    ours.refresh()
+    assert "written" in ours.state.users
+    theirs.close()
+    ours.close()
+
+
+@pytest.mark.parametrize("unread", [1, 2])
+def test_refresh_waits_for_what_is_locked_and_no_longer_being_written(
+    tmp_path: Path, unread: int
+) -> None:
+    path = tmp_path / "store.db"
+    ours, theirs = AuthStore(SQLiteBackend(path)), AuthStore(SQLiteBackend(path))
+    ours.refresh()
+    for number in range(unread):
+        theirs.add_user(f"user{number}")
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    Timer(0.01, other.execute, ("ROLLBACK",)).start()
+    ours.refresh()
+    # One alone may be just what is locked.
+    assert len(ours.state.users) == (0 if unread == 1 else 2)
+    theirs.close()
+    ours.close()
 
 
 def test_refresh_takes_over_what_others_wrote() -> None:
