@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from webhook.memory_rule import FLOOR_BYTES, MIB, RESERVE_BYTES, Budget, next_budget
+from webhook.memory_rule import FLOOR_BYTES, MIB, RESERVE_BYTES, SLACK_BYTES, Budget, next_budget
 
 BOUND = 256 * MIB
 EDGE = BOUND - RESERVE_BYTES
-HIGH = BOUND - RESERVE_BYTES // 2
+HIGH = EDGE + SLACK_BYTES
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ HIGH = BOUND - RESERVE_BYTES // 2
         ),
         pytest.param(
             Budget(48 * MIB, BOUND, 32 * MIB),
-            BOUND + 4 * MIB,
+            BOUND + 2 * MIB,
             48 * MIB,
             Budget(48 * MIB, BOUND, 32 * MIB),
             id="has-not-grown",
         ),
         pytest.param(
             Budget(48 * MIB, BOUND, 32 * MIB),
-            BOUND + 5 * MIB,
+            BOUND + 3 * MIB,
             48 * MIB,
-            Budget(11 * MIB, BOUND + 5 * MIB, 37 * MIB),
+            Budget(13 * MIB, BOUND + 3 * MIB, 35 * MIB),
             id="has-grown",
         ),
         pytest.param(
