@@ -14,6 +14,7 @@ Invariants:
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import ceil, inf
 from typing import Final
 
@@ -39,6 +40,7 @@ MARGIN_SECONDS: Final = 3600
 servers with earlier settings that are still draining."""
 FORGET_SECONDS: Final = 2 * 366 * 24 * 3600
 """After its end a revocation stays for so long (invariant 3)."""
+_LOOKED_AT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def _revoking(
         revocation = Revocation(
             max(revocation.before, before.before), max(revocation.until, before.until)
         )
-    yield from _forgotten(state, now)
+    # Of the oldest only: a revocation costs the same however many there are.
+    yield from _forgotten(state, now, at_most=_LOOKED_AT)
     # After it: it may have been among those.
     yield revocation_record(what, name, revocation)
     # Only a server's start makes it less: this may be a command with settings of its own.
@@ -128,9 +131,9 @@ def _extended(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record
                 yield revocation_record(what, name, Revocation(revocation.before, until))
 
 
-def _forgotten(state: State, now: float) -> Iterator[Record]:
+def _forgotten(state: State, now: float, at_most: int | None = None) -> Iterator[Record]:
     for what in (REVOKED_JTI, REVOKED_SUBJECT):
-        for name, revocation in _revoked(state, what).items():
+        for name, revocation in islice(_revoked(state, what).items(), at_most):
             if _is_forgotten(revocation, now):
                 yield revocation_record(what, name, None)
 
