@@ -50,7 +50,7 @@ class _ECAlgorithm(ECAlgorithm):
         super().__init__(hash_algorithm)
         self._ecdsa = ec.ECDSA(hash_algorithm())
 
-    def verify(self, msg: bytes, key: ec.EllipticCurvePublicKey, sig: bytes) -> bool:
+    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         size = (key.key_size + 7) // 8
         if len(sig) != 2 * size:
             return False
