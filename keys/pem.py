@@ -1,12 +1,13 @@
 """Keys as PEM: PKCS#1, PKCS#8, SEC1 and SubjectPublicKeyInfo (RFC 7468, RFC 8017, RFC 5915)."""
 
-import hashlib
 import re
+from math import lcm
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
@@ -24,11 +25,6 @@ from keys.jws import SigningKey
 
 RSA_BITS: Final = 2048
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
-
-# Digests of the RSA keys that were found whole. The same bytes need no second look, which takes
-# longer than all else at the start of a worker.
-_checked: set[bytes] = set()
-_MAX_CHECKED: Final = 64
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.*?-----END \1-----", re.DOTALL)
 _PRIVATE_LABELS: Final = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
@@ -89,14 +85,37 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
 
 
 def _load_private_key(block: bytes) -> PrivateKeyTypes:
-    digest = hashlib.sha256(block).digest()
-    private = load_pem_private_key(
-        block, password=None, unsafe_skip_rsa_key_validation=digest in _checked
-    )
-    if len(_checked) >= _MAX_CHECKED:
-        _checked.clear()
-    _checked.add(digest)
+    # OpenSSL's own check of an RSA key looks for long whether its primes are some: for longer than
+    # a server needs for all else at its start.
+    private = load_pem_private_key(block, password=None, unsafe_skip_rsa_key_validation=True)
+    if isinstance(private, rsa.RSAPrivateKey) and not _is_whole(private):
+        raise ValueError("its numbers do not belong together")
     return private
+
+
+def _is_whole(private: rsa.RSAPrivateKey) -> bool:
+    """Tell whether the numbers of an RSA key agree, and what it signs verifies.
+
+    With a factor that is no prime it would not. Source: RFC 8017 section 3.2.
+    """
+    key = private.private_numbers()
+    public, p, q = key.public_numbers, key.p, key.q
+    agree = (
+        min(p, q) > 1
+        and p * q == public.n
+        and public.e * key.d % lcm(p - 1, q - 1) == 1
+        and key.dmp1 == key.d % (p - 1)
+        and key.dmq1 == key.d % (q - 1)
+        and key.iqmp * q % p == 1
+    )
+    if not agree:
+        return False
+    scheme, digest = padding.PKCS1v15(), hashes.SHA256()
+    try:
+        private.public_key().verify(private.sign(b"-", scheme, digest), b"-", scheme, digest)
+    except (InvalidSignature, ValueError, InternalError):
+        return False
+    return True
 
 
 def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:

@@ -1,10 +1,15 @@
+import base64
 import hashlib
 import subprocess
 from datetime import UTC, datetime
+from math import gcd, lcm
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateNumbers
+from cryptography.hazmat.primitives.asymmetric.rsa import (
+    RSAPrivateKey,
+    RSAPrivateNumbers,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -138,20 +143,56 @@ def test_jwks_round_trip() -> None:
         assert ours.public_key == theirs.public_key
 
 
-def test_a_key_that_is_not_whole_is_refused_each_time_also_after_one_that_is() -> None:
-    good = private_key_pem(signing_key("RS256").private_key)
-    numbers = load_pem_private_key(good, password=None).private_numbers()
-    wrong = RSAPrivateNumbers(
-        numbers.p,
-        numbers.q,
-        numbers.d + 2,
-        numbers.dmp1,
-        numbers.dmq1,
-        numbers.iqmp,
-        numbers.public_numbers,
-    ).private_key(unsafe_skip_rsa_key_validation=True)
-    bad = private_key_pem(wrong)
-    for _ in range(2):
-        assert parse_private_key(good, "good.pem").verification_key.algorithm == "RS256"
-        with pytest.raises(KeyFileError, match=r"bad\.pem does not hold a whole private key"):
-            parse_private_key(bad, "bad.pem")
+def rsa_numbers() -> RSAPrivateNumbers:
+    private = signing_key("RS256").private_key
+    assert isinstance(private, RSAPrivateKey)
+    return private.private_numbers()
+
+
+def rsa_pem(numbers: RSAPrivateNumbers, **changes: int) -> bytes:
+    """Write the numbers of a key down as PKCS#1, some of them changed, agreeing or not."""
+    public = {"n": numbers.public_numbers.n, "e": numbers.public_numbers.e}
+    private = {name: getattr(numbers, name) for name in ("d", "p", "q", "dmp1", "dmq1", "iqmp")}
+    values = (public | private | changes).values()
+    integers = b"".join(der(0x02, n.to_bytes(n.bit_length() // 8 + 1, "big")) for n in (0, *values))
+    text = base64.encodebytes(der(0x30, integers))
+    return b"-----BEGIN RSA PRIVATE KEY-----\n" + text + b"-----END RSA PRIVATE KEY-----\n"
+
+
+def der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    if length < 128:
+        return bytes((tag, length)) + content
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+def of_factors(p: int, q: int) -> dict[str, int]:
+    """Return numbers that agree for any two factors."""
+    d = pow(65537, -1, lcm(p - 1, q - 1))
+    parts = {"dmp1": d % (p - 1), "dmq1": d % (q - 1), "iqmp": pow(q, -1, p)}
+    return {"p": p, "q": q, "n": p * q, "d": d, **parts}
+
+
+def a_composite_like(prime: int) -> int:
+    """Return a number of the same size that is not prime, and suits the public exponent."""
+    number = prime + 2
+    while gcd(number - 1, 65537) != 1 or pow(2, number - 1, number) == 1:
+        number += 2
+    return number
+
+
+@pytest.mark.parametrize("name", ["p", "q", "d", "dmp1", "dmq1", "iqmp", "e", "n", "composite"])
+def test_a_key_that_is_not_whole_is_refused(name: str) -> None:
+    numbers = rsa_numbers()
+    good = rsa_pem(numbers)
+    if name == "composite":
+        bad = rsa_pem(numbers, **of_factors(a_composite_like(numbers.p), numbers.q))
+    else:
+        public = numbers.public_numbers
+        value = getattr(public if name in ("e", "n") else numbers, name)
+        bad = rsa_pem(numbers, **{name: value + 2})
+    assert parse_private_key(rsa_pem(numbers, **of_factors(numbers.p, numbers.q)), "other.pem")
+    assert parse_private_key(good, "good.pem").verification_key.algorithm == "RS256"
+    with pytest.raises(KeyFileError, match=r"bad\.pem does not hold a whole private key"):
+        parse_private_key(bad, "bad.pem")
