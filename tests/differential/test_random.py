@@ -18,6 +18,11 @@ _TYPES = (None, "READ", "WRITE", "READWRITE")
 _COMPARE_EVERY = 250
 _OPERATIONS_A_STATE = 60
 _OPEN_END = b"\0"
+_CELLS = (
+    ("put", "point"), ("range", "point"), ("range", "range"), ("range", "open"),
+    ("deleterange", "point"), ("deleterange", "range"), ("deleterange", "open"),
+)  # fmt: skip
+_TIMES_EACH = 10
 
 Span = tuple[bytes, bytes]
 
@@ -268,7 +273,12 @@ def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
     count = _number("LEEWAY_DIFF_QUESTIONS", 3000)
     player, seed = _player(pair)
     verdicts: Counter[tuple[str, str, bool]] = Counter()
-    while sum(verdicts.values()) < count:
+    answers = [(*cell, verdict) for cell in _CELLS for verdict in (True, False)]
+    # A seed may take a while to come to each answer often enough.
+    while sum(verdicts.values()) < count or (
+        min(verdicts[answer] for answer in answers) < _TIMES_EACH
+        and sum(verdicts.values()) < 5 * count
+    ):
         for _ in range(_OPERATIONS_A_STATE):
             player.step()
         if not pair.enabled:
@@ -291,9 +301,4 @@ def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
                 shape = "point" if not end else "open" if end == _OPEN_END else "range"
                 verdicts[operation, shape, etcd] += 1
     print(dict(verdicts))
-    for operation, shape in (
-        ("put", "point"), ("range", "point"), ("range", "range"), ("range", "open"),
-        ("deleterange", "point"), ("deleterange", "range"), ("deleterange", "open"),
-    ):  # fmt: skip
-        assert verdicts[operation, shape, True] >= 10
-        assert verdicts[operation, shape, False] >= 10
+    assert min(verdicts[answer] for answer in answers) >= _TIMES_EACH
