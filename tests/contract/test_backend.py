@@ -220,10 +220,12 @@ def test_one_transaction_with_more_tombstones_than_are_kept(
 def test_what_is_unread_is_told_until_it_has_been_read(place: Place) -> None:
     ours, theirs = place.open(), place.open()
     ours.load()
+    ours.applied()
     theirs.commit(0, [A])
     assert ours.unread()
-    assert ours.unread()  # a reading that fails in between misses nothing
     assert ours.changes(0) == (1, [A])
+    assert ours.unread()  # what was read and not applied is no more in use than what was not read
+    ours.applied()
     theirs.commit(1, [B])
     assert ours.unread()
     assert contents(ours) == (2, {A, B})
@@ -272,6 +274,7 @@ def test_changes_without_waiting(place: Place) -> None:
 def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
     ours, theirs = SQLiteBackend(database), SQLiteBackend(database)
     ours.load()
+    ours.applied()
     assert not ours.unread()
     theirs.load()
     with pytest.raises(ConflictError):
@@ -280,6 +283,8 @@ def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
     theirs.commit(0, [A])
     assert ours.unread()
     ours.changes(0)
+    assert ours.unread()
+    ours.applied()
     assert not ours.unread()
     ours.close()
     theirs.close()

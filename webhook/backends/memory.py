@@ -41,6 +41,9 @@ class MemoryBackend:
         """Whether a commit is under way: not for long enough to be seen."""
         return False
 
+    def applied(self) -> None:
+        """Do nothing."""
+
     def unread(self) -> int:
         """Say one always: looking is as cheap as knowing."""
         return 1

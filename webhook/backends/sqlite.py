@@ -53,7 +53,7 @@ class SQLiteBackend:
         self._lock = Lock()
         self._busy_seconds = BUSY_SECONDS
         self._waited_in_vain: set[str] = set()
-        self._seen_counter = b""
+        self._found_counter = self._applied_counter = b""
         self._is_writing = False
         try:
             if create and not read_only:
@@ -112,15 +112,19 @@ class SQLiteBackend:
         """Whether a transaction of this process has begun to write."""
         return self._is_writing
 
+    def applied(self) -> None:
+        """Take note that what was read last is in use now."""
+        self._applied_counter = self._found_counter
+
     def unread(self) -> int:
-        """Say how many commits there were since the last reading, one that is being made included.
+        """Say how many commits are not in use yet, one that is being made included.
 
         Each adds one to the counter, which it writes right after it has locked readers out.
         """
         counter = self._read_counter()
-        if counter == self._seen_counter:
+        if counter == self._applied_counter:
             return 0
-        return (int.from_bytes(counter) - int.from_bytes(self._seen_counter)) % (1 << 32)
+        return (int.from_bytes(counter) - int.from_bytes(self._applied_counter)) % (1 << 32)
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records in one transaction."""
@@ -192,7 +196,7 @@ class SQLiteBackend:
             # Within the transaction, whose lock keeps it from changing: it is that of what was
             # found, and not that of a commit that comes to nothing.
             counter = self._read_counter()
-        self._seen_counter = counter
+        self._found_counter = counter
         return found
 
     def _read_counter(self) -> bytes:

@@ -36,12 +36,11 @@ class AuthStore:
         self._backend = backend
         self._lock = Lock()
         self._own = local()
-        # From before news are read until they are here.
-        self._is_taking_over = False
         # How many commits could not be read in time, None where the last time all could.
         self._given_up_on: int | None = None
         self.state = State()
         self.state.apply(*backend.load())
+        backend.applied()
 
     def close(self) -> None:
         """Let go of the backend."""
@@ -71,7 +70,7 @@ class AuthStore:
         for the same news.
         """
         try:
-            if self._is_taking_over or self._backend.unread():
+            if self._backend.unread():
                 self._take_over_news()
         except StoreUnavailableError:
             pass
@@ -82,14 +81,13 @@ class AuthStore:
             if self._lock.acquire(blocking=False):
                 try:
                     self._catch_up(wait=False)
-                    self._given_up_on = None
                     return
                 except StoreUnavailableError:
                     if unread <= 1:
                         return  # It is that which is being written that is locked.
                 finally:
                     self._lock.release()
-            elif not self._is_taking_over and (self._backend.is_writing or not unread):
+            elif self._backend.is_writing or not unread:
                 return  # All that there was before what a thread of ours writes is here.
             if unread == self._given_up_on:
                 return
@@ -238,14 +236,13 @@ class AuthStore:
         raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def _catch_up(self, *, wait: bool = True) -> None:
-        self._is_taking_over = True
-        try:
-            news = self._backend.changes(self.state.revision, wait=wait)
-            if news is None:
-                fresh = State()
-                fresh.apply(*self._backend.load())
-                self.state = fresh
-            else:
-                self.state.apply(*news)
-        finally:
-            self._is_taking_over = False
+        news = self._backend.changes(self.state.revision, wait=wait)
+        if news is None:
+            fresh = State()
+            fresh.apply(*self._backend.load())
+            self.state = fresh
+        else:
+            self.state.apply(*news)
+        # Not before: other threads answer from the state as soon as nothing is unread.
+        self._backend.applied()
+        self._given_up_on = None

@@ -60,8 +60,11 @@ class Backend(Protocol):
     def is_writing(self) -> bool:
         """Whether a commit of this process is under way, and keeps all others from theirs."""
 
+    def applied(self) -> None:
+        """Take note that what ``load`` or ``changes`` found last is in use now."""
+
     def unread(self) -> int:
-        """Say, quickly and without ever waiting, how many commits ``load`` and ``changes`` lack.
+        """Say, quickly and without ever waiting, how many commits are not in use (``applied``).
 
         The last of them may still be being made.
         """

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from threading import RLock, Timer
@@ -30,6 +31,7 @@ from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import LeewayError
 from webhook.metrics import Metrics
+from webhook.rbac.errors import StoreError
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose
 from webhook.server.http import Receive, Scope, Send
@@ -49,6 +51,7 @@ _CLOSE_AFTER_SECONDS: Final = 5.0
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
 _FAILURES_SECONDS: Final = 1.0
+_FRESH_SECONDS: Final = 0.1
 _AT_RESTART: Final = {
     "server.bind": "server.bind",
     "server.workers": "server.workers",
@@ -219,6 +222,14 @@ class LiveApplication:
             metrics.report_reload(what, failing=bool(problem))
         metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
 
+    async def _keep_fresh(self) -> None:
+        # A worker that nobody asks would else know nothing of what was written before somebody
+        # locks the database, and would answer without it then.
+        while True:
+            await asyncio.sleep(_FRESH_SECONDS)
+            with suppress(StoreError):  # Requests meet it too, and say so.
+                self.store.refresh()
+
     async def _keep_reporting(self) -> None:
         # What the parts follow by themselves tells nobody when it breaks or is mended.
         while True:
@@ -253,6 +264,7 @@ class LiveApplication:
                 keep_written(self._lasting.skew),
                 self._use_writer.keep(),
                 self._memory.keep(),
+                self._keep_fresh(),
                 self._keep_reporting(),
                 self._warm_up(),
             )
