@@ -181,6 +181,11 @@ class RunningServer:
             time.sleep(0.05)
         return workers
 
+    def has_replaced(self, victim: int) -> bool:
+        """Tell whether another worker serves in the place of one that was killed."""
+        workers = self.workers()
+        return len(workers) == 2 and victim not in workers and all(map(_is_serving, workers))
+
     def stop(self, expected_trouble: str = "") -> float:
         """Send SIGTERM, check that the server leaves in order, and return the seconds it took.
 
@@ -196,6 +201,14 @@ class RunningServer:
             trouble = [line for line in trouble if not re.search(expected_trouble, line)]
         assert trouble == [], "\n".join(trouble)
         return seconds
+
+
+def _is_serving(pid: int) -> bool:
+    """Tell whether a worker has come as far as its threads that watch files."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 2
+    except FileNotFoundError:
+        return False
 
 
 def trouble_in(log: str) -> list[str]:

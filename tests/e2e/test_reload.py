@@ -311,7 +311,7 @@ def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
     server.process.send_signal(signal.SIGHUP)
     victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
-    soon(lambda: has_replaced(server, victim))
+    soon(lambda: server.has_replaced(victim))
     assert other in server.workers()
     with connections_to_every_worker(server) as connections:
         for connection in connections:
@@ -333,20 +333,6 @@ def test_a_worker_that_cannot_start_stops_no_other(server: RunningServer) -> Non
         time.sleep(0.1)
     assert other in server.workers()
     replace_file(path, good, 0o644)
-    soon(lambda: has_replaced(server, victim))
+    soon(lambda: server.has_replaced(victim))
     with connections_to_every_worker(server) as connections:
         soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))
-
-
-def has_replaced(server: RunningServer, victim: int) -> bool:
-    """Tell whether another worker serves in the place of one that was killed."""
-    workers = server.workers()
-    return len(workers) == 2 and victim not in workers and all(map(is_serving, workers))
-
-
-def is_serving(pid: int) -> bool:
-    """Tell whether a worker has come as far as its threads that watch files."""
-    try:
-        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 2
-    except FileNotFoundError:
-        return False
