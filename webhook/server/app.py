@@ -223,8 +223,7 @@ class LiveApplication:
         metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
 
     async def _keep_fresh(self) -> None:
-        # A worker that nobody asks would else know nothing of what was written before somebody
-        # locks the database, and would answer without it then.
+        # Else a worker that nobody asks is far behind when somebody locks the database.
         while True:
             await asyncio.sleep(_FRESH_SECONDS)
             with suppress(StoreError):  # Requests meet it too, and say so.

@@ -15,12 +15,14 @@ from keys.jwk import jwks_document
 from keys.key_changes import rotate
 from tests.support import signing_key
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
+from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise
 from webhook.issuer import TokenRequest, issue_token
 from webhook.objects.file import FileObjects
 from webhook.outcome import Authenticated
+from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.tokens import JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
@@ -105,6 +107,24 @@ def failing(app: LiveApplication) -> set[str]:
     """Return the labels of the gauges of failures that are 1."""
     text = app._lasting.metrics.render().decode()
     return set(re.findall(r'(?m)^leeway_\w+_failing{\w+="(.*)"} 1\.0$', text))
+
+
+def test_a_worker_that_nobody_asks_stays_fresh(app: LiveApplication, tmp_path: Path) -> None:
+    async def is_seen(name: str) -> bool:
+        keeping = asyncio.ensure_future(app._keep_fresh())
+        for _ in range(100):
+            if name in app.store.state.users:
+                break
+            await asyncio.sleep(0.05)
+        keeping.cancel()
+        return name in app.store.state.users
+
+    other = AuthStore(SQLiteBackend(tmp_path / "auth.db"))
+    other.add_user("written elsewhere")
+    other.close()
+    assert "written elsewhere" not in app.store.state.users
+    assert asyncio.run(is_seen("written elsewhere"))
+    app.store.close()
 
 
 AT_RESTART = [
