@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.stalled import closing_times
+from webhook.server.late_flask import THREADS
 
 from .harness import HOST, REVIEWS, RunningServer, raw_review, request_on, review_of, trouble_in
 
@@ -107,6 +108,22 @@ def stall(server: RunningServer) -> Stalled:
     return Stalled(len(opened), seconds, latencies)
 
 
+HALF_OF_DISABLE = b"POST /v3/auth/disable HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+HALF_OF_A_LOG_IN = HALF_OF_DISABLE.replace(b"disable", b"authenticate")
+
+
+def ask_beside_half_bodies(server: RunningServer) -> list[int]:
+    """Hold requests open that need Flask, more than it has threads; return what others get."""
+    anybody = server.context("")
+    with ExitStack() as stack:
+        for _ in range(6 * THREADS):
+            stack.enter_context(stalled_tls(server, anybody, HALF_OF_A_LOG_IN))
+        with server.client(server.context("root")) as client:
+            # Long before those that stall are let go.
+            client.timeout = AT_LEAST / 2
+            return [request_on(client, "GET", "/metrics").status for _ in range(10)]
+
+
 def send_a_byte_now_and_then(server: RunningServer) -> tuple[bytes, float]:
     """Return what a client gets that never ends its header, and the seconds until then."""
     with server.connect() as connection:
@@ -153,14 +170,16 @@ class Slow:
     stalled: Stalled
     slow_header: tuple[bytes, float]
     not_reading: tuple[int, float]
+    half_of_disable: bytes
 
 
 @pytest.fixture(scope="module")
 def slow(server: RunningServer, many_files: None) -> Slow:
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
+        disable = pool.submit(server.exchange, HALF_OF_DISABLE, server.context("root"))
         slow_header = pool.submit(send_a_byte_now_and_then, server)
         not_reading = pool.submit(send_without_reading, server)
-        return Slow(stall(server), slow_header.result(), not_reading.result())
+        return Slow(stall(server), slow_header.result(), not_reading.result(), disable.result())
 
 
 def test_bad_input_36_stalled_clients_are_let_go(slow: Slow) -> None:
@@ -197,6 +216,16 @@ def test_bad_input_36_client_that_does_not_read(slow: Slow) -> None:
     # Some megabytes are in the buffers of the kernel, on both sides.
     assert sent < 32 * 1024 * 1024
     assert AT_LEAST < seconds < GIVE_UP
+
+
+def test_bad_input_36_half_a_change_is_no_change(server: RunningServer, slow: Slow) -> None:
+    assert slow.half_of_disable == b""
+    answer = server.request("POST", "/v3/auth/status", b"{}", context=server.context("root"))
+    assert answer.json["enabled"] is True
+
+
+def test_bad_input_36_half_bodies_take_no_thread(server: RunningServer, slow: Slow) -> None:
+    assert ask_beside_half_bodies(server) == [200] * 10
 
 
 def test_bad_input_36_nothing_is_logged(server: RunningServer, slow: Slow) -> None:

@@ -100,7 +100,7 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
         tokens = TokenReviews(version, verifier, store, prefix, metrics, log, limit)
         path = f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews"
         hot[path] = HotRoute(tokens.review, TOKEN_REVIEWS_KEY, tokens.review_at_once)
-    flask = LateFlask(lambda: _flask(lasting, parts, callers))
+    flask = LateFlask(lambda: _flask(lasting, parts, callers), limit)
     return Application(_public_routes(parts, lasting), hot, flask, callers, log, limit)
 
 
@@ -116,9 +116,7 @@ def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":
     auth = AuthAPI(lasting.store, passwords, parts.tokens, time)
     policy, expiry = policy_of(configuration), configuration.leeway.expiry
     requests = TokenRequests(callers, policy, parts.keyring, parts.objects, expiry, metrics, time)
-    flask = create_flask_app(metrics, auth, callers, requests, lasting.skew, lasting.log)
-    flask.config["MAX_CONTENT_LENGTH"] = configuration.server.max_body_bytes
-    return flask
+    return create_flask_app(metrics, auth, callers, requests, lasting.skew, lasting.log)
 
 
 def _cores_of_a_worker(configuration: Configuration) -> int:

@@ -21,7 +21,7 @@ from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
 from webhook.server.caller import CALLER, NOBODY, Caller, Callers
 from webhook.server.error_map import NOT_FOUND, REASONS, code_of, grpc_body, status_body
-from webhook.server.http import RequestError, is_protobuf, require_json
+from webhook.server.http import BODY, RequestError, is_protobuf, require_json
 from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
 from webhook.server.routes.auth_api import AuthAPI, call_names
@@ -130,10 +130,13 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
 
 def _call_auth(auth: AuthAPI, name: str, audit: Audit) -> Response:
     try:
-        body = auth.call(name, _etcd_caller(name), request.get_data(), audit)
+        body = auth.call(name, _etcd_caller(name), _body(), audit)
     except LeewayError as error:
-        response = Response(grpc_body(error), code_of(error), content_type="application/json")
-        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+        code = code_of(error)
+        if code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        response = Response(grpc_body(error), code, content_type="application/json")
+        if code == HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers["Retry-After"] = "1"
         return response
     if body is None:
@@ -157,6 +160,13 @@ def _scope() -> Any:
     return request.environ["asgi.scope"]
 
 
+def _body() -> bytes:
+    body: bytes | RequestError = _scope()[BODY]
+    if isinstance(body, RequestError):
+        raise body
+    return body
+
+
 def _create_token(
     token_requests: TokenRequests, namespace: str, name: str, audit: Audit
 ) -> Response:
@@ -164,7 +174,7 @@ def _create_token(
     protobuf = is_protobuf(_scope())
     if not protobuf:
         require_json(_scope())
-    data = request.get_data()
+    data = _body()
     body, warning = token_requests.create(namespace, name, data, audit, protobuf=protobuf)
     response = Response(body, 201, content_type="application/json")
     # What is in it opens doors, so no cache on the way may keep it.

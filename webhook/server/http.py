@@ -1,7 +1,7 @@
 """What every ASGI route needs: reading a body within its limit, and answering."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from webhook.errors import InvalidObjectError, LeewayError
 from webhook.protobuf import CONTENT_TYPE, Message, json_of
@@ -12,6 +12,8 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Route = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
+BODY: Final = "leeway.body"
+"""The key of the ASGI scope under which Flask finds the body, or the RequestError that it is."""
 
 
 class RequestError(Exception):
@@ -62,12 +64,17 @@ async def read_json_body(
     longer than ``max_bytes``, and InvalidReviewError for a broken protocol buffer.
     """
     if message is not None and is_protobuf(scope):
-        return json_of(await _read_body(scope, receive, max_bytes), message)
+        return json_of(await read_body(scope, receive, max_bytes), message)
     require_json(scope)
-    return await _read_body(scope, receive, max_bytes)
+    return await read_body(scope, receive, max_bytes)
 
 
-async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Return a whole body.
+
+    Raises RequestError 413 as soon as it is known to be longer than ``max_bytes``, and
+    DisconnectedError where the client does not send all of it.
+    """
     length = header(scope, b"content-length")
     if length is not None and int(length) > max_bytes:
         raise _too_large(max_bytes)

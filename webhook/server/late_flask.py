@@ -2,6 +2,9 @@
 
 It is imported, and its application made, by the first request that needs it or by ``load``, in
 a thread beside the event loop.
+
+Invariant: a request takes a thread once its body is here as a whole. A thread that waited for a
+client would be one that nobody else has, and Flask cannot tell half a body from a whole one.
 """
 
 import asyncio
@@ -9,25 +12,41 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from webhook.server.http import Receive, Route, Scope, Send
+from webhook.server.caller import CALLER, Caller
+from webhook.server.http import BODY, Receive, RequestError, Route, Scope, Send, read_body
 
 if TYPE_CHECKING:
     from flask import Flask
 
 THREADS: Final = 8
+ANONYMOUS_BODY_BYTES: Final = 16 * 1024
+"""What anybody may send, as a name and a password: it is in memory until it is whole."""
 
 
 class LateFlask:
-    """A Flask application behind a bounded pool of threads, as a route."""
+    """A Flask application behind a bounded pool of threads, as a route.
 
-    def __init__(self, make: "Callable[[], Flask]") -> None:
+    Bodies of more than ``max_body_bytes`` are refused, and of whom nobody knows those of more
+    than ``ANONYMOUS_BODY_BYTES``.
+    """
+
+    def __init__(self, make: "Callable[[], Flask]", max_body_bytes: int) -> None:
         self._make = make
+        self._max_body_bytes = max_body_bytes
         self._making = Lock()
         self._route: Route | None = None
         self._routes: list[tuple[str, str]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope of type ``http``."""
+        """Serve one ASGI scope of type ``http``. Raises DisconnectedError."""
+        limit = self._max_body_bytes
+        if not isinstance(scope.get(CALLER), Caller):
+            limit = min(limit, ANONYMOUS_BODY_BYTES)
+        try:
+            scope[BODY] = await read_body(scope, receive, limit)
+        except RequestError as error:
+            # For the views that want a body: what is not there is 404, whatever is sent to it.
+            scope[BODY] = error
         route = self._route
         if route is None:
             route = await asyncio.to_thread(self.load)
@@ -53,10 +72,5 @@ class LateFlask:
 def _mounted(flask: "Flask") -> Route:
     from a2wsgi import WSGIMiddleware
 
-    def application(environ: Any, start_response: Any) -> Any:
-        # The server has taken the body apart already, chunked or not.
-        environ["wsgi.input_terminated"] = True
-        return flask.wsgi_app(environ, start_response)
-
     # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
-    return cast(Route, WSGIMiddleware(application, workers=THREADS))
+    return cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=THREADS))

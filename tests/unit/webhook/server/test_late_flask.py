@@ -3,40 +3,68 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flask import Flask
+import pytest
+from flask import Flask, request
 
-from webhook.server.late_flask import LateFlask
+from webhook.server.caller import CALLER, Caller
+from webhook.server.http import BODY, DisconnectedError, RequestError
+from webhook.server.late_flask import ANONYMOUS_BODY_BYTES, THREADS, LateFlask
+
+MAX_BODY = 2 * ANONYMOUS_BODY_BYTES
+GONE = {"type": "http.disconnect"}
 
 
 def make_flask(made: list[Flask]) -> Flask:
     app = Flask("webhook", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.add_url_rule("/here", "here", lambda: "found")
+    app.add_url_rule("/body", "body", show_body, methods=["POST"])
     made.append(app)
     return app
 
 
-async def ask(route: LateFlask) -> tuple[int, bytes]:
-    sent: list[Any] = []
+def show_body() -> str:
+    body = request.environ["asgi.scope"][BODY]
+    return f"{body.code}: {body}" if isinstance(body, RequestError) else f"{len(body)} bytes"
 
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+
+def part(size: int, *, more: bool = False) -> dict[str, object]:
+    return {"type": "http.request", "body": b"x" * size, "more_body": more}
+
+
+async def ask(
+    route: LateFlask,
+    path: str = "/here",
+    messages: Iterable[Mapping[str, object]] = (part(0),),
+    caller: Caller | None = None,
+) -> tuple[int, bytes]:
+    """Send a request whose messages come one by one, and never end where the last has more."""
+    sent: list[Any] = []
+    coming = iter(messages)
+
+    async def receive() -> Mapping[str, object]:
+        for message in coming:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     scope = {
         "type": "http",
-        "method": "GET",
-        "path": "/here",
+        "method": "GET" if path == "/here" else "POST",
+        "path": path,
         "query_string": b"",
         "headers": [],
         "http_version": "1.1",
         "scheme": "https",
         "server": ("127.0.0.1", 8443),
         "client": ("127.0.0.1", 1),
+        CALLER: caller,
     }
     await route(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent)
@@ -45,15 +73,66 @@ async def ask(route: LateFlask) -> tuple[int, bytes]:
 
 def test_requests_at_once_share_one_application() -> None:
     made: list[Flask] = []
-    route = LateFlask(lambda: make_flask(made))
+    route = LateFlask(lambda: make_flask(made), MAX_BODY)
     assert made == []
 
     async def ask_all() -> list[tuple[int, bytes]]:
         return await asyncio.gather(*(ask(route) for _ in range(8)))
 
     assert asyncio.run(ask_all()) == [(200, b"found")] * 8
-    assert route.routes() == [("GET", "/here")]
+    assert route.routes() == [("GET", "/here"), ("POST", "/body")]
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "caller", "answer"),
+    [
+        ([0], None, b"0 bytes"),
+        ([10, 20], None, b"30 bytes"),
+        ([ANONYMOUS_BODY_BYTES], None, b"%d bytes" % ANONYMOUS_BODY_BYTES),
+        ([ANONYMOUS_BODY_BYTES, 1], None, f"at most {ANONYMOUS_BODY_BYTES} bytes"),
+        ([ANONYMOUS_BODY_BYTES, 1], Caller("root"), b"%d bytes" % (ANONYMOUS_BODY_BYTES + 1)),
+        ([MAX_BODY, 1], Caller("root"), f"at most {MAX_BODY} bytes"),
+    ],
+)
+def test_the_body_is_there_as_a_whole_or_why_it_is_not(
+    sizes: list[int], caller: Caller | None, answer: bytes | str
+) -> None:
+    route = LateFlask(lambda: make_flask([]), MAX_BODY)
+    messages = [part(size, more=index < len(sizes) - 1) for index, size in enumerate(sizes)]
+    code, body = asyncio.run(ask(route, "/body", messages, caller))
+    assert code == 200
+    if isinstance(answer, bytes):
+        assert body == answer
+    else:
+        assert body.startswith(b"413: ")
+        assert answer.encode() in body
+
+
+def test_half_a_body_is_no_request() -> None:
+    made: list[Flask] = []
+    route = LateFlask(lambda: make_flask(made), MAX_BODY)
+    with pytest.raises(DisconnectedError):
+        asyncio.run(ask(route, "/body", [part(2, more=True), GONE], Caller("root")))
+    assert made == []
+
+
+def test_who_waits_for_the_rest_of_a_body_holds_no_thread() -> None:
+    route = LateFlask(lambda: make_flask([]), MAX_BODY)
+
+    async def ask_beside_stalled_ones() -> tuple[int, bytes]:
+        stalled = [
+            asyncio.create_task(ask(route, "/body", [part(1, more=True)]))
+            for _ in range(4 * THREADS)
+        ]
+        await asyncio.sleep(0)
+        answer = await asyncio.wait_for(ask(route), 20)
+        assert not any(task.done() for task in stalled)
+        for task in stalled:
+            task.cancel()
+        return answer
+
+    assert asyncio.run(ask_beside_stalled_ones()) == (200, b"found")
 
 
 def test_no_start_waits_for_what_its_first_answer_does_not_need() -> None:
