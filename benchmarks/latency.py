@@ -13,7 +13,15 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.load_client import Load, Plan, Target, ToolMissingError, build, run_load
+from benchmarks.load_client import (
+    API_SERVER_QUERY,
+    Load,
+    Plan,
+    Target,
+    ToolMissingError,
+    build,
+    run_load,
+)
 from benchmarks.report import Row, cost_row
 from benchmarks.servers import HOST, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
@@ -57,7 +65,12 @@ def run(*, quick: bool) -> list[Row]:
         maxima = []
         with leeway_server(data_dir) as port:
             target = Target(
-                HOST, port, TOKEN_REVIEW_PATH, tls, API_SERVER_USER, '"authenticated":true'
+                HOST,
+                port,
+                TOKEN_REVIEW_PATH + API_SERVER_QUERY,
+                tls,
+                API_SERVER_USER,
+                '"authenticated":true',
             )
 
             def load(seconds: float, rate: float = 0.0) -> Load:

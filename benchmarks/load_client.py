@@ -11,6 +11,8 @@ _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = ("load_client.c", "https.c")
 _LIBRARIES: Final = ("-lssl", "-lcrypto")
 _SPARE_SECONDS: Final = 60
+API_SERVER_QUERY: Final = "?timeout=30s"
+"""What kube-apiserver adds to the path of every review (client-go ``rest/request.go``, ``URL``)."""
 
 
 class ToolMissingError(Exception):

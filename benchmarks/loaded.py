@@ -15,7 +15,15 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.load_client import Load, Plan, Target, ToolMissingError, build, run_load
+from benchmarks.load_client import (
+    API_SERVER_QUERY,
+    Load,
+    Plan,
+    Target,
+    ToolMissingError,
+    build,
+    run_load,
+)
 from benchmarks.report import Row, rate_row
 from benchmarks.servers import HOST, leeway_server, make_data_dir
 from benchmarks.tokens import token_review
@@ -148,7 +156,7 @@ def _token_question(data_dir: Path) -> _Question:
     token = issue_token(request, policy, keyring_of(data_dir), time.time()).token
     file = data_dir / "token-review"
     file.write_text(token_review(token, configuration.audiences[0]) + "\n", "ascii")
-    return _Question(TOKEN_REVIEW_PATH, file, '"authenticated":true')
+    return _Question(TOKEN_REVIEW_PATH + API_SERVER_QUERY, file, '"authenticated":true')
 
 
 def _access_question(data_dir: Path) -> _Question:
@@ -177,7 +185,7 @@ def _access_question(data_dir: Path) -> _Question:
     }
     file = data_dir / "access-review"
     file.write_text(json.dumps(members, separators=(",", ":")) + "\n", "ascii")
-    return _Question(ACCESS_REVIEW_PATH, file, '"allowed":true')
+    return _Question(ACCESS_REVIEW_PATH + API_SERVER_QUERY, file, '"allowed":true')
 
 
 def _fill(data_dir: Path) -> None:

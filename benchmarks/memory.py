@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load_client import LoadError, Plan, Target, ToolMissingError, build, run_load
+from benchmarks.load_client import (
+    API_SERVER_QUERY,
+    LoadError,
+    Plan,
+    Target,
+    ToolMissingError,
+    build,
+    run_load,
+)
 from benchmarks.report import Figure, Row
 from benchmarks.servers import HOST, SERVER_LOG, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
@@ -74,7 +82,9 @@ def _measure(claim: str, client: Path, data_dir: Path, count: int) -> Row:
     plan = Plan(bodies, _CONNECTIONS, _LONGEST_SECONDS, once=True)
     tls = data_dir / TLS_FOLDER
     with leeway_server(data_dir, workers=1) as port:
-        target = Target(HOST, port, TOKEN_REVIEW_PATH, tls, API_SERVER_USER, _EXPECTED)
+        target = Target(
+            HOST, port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, _EXPECTED
+        )
         worker = _worker_of(data_dir / SERVER_LOG)
         before = _memory_of(worker)
         loads = [run_load(client, target, plan)]

@@ -30,7 +30,15 @@ from typing import Final
 
 import click
 
-from benchmarks.load_client import LoadError, Plan, Target, ToolMissingError, build, run_load
+from benchmarks.load_client import (
+    API_SERVER_QUERY,
+    LoadError,
+    Plan,
+    Target,
+    ToolMissingError,
+    build,
+    run_load,
+)
 from benchmarks.processes import ProcessorTime, processor_time
 from benchmarks.profile_tls import MemoryConnection, answer_bytes, request_bytes
 from benchmarks.profile_trace import TRACED, Times, median_times, read_requests
@@ -73,7 +81,9 @@ class _Bench:
         file = self.folder / "bodies"
         file.write_text("".join(bodies), "ascii")
         tls = self.data_dir / TLS_FOLDER
-        target = Target(HOST, server.port, TOKEN_REVIEW_PATH, tls, API_SERVER_USER, "{")
+        target = Target(
+            HOST, server.port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, "{"
+        )
         run_load(self.client, target, Plan(file, CONNECTIONS, 300, once=True))
 
     def batches(self, kind: str, *sizes: int) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
 from webhook.server.tls import load_context, tls_extension
@@ -56,9 +57,9 @@ class MemoryConnection:
 def request_bytes(body: bytes) -> bytes:
     """Render the request as the load client sends it."""
     head = (
-        f"POST {TOKEN_REVIEW_PATH} HTTP/1.1\r\nHost: {HOST}:8443\r\nUser-Agent: load_client\r\n"
-        f"Content-Length: {len(body)}\r\nAccept: application/json, */*\r\n"
-        "Content-Type: application/json\r\n\r\n"
+        f"POST {TOKEN_REVIEW_PATH}{API_SERVER_QUERY} HTTP/1.1\r\nHost: {HOST}:8443\r\n"
+        f"User-Agent: load_client\r\nContent-Length: {len(body)}\r\n"
+        "Accept: application/json, */*\r\nContent-Type: application/json\r\n\r\n"
     )
     return head.encode("ascii") + body
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Final
 
-from benchmarks.load_client import Load, LoadError, Plan, Target, count_load
+from benchmarks.load_client import API_SERVER_QUERY, Load, LoadError, Plan, Target, count_load
 from benchmarks.servers import HOST, RunningServer, script
 from benchmarks.tokens import make_tokens_here, token_review
 from webhook.assembly import keyring_of, policy_of, store_of
@@ -94,7 +94,9 @@ class Traffic:
         elif kind == "refused":
             expected = '"authenticated":false'
         tls = self.data_dir / TLS_FOLDER
-        return Target(HOST, self.server.port, path, tls, API_SERVER_USER, expected)
+        return Target(
+            HOST, self.server.port, path + API_SERVER_QUERY, tls, API_SERVER_USER, expected
+        )
 
     def is_over(self) -> bool:
         """Tell whether there is too little time for another leg."""

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.load_client import (
+    API_SERVER_QUERY,
     Load,
     Plan,
     Target,
@@ -124,7 +125,9 @@ def _load(bench: _Bench, server: _Server, kind: str) -> Load:
     plan = Plan(bench.different if cold else bench.same, CONNECTIONS, effort.seconds, once=cold)
     with server() as port:
         tls = bench.data_dir / TLS_FOLDER
-        target = Target(HOST, port, TOKEN_REVIEW_PATH, tls, API_SERVER_USER, _EXPECTED)
+        target = Target(
+            HOST, port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, _EXPECTED
+        )
         run_load(bench.client, target, warm_up)
         return run_load(bench.client, target, plan)
 

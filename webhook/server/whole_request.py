@@ -14,13 +14,24 @@ from webhook.server.error_map import JSON
 from webhook.server.parser import FIELDS, PLAIN_FIELD
 
 _END: Final = b"\r\n\r\n"
-_MAX_HEAD: Final = 4096
+MAX_HEAD: Final = 4096
+"""The longest head, in bytes, that is read here."""
 # 999,999,999 bytes: far more than ever come in one piece.
 _MAX_LENGTH_DIGITS: Final = 9
-_POST = re.compile(rb"POST (/[a-zA-Z0-9./-]*) HTTP/1\.1\r\n((?:" + PLAIN_FIELD + rb")+)\r\n")
-# What clients of Kubernetes send, and what names a request in a log.
+# Go's client of Kubernetes sends its own time limit along, as the only parameter of a review.
+_TARGET: Final = rb"(/[a-zA-Z0-9./-]*)(?:\?timeout=[0-9a-z.]{1,16})?"
+_POST = re.compile(rb"POST " + _TARGET + rb" HTTP/1\.1\r\n((?:" + PLAIN_FIELD + rb")+)\r\n")
+# What clients of Kubernetes send, and what names a request in a log or a trace.
 _FREE: Final = frozenset(
-    (b"host", b"user-agent", b"accept", b"accept-encoding", b"x-request-id", b"audit-id")
+    (
+        b"host",
+        b"user-agent",
+        b"accept",
+        b"accept-encoding",
+        b"x-request-id",
+        b"audit-id",
+        b"traceparent",
+    )
 )
 
 
@@ -40,7 +51,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 def read_head(head: bytes) -> Head | None:
     """Read the head of a POST; None for one that is not plain, or has a field that is not known."""
-    match = _POST.fullmatch(head) if len(head) <= _MAX_HEAD else None
+    match = _POST.fullmatch(head) if len(head) <= MAX_HEAD else None
     if match is None:
         return None
     fields = [(name.lower(), value) for name, value in FIELDS.findall(match[2])]

@@ -30,10 +30,11 @@ from webhook.errors import TokenRefusedError
 from webhook.issuer import TokenRequest, issue_token
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.protocol import LeewayProtocol
+from webhook.server.whole_request import MAX_HEAD, Head
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 HEAD = (
-    "POST {path} HTTP/1.1",
+    "POST {path}?timeout=30s HTTP/1.1",
     "Host: 127.0.0.1:8443",
     "User-Agent: kube-apiserver/v1.36.0 (linux/amd64)",
     "Content-Length: {length}",
@@ -160,10 +161,10 @@ def comparable(answer: bytes) -> bytes:
 
 
 def request_of(body: bytes, *more: str, path: str = PATH, **changes: str) -> bytes:
-    """Render a request; a change replaces the line of a field, an empty one takes it out."""
+    """Render a request; a change replaces a line by its first word, an empty one takes it out."""
     lines = []
     for line in HEAD:
-        name = line.partition(":")[0].lower().replace("-", "_")
+        name = re.split("[ :]", line)[0].lower().replace("-", "_")
         lines += [changes.get(name, line)] if changes.get(name, line) else []
     text = "\r\n".join([*lines, *more]) + "\r\n\r\n"
     return text.format(path=path, length=len(body)).encode("latin-1") + body
@@ -193,6 +194,15 @@ GOOD = b'"authenticated":true'
 def test_what_an_api_server_sends_takes_the_short_way(served: Served) -> None:
     answer, long = both_ways(served, [request_of(served.review())] * 3)
     assert answer.count(b"HTTP/1.1 201 Created\r\n") == answer.count(GOOD) == 3
+    assert long == 0
+
+
+@pytest.mark.parametrize("query", ["", "?timeout=2.5s", "?timeout=1m30s"])
+def test_the_time_limit_of_a_client_may_be_any(served: Served, query: str) -> None:
+    line = f"POST {{path}}{query} HTTP/1.1"
+    request = request_of(served.review(), "Traceparent: 00-1-2-01", post=line)
+    answer, long = both_ways(served, [request])
+    assert answer.count(GOOD) == 1
     assert long == 0
 
 
@@ -281,14 +291,15 @@ HEADS = [
     pytest.param((), {"content_length": "Content-Length: " + "9" * 30}, b"413", id="huge"),
     pytest.param((), {"content_type": ""}, b"201", id="no-type"),
     pytest.param((), {"content_type": "Content-Type: text/plain"}, b"415", id="text"),
-    pytest.param((), {"post {path} http/1.1": "POST {path}?x HTTP/1.1"}, b"201", id="query"),
-    pytest.param((), {"post {path} http/1.1": "POST {path}/ HTTP/1.1"}, b"404", id="slash"),
-    pytest.param((), {"post {path} http/1.1": "POST /{path} HTTP/1.1"}, b"404", id="two-slashes"),
-    pytest.param((), {"post {path} http/1.1": "GET {path} HTTP/1.1"}, b"405", id="get"),
-    pytest.param((), {"post {path} http/1.1": "post {path} HTTP/1.1"}, b"400", id="lower-case"),
-    pytest.param((), {"post {path} http/1.1": "POST {path} HTTP/1.0"}, b"201", id="old"),
-    pytest.param((), {"post {path} http/1.1": "POST  {path} HTTP/1.1"}, b"400", id="two-spaces"),
-    pytest.param((), {"post {path} http/1.1": "POST /%61pis HTTP/1.1"}, b"405", id="percent"),
+    pytest.param((), {"post": "POST {path}?x HTTP/1.1"}, b"201", id="query"),
+    pytest.param((), {"post": "POST {path}?timeout=%ff HTTP/1.1"}, b"201", id="odd-limit"),
+    pytest.param((), {"post": "POST {path}/ HTTP/1.1"}, b"404", id="slash"),
+    pytest.param((), {"post": "POST /{path} HTTP/1.1"}, b"404", id="two-slashes"),
+    pytest.param((), {"post": "GET {path} HTTP/1.1"}, b"405", id="get"),
+    pytest.param((), {"post": "post {path} HTTP/1.1"}, b"400", id="lower-case"),
+    pytest.param((), {"post": "POST {path} HTTP/1.0"}, b"201", id="old"),
+    pytest.param((), {"post": "POST  {path} HTTP/1.1"}, b"400", id="two-spaces"),
+    pytest.param((), {"post": "POST /%61pis HTTP/1.1"}, b"405", id="percent"),
 ]
 
 
@@ -299,6 +310,34 @@ def test_heads(served: Served, more: tuple[str, ...], changes: dict[str, str], c
     assert answer.split(b" ", 2)[1] == code
     # The next request of a client that goes on is not read as a part of this one.
     both_ways(served, [request, request_of(served.review())])
+
+
+@pytest.mark.parametrize("certified", [True, False])
+@pytest.mark.parametrize(
+    ("length", "is_remembered"), [(MAX_HEAD, True), (MAX_HEAD + 1, False), (200_000, False)]
+)
+def test_only_a_short_head_is_remembered(
+    served: Served, certified: bool, length: int, is_remembered: bool
+) -> None:
+    async def remembered(requests: Sequence[bytes]) -> dict[bytes, Head | None]:
+        protocol = LeewayProtocol(Worker(served.app))
+        protocol.connection_made(Written(served.certificate if certified else None))
+        for request in requests:
+            await served.until_quiet(protocol)
+            protocol.data_received(request)
+        await served.until_quiet(protocol)
+        heads = dict(protocol._heads)
+        protocol.connection_lost(None)
+        return heads
+
+    body = served.review()
+    fields = [f"User-Agent: {'x' * 8000}"] * (length // 8192)
+    room = length - len(request_of(body, *fields, "X-Request-Id: ")) + len(body)
+    request = request_of(body, *fields, f"X-Request-Id: {'x' * room}")
+    head = request[: -len(body)]
+    assert len(head) == length
+    both_ways(served, [request, request], certified=certified)
+    assert list(asyncio.run(remembered([request]))) == ([head] if is_remembered else [])
 
 
 @pytest.mark.parametrize("certified", [True, False])
