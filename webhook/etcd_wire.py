@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from keys.encoding import decode_json
 from keys.errors import EncodingError
+from webhook.bodies import decode_body
 from webhook.errors import InvalidReviewError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words
@@ -148,9 +148,9 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
     Raises InvalidReviewError.
     """
     try:
-        members = decode_json(body or b"{}")
+        members = decode_body(body or b"{}")
         return msgspec.convert({} if members is None else _with_original_names(members), kind)
-    except (EncodingError, msgspec.ValidationError) as error:
+    except (EncodingError, msgspec.ValidationError, RecursionError) as error:
         raise InvalidReviewError(
             f"the request body is not the JSON of this call: {error}"
         ) from error

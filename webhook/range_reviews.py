@@ -5,9 +5,8 @@ from typing import Final
 
 import msgspec
 
-from keys.encoding import decode_json
 from keys.errors import EncodingError
-from webhook.bodies import FIELDS, refuse_other_case
+from webhook.bodies import FIELDS, decode_body, refuse_other_case
 from webhook.errors import InvalidReviewError
 from webhook.etcd_wire import require_short_keys
 from webhook.rbac.access import Access
@@ -54,7 +53,7 @@ class RangeAccessRequest:
 def parse_range_review(body: bytes) -> RangeAccessRequest:
     """Parse the body of a request. Raises InvalidReviewError."""
     try:
-        value = decode_json(body)
+        value = decode_body(body)
         if isinstance(value, dict):
             refuse_other_case(value, FIELDS, "")
         review = msgspec.convert(value, _Review)

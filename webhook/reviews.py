@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from webhook.bodies import read_object, read_spec, read_texts
+from webhook.bodies import MAX_VALUES, read_object, read_spec, read_texts
 from webhook.errors import ClockError, InvalidReviewError
 from webhook.outcome import Authenticated, Outcome
 from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
@@ -124,6 +124,8 @@ def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
 
 
 def _read_sent(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]] | None:
+    if len(body) > MAX_VALUES:
+        return None
     try:
         sent = _sent_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from webhook.errors import InvalidReviewError
-from webhook.protobuf import Field, Message, json_of
+from webhook.protobuf import MAX_FIELDS, Field, Message, json_of
 from webhook.token_requests import MESSAGE
 
 # What kubectl 1.32 sends for `create token loofah -n argo-run --audience vault --duration 20m`.
@@ -14,7 +14,16 @@ KUBECTL = bytes.fromhex(
     "00a280a1861757468656e7469636174696f6e2e6b38732e696f2f7631120c546f6b656e52657175657374"
     "12240a100a0012001a0022002a00320038004200120a0a057661756c7420b0091a040a0012001a002200"
 )
-TEST = Message({1: Field("text"), 2: Field("number", "int64"), 3: Field("list", repeated=True)})
+OPEN = Message({}, open=True)
+TEST = Message(
+    {
+        1: Field("text"),
+        2: Field("number", "int64"),
+        3: Field("list", repeated=True),
+        6: Field("metadata", OPEN),
+        7: Field("parts", OPEN, repeated=True),
+    }
+)
 
 
 def varint(value: int) -> bytes:
@@ -96,6 +105,12 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "fixed-cut": (envelope(b"\x0d\0"), "cut short"),
     "varint-cut": (envelope(b"\x10\x80"), "cut short"),
     "varint-of-11-bytes": (envelope(b"\x10" + b"\x80" * 10 + b"\0"), "too long"),
+    "many-fields": (envelope(text(3, "") * MAX_FIELDS), "more than 10,000 fields"),
+    "many-fields-within": (envelope(text(6, number(9, 0) * MAX_FIELDS)), "more than 10,000 fields"),
+    "many-fields-in-parts": (
+        envelope(text(7, number(9, 0) * 100) * (MAX_FIELDS // 100)),
+        "more than 10,000 fields",
+    ),
     "varint-over-64-bits": (envelope(b"\x10" + b"\xff" * 9 + b"\x02"), "too long"),
 }
 

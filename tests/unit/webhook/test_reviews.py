@@ -241,6 +241,25 @@ def test_bad_input_32_large_review_within_100_ms(name: str) -> None:
     assert _best_of(5, lambda: _answer(data)) < 0.1
 
 
+CROWDED = {
+    "objects": b'{ "metadata":[' + b"{}," * 1_000_000 + b"1]}",
+    "objects-alike-to-the-server": b'{"metadata":[' + b"{}," * 1_000_000 + b"1]}",
+    "arrays": b'{ "metadata":[' + b"[]," * 1_000_000 + b"1]}",
+    "numbers": b'{ "metadata":[' + b"1," * 1_500_000 + b"1]}",
+    "members": b"{ " + b",".join(b'"%d":1' % number for number in range(300_000)) + b"}",
+    "audiences": as_json(body({"token": "x", "audiences": ["a"] * 700_000})),
+}
+
+
+@pytest.mark.parametrize("data", CROWDED.values(), ids=CROWDED)
+def test_bad_input_32_crowded_body_within_100_ms(data: bytes) -> None:
+    def parse() -> None:
+        with pytest.raises(InvalidReviewError, match="more than 30,000 values"):
+            parse_token_review(data, "v1")
+
+    assert _best_of(5, parse) < 0.1
+
+
 def test_audiences_of_a_huge_review_are_compared_in_linear_time() -> None:
     """700,000 asked and 100 in the token: compared one by one, this takes half a second."""
     audiences = [AUDIENCE, *(f"b-{number}" for number in range(99))]
