@@ -7,10 +7,11 @@ Invariants:
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -98,15 +99,23 @@ def crl_beside(client_ca: Path) -> Path | None:
     return path if os.path.lexists(path) else None
 
 
-def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
+def initialise(
+    data_dir: Path,
+    options: InitOptions,
+    now: float,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> list[Path]:
     """Make whatever of a data directory is not there yet; return the files made, in order.
+
+    Its server is to run in that ``environment``, which may say where it listens and what its store
+    is called.
 
     Raises DataDirectoryError where the directory cannot be made or holds half a pair,
     ConfigurationError for an issuer or audience that is not allowed, and the errors of ``keys``.
     """
     # Before anything is made: wrong options make nothing.
     text = configuration_text(options)
-    parse_configuration(text, "leeway init", {}, {})
+    parse_configuration(text, "leeway init", environment, {})
     date = _date(now)
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
@@ -116,17 +125,19 @@ def initialise(data_dir: Path, options: InitOptions, now: float) -> list[Path]:
             data_dir.chmod(0o700)
         for folder in [data_dir, *folders]:
             folder.mkdir(mode=0o700, parents=folder == data_dir, exist_ok=True)
-        return _make_files(data_dir, options, text, now)
+        return _make_files(data_dir, options, text, now, environment)
     except OSError as error:
         raise DataDirectoryError(f"{data_dir} cannot be made: {error}") from error
 
 
-def _make_files(data_dir: Path, options: InitOptions, text: str, now: float) -> list[Path]:
+def _make_files(
+    data_dir: Path, options: InitOptions, text: str, now: float, environment: Mapping[str, str]
+) -> list[Path]:
     made: list[Path] = []
     path = data_dir / FILE_NAME
     if create_file(path, text.encode("utf-8")):
         made.append(path)
-    configuration = parse_configuration(path.read_text("utf-8"), str(path), {}, {})
+    configuration = parse_configuration(path.read_text("utf-8"), str(path), environment, {})
     made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)

@@ -1,5 +1,6 @@
 """``leeway init``."""
 
+import os
 from pathlib import Path
 from time import time
 
@@ -28,7 +29,8 @@ def init(
 
     Nothing is ever overwritten; running it twice changes nothing.
     """
-    made = initialise(data_dir, InitOptions(issuer, audiences, hosts, algorithm), time())
+    options = InitOptions(issuer, audiences, hosts, algorithm)
+    made = initialise(data_dir, options, time(), os.environ)
     for path in made:
         click.echo(f"created {path}")
     if not made:

@@ -140,3 +140,26 @@ def test_a_process_of_its_own_in_the_working_directory(tmp_path: Path) -> None:
     out = run_process("init", folder=tmp_path, environment=environment).assert_done()
     assert out.startswith("created leeway-data/leeway.yaml\n")
     assert (tmp_path / "leeway-data" / "tls" / "ca.key").is_file()
+
+
+def test_the_environment_of_the_server_counts(
+    leeway: Leeway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEEWAY_STORE_SQLITE_PATH", "users.db")
+    monkeypatch.setenv("LEEWAY_SERVER_BIND", "0.0.0.0:9443")
+    lines = leeway("init", "--data-dir", tmp_path, "--algorithm", "ES256").assert_done()
+    assert f"created {tmp_path / 'users.db'}\n" in lines
+    assert not (tmp_path / "auth.db").exists()
+    for name in ("tokenreview", "root"):
+        found = yaml.safe_load((tmp_path / "kubeconfig" / f"{name}.yaml").read_text())
+        assert ":9443" in found["clusters"][0]["cluster"]["server"]
+    assert leeway("user", "list", "--data-dir", tmp_path).assert_done() == "kube-apiserver\nroot\n"
+
+
+def test_a_wrong_environment_makes_nothing(
+    leeway: Leeway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEEWAY_SERVER_WORKERS", "none")
+    ran = leeway("init", "--data-dir", tmp_path / "data")
+    ran.assert_failed(2, "environment variable LEEWAY_SERVER_WORKERS")
+    assert not (tmp_path / "data").exists()
