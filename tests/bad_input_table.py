@@ -88,7 +88,7 @@ _INTRODUCTION = """\
 What must happen, row by row, and the tests that show it. *Refused* is a TokenReview that is
 answered with `authenticated: false`, without a user. `make test` runs all tests, and
 `.venv/bin/python -m pytest -k bad_input_12` those of row 12. `make chaos` repeats the faults of
-rows 47, 48, 51 to 53 and 55 more often than `make test` has time for.
+rows 36, 45 and 47 to 55 more often than `make test` has time for.
 
 `make docs-tables` makes this page from `tests/bad_input_table.py` and the names of the tests. A
 test fails where the page is another, a row has no test, or a test names a row that is not here.
