@@ -262,10 +262,11 @@ def test_it_may_be_used_by_any_thread(place: Place) -> None:
     assert (revision, len(records)) == (100, 100)
 
 
-def test_changes_without_waiting(place: Place) -> None:
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_is_free_is_read_with_waiting_and_without(place: Place, wait: bool) -> None:
     backend = place.open()
     backend.commit(0, [A])
-    assert backend.changes(0, wait=False) == (1, [A])
+    assert backend.load(wait=wait) == backend.changes(0, wait=wait) == (1, [A])
 
 
 # SQLite only.

@@ -21,6 +21,7 @@ KEYS = (SA, POD, SECRET, NODE)
 PARAMETERS = [pytest.param(key, id=str(key.kind)) for key in KEYS]
 SPEC = {"serviceAccountName": "loofah", "nodeName": "node-1"}
 PODS = "/api/v1/pods"
+NESTED = b"[" * 100_000
 MAX_SILENCE = 300.0
 SHORT_SILENCE = 3.0
 WITHIN_SECONDS = 15.0
@@ -294,7 +295,9 @@ def test_watches_that_tell_nothing_are_no_contact(kube: FakeKube, tmp_path: Path
 REFUSALS = [
     pytest.param((403, b'{"kind":"Status","reason":"Forbidden"}'), "HTTP 403 Forbidden", id="403"),
     pytest.param((500, b"broken"), "HTTP 500", id="500"),
+    pytest.param((500, b'{"x":' + NESTED), "HTTP 500", id="500-nested"),
     pytest.param((200, b"{"), "its list of Pods cannot be read", id="not-json"),
+    pytest.param((200, b'{"x":' + NESTED), "its list of Pods cannot be read", id="nested"),
     pytest.param(
         (200, b'{"kind":"PodList","metadata":{},"items":[]}'), "no resourceVersion", id="no-version"
     ),
@@ -344,6 +347,8 @@ EVENTS = [
     pytest.param(b'{"type":"ADDED","object":{"kind":"Node","metadata":{}}}\n', id="kind"),
     pytest.param(b'{"type":"ADDED"}\n', id="no-object"),
     pytest.param(b"not json\n", id="not-json"),
+    pytest.param(b'{"x":' + NESTED + b"\n", id="nested"),
+    pytest.param(b'{"type":"ERROR","object":{"x":' + NESTED + b"\n", id="error-nested"),
 ]
 
 
@@ -461,6 +466,7 @@ NO_ANSWER = [
     pytest.param((500, b""), id="500"),
     pytest.param((503, b'{"kind":"Status","reason":"NotFound"}'), id="503"),
     pytest.param((200, b"{"), id="not-json"),
+    pytest.param((200, b'{"x":' + NESTED), id="nested"),
     pytest.param((200, b'{"kind":"Status"}'), id="status"),
     pytest.param(
         (200, b'{"kind":"Pod","metadata":{"name":"x","namespace":"y","uid":"z"}}'), id="another"

@@ -1,7 +1,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -143,19 +143,28 @@ def test_news_are_taken_over_when_the_lock_is_gone(
     assert not may_read(store)
 
 
-def test_a_refresh_never_waits(tmp_path: Path, store: AuthStore, other: sqlite3.Connection) -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda backend, **how: backend.changes(0, **how), id="changes"),
+        pytest.param(lambda backend, **how: backend.load(**how), id="load"),
+    ],
+)
+def test_a_refresh_never_waits(
+    store: AuthStore, other: sqlite3.Connection, read: Callable[..., object]
+) -> None:
     backend = store._backend
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        backend.changes(0, wait=False)
+        read(backend, wait=False)
     assert time.monotonic() - started < 0.2
     other.execute("ROLLBACK")
     # It did not count as having waited: the next one does.
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        backend.changes(0)
+        read(backend)
     assert time.monotonic() - started > 1.0
     other.execute("ROLLBACK")
 

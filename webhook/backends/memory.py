@@ -1,4 +1,4 @@
-"""A backend that forgets: for tests, and for `leeway demo`. One process only."""
+"""A backend that forgets, for tests. One process only."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -14,7 +14,7 @@ class MemoryBackend:
         self._revision = 0
         self._records: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
 
-    def load(self) -> tuple[int, list[Record]]:
+    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:  # noqa: ARG002
         """Return the revision and every record of it."""
         with self._lock:
             records = [

@@ -82,7 +82,7 @@ class SQLiteBackend:
             self.close()
             raise
 
-    def load(self) -> tuple[int, list[Record]]:
+    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and every record of it; a record that is damaged is a StoreError."""
 
         def read() -> tuple[int, list[Record]]:
@@ -91,7 +91,7 @@ class SQLiteBackend:
             found = [self._checked(row) for row in rows]
             return revision, [record for record in found if record.value is not None]
 
-        return self._reading(read)
+        return self._reading(read, wait=wait)
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``."""

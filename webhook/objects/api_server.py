@@ -116,7 +116,7 @@ def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
         data = _body(response, _LIST_SECONDS)
     try:
         found = _list_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise APIServerError(f"its list of {kind}s cannot be read", _OK) from error
     _require_kind(kind, found.kind, "List")
     if not found.metadata.resource_version:
@@ -210,7 +210,7 @@ class Watch:
                 # Whatever else it is, this resourceVersion is of no more use.
                 code = status.code if status.code == _TOO_MANY_REQUESTS else _OK
                 raise APIServerError(f"its watch ended with code {status.code}", code)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise APIServerError("an event of its watch cannot be read", _OK) from error
         found = _decoded(self._kind, wire.object, any_kind=wire.type == "BOOKMARK")
         version = found.metadata.resource_version
@@ -251,7 +251,7 @@ def _body(response: Response, seconds: float) -> bytes:
 def _decoded(kind: Kind, data: bytes | msgspec.Raw, *, any_kind: bool = False) -> _Object:
     try:
         found = _object_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise APIServerError(f"its {kind} cannot be read", _OK) from error
     if not any_kind:
         _require_kind(kind, found.kind)

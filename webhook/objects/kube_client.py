@@ -199,7 +199,7 @@ def _failure(response: Response) -> APIServerError:
         data = response.read(_MAX_ERROR_BYTES)
     try:
         status = msgspec.json.decode(data, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         status = _Status()
     is_status = status.kind == "Status" and status.reason.isalnum()
     # Not its message, which names the user: this is shown to everybody who asks /readyz.

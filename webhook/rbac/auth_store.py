@@ -239,7 +239,7 @@ class AuthStore:
         news = self._backend.changes(self.state.revision, wait=wait)
         if news is None:
             fresh = State()
-            fresh.apply(*self._backend.load())
+            fresh.apply(*self._backend.load(wait=wait))
             self.state = fresh
         else:
             self.state.apply(*news)

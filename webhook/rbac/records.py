@@ -46,8 +46,11 @@ class Backend(Protocol):
     Every method may be called from any thread.
     """
 
-    def load(self) -> tuple[int, list[Record]]:
-        """Return the revision and every record of it. Raises StoreError for damaged data."""
+    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
+        """Return the revision and every record of it. Raises StoreError for damaged data.
+
+        Without ``wait``, raises StoreUnavailableError at once where somebody else is writing.
+        """
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``, the gone ones included.

@@ -159,6 +159,7 @@ class JWTTokens:
             EncodingError,
             msgspec.DecodeError,
             UnicodeError,
+            RecursionError,
         ) as error:
             raise InvalidAuthTokenError from error
         user = self._store.state.users.get(claims.username)

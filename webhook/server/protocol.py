@@ -30,7 +30,7 @@ from gunicorn.asgi.protocol import (
 from webhook.server.error_map import JSON
 from webhook.server.parser import LeewayParser
 from webhook.server.tls import tls_extension
-from webhook.server.whole_request import Head, read_head, split
+from webhook.server.whole_request import MAX_HEAD, Head, read_head, split
 
 # With the second until an abort, whoever stalls is gone after ten.
 STALL_SECONDS: Final = 9.0
@@ -137,6 +137,8 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         try:
             request = self._heads[head]
         except KeyError:
+            if len(head) > MAX_HEAD:
+                return False
             request = read_head(head)
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()

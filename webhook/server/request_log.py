@@ -2,8 +2,9 @@
 
 Invariants:
 
-1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker; how many
-   more there would have been is one line a second. Changes that were made are never left out.
+1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker, and
+   ``CRASHES_A_SECOND`` with a traceback; how many more there would have been is one line a second.
+   Changes that were made are never left out.
 2. Never a token: its fingerprint. Issuer and subject of a token only once its signature held.
 3. What is not logged costs the hot path the question whether it is, and nothing else.
 """
@@ -25,6 +26,7 @@ from webhook.server.caller import CALLER, Caller
 from webhook.server.http import Scope, header
 
 LINES_A_SECOND: Final = 100
+CRASHES_A_SECOND: Final = 10
 REQUEST_ID_HEADER: Final = b"x-request-id"
 _REQUEST_ID: Final = "leeway.request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -84,13 +86,18 @@ class BoundedLog:
         self._level = logging.NOTSET
 
     def log(
-        self, logger: logging.Logger, level: int, message: str, make: Callable[[], Fields]
+        self,
+        logger: logging.Logger,
+        level: int,
+        message: str,
+        make: Callable[[], Fields],
+        error: BaseException | None = None,
     ) -> None:
-        """Log a line; its fields are only made where it is written."""
+        """Log a line, with an error's traceback; its fields are only made where it is written."""
         if not logger.isEnabledFor(level):
             return
         if self._budget.take(monotonic()):
-            logger.log(level, "%s", message, extra={"fields": make()})
+            logger.log(level, "%s", message, exc_info=error, extra={"fields": make()})
             return
         with self._lock:
             self._level = max(self._level, level)
@@ -116,6 +123,7 @@ class RequestLog:
         self._decisions = BoundedLog("accessreview")
         self._denials = BoundedLog("denied")
         self._requests = BoundedLog("request")
+        self._crashes = BoundedLog("crash", CRASHES_A_SECOND)
         self._failed_audits = BoundedLog("audit")
 
     def reviewed(self, scope: Scope, token: str, outcome: Outcome, seconds: float) -> None:
@@ -171,8 +179,13 @@ class RequestLog:
 
     def crashed(self, scope: Scope, error: BaseException) -> None:
         """Log an exception that no request should cause."""
-        fields = _request_fields("request", scope, 500)
-        _logger.error("a request failed", exc_info=error, extra={"fields": fields})
+        self._crashes.log(
+            _logger,
+            logging.ERROR,
+            "a request failed",
+            lambda: _request_fields("request", scope, 500),
+            error,
+        )
 
     def audit_of(self, scope: Scope) -> Audit:
         """Return what writes audit lines of a request."""

@@ -339,6 +339,47 @@ def test_refresh_waits_for_what_is_locked_and_no_longer_being_written(
     ours.close()
 
 
+class Forgetful(SQLiteBackend):
+    """A database whose feed never reaches back; somebody locks it when that has been said."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.others: list[sqlite3.Connection] = []
+        self.waits: list[bool] = []
+
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
+        super().changes(after, wait=wait)
+        for other in self.others:
+            other.execute("BEGIN EXCLUSIVE")
+        self.others.clear()
+        return None
+
+    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
+        self.waits.append(wait)
+        return super().load(wait=wait)
+
+
+def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    backend = Forgetful(path)
+    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(path))
+    theirs.add_user("written")
+    other = sqlite3.connect(path, isolation_level=None)
+    backend.others.append(other)
+    backend.waits.clear()
+    ours.refresh()
+    assert "written" not in ours.state.users
+    other.execute("ROLLBACK")
+    ours.refresh()
+    assert "written" in ours.state.users
+    assert not any(backend.waits)
+    backend.waits.clear()
+    ours.add_user("ours")
+    assert backend.waits == [True]
+    for opened in (ours, theirs, other):
+        opened.close()
+
+
 def test_refresh_takes_over_what_others_wrote() -> None:
     backend = MemoryBackend()
     ours, theirs = prepared(backend), AuthStore(backend)

@@ -18,6 +18,8 @@ from webhook.rbac.tokens import MAX_TOKEN_LENGTH, JWTTokens, NopTokens, SimpleTo
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)
 TTL = 300.0
+# As deep as a token of the greatest length can have it.
+NESTED = b"[" * 2800
 MakeProvider = Callable[[AuthStore], TokenProvider]
 
 
@@ -251,6 +253,8 @@ def test_jwt_of_another_key_or_shape() -> None:
         raw_jws(own_header, b"not JSON", KEY),
         raw_jws(own_header, b"[]", KEY),
         raw_jws(own_header, b"\xff", KEY),
+        raw_jws(own_header, msgspec.json.encode(claims)[:-1] + b',"z":' + NESTED, KEY),
+        raw_jws(b'{"alg":"RS256","kid":"x"}', b'{"z":' + NESTED, KEY, "ES256"),
         raw_jws(own_header, msgspec.json.encode({"username": "a", "revision": 1}), KEY),
         raw_jws(own_header, msgspec.json.encode(claims | {"revision": 1}), KEY),
         raw_jws(own_header, msgspec.json.encode(claims | {"exp": str(claims["exp"])}), KEY),

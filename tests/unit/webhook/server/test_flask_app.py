@@ -1,15 +1,27 @@
-"""Discovery is served with and without a slash at the end."""
+"""Discovery with and without a slash at the end, and calls of etcd's API that go wrong."""
 
+import logging
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 from caller_parts import Parts
 from flask.testing import FlaskClient
 
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, NOW
+from webhook.backends.memory import MemoryBackend
+from webhook.errors import LeewayError
 from webhook.issuer import TokenPolicy
 from webhook.metrics import Metrics
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.passwords import Passwords
+from webhook.rbac.records import Record
+from webhook.rbac.tokens import NopTokens
+from webhook.server.caller import CALLER, Caller
 from webhook.server.flask_app import create_flask_app
+from webhook.server.http import BODY
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.routes.token_requests import TokenRequests
@@ -28,10 +40,29 @@ SERVED = [
 ]
 
 
+PLACE = "/var/lib/leeway/auth.db"
+NESTED = [b'{"name":' * depth + b"{}" + b"}" * depth for depth in (100, 2000, 20_000)]
+
+
+class Failing(MemoryBackend):
+    """Cannot be written to."""
+
+    def __init__(self, error: LeewayError) -> None:
+        super().__init__()
+        self.error = error
+
+    def commit(self, expected: int, records: Sequence[Record]) -> int:
+        raise self.error
+
+
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
+    return client_of(MemoryBackend())
+
+
+def client_of(backend: MemoryBackend) -> FlaskClient:
     parts, metrics = Parts(), Metrics()
-    auth = AuthAPI(parts.store, Passwords(), parts.tokens, lambda: NOW)
+    auth = AuthAPI(AuthStore(backend), Passwords(), NopTokens(), lambda: NOW)
     requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
     skew = SkewFiles(SkewTracker())
     return create_flask_app(
@@ -67,3 +98,40 @@ def test_a_slash_at_the_end_changes_nothing(client: FlaskClient, path: str) -> N
 )
 def test_what_is_not_there_with_a_slash(client: FlaskClient, path: str) -> None:
     assert get(client, path)[0] == 404
+
+
+def post(client: FlaskClient, call: str, body: bytes) -> tuple[int, bytes]:
+    path = f"/v3/auth/{call}"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    scope |= {CALLER: Caller("root"), BODY: body}
+    answer = client.post(path, data=body, environ_overrides={"asgi.scope": scope})
+    return answer.status_code, answer.data
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_crash"),
+    [
+        (StoreUnavailableError(f"{PLACE} is locked"), 503, False),
+        (StoreError(f"{PLACE} is damaged"), 500, True),
+    ],
+)
+def test_what_no_request_should_cause_is_logged_and_not_told(
+    error: LeewayError, status: int, is_crash: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "leeway")
+    found, body = post(client_of(Failing(error)), "role/add", b'{"name": "r"}')
+    assert found == status
+    assert (PLACE.encode() in body) is not is_crash
+    (record,) = caplog.records
+    assert (record.getMessage() == "a request failed") is is_crash
+    assert (record.exc_info is not None and record.exc_info[1] is error) is is_crash
+
+
+@pytest.mark.parametrize("body", NESTED, ids=len)
+@pytest.mark.parametrize("call", ["authenticate", "role/add"])
+def test_a_body_that_is_nested_too_deep_is_a_bad_request(
+    client: FlaskClient, call: str, body: bytes
+) -> None:
+    status, answer = post(client, call, body)
+    assert status == 400
+    assert msgspec.json.decode(answer)["code"] == 3

@@ -1,13 +1,21 @@
 """``kubectl --as``: what the headers ask for, and who may."""
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
-from caller_parts import KEY, Parts, scope_of
+from caller_parts import KEY, SUBJECT, Parts, scope_of
 
-from webhook.server.caller import Caller
+from keys.keyring import Keyring
+from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.tokens import JWTTokens
+from webhook.server.caller import Caller, Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
+from webhook.server.verifier import TokenVerifier
 
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 MASTERS = "system:masters"
@@ -138,6 +146,50 @@ def test_a_token_of_somebody_without_the_role_acts_as_nobody_else() -> None:
     scope["headers"].append((b"authorization", f"Bearer {parts.log_in('alice')}".encode()))
     with pytest.raises(RequestError, match="'alice' may not act as 'root'"):
         asyncio.run(parts.callers.find(scope))
+
+
+class AuthGoesOff:
+    """Gets newer keys, while somebody disables auth."""
+
+    def __init__(self, store: AuthStore, use: Callable[[], None]) -> None:
+        self.store = store
+        self.use = use
+
+    def ask(self, issuer: str) -> Future[None]:
+        assert issuer == ISSUER
+        self.store.disable()
+        self.use()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.mark.parametrize(
+    ("username", "is_auth_token"), [(SUBJECT, False), ("alice", True)], ids=["account", "user"]
+)
+def test_a_token_acts_as_nobody_when_auth_is_disabled_behind_its_back(
+    username: str, is_auth_token: bool
+) -> None:
+    parts, key = Parts(), signing_key("RS256")
+    keyring = Keyring().with_new_key(key, 0)
+    tokens = JWTTokens(parts.store, Keyring().with_new_key(signing_key("RS256", "another"), 0))
+    authenticator = Authenticator([TrustedIssuer(ISSUER, [AUDIENCE], [])], LEEWAY)
+
+    def use() -> None:
+        authenticator.replace_keys(ISSUER, [key.verification_key])
+        tokens.use_keyring(keyring)
+
+    newer_keys = AuthGoesOff(parts.store, use)
+    verifier = TokenVerifier(authenticator, lambda: NOW, None, newer_keys)
+    callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
+    auth_token = JWTTokens(parts.store, keyring).assign(parts.store.user("alice"), NOW)
+    token = auth_token if is_auth_token else token_of(good_claims())
+    scope = with_headers(("user", "root"))
+    scope["headers"].append((b"authorization", f"Bearer {token}".encode()))
+    with pytest.raises(RequestError, match=f"'{username}' may not act as 'root'") as caught:
+        asyncio.run(callers.find(scope))
+    assert caught.value.code == 403
+    assert not parts.store.enabled
 
 
 def test_nobody_acts_as_nobody() -> None:

@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 
 from webhook.server.request_log import (
+    CRASHES_A_SECOND,
     LINES_A_SECOND,
     BoundedLog,
     LineBudget,
@@ -104,6 +105,28 @@ def test_what_is_left_out_is_told_once_a_second(kept: Kept) -> None:
     assert kept.records[-1].fields == {"event": "left-out", "of": "x", "count": 7}  # type: ignore[attr-defined]
     kept.told.clear()
     assert not kept.told.wait(1.5)
+
+
+def test_crashes_are_bounded_and_keep_their_tracebacks(kept: Kept) -> None:
+    crashes = 10 * CRASHES_A_SECOND
+    log, scope = RequestLog(), scope_of({}) | {"method": "POST", "path": "/v3/auth/authenticate"}
+    for number in range(crashes):
+        try:
+            raise RecursionError(number)
+        except RecursionError as error:
+            log.crashed(scope, error)
+    assert kept.told.wait(10)
+    *written, left_out = kept.records
+    assert CRASHES_A_SECOND <= len(written) < crashes
+    for number, record in enumerate(written[:CRASHES_A_SECOND]):
+        assert (record.levelname, record.getMessage()) == ("ERROR", "a request failed")
+        assert record.fields["event"] == "request"  # type: ignore[attr-defined]
+        assert record.exc_info is not None
+        assert str(record.exc_info[1]) == str(number)
+        assert record.exc_info[2] is not None
+    count = crashes - len(written)
+    assert left_out.levelname == "ERROR"
+    assert left_out.fields == {"event": "left-out", "of": "crash", "count": count}  # type: ignore[attr-defined]
 
 
 def test_answers_about_permissions_are_bounded(kept: Kept) -> None:
