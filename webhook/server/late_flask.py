@@ -3,14 +3,17 @@
 It is imported, and its application made, by the first request that needs it or by ``load``, in
 a thread beside the event loop.
 
-Invariant: a request takes a thread once its body is here as a whole. A thread that waited for a
-client would be one that nobody else has, and Flask cannot tell half a body from a whole one.
+Invariants:
+
+1. A request takes a thread once its body is here as a whole. A thread that waited for a client
+   would be one that nobody else has, and Flask cannot tell half a body from a whole one.
+2. Log-ins, which anybody may try and which hash a password each, have threads of their own.
 """
 
 import asyncio
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import BODY, Receive, RequestError, Route, Scope, Send, read_body
@@ -19,12 +22,14 @@ if TYPE_CHECKING:
     from flask import Flask
 
 THREADS: Final = 8
+LOG_IN_THREADS: Final = 4
+LOG_IN_PATH: Final = "/v3/auth/authenticate"
 ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """What anybody may send, as a name and a password: it is in memory until it is whole."""
 
 
 class LateFlask:
-    """A Flask application behind a bounded pool of threads, as a route.
+    """A Flask application behind bounded pools of threads, as a route.
 
     Bodies of more than ``max_body_bytes`` are refused, and of whom nobody knows those of more
     than ``ANONYMOUS_BODY_BYTES``.
@@ -34,7 +39,7 @@ class LateFlask:
         self._make = make
         self._max_body_bytes = max_body_bytes
         self._making = Lock()
-        self._route: Route | None = None
+        self._mounted: _Mounted | None = None
         self._routes: list[tuple[str, str]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,21 +52,25 @@ class LateFlask:
         except RequestError as error:
             # For the views that want a body: what is not there is 404, whatever is sent to it.
             scope[BODY] = error
-        route = self._route
-        if route is None:
-            route = await asyncio.to_thread(self.load)
+        mounted = self._mounted
+        if mounted is None:
+            mounted = await asyncio.to_thread(self._load)
+        route = mounted.log_ins if scope["path"] == LOG_IN_PATH else mounted.others
         await route(scope, receive, send)
 
-    def load(self) -> Route:
+    def load(self) -> None:
         """Make the application where it is not there yet; in any thread but the event loop's."""
+        self._load()
+
+    def _load(self) -> "_Mounted":
         with self._making:
-            if self._route is None:
+            if self._mounted is None:
                 from webhook.server.flask_app import routes_of
 
                 flask = self._make()
                 self._routes = routes_of(flask)
-                self._route = _mounted(flask)
-            return self._route
+                self._mounted = _Mounted(_mount(flask, LOG_IN_THREADS), _mount(flask, THREADS))
+            return self._mounted
 
     def routes(self) -> list[tuple[str, str]]:
         """Return the method and the path of every route."""
@@ -69,8 +78,13 @@ class LateFlask:
         return list(self._routes)
 
 
-def _mounted(flask: "Flask") -> Route:
+class _Mounted(NamedTuple):
+    log_ins: Route
+    others: Route
+
+
+def _mount(flask: "Flask", threads: int) -> Route:
     from a2wsgi import WSGIMiddleware
 
     # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
-    return cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=THREADS))
+    return cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=threads))

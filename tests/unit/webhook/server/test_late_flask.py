@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,13 @@ from flask import Flask, request
 
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import BODY, DisconnectedError, RequestError
-from webhook.server.late_flask import ANONYMOUS_BODY_BYTES, THREADS, LateFlask
+from webhook.server.late_flask import (
+    ANONYMOUS_BODY_BYTES,
+    LOG_IN_PATH,
+    LOG_IN_THREADS,
+    THREADS,
+    LateFlask,
+)
 
 MAX_BODY = 2 * ANONYMOUS_BODY_BYTES
 GONE = {"type": "http.disconnect"}
@@ -54,7 +61,7 @@ async def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": "GET" if path == "/here" else "POST",
         "path": path,
@@ -133,6 +140,26 @@ def test_who_waits_for_the_rest_of_a_body_holds_no_thread() -> None:
         return answer
 
     assert asyncio.run(ask_beside_stalled_ones()) == (200, b"found")
+
+
+def test_log_ins_keep_nobody_else_waiting() -> None:
+    made: list[Flask] = []
+    route = LateFlask(lambda: make_flask(made), MAX_BODY)
+    may_end = threading.Event()
+    route.load()
+    made[0].add_url_rule(LOG_IN_PATH, "log_in", lambda: str(may_end.wait(30)), methods=["POST"])
+
+    async def ask_beside_log_ins() -> list[tuple[int, bytes]]:
+        count = 2 * (LOG_IN_THREADS + THREADS)
+        log_ins = [asyncio.create_task(ask(route, LOG_IN_PATH)) for _ in range(count)]
+        await asyncio.sleep(0)
+        others = [await asyncio.wait_for(ask(route), 20) for _ in range(3)]
+        assert not any(log_in.done() for log_in in log_ins)
+        may_end.set()
+        assert await asyncio.gather(*log_ins) == [(200, b"True")] * count
+        return others
+
+    assert asyncio.run(ask_beside_log_ins()) == [(200, b"found")] * 3
 
 
 def test_no_start_waits_for_what_its_first_answer_does_not_need() -> None:
