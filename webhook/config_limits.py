@@ -46,6 +46,15 @@ def require_path(name: str, value: str) -> None:
         raise ValueError(f"{name} is {value[:64]!r}; a path without NUL is allowed")
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can encode a text: whether it has no half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
     """Raise ValueError for too few audiences, or one that is no printable ASCII."""
     if len(audiences) < at_least or not all(

@@ -1,18 +1,24 @@
 """``leeway serve`` with faults planted in it: what no request should cause, and no library say."""
 
 import asyncio
+import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 from webhook.cli.main import main
 from webhook.server import app as server_app
+from webhook.server import worker as server_worker
 from webhook.server.routes import api_discovery
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
+# Names a file; while it is there, what it names fails.
+PLANTED = "LEEWAY_PLANTED_FAULT"
 compose = server_app.compose
+load_context = server_worker.load_context
 
 
 def crash() -> Any:
@@ -39,8 +45,22 @@ async def fail_beside(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+def crash_where_planted(place: str) -> None:
+    """Raise where a test has asked for it."""
+    path = Path(os.environ.get(PLANTED, ""))
+    if path.is_file() and path.read_text() == place:
+        crash()
+
+
+def load_faulty_context(files: Any) -> Any:
+    """Make the TLS context of a worker."""
+    crash_where_planted("tls")
+    return load_context(files)
+
+
 def compose_faulty(*parts: Any) -> Any:
     """Make the application, and plant routes in it."""
+    crash_where_planted("configuration")
     app = compose(*parts)
     app._public |= {"/faulty": fail, "/faulty/beside": fail_beside}
     return app
@@ -48,5 +68,6 @@ def compose_faulty(*parts: Any) -> Any:
 
 if __name__ == "__main__":
     server_app.compose = compose_faulty
+    server_worker.load_context = load_faulty_context
     api_discovery.group_list = crash
     main()

@@ -5,11 +5,12 @@ import os
 import re
 import signal
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,16 @@ from webhook.config_file import load_configuration
 from webhook.data_dir import read_pair
 
 from .auth import connections_to_every_worker
-from .harness import HOST, RunningServer, free_port, raw_review, request_on, start_server
+from .faulty_server import PLANTED
+from .harness import (
+    HOST,
+    RunningServer,
+    free_port,
+    raw_review,
+    records_of,
+    request_on,
+    start_server,
+)
 
 CONNECTIONS = 16
 # ``make chaos`` replaces keys and certificates 100 times.
@@ -33,6 +43,7 @@ REPLACEMENTS = int(os.environ.get("LEEWAY_RELOADS", "4"))
 CONFIGURATIONS = max(2, REPLACEMENTS // 5)
 # The requirement: what is new serves within so many seconds.
 WITHIN_SECONDS = 10.0
+TROUBLE = r"(not loaded|not read) again|cannot start|exited with code|SIGKILL|\[!\]"
 TOKEN_PATH = "/api/v1/namespaces/demo/serviceaccounts/default/token"
 
 
@@ -42,9 +53,7 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     with connections_to_every_worker(running):
         pass
     yield running
-    running.stop(
-        expected_trouble=r"(not loaded|not read) again|cannot start|exited with code|SIGKILL|\[!\]"
-    )
+    running.stop(expected_trouble=TROUBLE)
 
 
 def soon(condition: Callable[[], bool]) -> float:
@@ -233,17 +242,58 @@ def test_client_ca(server: RunningServer, tmp_path: Path) -> None:
 
 
 def test_revocation_list(server: RunningServer) -> None:
-    def is_cut_off() -> bool:
-        try:
-            return server.post_review(token).status != 201
-        except (OSError, http.client.RemoteDisconnected):
-            return True
-
     token = server.sign()
-    assert not is_cut_off()
+    assert not cut_off(server, token)
     revoked = read_pair(server.data_dir / "tls", "kube-apiserver").certificate
     (server.data_dir / "tls" / "ca.crl").write_bytes(revocation_list(server.ca, [revoked]))
-    soon(is_cut_off)
+    soon(lambda: cut_off(server, token))
+
+
+def cut_off(server: RunningServer, token: str) -> bool:
+    """Tell whether the certificate of the API server is let in no more."""
+    try:
+        return server.post_review(token).status != 201
+    except (OSError, http.client.RemoteDisconnected):
+        return True
+
+
+def test_a_revocation_list_that_is_not_valid_yet_is_taken_once_it_is(
+    server: RunningServer,
+) -> None:
+    token = server.sign()
+    revoked = read_pair(server.data_dir / "tls", "kube-apiserver").certificate
+    start = datetime.now(UTC) + timedelta(seconds=5)
+    replace_file(
+        server.data_dir / "tls" / "ca.crl", revocation_list(server.ca, [revoked], start), 0o644
+    )
+    soon(lambda: "ca.crl is valid from" in readyz(server))
+    # Nobody touches a file, and every worker takes it.
+    soon(lambda: all(cut_off(server, token) for _ in range(10)))
+    assert len(problems_logged(server)) <= 2, "once a worker, though each tried again and again"
+
+
+def problems_logged(server: RunningServer) -> list[str]:
+    """Return what the log says of what could not be loaded."""
+    messages = [record["message"] for record in records_of(server.log())]
+    return [message for message in messages if "was not loaded again: " in message]
+
+
+def test_chmod_cures_a_key_that_others_can_read(server: RunningServer) -> None:
+    names = [HOST, "localhost"]
+    pair = make_server_certificate(server.ca, "leeway", names, datetime.now(UTC))
+    folder, before = server.data_dir / "tls", certificate_of(server)
+    replace_file(folder / "server.key", pair.private_key, 0o644)
+    replace_file(folder / "server.crt", pair.certificate, 0o644)
+    hears_it_twice(server, "tls")
+    failing = 'leeway_reload_failing{what="tls"}'
+    soon(lambda: metric(server, failing) == 1)
+    assert f"run `chmod 600 {folder / 'server.key'}`" in readyz(server)
+    assert certificate_of(server) == before
+    (folder / "server.key").chmod(0o600)
+    new = ssl.PEM_cert_to_DER_cert(pair.certificate.decode("ascii"))
+    soon(lambda: all(certificate_of(server) == new for _ in range(10)))
+    soon(lambda: metric(server, failing) == 0)
+    assert "[!]" not in readyz(server)
 
 
 def readyz(server: RunningServer) -> str:
@@ -321,18 +371,93 @@ def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
     assert accepted(server, server.sign())
 
 
-def test_a_worker_that_cannot_start_stops_no_other(server: RunningServer) -> None:
-    path = server.data_dir / "tls" / "server.crt"
+@pytest.mark.parametrize(
+    ("name", "what", "old", "new"),
+    [
+        pytest.param("tls/server.crt", "tls", b"-----BEGIN", b"{", id="certificate"),
+        pytest.param(
+            "leeway.yaml",
+            "configuration",
+            b"issuer: https://leeway.default.svc",
+            rb'issuer: "https://\ud800.example"',
+            id="half-a-surrogate-pair",
+        ),
+    ],
+)
+def test_a_worker_that_cannot_start_stops_no_other(
+    server: RunningServer, name: str, what: str, old: bytes, new: bytes
+) -> None:
+    path, token = server.data_dir / name, server.sign()
     good = path.read_bytes()
-    replace_file(path, b"{", 0o644)
-    soon(lambda: "[!]tls warning: " in readyz(server))
+    assert old in good
+    replace_file(path, good.replace(old, new), 0o644)
+    hears_it_twice(server, what)
+    soon(lambda: metric(server, f'leeway_reload_failing{{what="{what}"}}') == 1)
+    keeps_serving_without_one(server, token, lambda: replace_file(path, good, 0o644))
+
+
+def verbose(connection: http.client.HTTPSConnection) -> str:
+    return request_on(connection, "GET", "/readyz?verbose").body.decode()
+
+
+def hears_it_twice(server: RunningServer, what: str) -> None:
+    """Wait until both workers have told, in one line each, of what cannot be loaded."""
+    with connections_to_every_worker(server) as connections:
+        line = f"[!]{what} warning: "
+        soon(lambda: all(verbose(c).count(line) == 1 for c in connections))
+    soon(lambda: len(problems_logged(server)) == 2)
+    assert all(message.isprintable() for message in problems_logged(server))
+
+
+def keeps_serving_without_one(server: RunningServer, token: str, mend: Callable[[], None]) -> None:
+    """Kill a worker, and mend what keeps another from its place."""
     victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
-        assert accepted(server, server.sign())
+        assert accepted(server, token)
         time.sleep(0.1)
     assert other in server.workers()
-    replace_file(path, good, 0o644)
+    assert "cannot start, another one will try" in server.log()
+    mend()
     soon(lambda: server.has_replaced(victim))
     with connections_to_every_worker(server) as connections:
         soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))
+        soon(lambda: not any("[!]" in verbose(c) for c in connections))
+
+
+@pytest.fixture
+def faulty_server(tmp_path: Path) -> Iterator[RunningServer]:
+    program = [sys.executable, Path(__file__).with_name("faulty_server.py")]
+    environment = {PLANTED: str(tmp_path / "planted")}
+    running = start_server(tmp_path, algorithm="ES256", program=program, environment=environment)
+    with connections_to_every_worker(running):
+        pass
+    yield running
+    running.stop(expected_trouble=TROUBLE)
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "start"),
+    [
+        ("tls", renew_certificate, "TLS was"),
+        ("configuration", lambda server: set_leeway(server, 200), "the configuration was"),
+    ],
+    ids=["tls", "configuration"],
+)
+def test_what_nobody_expected_stops_no_other_either(
+    faulty_server: RunningServer,
+    tmp_path: Path,
+    what: str,
+    change: Callable[[RunningServer], object],
+    start: str,
+) -> None:
+    token, planted = faulty_server.sign(), tmp_path / "planted"
+    planted.write_text(what)
+    change(faulty_server)
+    hears_it_twice(faulty_server, what)
+    assert "an internal error occurred (ValueError); it is in the log" in readyz(faulty_server)
+    keeps_serving_without_one(faulty_server, token, planted.unlink)
+    for text in (f"{start} not loaded again", "This worker cannot start"):
+        found = [r for r in records_of(faulty_server.log()) if r["message"].startswith(text)]
+        assert found
+        assert all("crash_where_planted" in record["traceback"] for record in found)

@@ -10,7 +10,7 @@ from typing import Final
 from webhook.bound_objects import Absence, Answer, ObjectKey
 from webhook.errors import ConfigurationError
 from webhook.objects.documents import Objects, parse_objects
-from webhook.watching import FileWatch
+from webhook.watching import FileWatch, is_news
 
 _POLL_SECONDS: Final = 0.2
 _logger = logging.getLogger("leeway")
@@ -53,15 +53,18 @@ class FileObjects:
         """Stop following the file."""
         self._watch.close()
 
-    def _reload(self) -> None:
+    def _reload(self) -> bool:
+        before = self._warning
         try:
             self._objects = self._load()
         except ConfigurationError as error:
             self._warning = f"{error}; the content before it stays in use"
-            _logger.error("the objects were not read again: %s", self._warning)
-            return
+            if is_news(self._warning, before):
+                _logger.error("the objects were not read again: %s", self._warning)
+            return False
         self._warning = ""
         _logger.info("%d objects were read from %s", len(self._objects), self._path)
+        return True
 
     def _load(self) -> Objects:
         try:

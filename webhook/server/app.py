@@ -15,13 +15,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from operator import attrgetter
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
 from typing import Final
 
-from keys.errors import KeysError
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
 from keys.watch import KeyFolderWatcher
@@ -29,21 +27,21 @@ from webhook.assembly import rotation_policy_of, store_of
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
-from webhook.errors import LeewayError
 from webhook.metrics import Metrics
 from webhook.rbac.errors import StoreError
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose
+from webhook.server.failures import in_words, traceback_of
 from webhook.server.http import Receive, Scope, Send
 from webhook.server.memory_keeper import MemoryKeeper
-from webhook.server.parts import PartsMaker, differences, start
+from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.documents import HealthCheck
 from webhook.server.skew_writer import keep_written
 from webhook.server.use_writer import UseWriter
 from webhook.skew import SkewTracker
 from webhook.skew_files import SkewFiles
-from webhook.watching import FileWatch
+from webhook.watching import FileWatch, is_news
 
 # A request that has begun may still ask what it began with.
 _CLOSE_AFTER_SECONDS: Final = 5.0
@@ -52,13 +50,6 @@ _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
 _FAILURES_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 0.1
-_AT_RESTART: Final = {
-    "server.bind": "server.bind",
-    "server.workers": "server.workers",
-    "server.log_format": "server.logFormat",
-    "server.log_level": "server.logLevel",
-    "store.sqlite": "store.sqlite",
-}
 _logger = logging.getLogger("leeway")
 
 Configure = Callable[[], Configuration]
@@ -88,6 +79,7 @@ class LiveApplication:
         self._reloading = RLock()
         self._key_looks = ThreadPoolExecutor(1, "leeway-key-look")
         self._reports: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._is_composed = self._is_warm = False
         # Before anything is read: what changes from here on is taken over.
         self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
@@ -111,7 +103,7 @@ class LiveApplication:
         skew = SkewFiles.of_environment(SkewTracker())
         self._lasting = Lasting(
             self.store,
-            Metrics(skew.estimates, self._auth_revision, self._key_age, _in_a_moment),
+            Metrics(skew.estimates, lambda: self.store.revision, self._key_age, _in_a_moment),
             skew,
             RequestLog(),
             TokenUses(self.store),
@@ -140,41 +132,49 @@ class LiveApplication:
         """Return the method and the path of everything that is served."""
         return self._current.routes()
 
-    def reload(self) -> None:
-        """Read the configuration again, in any thread but that of the event loop."""
+    def reload(self) -> bool:
+        """Read the configuration again, beside the event loop; returns whether it is in use."""
         try:
-            configuration = self._configure()
-            self._reconfigure(configuration)
-        except (LeewayError, KeysError, OSError) as error:
-            problem = f"{error}; the configuration from before stays in use"
-            _logger.error("the configuration was not loaded again: %s", problem)
-            self.report("configuration", problem)
+            self._reconfigure(self._configure())
+        except Exception as error:
+            problem = f"{in_words(error)}; the configuration from before stays in use"
+            if self.report("configuration", problem):
+                text = "the configuration was not loaded again: %s"
+                _logger.error(text, problem, exc_info=traceback_of(error))
+            return False
+        return True
 
     def reload_soon(self) -> None:
-        """Read everything again, beside the event loop that this is called on."""
+        """Read all again, beside the event loop; what cannot be loaded then is news."""
+        self._logged.clear()
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, self._keys.look)
-        loop.run_in_executor(None, self.reload)
+        loop.run_in_executor(None, self._watch.tell)
 
-    def report(self, name: str, problem: str) -> None:
-        """Take note that something cannot be loaded, or, with an empty text, that it can."""
-        self._reports[name] = problem
+    def report(self, name: str, problem: str) -> bool:
+        """Take note that something cannot be loaded, or, with an empty text, that it can.
+
+        Returns whether that is news.
+        """
+        before = self._logged.get(name, "")
+        self._reports[name] = self._logged[name] = problem
         self._report_failures()
+        return is_news(problem, before)
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration
         if configuration == before:
             self.report("configuration", "")
             return
-        # Before a token is signed under it, and not under the lock that a new key needs.
-        self._keys.use(rotation_policy_of(configuration))
         try:
+            # Before a token is signed under it. A new key needs the lock, and waits for no source.
+            self._keys.use(rotation_policy_of(configuration))
             with self._reloading:
                 old = self._parts
                 new = self._maker.remake(old, configuration, old.keyring)
-                changed = differences(old, new)
-                start([fresh for _, fresh in changed if fresh is not None])
-                self._take(new)
+            changed = differences(old, new)
+            with started([fresh for _, fresh in changed if fresh is not None]), self._reloading:
+                self._take_with(self._parts.keyring, new)
         except BaseException:
             self._keys.use(rotation_policy_of(before))
             raise
@@ -185,13 +185,15 @@ class LiveApplication:
         _logger.info("the configuration was loaded again")
 
     def _use_keyring(self, keyring: Keyring) -> None:
-        if not self._is_composed:
-            return
-        with self._reloading:
-            # What a new key signs has to verify, so this comes first; also for a request that waits
-            # for that key, and began before another authenticator came into use.
-            self._maker.use_keys(keyring)
-            self._take(self._maker.remake(self._parts, self._parts.configuration, keyring))
+        if self._is_composed:
+            with self._reloading:
+                self._take_with(keyring, self._parts)
+
+    def _take_with(self, keyring: Keyring, parts: Parts) -> None:
+        # What a new key signs has to verify, so this comes first; also for a request that waits
+        # for that key, and began before another authenticator came into use.
+        self._maker.use_keys(keyring)
+        self._take(self._maker.remake(parts, parts.configuration, keyring))
 
     def _take(self, parts: Parts) -> None:
         fresh = compose(self._lasting, parts)
@@ -236,20 +238,11 @@ class LiveApplication:
             await asyncio.sleep(_FAILURES_SECONDS)
 
     def _waiting_for_restart(self) -> str:
-        running, wanted = self._started_with, self._parts.configuration
-        waiting = [
-            name
-            for path, name in _AT_RESTART.items()
-            if attrgetter(path)(running) != attrgetter(path)(wanted)
-        ]
-        return f"{' and '.join(waiting)} will change with a restart" if waiting else ""
+        return waiting_for_restart(self._started_with, self._parts.configuration)
 
     def _ask_for_own_keys(self) -> Future[None]:
         # Another worker may sign with a key that this one has not read of yet.
         return self._key_looks.submit(self._keys.catch_up)
-
-    def _auth_revision(self) -> int:
-        return self.store.revision
 
     def _key_age(self) -> float:
         return signing_key_age(self._keys.keyring, time())
@@ -284,9 +277,14 @@ class LiveApplication:
         await asyncio.to_thread(self._current.warm_up)
 
     def _start(self) -> None:
-        for part in (self._parts.objects, self._parts.issuer_keys, self._keys, self._watch):
-            if part is not None:
-                part.start()
+        try:
+            for part in (self._parts.objects, self._parts.issuer_keys, self._keys, self._watch):
+                if part is not None:
+                    part.start()
+        except Exception:
+            # gunicorn tells of it, but not where it came from.
+            _logger.exception("what a worker does in the background did not start")
+            raise
 
     def _close(self) -> None:
         for part in (self._watch, self._keys, self._parts.issuer_keys, self._parts.objects):

@@ -4,6 +4,9 @@ Invariant: a request that began before a change, and asks an authenticator or a 
 tokens that is no longer in use, is answered with the keys of now too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final, Protocol
@@ -23,6 +26,13 @@ from webhook.trusted_issuers.issuer_keys import IssuerKeys
 READY_SECONDS: Final = 10.0
 """How long a new source of objects or of keys may take until it is used."""
 _POLL_SECONDS: Final = 0.1
+_AT_RESTART: Final = {
+    "server.bind": "server.bind",
+    "server.workers": "server.workers",
+    "server.log_format": "server.logFormat",
+    "server.log_level": "server.logLevel",
+    "store.sqlite": "store.sqlite",
+}
 
 
 class Background(Protocol):
@@ -121,14 +131,34 @@ def differences(old: Parts, new: Parts) -> list[tuple[Background | None, Backgro
     return [(stale, fresh) for stale, fresh in pairs if stale is not fresh]
 
 
-def start(parts: list[Background]) -> None:
-    """Start parts and wait until they are ready, or close them all. Raises ConfigurationError."""
-    for part in parts:
-        part.start()
-    deadline = monotonic() + READY_SECONDS
-    while problems := [problem for part in parts if (problem := part.problem())]:
-        if monotonic() > deadline:
-            for part in parts:
-                part.close()
-            raise ConfigurationError(f"not ready within {READY_SECONDS:g}s: {'; '.join(problems)}")
-        sleep(_POLL_SECONDS)
+def waiting_for_restart(running: Configuration, wanted: Configuration) -> str:
+    """Say what of a configuration only a restart brings into use; empty where nothing is."""
+    waiting = [
+        name
+        for path, name in _AT_RESTART.items()
+        if attrgetter(path)(running) != attrgetter(path)(wanted)
+    ]
+    return f"{' and '.join(waiting)} will change with a restart" if waiting else ""
+
+
+@contextmanager
+def started(parts: list[Background]) -> Iterator[None]:
+    """Start parts and wait until they are ready; close them all where that, or what follows, fails.
+
+    Raises ConfigurationError where they are not ready in time.
+    """
+    try:
+        for part in parts:
+            part.start()
+        deadline = monotonic() + READY_SECONDS
+        while problems := [problem for part in parts if (problem := part.problem())]:
+            if monotonic() > deadline:
+                raise ConfigurationError(
+                    f"not ready within {READY_SECONDS:g}s: {'; '.join(problems)}"
+                )
+            sleep(_POLL_SECONDS)
+        yield
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise

@@ -26,9 +26,8 @@ from weakref import WeakSet
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from keys.errors import KeysError
 from webhook.data_dir import TLSFiles, crl_beside
-from webhook.errors import LeewayError
+from webhook.server.failures import in_words, traceback_of
 from webhook.server.protocol import ABORT_SECONDS, STALL_SECONDS, LeewayProtocol
 from webhook.server.tls import load_context
 from webhook.watching import FileWatch
@@ -57,6 +56,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         self.handshakes: WeakSet[LeewayProtocol] = WeakSet()
         self._wake = asyncio.Event()
         self._context: ssl.SSLContext | None = None
+        self._watch: FileWatch | None = None
 
     def load_wsgi(self) -> None:
         """Load the application, and keep the garbage collector off what is there for good.
@@ -82,7 +82,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         """Start and serve, until the end of this process."""
         try:
             super().init_process()
-        except (OSError, LeewayError, KeysError) as error:
+        except Exception as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> NoReturn:
@@ -91,7 +91,8 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         gunicorn would stop the whole server where one worker cannot start. But what cannot be
         loaded now has broken since the others loaded it, and they serve on.
         """
-        self.log.error("This worker cannot start, another one will try: %s", error)
+        text = "This worker cannot start, another one will try: %s"
+        self.log.error(text, error, exc_info=traceback_of(error))
         time.sleep(_RETRY_SECONDS)
         raise SystemExit(1) from error
 
@@ -102,30 +103,31 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
 
     def handle_hangup_signal(self) -> None:
         """Read everything again on SIGHUP, changed or not."""
-        self.loop.run_in_executor(None, self._reload_tls)
         self.asgi.reload_soon()
+        if self._watch is not None:
+            self.loop.run_in_executor(None, self._watch.tell)
 
     async def _serve(self) -> None:
         self.lifespan = LifespanManager(self.asgi, self.log, self.state)
-        watch = self._tls_watch()
+        listeners = [listener.sock for listener in self.sockets]
         try:
+            self._watch = self._tls_watch()
             self._context = self._load_context()
             await self.lifespan.startup()
-        except (OSError, RuntimeError, LeewayError, KeysError) as error:
+            await self._listen(listeners)
+            if self._watch is not None:
+                self._watch.start()
+        except Exception as error:
             self._give_up(error)
-        listeners = [listener.sock for listener in self.sockets]
-        await self._listen(listeners)
-        if watch is not None:
-            watch.start()
         while self.alive and not self.draining:
             self.notify()
             if self.ppid != os.getppid():
                 self.log.info("The master is gone, shutting down")
                 break
             await self._pause(1.0)
-        if watch is not None:
+        if self._watch is not None:
             # It may wait for its thread, which may wait for this loop.
-            await self.loop.run_in_executor(None, watch.close)
+            await self.loop.run_in_executor(None, self._watch.close)
         if self.alive:
             self.draining = True
             await self._drain(listeners)
@@ -147,17 +149,19 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
     def _load_context(self) -> ssl.SSLContext | None:
         return load_context(self._tls_files()) if self.cfg.is_ssl else None
 
-    def _reload_tls(self) -> None:
+    def _reload_tls(self) -> bool:
         """Load the files of TLS again, in any thread; broken ones change nothing."""
         try:
             context = self._load_context()
-        except (OSError, LeewayError, KeysError) as error:
-            problem = f"{error}; what was loaded before stays in use"
-            self.log.error("TLS was not loaded again: %s", problem)
-            self.asgi.report("tls", problem)
-            return
+            asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
+        except Exception as error:
+            problem = f"{in_words(error)}; what was loaded before stays in use"
+            if self.asgi.report("tls", problem):
+                text = "TLS was not loaded again: %s"
+                self.log.error(text, problem, exc_info=traceback_of(error))
+            return False
         self.asgi.report("tls", "")
-        asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
+        return True
 
     async def _use_context(self, context: ssl.SSLContext | None) -> None:
         if self.draining or not self.alive:

@@ -14,7 +14,7 @@ from keys.jwk import VerificationKey, parse_jwks
 from keys.pem import parse_public_keys
 from webhook.authenticator import TrustedIssuer
 from webhook.errors import ConfigurationError
-from webhook.watching import POLL_SECONDS, FileWatch
+from webhook.watching import POLL_SECONDS, FileWatch, is_news
 
 _logger = logging.getLogger("leeway")
 
@@ -68,18 +68,20 @@ class FileKeys:
         """Say what is wrong with new files, empty where nothing is."""
         return self._warning
 
-    def reload(self) -> None:
-        """Read the files again; what is wrong is in ``warning``."""
-        issuer = self.issuer
+    def reload(self) -> bool:
+        """Read the files again; returns whether they are in use, ``warning`` says why not."""
+        issuer, before = self.issuer, self._warning
         try:
             issuer.replace_keys(self._load())
         except ConfigurationError as error:
             self._warning = f"{error}; the {len(issuer.keys)} keys before them stay in use"
-            _logger.warning("keys were not read again: %s", self._warning)
+            if is_news(self._warning, before):
+                _logger.warning("keys were not read again: %s", self._warning)
         else:
             self._warning = ""
             _logger.info("%d keys of issuer %s were read", len(issuer.keys), issuer.url)
         self._report(issuer.url, bool(self._warning))
+        return not self._warning
 
     def _load(self) -> tuple[VerificationKey, ...]:
         keys: dict[str, VerificationKey] = {}

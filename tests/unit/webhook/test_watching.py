@@ -1,12 +1,14 @@
 """Files that come, change and go."""
 
+import os
 import time
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from webhook.watching import FileWatch
+from webhook.watching import FileWatch, is_news
 
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 10.0
@@ -23,9 +25,12 @@ def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("1")
     told: list[bool] = []
-    watch = FileWatch(
-        [first, second], lambda: told.append(second.exists()), "watch of a test", POLL_SECONDS
-    )
+
+    def changed() -> bool:
+        told.append(second.exists())
+        return True
+
+    watch = FileWatch([first, second], changed, "watch of a test", POLL_SECONDS)
     # Counts, though nobody looks yet.
     first.write_text("12")
     watch.start()
@@ -41,13 +46,88 @@ def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:
     assert told == [False, True, False]
 
 
+def look_alike(file: Path) -> None:
+    """Change a file, but neither its size nor its mtime, nor which file it is."""
+    status = file.stat()
+    file.write_text("2")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [lambda file: file.chmod(0o600), look_alike])
+def test_a_change_that_mtime_and_size_do_not_show(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("1")
+    file.chmod(0o644)
+    told: list[bool] = []
+
+    def changed() -> bool:
+        told.append(True)
+        return True
+
+    watch = FileWatch([file], changed, "watch of a test", POLL_SECONDS)
+    watch.start()
+    change(file)
+    wait_until(lambda: told)
+    watch.close()
+
+
+REFUSED = "refused"
+RAISED = "raised"
+
+
+@pytest.mark.parametrize(
+    "answers", [[], [REFUSED], [RAISED], [REFUSED, RAISED, REFUSED]], ids="-".join
+)
+def test_what_is_not_taken_over_is_told_again_until_it_is(
+    tmp_path: Path, answers: list[str]
+) -> None:
+    file = tmp_path / "file"
+    told: list[str] = []
+
+    def changed() -> bool:
+        answer = answers[len(told)] if len(told) < len(answers) else "taken"
+        told.append(answer)
+        if answer == RAISED:
+            raise RecursionError
+        return answer == "taken"
+
+    watch = FileWatch([file], changed, "watch of a test", POLL_SECONDS)
+    watch.start()
+    file.write_text("1")
+    wait_until(lambda: "taken" in told)
+    time.sleep(POLL_SECONDS * 5)
+    assert told == [*answers, "taken"]
+    # Without a change, and what is not taken over then is told again too.
+    answers += ["taken", REFUSED]
+    watch.tell()
+    wait_until(lambda: told == [*answers, "taken"])
+    watch.close()
+
+
+@pytest.mark.parametrize(
+    ("problem", "before", "expected"),
+    [
+        ("a", "", True),
+        ("a", "a", False),
+        ("mode 0644", "mode 0640", True),
+        ("it is 2026-01-02T03:04:05Z; a", "it is 2026-01-02T03:04:06Z; a", False),
+        ("it is 2026-01-02T03:04:05Z; b", "it is 2026-01-02T03:04:06Z; a", True),
+        ("", "a", True),
+    ],
+)
+def test_what_is_news(problem: str, before: str, expected: bool) -> None:
+    assert is_news(problem, before) == expected
+
+
 def test_what_a_change_raises_is_logged_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "file"
     told: list[str] = []
 
-    def changed() -> None:
+    def changed() -> bool:
         told.append(file.read_text())
         raise RecursionError(f"from {told[-1]}")
 
@@ -56,11 +136,13 @@ def test_what_a_change_raises_is_logged_and_ends_nothing(
     for text in ("1", "12"):
         file.write_text(text)
         wait_until(lambda text=text: told[-1:] == [text])
-        wait_until(lambda text=text: f"RecursionError: from {text}" in caplog.text)
+        wait_until(lambda text=text: told.count(text) > 2)
     watch.close()
-    assert told == ["1", "12"]
-    assert f"a change of {file} was not taken over" in caplog.text
+    assert [text for text, _ in groupby(told)] == ["1", "12"]
+    for text in ("1", "12"):
+        assert caplog.text.count(f"RecursionError: from {text}\n") == 1
+    assert caplog.text.count(f"a change of {file} was not taken over") == 2
 
 
 def test_a_watch_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
-    FileWatch([tmp_path], lambda: None, "watch of a test").close()
+    FileWatch([tmp_path], lambda: True, "watch of a test").close()

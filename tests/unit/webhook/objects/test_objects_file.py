@@ -81,13 +81,20 @@ BROKEN = [
 
 @pytest.mark.parametrize(("broken", "part"), BROKEN)
 def test_broken(
-    objects: FileObjects, path: Path, broken: Callable[[Path], object], part: str
+    objects: FileObjects,
+    path: Path,
+    broken: Callable[[Path], object],
+    part: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     broken(path)
     wait_until(lambda: objects.warning() != "")
     assert part in objects.warning()
     assert "the content before it stays in use" in objects.warning()
     assert uid_of(objects) == "a"
+    # Looked at again and again, and told of once.
+    time.sleep(POLL_SECONDS * 10)
+    assert caplog.text.count(objects.warning()) == 1
     path.write_text(text_of("mended"))
     wait_until(lambda: uid_of(objects) == "mended")
     wait_until(lambda: objects.warning() == "")

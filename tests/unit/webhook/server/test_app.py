@@ -3,10 +3,13 @@
 import asyncio
 import json
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from caller_parts import scope_of
 
@@ -27,6 +30,7 @@ from webhook.rbac.tokens import JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.caller import Caller
+from webhook.server.parts import Background, started
 from webhook.trusted_issuers.files import FileKeys
 
 JWKS = jwks_document([signing_key("ES256", "one").verification_key])
@@ -170,6 +174,153 @@ def test_a_worker_that_takes_the_place_of_another_keeps_to_the_store(
     assert warnings(other) == {"configuration": "store.sqlite will change with a restart"}
     assert other.store.revision
     other.store.close()
+
+
+@pytest.fixture
+def unexpected(app: LiveApplication) -> Callable[[Exception | None], None]:
+    """Have the configuration of an application raise what nobody expects, or read again."""
+    configure = app._configure
+    planted: list[Exception | None] = [None]
+
+    def fail() -> Configuration:
+        if planted[0] is not None:
+            raise planted[0]
+        return configure()
+
+    app._configure = fail
+    return lambda error: planted.__setitem__(0, error)
+
+
+def hang_up(app: LiveApplication) -> None:
+    """Do what SIGHUP does, to its end."""
+
+    async def ask() -> None:
+        app.reload_soon()
+
+    asyncio.run(ask())
+
+
+def test_what_nobody_expected_fails_a_reload_as_anything_else_does(
+    app: LiveApplication,
+    tmp_path: Path,
+    unexpected: Callable[[Exception | None], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def logged() -> int:
+        return caplog.text.count("the configuration was not loaded again")
+
+    before = app._current
+    unexpected(ZeroDivisionError("the text of it"))
+    # It is tried again and again, and told of once.
+    for _ in range(3):
+        assert not app.reload()
+    assert warnings(app) == {
+        "configuration": "an internal error occurred (ZeroDivisionError); it is in the log; "
+        "the configuration from before stays in use"
+    }
+    assert failing(app) == {"configuration"}
+    assert app._current is before
+    assert logged() == 1
+    assert "in fail\n" in caplog.text
+    assert "ZeroDivisionError: the text of it" in caplog.text
+    for times in (2, 3):
+        hang_up(app)
+        assert logged() == times, "who asks is told"
+    unexpected(None)
+    set_leeway(tmp_path, 70)
+    hang_up(app)
+    assert warnings(app) == {}
+    assert failing(app) == set()
+    assert app._current is not before
+    app.store.close()
+
+
+def followers() -> set[str]:
+    """Return the threads that follow files of a configuration."""
+    names = {thread.name for thread in threading.enumerate()}
+    return names & {"leeway-issuer-files", "leeway-objects-file"}
+
+
+def test_what_a_reload_has_started_ends_where_it_fails(
+    app: LiveApplication, tmp_path: Path
+) -> None:
+    (tmp_path / "one.json").write_bytes(JWKS)
+    (tmp_path / "objects.json").write_text(NODE)
+    with (tmp_path / "leeway.yaml").open("a") as file:
+        file.write("objects: {source: file, file: {path: objects.json}}\n")
+    trust_files_of(tmp_path, "one")
+    good = load_configuration(tmp_path, {}, {})
+    # No text of a file comes to this, but what is composed of it may fail all the same.
+    broken = msgspec.structs.replace(good, issuer="https://\ud800.example")
+    before = app._parts
+    app._configure = lambda: broken
+    assert not app.reload()
+    assert "UnicodeEncodeError" in warnings(app)["configuration"]
+    assert failing(app) == {"configuration"}
+    assert app._parts is before
+    assert followers() == set()
+    app._configure = lambda: good
+    assert app.reload()
+    assert failing(app) == set()
+    assert len(followers()) == 2
+    for part in (app._parts.issuer_keys, app._parts.objects):
+        assert part is not None
+        part.close()
+    app.store.close()
+
+
+def test_bad_input_55_a_new_key_does_not_wait_for_a_reload_that_waits(
+    app: LiveApplication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration, now = load_configuration(tmp_path, {}, {}), int(time.time())
+
+    def take_a_new_key() -> None:
+        rotate_now(tmp_path)
+        app._keys.catch_up()
+
+    @contextmanager
+    def slowly(parts: list[Background]) -> Iterator[None]:
+        with started(parts):
+            taking = threading.Thread(target=take_a_new_key, daemon=True)
+            taking.start()
+            taking.join(30)
+            assert not taking.is_alive(), "the new key waits"
+            yield
+
+    monkeypatch.setattr("webhook.server.app.started", slowly)
+    before = app._parts
+    set_leeway(tmp_path, 70)
+    assert app.reload(), warnings(app)
+    request = TokenRequest("argo-run", "loofah")
+    token = issue_token(request, policy_of(configuration), keyring_of(tmp_path), now).token
+    kid = keyring_of(tmp_path).signing_key().verification_key.kid
+    assert app._parts.keyring.signing_key().verification_key.kid == kid
+    for authenticator in {before.authenticator, app._parts.authenticator}:
+        assert isinstance(authenticator.authenticate(token, (), now), Authenticated)
+    app.store.close()
+
+
+def test_a_part_that_cannot_start_ends_those_before_it() -> None:
+    class Part:
+        is_running = False
+
+        def start(self) -> None:
+            self.is_running = True
+
+        def close(self) -> None:
+            self.is_running = False
+
+        def problem(self) -> str:
+            return ""
+
+    class Unable(Part):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    parts = [Part(), Unable()]
+    with pytest.raises(RuntimeError, match="new thread"), started(parts):
+        pass
+    assert not any(part.is_running for part in parts)
 
 
 def trust_files_of(data_dir: Path, *names: str) -> None:

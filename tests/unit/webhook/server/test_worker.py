@@ -156,7 +156,7 @@ def test_the_lists_above_are_complete() -> None:
     methods = {name for owner, name, _ in METHODS if owner is ASGIProtocol}
     assert attributes_read_in(protocol, "LeewayProtocol") <= own | methods | PROTOCOL_ATTRIBUTES
     own = {name for name in vars(LeewayWorker) if not name.startswith("__")}
-    own |= {"draining", "protocols", "handshakes", "_wake", "_context"}
+    own |= {"draining", "protocols", "handshakes", "_wake", "_context", "_watch"}
     methods = {name for owner, name, _ in METHODS if owner is ASGIWorker}
     assert attributes_read_in(worker, "LeewayWorker") <= own | methods | WORKER_ATTRIBUTES
 

@@ -1,8 +1,8 @@
 """Keys in files that change while they are in use."""
 
-import os
 import time
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -117,18 +117,19 @@ def test_a_broken_file_keeps_the_old_one_in_use(
     keys.start()
     try:
         replace(path, data) if data is not None else path.unlink()
-        wait_until(lambda: len(reports) == 2)
+        # Broken, it is read again and again.
+        wait_until(lambda: len(reports) > 3)
         text = keys.warning()
         assert why in text
         assert str(path) in text
         assert text.endswith("the 1 keys before them stay in use")
-        assert text in caplog.text
+        assert caplog.text.count(text) == 1
         assert keys.problem() == ""
         token = token_of(good_claims(), OLD)
         assert_accepted(Authenticator([issuer], LEEWAY).authenticate(token, [], NOW))
         replace(path, jwks(NEW))
         wait_until(lambda: not keys.warning())
-        wait_until(lambda: [failed for _, failed in reports] == [False, True, False])
+        wait_until(lambda: [failed for (_, failed), _ in groupby(reports)] == [False, True, False])
         assert list(issuer.keys) == [NEW.verification_key.kid]
     finally:
         keys.close()
@@ -160,7 +161,7 @@ def test_a_key_that_stays_keeps_what_it_has_verified(tmp_path: Path) -> None:
     assert issuer.keys[OLD.verification_key.kid] is not before
 
 
-def test_a_file_that_only_changes_its_owner_is_not_read(tmp_path: Path) -> None:
+def test_a_file_that_only_changes_its_mode_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_bytes(jwks(OLD))
     reports: list[bool] = []
@@ -168,8 +169,6 @@ def test_a_file_that_only_changes_its_owner_is_not_read(tmp_path: Path) -> None:
     keys = FileKeys(issuer, path, (), lambda _, failed: reports.append(failed), POLL_SECONDS)
     keys.start()
     path.chmod(0o640)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns))
-    time.sleep(POLL_SECONDS * 10)
+    wait_until(lambda: reports == [False, False])
     keys.close()
-    assert reports == [False]
     assert keys.ask() is None
