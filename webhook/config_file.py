@@ -1,14 +1,16 @@
 """Reads the configuration: flags over environment over ``leeway.yaml`` over defaults."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 import yaml
 
 from webhook.config import Configuration, Duration, Section
+from webhook.config_limits import is_unicode
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.yaml_errors import YAML_ERRORS
@@ -53,16 +55,50 @@ def parse_configuration(
 ) -> Configuration:
     """Parse the YAML of a configuration; ``source`` is what errors call it."""
     members = _load_yaml(text, source)
-    configuration = _convert(members, source)
-    for name, dotted in _environment_names().items():
-        if name in environment:
-            _set(members, dotted, _environment_value(dotted, environment[name]))
-            configuration = _convert(members, f"environment variable {name}")
-    for dotted, value in flags.items():
-        if value is not None:
-            _set(members, dotted, value)
-            configuration = _convert(members, f"flag --{dotted.rpartition('.')[2]}")
-    return configuration
+    changes = [
+        _Change(f"environment variable {name}", dotted, _environment_value(dotted, value))
+        for name, dotted in _environment_names().items()
+        if (value := environment.get(name)) is not None
+    ]
+    changes += [
+        _Change(f"flag --{dotted.rpartition('.')[2]}", dotted, value)
+        for dotted, value in flags.items()
+        if value is not None
+    ]
+    try:
+        return _changed(members, changes, source)
+    except ConfigurationError:
+        _blame(members, changes, source)
+        raise
+
+
+class _Change(NamedTuple):
+    source: str
+    dotted: str
+    value: object
+
+
+def _changed(members: dict[str, Any], changes: Sequence[_Change], source: str) -> Configuration:
+    members = deepcopy(members)
+    for change in changes:
+        _set(members, change.dotted, change.value)
+    return _convert(members, source)
+
+
+def _blame(members: dict[str, Any], changes: Sequence[_Change], source: str) -> None:
+    """Raise the ConfigurationError of the one change that makes the others wrong.
+
+    Where there is none it is that of the first thing that is wrong by itself.
+    """
+    for change in changes:
+        try:
+            _changed(members, [other for other in changes if other is not change], source)
+        except ConfigurationError:
+            continue
+        _changed(members, changes, change.source)
+    _changed(members, (), source)
+    for end, change in enumerate(changes, 1):
+        _changed(members, changes[:end], change.source)
 
 
 def _load_yaml(text: str, source: str) -> dict[str, Any]:
@@ -76,7 +112,8 @@ def _load_yaml(text: str, source: str) -> dict[str, Any]:
 
 
 def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # The name of a field that stands twice may be no text that can be written anywhere.
+    text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(error, yaml.YAMLError):
         return text
     return f"a value is not what it looks like or what its tag says ({text}); put it in quotes"
@@ -94,10 +131,35 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _convert(members: dict[str, Any], source: str) -> Configuration:
+    _require_unicode(members, source)
     try:
         return msgspec.convert(members, Configuration, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_describe(str(error), members, source)) from error
+
+
+def _require_unicode(members: object, source: str) -> None:
+    """Raise ConfigurationError for half of a surrogate pair, in a name or a value.
+
+    YAML's escapes make such text, and bytes of the environment that are not UTF-8. No answer could
+    hold it.
+    """
+    found = [("", members)]
+    seen: set[int] = set()
+    for dotted, value in found:  # which grows meanwhile: what is nested may be deep, or in itself
+        if isinstance(value, str):
+            if not is_unicode(value):
+                raise ConfigurationError(
+                    f"{source}: {dotted + ': ' if dotted else ''}found {value[:128]!r}; text that "
+                    "UTF-8 can encode is allowed, so no half of a surrogate pair"
+                )
+        elif id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, dict):
+                found += [(dotted, name) for name in value]
+                found += [(f"{dotted}.{name}".lstrip("."), entry) for name, entry in value.items()]
+            elif isinstance(value, list | tuple | set):
+                found += [(f"{dotted}[{place}]", entry) for place, entry in enumerate(value)]
 
 
 def _decode(kind: type, value: object) -> object:
@@ -184,4 +246,6 @@ def _set(members: dict[str, Any], dotted: str, value: object) -> None:
     *parents, last = dotted.split(".")
     for part in parents:
         members = members.setdefault(part, {})
+        if not isinstance(members, dict):
+            return  # That is what is wrong, and is told.
     members[last] = value

@@ -1,5 +1,6 @@
 """Every configuration error names its source, the field, what was found and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,68 @@ def test_error_names_source_path_found_and_allowed(
 
 
 @pytest.mark.parametrize(
+    ("text", "environment", "flags", "start"),
+    [
+        (r'issuer: "https://\ud800.example"', {}, {}, f"{SOURCE}: issuer: "),
+        (r'jwksURI: "https://a.example/\udfff"', {}, {}, f"{SOURCE}: jwksURI: "),
+        # Both halves: what YAML makes of them is no pair.
+        (r'issuer: "https://\ud83d\ude00.example"', {}, {}, f"{SOURCE}: issuer: "),
+        (r'audiences: [a, "\ud800"]', {}, {}, f"{SOURCE}: audiences[1]: "),
+        (r'audiences: !!set {"\ud800"}', {}, {}, f"{SOURCE}: audiences[0]: "),
+        (r'leeway: {expiry: "\ud800"}', {}, {}, f"{SOURCE}: leeway.expiry: "),
+        (r'server: {logLevel: "\ud800"}', {}, {}, f"{SOURCE}: server.logLevel: "),
+        (r'server: {bind: "\ud800:1"}', {}, {}, f"{SOURCE}: server.bind: "),
+        (r'store: {sqlite: {path: "\ud800"}}', {}, {}, f"{SOURCE}: store.sqlite.path: "),
+        (r'objects: {file: {path: "\ud800"}}', {}, {}, f"{SOURCE}: objects.file.path: "),
+        (
+            r'objects: {kubernetes: {context: "\ud800"}}', {}, {},
+            f"{SOURCE}: objects.kubernetes.context: ",
+        ),
+        (
+            r'mapping: {roleGroupPrefix: "\ud800"}', {}, {},
+            f"{SOURCE}: mapping.roleGroupPrefix: ",
+        ),
+        (
+            r'trustedIssuers: [{url: "https://\ud800", keys: {jwksFile: a}}]', {}, {},
+            f"{SOURCE}: trustedIssuers[0].url: ",
+        ),
+        (
+            f'trustedIssuers: [{{url: "{URL}", keys: {{publicKeyFiles: [a, "\\udc80"]}}}}]', {}, {},
+            f"{SOURCE}: trustedIssuers[0].keys.publicKeyFiles[1]: ",
+        ),
+        (r'a: &a {b: *a, c: "\ud800"}', {}, {}, f"{SOURCE}: a.c: "),
+        # Names.
+        (r'"\ud800": 1', {}, {}, f"{SOURCE}: found "),
+        (r'server: {"\ud800": 1}', {}, {}, f"{SOURCE}: server: found "),
+        (r'trustedIssuers: [{"\ud800": 1}]', {}, {}, f"{SOURCE}: trustedIssuers[0]: found "),
+        # Bytes that are not UTF-8 arrive so.
+        (
+            "{}", {"LEEWAY_ISSUER": "https://\udc80"}, {},
+            "environment variable LEEWAY_ISSUER: issuer: ",
+        ),
+        ("{}", {}, {"server.bind": "\udc80:1"}, "flag --bind: server.bind: "),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)  # fmt: skip
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
+    text: str, environment: dict[str, str], flags: dict[str, object], start: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text, environment, flags)
+    message = str(raised.value)
+    assert message.startswith(start)
+    assert re.search(r"found '.*\\ud[8c-f]\S+'; text that UTF-8 can encode is allowed", message)
+    assert message.isprintable()
+    message.encode("utf-8")
+
+
+def test_a_name_that_stands_twice_can_be_shown_whatever_it_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"the field \\ud800 stands twice") as raised:
+        parse('"\\ud800": 1\n"\\ud800": 2')
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "[]", "text", "a: [", "\tx: 1", "a: 1\na: 2", "leeway: {expiry: 1s, expiry: 2s}",
      "{" * 5000, "!!python/object/apply:os.system [id]", "a: *x", "a: !!binary x", "1: 2",
@@ -352,6 +415,30 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert made.mapping.role_group_prefix == ""
 
 
+LONGER = {"LEEWAY_TOKENS_DEFAULT_EXPIRATION": "48h", "LEEWAY_TOKENS_MAX_EXPIRATION": "72h"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "flags", "bind", "hours"),
+    [
+        ("{}", LONGER, {}, "127.0.0.1:8443", 48),
+        (
+            "tokens: {defaultExpiration: 48h}", {"LEEWAY_TOKENS_MAX_EXPIRATION": "72h"}, {},
+            "127.0.0.1:8443", 48,
+        ),
+        ("server: {bind: x}", {}, {"server.bind": "a:1"}, "a:1", 1),
+        ("{}", {"LEEWAY_SERVER_BIND": "x"}, {"server.bind": "a:1"}, "a:1", 1),
+        ("server: {bind: x}", {"LEEWAY_SERVER_BIND": "a:1"}, {}, "a:1", 1),
+    ],
+)  # fmt: skip
+def test_what_counts_is_all_of_it_together(
+    text: str, environment: dict[str, str], flags: dict[str, object], bind: str, hours: int
+) -> None:
+    configuration = parse(text, environment, flags)
+    assert configuration.server.bind == bind
+    assert configuration.tokens.default_expiration == hours * 3600
+
+
 @pytest.mark.parametrize(
     ("environment", "flags", "source"),
     [
@@ -366,8 +453,22 @@ def test_every_field_can_be_set_in_the_environment() -> None:
         ({}, {"server.bind": "x"}, "flag --bind: "),
         ({}, {"server.workers": 0}, "flag --workers: "),
         ({"LEEWAY_SERVER_BIND": "a:1"}, {"server.workers": 0}, "flag --workers: "),
+        # Two that are right together, and one that is not.
+        (
+            LONGER | {"LEEWAY_SERVER_WORKERS": "0"}, {},
+            "environment variable LEEWAY_SERVER_WORKERS: ",
+        ),
+        (
+            LONGER | {"LEEWAY_TOKENS_MAX_EXPIRATION": "30h"}, {},
+            "environment variable LEEWAY_TOKENS_DEFAULT_EXPIRATION: ",
+        ),
+        # Two that are wrong: the first of them.
+        (
+            {"LEEWAY_SERVER_WORKERS": "0", "LEEWAY_ISSUER": "x"}, {"server.bind": "x"},
+            "environment variable LEEWAY_ISSUER: ",
+        ),
     ],
-)
+)  # fmt: skip
 def test_error_names_environment_or_flag(environment: dict, flags: dict, source: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse("{}", environment, flags)
