@@ -24,14 +24,15 @@ _REVIEW = (
     b"POST /apis/authentication.k8s.io/v1/tokenreviews HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     b"Content-Type: application/json\r\nContent-Length: 1000\r\n"
 )
+_HALF_A_LOG_IN = f'{_LOG_IN}\r\nHost: {HOST}\r\nContent-Length: 60\r\n\r\n{{"name":'.encode()
 
 
 def stall(port: int, context: ssl.SSLContext, count: int, rng: random.Random) -> dict[str, object]:
     """Stall in the handshake, in the header or in the body, and wait for the server to close."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count + 200)), hard))
-    parts = [None, b"\x16\x03\x01\x02\x00\x01", _REVIEW, _REVIEW + b"\r\n{"]
-    chosen = rng.choices(parts, (3, 3, 2, 2), k=count)
+    parts = [None, b"\x16\x03\x01\x02\x00\x01", _REVIEW, _REVIEW + b"\r\n{", _HALF_A_LOG_IN]
+    chosen = rng.choices(parts, (3, 3, 2, 1, 1), k=count)
     print("connected", flush=True)
     sys.stdin.readline()
     opened: dict[socket.socket, float] = {}
