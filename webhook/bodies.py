@@ -20,8 +20,8 @@ FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
 
 def decode_body(body: bytes) -> object:
     """Decode the JSON of a body. Raises EncodingError, for more than ``MAX_VALUES`` too."""
-    # Of every value but the first, and of every object and array, one of these is before it. Where
-    # text has them as well a body is refused a little early.
+    # Each value but the first has one of these before it. Text that has them, and empty objects and
+    # arrays, count for more: such a body is refused a little early.
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"{", b"["))) > MAX_VALUES:
         raise EncodingError(f"not JSON that is accepted: it has more than {MAX_VALUES:,} values")
     return decode_json(body)

@@ -86,7 +86,7 @@ def _changed(members: dict[str, Any], changes: Sequence[_Change], source: str) -
 
 
 def _blame(members: dict[str, Any], changes: Sequence[_Change], source: str) -> None:
-    """Raise the ConfigurationError of the one change that makes the others wrong.
+    """Raise the ConfigurationError of the one change without which all is right.
 
     Where there is none it is that of the first thing that is wrong by itself.
     """

@@ -138,28 +138,28 @@ class LiveApplication:
             self._reconfigure(self._configure())
         except Exception as error:
             problem = f"{in_words(error)}; the configuration from before stays in use"
-            if self.report("configuration", problem):
+            if self.report("configuration", problem, repr(error)):
                 text = "the configuration was not loaded again: %s"
                 _logger.error(text, problem, exc_info=traceback_of(error))
             return False
         return True
 
     def reload_soon(self) -> None:
-        """Read all again, beside the event loop; what cannot be loaded then is news."""
+        """Read the configuration and the keys, beside the event loop; what is wrong is news."""
         self._logged.clear()
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, self._keys.look)
         loop.run_in_executor(None, self._watch.tell)
 
-    def report(self, name: str, problem: str) -> bool:
+    def report(self, name: str, problem: str, cause: str = "") -> bool:
         """Take note that something cannot be loaded, or, with an empty text, that it can.
 
-        Returns whether that is news.
+        Returns whether that is news, by the ``cause`` where the problem does not tell all of it.
         """
         before = self._logged.get(name, "")
-        self._reports[name] = self._logged[name] = problem
+        self._reports[name], self._logged[name] = problem, cause or problem
         self._report_failures()
-        return is_news(problem, before)
+        return is_news(cause or problem, before)
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from webhook.errors import LeewayError
 from webhook.server.caller import BAD_IDENTITY, CALLER, Callers
-from webhook.server.error_map import NOT_FOUND, status_body
+from webhook.server.error_map import INTERNAL_ERROR, NOT_FOUND, status_body
 from webhook.server.http import (
     DisconnectedError,
     Receive,
@@ -105,9 +105,8 @@ class Application:
             pass
         except Exception as error:
             self._log.crashed(scope, error)
-            message = "an internal error occurred; it is in the server's log"
             headers = [_request_id_header(scope)]
-            await respond(send, 500, status_body(500, message), headers=headers)
+            await respond(send, 500, status_body(500, INTERNAL_ERROR), headers=headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

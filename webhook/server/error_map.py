@@ -12,6 +12,7 @@ from webhook.errors import InvalidObjectError, InvalidReviewError, LeewayError
 from webhook.rbac import errors as rbac
 
 JSON: Final = b"application/json"
+INTERNAL_ERROR: Final = "an internal error occurred; it is in the server's log"
 NOT_FOUND: Final = "the server could not find the requested resource"
 
 REASONS: Final = {

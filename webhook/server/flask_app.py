@@ -20,7 +20,14 @@ from webhook.metrics import CONTENT_TYPE, Metrics
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
 from webhook.server.caller import CALLER, NOBODY, Caller, Callers
-from webhook.server.error_map import NOT_FOUND, REASONS, code_of, grpc_body, status_body
+from webhook.server.error_map import (
+    INTERNAL_ERROR,
+    NOT_FOUND,
+    REASONS,
+    code_of,
+    grpc_body,
+    status_body,
+)
 from webhook.server.http import BODY, RequestError, is_protobuf, require_json
 from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
@@ -66,7 +73,7 @@ def create_flask_app(
 
     @app.post(_AUTH_RULE)
     def call_auth(name: str) -> Response:
-        return _call_auth(auth, name, log.audit_of(_scope()))
+        return _call_auth(auth, name, log)
 
     def create_token(namespace: str, name: str) -> Response:
         return _create_token(token_requests, namespace, name, log.audit_of(_scope()))
@@ -128,13 +135,15 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
     }
 
 
-def _call_auth(auth: AuthAPI, name: str, audit: Audit) -> Response:
+def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> Response:
     try:
-        body = auth.call(name, _etcd_caller(name), _body(), audit)
+        body = auth.call(name, _etcd_caller(name), _body(), log.audit_of(_scope()))
     except LeewayError as error:
         code = code_of(error)
         if code == HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise
+            log.crashed(_scope(), error)
+            body = msgspec.json.encode({"code": 13, "message": INTERNAL_ERROR})
+            return Response(body, code, content_type="application/json")
         response = Response(grpc_body(error), code, content_type="application/json")
         if code == HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers["Retry-After"] = "1"

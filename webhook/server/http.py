@@ -13,7 +13,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Route = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 BODY: Final = "leeway.body"
-"""The key of the ASGI scope under which Flask finds the body, or the RequestError that it is."""
+"""The key of the ASGI scope that has the body for Flask, or the RequestError to raise for it."""
 
 
 class RequestError(Exception):

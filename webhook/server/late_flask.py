@@ -31,8 +31,8 @@ ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 class LateFlask:
     """A Flask application behind bounded pools of threads, as a route.
 
-    Bodies of more than ``max_body_bytes`` are refused, and of whom nobody knows those of more
-    than ``ANONYMOUS_BODY_BYTES``.
+    Bodies of more than ``max_body_bytes`` are refused, and from callers without an identity those
+    of more than ``ANONYMOUS_BODY_BYTES``.
     """
 
     def __init__(self, make: "Callable[[], Flask]", max_body_bytes: int) -> None:

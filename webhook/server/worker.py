@@ -156,7 +156,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
         except Exception as error:
             problem = f"{in_words(error)}; what was loaded before stays in use"
-            if self.asgi.report("tls", problem):
+            if self.asgi.report("tls", problem, repr(error)):
                 text = "TLS was not loaded again: %s"
                 self.log.error(text, problem, exc_info=traceback_of(error))
             return False

@@ -226,6 +226,11 @@ def test_what_nobody_expected_fails_a_reload_as_anything_else_does(
     for times in (2, 3):
         hang_up(app)
         assert logged() == times, "who asks is told"
+    unexpected(ZeroDivisionError("of another kind"))
+    for _ in range(2):
+        assert not app.reload()
+    assert logged() == 4
+    assert "ZeroDivisionError: of another kind" in caplog.text
     unexpected(None)
     set_leeway(tmp_path, 70)
     hang_up(app)

@@ -121,6 +121,9 @@ def test_what_no_request_should_cause_is_logged_and_not_told(
     caplog.set_level(logging.ERROR, "leeway")
     found, body = post(client_of(Failing(error)), "role/add", b'{"name": "r"}')
     assert found == status
+    if is_crash:
+        message = "an internal error occurred; it is in the server's log"
+        assert msgspec.json.decode(body) == {"code": 13, "message": message}
     assert (PLACE.encode() in body) is not is_crash
     (record,) = caplog.records
     assert (record.getMessage() == "a request failed") is is_crash
