@@ -174,9 +174,9 @@ class RunningServer:
         ]
 
     def both_workers(self) -> list[int]:
-        """Wait for both: the first answers before the second is forked."""
+        """Wait for both to serve: the first answers before the second has read its files."""
         deadline = time.monotonic() + 30
-        while len(workers := self.workers()) < 2:
+        while not (len(workers := self.workers()) == 2 and all(map(_is_serving, workers))):
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
         return workers
