@@ -64,22 +64,21 @@ class Load:
     def connect(self) -> ssl.SSLSocket | None:
         """Open a connection; None once the server has stopped listening."""
         was_terminated = self.terminated.is_set()
+        # Wrapped before it connects: where a reset comes in between, ssl leaves its socket open.
+        connection = self.context.wrap_socket(socket.socket(), server_hostname=HOST)
+        connection.settimeout(10)
         try:
-            plain = socket.create_connection((HOST, self.server.port), timeout=10)
-        except (ConnectionRefusedError, ConnectionResetError):
+            connection.connect((HOST, self.server.port))
+        except (ConnectionError, ssl.SSLEOFError) as error:
+            # Where it is not refused the listener went away between two system calls of the
+            # server's; nothing was sent.
+            connection.close()
             if not was_terminated:
                 raise
-            self.count("refused")
+            refused = isinstance(error, ConnectionRefusedError)
+            self.count("refused" if refused else "refused in the handshake")
             return None
-        try:
-            return self.context.wrap_socket(plain, server_hostname=HOST)
-        except (ConnectionError, ssl.SSLEOFError):
-            # The listener went away between two system calls of the server's; nothing was sent.
-            plain.close()
-            if not was_terminated:
-                raise
-            self.count("refused in the handshake")
-            return None
+        return connection
 
     def post(self, connection: ssl.SSLSocket) -> bool:
         """Post a review and read its answer; return whether the server closes after it."""
