@@ -13,20 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.load_client import (
-    API_SERVER_QUERY,
-    Load,
-    Plan,
-    Target,
-    ToolMissingError,
-    build,
-    run_load,
-)
+from benchmarks.load_client import Load, Plan, ToolMissingError, build, review_target, run_load
 from benchmarks.report import Row, cost_row
-from benchmarks.servers import HOST, leeway_server, make_data_dir
+from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config_file import load_configuration
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 SHARES: Final = (0.25, 0.5, 0.75)
@@ -60,18 +52,10 @@ def run(*, quick: bool) -> list[Row]:
         bodies = folder / "bodies"
         tokens = make_tokens_of(data_dir, _TOKENS)
         bodies.write_text("".join(token_review(token, audience) + "\n" for token in tokens))
-        tls = data_dir / TLS_FOLDER
         loads: dict[float, list[Load]] = {share: [] for share in SHARES}
         maxima = []
         with leeway_server(data_dir) as port:
-            target = Target(
-                HOST,
-                port,
-                TOKEN_REVIEW_PATH + API_SERVER_QUERY,
-                tls,
-                API_SERVER_USER,
-                '"authenticated":true',
-            )
+            target = review_target(port, TOKEN_REVIEW_PATH, data_dir, '"authenticated":true')
 
             def load(seconds: float, rate: float = 0.0) -> Load:
                 return run_load(client, target, Plan(bodies, CONNECTIONS, seconds, rate))

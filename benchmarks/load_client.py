@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.servers import HOST
+from webhook.data_dir import API_SERVER_USER, TLS_FOLDER
+
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = ("load_client.c", "https.c")
 _LIBRARIES: Final = ("-lssl", "-lcrypto")
@@ -48,6 +51,12 @@ class Target:
     tls_folder: Path
     user: str
     expected: str
+
+
+def review_target(port: int, path: str, data_dir: Path, expected: str) -> Target:
+    """Return where a kube-apiserver sends its reviews, and as whom."""
+    tls = data_dir / TLS_FOLDER
+    return Target(HOST, port, path + API_SERVER_QUERY, tls, API_SERVER_USER, expected)
 
 
 @dataclass(frozen=True, slots=True)

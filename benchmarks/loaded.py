@@ -15,22 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.load_client import (
-    API_SERVER_QUERY,
-    Load,
-    Plan,
-    Target,
-    ToolMissingError,
-    build,
-    run_load,
-)
+from benchmarks.load_client import Load, Plan, ToolMissingError, build, review_target, run_load
 from benchmarks.report import Row, rate_row
-from benchmarks.servers import HOST, leeway_server, make_data_dir
+from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import token_review
 from webhook.assembly import keyring_of, policy_of, store_of
 from webhook.claims import ObjectReference
 from webhook.config_file import load_configuration
-from webhook.data_dir import ACCESS_REVIEW_PATH, API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import ACCESS_REVIEW_PATH, TOKEN_REVIEW_PATH
 from webhook.issuer import TokenRequest, issue_token
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import prefix_end
@@ -137,8 +129,7 @@ def _measure_access(client: Path, data_dir: Path, effort: _Effort) -> Row:
 
 
 def _load(client: Path, data_dir: Path, port: int, question: _Question, seconds: float) -> Load:
-    tls = data_dir / TLS_FOLDER
-    target = Target(HOST, port, question.path, tls, API_SERVER_USER, question.expected)
+    target = review_target(port, question.path, data_dir, question.expected)
     return run_load(client, target, Plan(question.body, CONNECTIONS, seconds))
 
 
@@ -156,7 +147,7 @@ def _token_question(data_dir: Path) -> _Question:
     token = issue_token(request, policy, keyring_of(data_dir), time.time()).token
     file = data_dir / "token-review"
     file.write_text(token_review(token, configuration.audiences[0]) + "\n", "ascii")
-    return _Question(TOKEN_REVIEW_PATH + API_SERVER_QUERY, file, '"authenticated":true')
+    return _Question(TOKEN_REVIEW_PATH, file, '"authenticated":true')
 
 
 def _access_question(data_dir: Path) -> _Question:
@@ -185,7 +176,7 @@ def _access_question(data_dir: Path) -> _Question:
     }
     file = data_dir / "access-review"
     file.write_text(json.dumps(members, separators=(",", ":")) + "\n", "ascii")
-    return _Question(ACCESS_REVIEW_PATH + API_SERVER_QUERY, file, '"allowed":true')
+    return _Question(ACCESS_REVIEW_PATH, file, '"allowed":true')
 
 
 def _fill(data_dir: Path) -> None:

@@ -15,21 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load_client import (
-    API_SERVER_QUERY,
-    LoadError,
-    Plan,
-    Target,
-    ToolMissingError,
-    build,
-    run_load,
-)
+from benchmarks.load_client import LoadError, Plan, ToolMissingError, build, review_target, run_load
 from benchmarks.report import Figure, Row
-from benchmarks.servers import HOST, SERVER_LOG, leeway_server, make_data_dir
+from benchmarks.servers import SERVER_LOG, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.assembly import store_of
 from webhook.config_file import load_configuration
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import TOKEN_REVIEW_PATH
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, role_record, user_record
 
@@ -80,11 +72,8 @@ def _measure(claim: str, client: Path, data_dir: Path, count: int) -> Row:
         for token in make_tokens_of(data_dir, count):
             file.write(token_review(token, audience) + "\n")
     plan = Plan(bodies, _CONNECTIONS, _LONGEST_SECONDS, once=True)
-    tls = data_dir / TLS_FOLDER
     with leeway_server(data_dir, workers=1) as port:
-        target = Target(
-            HOST, port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, _EXPECTED
-        )
+        target = review_target(port, TOKEN_REVIEW_PATH, data_dir, _EXPECTED)
         worker = _worker_of(data_dir / SERVER_LOG)
         before = _memory_of(worker)
         loads = [run_load(client, target, plan)]

@@ -30,22 +30,14 @@ from typing import Final
 
 import click
 
-from benchmarks.load_client import (
-    API_SERVER_QUERY,
-    LoadError,
-    Plan,
-    Target,
-    ToolMissingError,
-    build,
-    run_load,
-)
+from benchmarks.load_client import LoadError, Plan, ToolMissingError, build, review_target, run_load
 from benchmarks.processes import ProcessorTime, processor_time
 from benchmarks.profile_tls import MemoryConnection, answer_bytes, request_bytes
 from benchmarks.profile_trace import TRACED, Times, median_times, read_requests
-from benchmarks.servers import HOST, RunningServer, leeway_process, make_data_dir, profile_server
+from benchmarks.servers import RunningServer, leeway_process, make_data_dir, profile_server
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config_file import load_configuration
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 KINDS: Final = ("warm", "cold")
@@ -80,10 +72,7 @@ class _Bench:
         """Have each body answered once."""
         file = self.folder / "bodies"
         file.write_text("".join(bodies), "ascii")
-        tls = self.data_dir / TLS_FOLDER
-        target = Target(
-            HOST, server.port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, "{"
-        )
+        target = review_target(server.port, TOKEN_REVIEW_PATH, self.data_dir, "{")
         run_load(self.client, target, Plan(file, CONNECTIONS, 300, once=True))
 
     def batches(self, kind: str, *sizes: int) -> Iterator[list[str]]:

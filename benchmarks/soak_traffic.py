@@ -21,12 +21,12 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Final
 
-from benchmarks.load_client import API_SERVER_QUERY, Load, LoadError, Plan, Target, count_load
+from benchmarks.load_client import Load, LoadError, Plan, Target, count_load, review_target
 from benchmarks.servers import HOST, RunningServer, script
 from benchmarks.tokens import make_tokens_here, token_review
 from webhook.assembly import keyring_of, policy_of, store_of
 from webhook.config_file import load_configuration
-from webhook.data_dir import ACCESS_REVIEW_PATH, API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import ACCESS_REVIEW_PATH, TLS_FOLDER, TOKEN_REVIEW_PATH
 from webhook.issuer import TokenRequest, issue_token
 from webhook.rbac.model import Group, Permission, PermissionType
 from webhook.rbac.ranges import prefix_end
@@ -93,10 +93,7 @@ class Traffic:
             path, expected = ACCESS_REVIEW_PATH, '"allowed":true'
         elif kind == "refused":
             expected = '"authenticated":false'
-        tls = self.data_dir / TLS_FOLDER
-        return Target(
-            HOST, self.server.port, path + API_SERVER_QUERY, tls, API_SERVER_USER, expected
-        )
+        return review_target(self.server.port, path, self.data_dir, expected)
 
     def is_over(self) -> bool:
         """Tell whether there is too little time for another leg."""

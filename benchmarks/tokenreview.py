@@ -15,19 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.load_client import (
-    API_SERVER_QUERY,
-    Load,
-    Plan,
-    Target,
-    ToolMissingError,
-    build,
-    run_load,
-)
+from benchmarks.load_client import Load, Plan, ToolMissingError, build, review_target, run_load
 from benchmarks.report import Row, rate_row
 from benchmarks.servers import (
     BASELINE_THREADS,
-    HOST,
     WORKERS,
     baseline_server,
     leeway_server,
@@ -35,7 +26,7 @@ from benchmarks.servers import (
 )
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config_file import load_configuration
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 _FLOORS: Final = {"warm": 4.0, "cold": 3.0}
@@ -124,10 +115,7 @@ def _load(bench: _Bench, server: _Server, kind: str) -> Load:
     )
     plan = Plan(bench.different if cold else bench.same, CONNECTIONS, effort.seconds, once=cold)
     with server() as port:
-        tls = bench.data_dir / TLS_FOLDER
-        target = Target(
-            HOST, port, TOKEN_REVIEW_PATH + API_SERVER_QUERY, tls, API_SERVER_USER, _EXPECTED
-        )
+        target = review_target(port, TOKEN_REVIEW_PATH, bench.data_dir, _EXPECTED)
         run_load(bench.client, target, warm_up)
         return run_load(bench.client, target, plan)
 

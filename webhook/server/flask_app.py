@@ -142,8 +142,7 @@ def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> Response:
         code = code_of(error)
         if code == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.crashed(_scope(), error)
-            body = msgspec.json.encode({"code": 13, "message": INTERNAL_ERROR})
-            return Response(body, code, content_type="application/json")
+            error = LeewayError(INTERNAL_ERROR)
         response = Response(grpc_body(error), code, content_type="application/json")
         if code == HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers["Retry-After"] = "1"

@@ -39,7 +39,7 @@ class LateFlask:
         self._make = make
         self._max_body_bytes = max_body_bytes
         self._making = Lock()
-        self._mounted: _Mounted | None = None
+        self._mounted: Mounted | None = None
         self._routes: list[tuple[str, str]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,22 +54,19 @@ class LateFlask:
             scope[BODY] = error
         mounted = self._mounted
         if mounted is None:
-            mounted = await asyncio.to_thread(self._load)
+            mounted = await asyncio.to_thread(self.load)
         route = mounted.log_ins if scope["path"] == LOG_IN_PATH else mounted.others
         await route(scope, receive, send)
 
-    def load(self) -> None:
+    def load(self) -> "Mounted":
         """Make the application where it is not there yet; in any thread but the event loop's."""
-        self._load()
-
-    def _load(self) -> "_Mounted":
         with self._making:
             if self._mounted is None:
                 from webhook.server.flask_app import routes_of
 
                 flask = self._make()
                 self._routes = routes_of(flask)
-                self._mounted = _Mounted(_mount(flask, LOG_IN_THREADS), _mount(flask, THREADS))
+                self._mounted = Mounted(_mount(flask, LOG_IN_THREADS), _mount(flask, THREADS))
             return self._mounted
 
     def routes(self) -> list[tuple[str, str]]:
@@ -78,7 +75,9 @@ class LateFlask:
         return list(self._routes)
 
 
-class _Mounted(NamedTuple):
+class Mounted(NamedTuple):
+    """One application, behind one pool of threads for each."""
+
     log_ins: Route
     others: Route
 

@@ -15,7 +15,7 @@ from webhook.server.parser import FIELDS, PLAIN_FIELD
 
 _END: Final = b"\r\n\r\n"
 MAX_HEAD: Final = 4096
-"""The longest head, in bytes, that is read here."""
+"""The longest head, in bytes, that is worth reading here, and remembering."""
 # 999,999,999 bytes: far more than ever come in one piece.
 _MAX_LENGTH_DIGITS: Final = 9
 # Go's client of Kubernetes sends its own time limit along, as the only parameter of a review.
@@ -51,7 +51,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 def read_head(head: bytes) -> Head | None:
     """Read the head of a POST; None for one that is not plain, or has a field that is not known."""
-    match = _POST.fullmatch(head) if len(head) <= MAX_HEAD else None
+    match = _POST.fullmatch(head)
     if match is None:
         return None
     fields = [(name.lower(), value) for name, value in FIELDS.findall(match[2])]
