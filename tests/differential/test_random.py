@@ -16,7 +16,25 @@ _ROLES = ("r1", "r2", "r3", "r4")
 _ALPHABET = b"\x00\x01ab\xff"
 _TYPES = (None, "READ", "WRITE", "READWRITE")
 _COMPARE_EVERY = 250
-_OPERATIONS_A_STATE = 60
+# Of so many operations the last ones are made with auth off.
+_ROUND, _OFF = 500, 100
+# What operations that are made at random come to with any seed. The others are in test_script.
+_REFUSALS = {
+    "etcdserver: authentication failed, invalid user ID or password",
+    "etcdserver: authentication is not enabled",
+    "etcdserver: invalid auth management",
+    "etcdserver: invalid auth token",
+    "etcdserver: permission denied",
+    "etcdserver: permission is not granted to the role",
+    "etcdserver: role is not granted to the user",
+    "etcdserver: role name already exists",
+    "etcdserver: role name is empty",
+    "etcdserver: role name not found",
+    "etcdserver: user name already exists",
+    "etcdserver: user name is empty",
+    "etcdserver: user name not found",
+}
+_OPERATIONS_A_STATE, _OFF_A_STATE = 60, 5
 _OPEN_END = b"\0"
 _CELLS = (
     ("put", "point"), ("range", "point"), ("range", "range"), ("range", "open"),
@@ -53,13 +71,10 @@ class Player:
             (
                 "role/grant", "role/revoke", "user/grant", "user/revoke", "role/add", "role/delete",
                 "user/add", "user/delete", "user/changepw", "authenticate", "user/get", "role/get",
-                "user/list", "role/list", "status", "toggle",
+                "user/list", "role/list", "status",
             ),
-            (40, 16, 14, 8, 8, 4, 8, 4, 3, 3, 4, 4, 1, 1, 2, 0.3),
+            (40, 16, 14, 8, 8, 4, 8, 4, 3, 3, 4, 4, 1, 1, 2),
         )[0]  # fmt: skip
-        if name == "toggle":
-            self._toggle()
-            return
         body = self._body(name)
         caller = self._caller(name, body)
         self.done[name] += 1
@@ -211,9 +226,11 @@ class Player:
         elif name == "authenticate" and who != ROOT:
             self.pair.log_in(who, str(body["password"]))
 
-    def _toggle(self) -> None:
-        self.done["toggle"] += 1
-        if self.pair.enabled:
+    def turn(self, *, on: bool) -> None:
+        """Turn auth on or off where it is not yet, and log everybody in after it was off."""
+        if self.pair.enabled is on:
+            return
+        if not on:
             self.pair.agree("disable", {})
             return
         self.refused[self.pair.agree("enable", {}).refusal] += 1
@@ -221,6 +238,7 @@ class Player:
             self.pair.log_in(ROOT, self.passwords[ROOT])
         else:
             self.turn_on()
+        self.prepare_logins()
 
     def turn_on(self) -> None:
         """Bring root back, and turn auth on."""
@@ -256,6 +274,7 @@ def test_random_operations_are_answered_alike(pair: Pair) -> None:
     player, seed = _player(pair)
     for number in range(count):
         try:
+            player.turn(on=number % _ROUND < _ROUND - _OFF)
             player.step()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, operation {number}: {error}") from error
@@ -264,9 +283,9 @@ def test_random_operations_are_answered_alike(pair: Pair) -> None:
     player.compare()
     print(dict(player.done), dict(player.refused))
     assert sum(player.done.values()) == count
-    # Worth its time: every call and every refusal was there.
-    assert len(player.done) == 16
-    assert len([text for text in player.refused if text.startswith("etcdserver: ")]) >= 14
+    # Worth its time: every call was there, and every refusal that does not need a rare state.
+    assert len(player.done) == 15
+    assert player.refused.keys() >= _REFUSALS
 
 
 def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
@@ -279,10 +298,9 @@ def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
         min(verdicts[answer] for answer in answers) < _TIMES_EACH
         and sum(verdicts.values()) < 5 * count
     ):
-        for _ in range(_OPERATIONS_A_STATE):
+        for number in range(_OPERATIONS_A_STATE):
+            player.turn(on=number >= _OFF_A_STATE)
             player.step()
-        if not pair.enabled:
-            player.turn_on()
         users = player.prepare_logins()
         for user in users:
             for _ in range(40):
