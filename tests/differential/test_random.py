@@ -102,7 +102,8 @@ class Player:
 
     def span(self) -> Span:
         """Return a range: a key, an open end, and often one that touches another grant."""
-        known = [bound for spans in self.grants.values() for span in spans for bound in span]
+        spans = [span for known in self.grants.values() for span in sorted(known)]
+        known = [bound for span in spans for bound in span]
         key = self.key()
         if known and self.random.random() < 0.4:
             key = self.random.choice(known) or key
