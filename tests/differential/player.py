@@ -55,7 +55,8 @@ class Player:
     def compare(self) -> None:
         """Compare the whole state."""
         state = self.pair.snapshot()
-        assert set(state["roles"]) | {ROOT} == set(self.grants) | {ROOT}
+        found = set(state["roles"])
+        assert found | {ROOT} == set(self.grants) | {ROOT}, (found, set(self.grants))
 
     def prepare_logins(self) -> list[str]:
         """Return the users that questions can be asked as, logged in."""
