@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage lint bench profile soak chaos docs-tables clean
+.PHONY: demo test faults coverage lint bench profile soak chaos docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -11,7 +11,11 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
-# The same, slower, with branch coverage of the tests and of the servers that they start.
+# The tests of each fault of tests/faults.py, and the faults without one.
+faults: $(VENV)/.dev
+	$(BIN)/python -m pytest --collect-only -q -m fault
+
+# All tests, slower, with branch coverage of the tests and of the servers that they start.
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --cov --cov-report=term:skip-covered
 

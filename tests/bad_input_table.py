@@ -23,6 +23,7 @@ PARTS = {
     38: "Keys and key sets",
     41: "Range permissions",
     47: "Store and process",
+    57: "Found by attack and in use",
 }
 ROWS = {
     1: "`alg` of `none`, however it is written, empty or missing: refused",
@@ -81,6 +82,13 @@ ROWS = {
     54: "the clock stepped by an hour or a year: nothing past `exp` and leeway is accepted",
     55: "certificates and keys replaced under load: no failure, the new ones in use within 10 s",
     56: "tokens, passwords and keys in anything that the suite leaves behind: none",
+    57: "input made to backtrack, n and 2n bytes of it: every parser is linear",
+    58: "a TLS session resumed after a revocation, or once the list ran out: refused",
+    59: "10,000 anonymous connections, long heads, a flood of log-ins: nobody else waits",
+    60: "the store's file replaced, cut, removed, unreadable: no answer from the old state",
+    61: "a secret where a path or a URL belongs: in no message",
+    62: "names with control characters or of 64 KiB: shown escaped, stored or refused",
+    63: "a request of another site by a browser with a certificate: changes nothing",
 }
 _INTRODUCTION = """\
 # Bad input, attacks and faults

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import FAULTS, without_test
 from tests.secrets_made import SecretSearch
 
 TESTS = Path(__file__).resolve().parent
@@ -19,6 +20,26 @@ LONGEST_ID = 60
 def pytest_configure(config: pytest.Config) -> None:
     """Search what a run leaves for the secrets that it made, and show that as its last result."""
     config.pluginmanager.register(SecretSearch(config), "secret-search")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End ``make faults`` with the faults that have no test."""
+    session = terminalreporter._session
+    if config.option.markexpr != "fault" or session is None:
+        return
+    numbers = {
+        number
+        for item in session.items
+        for mark in item.iter_markers("fault")
+        for number in mark.args
+    }
+    missing = ", ".join(map(str, without_test(numbers))) or "none"
+    terminalreporter.write_line(
+        f"faults with a test: {len(numbers)} of {len(FAULTS)}; without: {missing}"
+    )
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
