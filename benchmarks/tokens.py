@@ -28,6 +28,7 @@ def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int, accounts: int
             expiration_seconds=EXTENDABLE_SECONDS,
             pod=ObjectReference(f"checkout-5d4f8c7b9-{index:05}", str(uuid.uuid4())),
             node=_NODES[index % len(_NODES)],
+            objects_confirmed=True,
         )
         tokens.append(issue_token(request, policy, keyring, now).token)
     return tokens

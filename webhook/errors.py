@@ -99,6 +99,10 @@ class ObjectConflictError(LeewayError):
         self.name = name
 
 
+class NotIssuedError(LeewayError):
+    """A token that is not issued, because what it is to be bound to is missing or another one."""
+
+
 class LookupUnavailableError(LeewayError):
     """An object that a request needs could not be looked up now."""
 

@@ -41,7 +41,10 @@ class TokenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What is asked for. ``expiration_seconds`` None and no audiences mean the policy's."""
+    """What is asked for. ``expiration_seconds`` None and no audiences mean the policy's.
+
+    ``objects_confirmed`` is true only where every object in it was looked up and found.
+    """
 
     namespace: str
     name: str
@@ -51,6 +54,7 @@ class TokenRequest:
     pod: ObjectReference | None = None
     secret: ObjectReference | None = None
     node: ObjectReference | None = None
+    objects_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,14 @@ def issue_token(
         seconds = policy.max_seconds
     granted = seconds
     warn_after = None
-    for_api_server = set(audiences) <= set(policy.audiences)
-    if policy.extend and request.pod and seconds == EXTENDABLE_SECONDS and for_api_server:
+    if (
+        policy.extend
+        and request.pod
+        # Or a Pod that somebody made up would take its token past ``max_seconds``.
+        and request.objects_confirmed
+        and seconds == EXTENDABLE_SECONDS
+        and set(audiences) <= set(policy.audiences)
+    ):
         warn_after, seconds = seconds, EXTENDED_SECONDS
     uid = request.uid or stable_uid(policy.issuer, request.namespace, request.name)
     signing_key = keyring.signing_key()

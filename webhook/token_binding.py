@@ -58,7 +58,14 @@ def resolve_token_request(
             f"service account ({uid})",
         )
     # 3. The rest of the request is in range.
-    request = TokenRequest(namespace, name, uid, asked.audiences, asked.expiration_seconds)
+    request = TokenRequest(
+        namespace,
+        name,
+        uid,
+        asked.audiences,
+        asked.expiration_seconds,
+        objects_confirmed=objects is not None,
+    )
     check_request(request, policy)
     _check_texts(asked)
     bound = asked.bound
@@ -157,4 +164,5 @@ def _check_texts(asked: AskedToken) -> None:
         texts.append(("spec.boundObjectRef.uid", asked.bound.uid))
     for field, text in texts:
         if not (text and text.isascii() and text.isprintable()):
-            raise IssueError("must be printable ASCII, and not empty", field, text)
+            rule = "must be printable ASCII, and not empty"
+            raise IssueError(f"{field} is {text[:64]!r}, but {rule}", field, text, rule)

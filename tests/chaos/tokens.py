@@ -162,6 +162,7 @@ class Signer:
             audiences=audiences,
             expiration_seconds=_KUBELET_SECONDS if extended else seconds,
             pod=ObjectReference("pod", str(uuid.uuid4())) if extended else None,
+            objects_confirmed=extended,
         )
         keyring = self._foreign if foreign else self._keyring
         issued = issue_token(request, self._policy, keyring, int(time.time()) + ahead)

@@ -349,9 +349,12 @@ def test_a_file_of_objects(tmp_path: Path) -> None:
 
 
 def ask_token(
-    server: RunningServer, reference: Mapping[str, str] | None, name: str = SA.name
+    server: RunningServer,
+    reference: Mapping[str, str] | None,
+    name: str = SA.name,
+    **members: object,
 ) -> Answer:
-    spec = {"boundObjectRef": reference} if reference else {}
+    spec = ({"boundObjectRef": reference} if reference else {}) | members
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
     path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token"
     return server.post(path, body, server.context(ROOT))
@@ -407,6 +410,27 @@ def test_a_token_is_bound(
         extra = cluster.post_review(token).json["status"]["user"]["extra"]
         assert extra["authentication.kubernetes.io/node-name"] == ["node-1"]
         assert extra["authentication.kubernetes.io/node-uid"] == ["u-Node"]
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    ("reference", "lives"),
+    [
+        pytest.param(reference_to("Pod", "loofah-0"), 365 * 86_400, id="pod"),
+        pytest.param(reference_to("Secret", "loofah-token"), 3607, id="secret"),
+        pytest.param(None, 3607, id="not-bound"),
+    ],
+)
+def test_the_token_of_a_pod_that_was_found_is_extended(
+    cluster: RunningServer, reference: Mapping[str, str] | None, lives: int
+) -> None:
+    answer = ask_token(cluster, reference, expirationSeconds=3607)
+    assert answer.status == 201, answer
+    token = answer.json["status"]["token"]
+    cluster.tokens.append(token)
+    claims = json.loads(decode_base64url(token.split(".")[1].encode()))
+    assert claims["exp"] - claims["iat"] == lives
+    assert answer.json["spec"]["expirationSeconds"] == 3607
 
 
 REFUSED = [

@@ -11,7 +11,13 @@ from typing import Final
 import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
-from webhook.errors import DataDirectoryError, LeewayError, ServerUnreachableError
+from webhook.errors import (
+    DataDirectoryError,
+    LeewayError,
+    LookupUnavailableError,
+    NotIssuedError,
+    ServerUnreachableError,
+)
 from webhook.log_lines import redact
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.version import COMMIT, VERSION
@@ -22,6 +28,7 @@ EXIT_UNREACHABLE: Final = 3
 _UNREACHABLE: Final = (
     DataDirectoryError,
     KeyFileError,
+    LookupUnavailableError,
     OSError,
     ServerUnreachableError,
     StoreError,
@@ -89,7 +96,7 @@ def main() -> None:
         code = _fail(_usage(error), EXIT_USAGE)
     except _UNREACHABLE as error:
         code = _fail(str(error), EXIT_UNREACHABLE)
-    except UnsafeStepError as error:
+    except (NotIssuedError, UnsafeStepError) as error:
         code = _fail(str(error), EXIT_NO)
     except (LeewayError, KeysError) as error:
         code = _fail(str(error), EXIT_USAGE)

@@ -22,22 +22,18 @@ from webhook.assembly import (
     clock_leeway_of,
     issuer_keys_of,
     keyring_of,
-    policy_of,
-    signing_keyring_of,
     source_of,
     store_of,
 )
-from webhook.audit import fingerprint, token_fields
+from webhook.audit import fingerprint
 from webhook.authenticator import Authenticator
 from webhook.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
-from webhook.claims import ObjectReference
 from webhook.claims_json import read_unverified
-from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.cli.token_create import create
 from webhook.config_file import load_configuration
 from webhook.duration import in_words, parse_duration, utc
 from webhook.explain import Explanation, explain
-from webhook.issuer import TokenRequest, issue_token
 from webhook.mapping import role_groups
 from webhook.outcome import Authenticated, Outcome
 from webhook.rbac.revocations import StoreRevocations
@@ -47,16 +43,6 @@ from webhook.reviews import TokenReviewRequest, render_token_review
 _WIDTH = 100
 _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
 _LAST_SECOND = 253402300799  # of the year 9999
-
-
-class _Duration(click.ParamType[int]):
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        try:
-            return int(parse_duration(str(value)))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class _Time(click.ParamType[float]):
@@ -110,63 +96,7 @@ def token() -> None:
     """
 
 
-@token.command()
-@click.argument("name")
-@data_dir_option
-@click.option("-n", "--namespace", required=True, help="The namespace of the service account.")
-@click.option("--audience", "audiences", multiple=True, help="Whom the token is for.")
-@click.option("--duration", type=_Duration(), help="How long it lives, like 1h.")
-@click.option("--uid", default="", help="The UID of the service account.")
-@click.option("--bound-object-kind", type=click.Choice(["Pod", "Secret", "Node"]))
-@click.option("--bound-object-name")
-@click.option("--bound-object-uid")
-@click.option("--node-name", help="The node of the Pod.")
-@click.option("--node-uid", default="")
-def create(
-    name: str,
-    data_dir: Path,
-    namespace: str,
-    audiences: tuple[str, ...],
-    duration: int | None,
-    uid: str,
-    bound_object_kind: str | None,
-    bound_object_name: str | None,
-    bound_object_uid: str | None,
-    node_name: str | None,
-    node_uid: str,
-) -> None:
-    """Sign a token for the service account NAME and print nothing else."""
-    bound = None
-    given = (bound_object_kind, bound_object_name, bound_object_uid)
-    if any(given):
-        if not bound_object_name or not bound_object_uid or bound_object_kind is None:
-            raise click.UsageError(
-                "--bound-object-kind, --bound-object-name and --bound-object-uid go together"
-            )
-        bound = ObjectReference(bound_object_name, bound_object_uid)
-    if (node_name or node_uid) and bound_object_kind != "Pod":
-        raise click.UsageError("--node-name and --node-uid need --bound-object-kind Pod")
-    if node_uid and not node_name:
-        raise click.UsageError("--node-uid needs --node-name")
-    node = ObjectReference(node_name, node_uid) if node_name else None
-    request = TokenRequest(
-        namespace=namespace,
-        name=name,
-        uid=uid,
-        audiences=audiences,
-        expiration_seconds=duration,
-        pod=bound if bound_object_kind == "Pod" else None,
-        secret=bound if bound_object_kind == "Secret" else None,
-        node=bound if bound_object_kind == "Node" else node,
-    )
-    configuration = load_configuration(data_dir, os.environ, {})
-    now = time()
-    keyring = signing_keyring_of(data_dir, configuration, int(now))
-    issued = issue_token(request, policy_of(configuration), keyring, now)
-    audit(data_dir, "token.issue", **token_fields(issued.claims, issued.token))
-    if issued.warning:
-        click.echo(f"leeway: warning: {issued.warning}", err=True)
-    click.echo(issued.token)
+token.add_command(create)
 
 
 @token.command()

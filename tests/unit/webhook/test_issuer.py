@@ -27,6 +27,7 @@ YEAR = 365 * 24 * 3600
 
 
 def issue(policy: TokenPolicy = POLICY, **members: object) -> IssuedToken:
+    members = {"objects_confirmed": True} | members
     request = TokenRequest(**{"namespace": NAMESPACE, "name": ACCOUNT, "uid": "u1"} | members)
     return issue_token(request, policy, KEYRING, NOW + 0.75)
 
@@ -163,8 +164,10 @@ def test_audiences_are_asked_for_once() -> None:
         pytest.param({"secret": ObjectReference("s", "u")}, False, id="bound-to-a-secret"),
         pytest.param({"node": ObjectReference("n", "u")}, False, id="bound-to-a-node"),
         pytest.param({"pod": POD, "policy": policy(extend=False)}, False, id="turned-off"),
+        pytest.param({"pod": POD, "objects_confirmed": False}, False, id="not-looked-up"),
     ],
 )
+@pytest.mark.fault(45)
 def test_extension(members: dict, extended: bool) -> None:
     members = {"expiration_seconds": 3607} | members
     issued = issue(**members)
@@ -175,6 +178,17 @@ def test_extension(members: dict, extended: bool) -> None:
     else:
         assert claims["exp"] - claims["iat"] == (members["expiration_seconds"] or 3600)
         assert "warnafter" not in claims["kubernetes.io"]
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_shortened_token_is_not_extended(confirmed: bool) -> None:
+    issued = issue(
+        policy(max_seconds=3600), pod=POD, expiration_seconds=3607, objects_confirmed=confirmed
+    )
+    assert issued.warning == "requested expiration of 3607 seconds shortened to 3600 seconds"
+    assert issued.claims.expires_at == int(NOW) + 3600
+    assert issued.claims.warn_after is None
 
 
 def test_uid_of_an_account_without_one() -> None:

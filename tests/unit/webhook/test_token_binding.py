@@ -96,6 +96,7 @@ def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) 
         ACCOUNT_UID,
         ("a",),
         601,
+        objects_confirmed=True,
         **expected,  # type: ignore[arg-type]
     )
     assert answered.uid == ACCOUNT_UID

@@ -187,7 +187,11 @@ def test_answer() -> None:
 )
 def test_answer_says_what_is_granted(seconds: int, told: int, until: str) -> None:
     request = TokenRequest(
-        NAMESPACE, ACCOUNT, expiration_seconds=seconds, pod=ObjectReference("p-0", "u-1")
+        NAMESPACE,
+        ACCOUNT,
+        expiration_seconds=seconds,
+        pod=ObjectReference("p-0", "u-1"),
+        objects_confirmed=True,
     )
     bound = BoundObjectReference("Pod", "v1", "p-0", "u-1")
     answer = render(request, asked(bound=bound))

@@ -1,13 +1,18 @@
 """``leeway token create``."""
 
 import json
+import socket
+from contextlib import closing
 from pathlib import Path
 from time import time
 from typing import Any
 
 import pytest
 from cli_support import Leeway, run_process
+from fake_kube import fake_kube
 from support import unb64
+
+from webhook.bound_objects import Kind, ObjectKey
 
 POD = ("--bound-object-kind", "Pod", "--bound-object-name", "p-0", "--bound-object-uid", "u-1")
 UID_OF_LOOFAH = "1314ea02-d034-5f4d-adf9-b4c6930045d5"
@@ -83,10 +88,132 @@ def test_audiences(leeway: Leeway, made: Path) -> None:
     assert claims_of(token)["aud"] == ["vault", "b"]
 
 
-def test_an_extended_token_says_when_to_warn(leeway: Leeway, made: Path) -> None:
+@pytest.mark.fault(45)
+def test_without_objects_nothing_is_extended(leeway: Leeway, made: Path) -> None:
     claims = claims_of(create(leeway, made, *POD, "--duration", "3607s"))
+    assert claims["exp"] - claims["iat"] == 3607
+    assert "warnafter" not in claims["kubernetes.io"]
+
+
+OBJECTS = """\
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: loofah, namespace: argo-run, uid: u-sa}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p-0, namespace: argo-run, uid: u-1}
+spec: {serviceAccountName: loofah, nodeName: n-0}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p-1, namespace: argo-run, uid: u-2}
+spec: {serviceAccountName: other}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: s-0, namespace: argo-run, uid: u-3}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n-0, uid: u-4}}
+"""
+
+
+@pytest.fixture
+def with_objects(data_dir: Path) -> Path:
+    """Return a data directory whose objects are in a file."""
+    with (data_dir / "leeway.yaml").open("a") as configuration:
+        configuration.write("objects: {source: file, file: {path: objects.yaml}}\n")
+    (data_dir / "objects.yaml").write_text(OBJECTS)
+    return data_dir
+
+
+def bound_to(kind: str, name: str) -> tuple[str, ...]:
+    return ("--bound-object-kind", kind, "--bound-object-name", name)
+
+
+NODE_CLAIM = {"name": "n-0", "uid": "u-4"}
+LOOKED_UP: list[tuple[tuple[str, ...], dict[str, object]]] = [
+    ((), {}),
+    (("--uid", "u-sa"), {}),
+    (bound_to("Pod", "p-0"), {"pod": {"name": "p-0", "uid": "u-1"}, "node": NODE_CLAIM}),
+    (
+        (*POD, "--node-name", "n-0", "--node-uid", "u-4"),
+        {"pod": {"name": "p-0", "uid": "u-1"}, "node": NODE_CLAIM},
+    ),
+    (bound_to("Secret", "s-0"), {"secret": {"name": "s-0", "uid": "u-3"}}),
+    (bound_to("Node", "n-0"), {"node": NODE_CLAIM}),
+]
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(("flags", "bound"), LOOKED_UP, ids=[" ".join(c[0]) for c in LOOKED_UP])
+def test_objects_are_looked_up_and_the_review_agrees(
+    leeway: Leeway, with_objects: Path, flags: tuple[str, ...], bound: dict[str, object]
+) -> None:
+    token = create(leeway, with_objects, *flags)
+    assert claims_of(token)["kubernetes.io"] == {
+        "namespace": "argo-run",
+        "serviceaccount": {"name": "loofah", "uid": "u-sa"},
+        **bound,
+    }
+    leeway("token", "review", token, "--data-dir", with_objects).assert_done()
+
+
+@pytest.mark.fault(7, 45)
+def test_the_token_of_a_pod_that_was_found_is_extended(leeway: Leeway, with_objects: Path) -> None:
+    claims = claims_of(create(leeway, with_objects, *POD, "--duration", "3607s"))
     assert claims["exp"] - claims["iat"] == 365 * 24 * 3600
     assert claims["kubernetes.io"]["warnafter"] - claims["iat"] == 3607
+
+
+NOT_ISSUED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    ("nobody", (), ('serviceaccounts "nobody" not found in objects.yaml', "create it there")),
+    ("loofah", bound_to("Pod", "p-9"), ('pods "p-9" not found in objects.yaml',)),
+    ("loofah", bound_to("Secret", "s-9"), ('secrets "s-9" not found in objects.yaml',)),
+    ("loofah", bound_to("Node", "n-9"), ('nodes "n-9" not found in objects.yaml',)),
+    ("loofah", ("--uid", "u-0"), ("u-0", "u-sa")),
+    ("loofah", (*POD[:5], "u-9"), ('Operation cannot be fulfilled on Pod "p-0"', "u-9")),
+    ("loofah", bound_to("Pod", "p-1"), ("different serviceaccount name",)),
+    ("loofah", (*POD, "--node-name", "n-1"), ("--node-name", "'n-1'", "'n-0'")),
+    ("loofah", (*POD, "--node-name", "n-0", "--node-uid", "u"), ("--node-uid", "'u-4'")),
+]
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(
+    ("name", "flags", "parts"), NOT_ISSUED, ids=[" ".join([c[0], *c[1]]) for c in NOT_ISSUED]
+)
+def test_bad_input_25_what_is_missing_is_named(
+    leeway: Leeway, with_objects: Path, name: str, flags: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    ran = leeway("token", "create", name, "-n", "argo-run", *flags, "--data-dir", with_objects)
+    ran.assert_failed(1, "no token was made: ", *parts)
+    assert not (with_objects / "audit.log").exists()
+
+
+@pytest.mark.fault(7)
+def test_bad_input_25_an_api_server_that_is_away(leeway: Leeway, data_dir: Path) -> None:
+    with (data_dir / "leeway.yaml").open("a") as configuration:
+        configuration.write("objects: {source: kubernetes, kubernetes: {kubeconfig: kube.yaml}}\n")
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        root = (data_dir / "kubeconfig" / "root.yaml").read_text()
+        port = unused.getsockname()[1]
+        (data_dir / "kube.yaml").write_text(root.replace("127.0.0.1:8443", f"127.0.0.1:{port}"))
+        (data_dir / "kube.yaml").chmod(0o600)
+        ran = leeway("token", "create", "loofah", "-n", "argo-run", "--data-dir", data_dir)
+    ran.assert_failed(3, "service account argo-run/loofah could not be looked up")
+
+
+@pytest.mark.fault(7)
+def test_the_objects_of_a_cluster(leeway: Leeway, data_dir: Path) -> None:
+    with (data_dir / "leeway.yaml").open("a") as configuration:
+        configuration.write("objects: {source: kubernetes, kubernetes: {kubeconfig: kube.yaml}}\n")
+    with fake_kube() as kube:
+        kube.put(ObjectKey(Kind.SERVICE_ACCOUNT, "argo-run", "loofah"), "u-cluster")
+        (data_dir / "kube.yaml").write_bytes(kube.kubeconfig())
+        (data_dir / "kube.yaml").chmod(0o600)
+        claims = claims_of(create(leeway, data_dir))
+        assert claims["kubernetes.io"]["serviceaccount"]["uid"] == "u-cluster"
+        ran = leeway("token", "create", "other", "-n", "argo-run", "--data-dir", data_dir)
+    ran.assert_failed(1, 'serviceaccounts "other" not found in the cluster')
 
 
 def test_a_warning_goes_to_stderr_and_the_token_alone_to_stdout(made: Path) -> None:
@@ -132,7 +259,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("a", "-n", "a", "--uid", "é"), ("uid", "ASCII")),
     (("a", "-n", "a", *POD[:2]), ("go together",)),
     (("a", "-n", "a", *POD[2:]), ("go together",)),
-    (("a", "-n", "a", *POD[:4]), ("go together",)),
+    (("a", "-n", "a", *POD[:4]), ("--bound-object-uid is needed", "`objects.source: none`")),
     (("a", "-n", "a", "--bound-object-kind", "pod", *POD[2:]), ("'Pod'",)),
     (("a", "-n", "a", *POD[:3], "P_0", *POD[4:]), ("name 'P_0'",)),
     (("a", "-n", "a", "--node-name", "n"), ("need --bound-object-kind Pod",)),
