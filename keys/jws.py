@@ -94,7 +94,10 @@ _REFUSED_PARAMETERS: Final = ("crit", "b64", "jwk", "jku", "x5u", "x5c", "cty", 
 
 
 class Header(NamedTuple):
-    """The protected header: ``alg``, and ``kid`` or None where it has none."""
+    """The protected header: ``alg``, and ``kid`` or None where it is absent or empty.
+
+    Kubernetes before 1.16 wrote an empty ``kid`` into the tokens that it kept in Secrets.
+    """
 
     algorithm: str
     kid: str | None
@@ -169,18 +172,16 @@ def _parse_header(segment: bytes) -> Header:
             raise MalformedJWSError(f'its header has "{parameter}", which is not accepted')
     if members.get("typ", "JWT") != "JWT":
         raise MalformedJWSError('the "typ" of its header is not "JWT"')
-    kid = members.get("kid")
-    if "kid" in members and not (
-        isinstance(kid, str) and 0 < len(kid) <= KID_MAX_LENGTH and kid.isprintable()
-    ):
+    kid = members.get("kid", "")
+    if not isinstance(kid, str) or len(kid) > KID_MAX_LENGTH or not kid.isprintable():
         raise MalformedJWSError(
-            f'the "kid" of its header is not printable text of 1 to {KID_MAX_LENGTH} characters'
+            f'the "kid" of its header is not printable text of at most {KID_MAX_LENGTH} characters'
         )
     algorithm = members.get("alg")
     if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
         shown = repr(algorithm[:16]) if isinstance(algorithm, str) else "absent or not a string"
         raise AlgorithmNotAllowedError(f'the "alg" of its header is {shown}')
-    return Header(algorithm, kid)
+    return Header(algorithm, kid or None)
 
 
 def verify(jws: CompactJWS, key: VerificationKey) -> bool:

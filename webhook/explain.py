@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+import msgspec
+
 from keys import jws
+from keys.encoding import decode_base64url
+from keys.errors import KeysError
 from webhook import errors
 from webhook.claims import Claims, ClockLeeway
 from webhook.claims_json import parse_claims, read_unverified
@@ -52,8 +56,8 @@ _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.RevokedError: "revoked",
 }
 _ADVICE: Final = {
-    "form": "This text is not a whole service account token. Copy it again from where it came, all "
-    "of it: three parts of letters, digits, - and _, joined by dots.",
+    "form": "This text is not a complete service account token. Copy it again from where it came, "
+    "all of it: three parts of letters, digits, - and _, joined by dots.",
     "issuer": "Another system made this token. If you trust that system, add it to trustedIssuers "
     "in leeway.yaml with its keys; if not, ask the right API server for a token.",
     "key": "The issuer is right, but none of its keys fits. The key has been rotated away, or the "
@@ -83,6 +87,15 @@ _ADVICE: Final = {
 _NO_KEYS_ADVICE: Final = (
     "Nothing is known to be wrong with this token: the keys that would tell could not be fetched. "
     "Mend what is said above, which is between this machine and the issuer, and try again."
+)
+_HEADER_ADVICE: Final = (
+    "The text is complete, so copying it again will not help: whoever signed this token gave it a "
+    "header that no service account token has. Ask the TokenRequest API (`kubectl create token`) "
+    "for one."
+)
+_NO_ISSUER_ADVICE: Final = (
+    "This is a complete JWT, but not a service account token: those name their issuer in `iss`. "
+    "Ask the TokenRequest API (`kubectl create token`) for one."
 )
 _MAX_LEEWAY_SECONDS: Final = 300
 
@@ -137,12 +150,15 @@ def explain(
         return Explanation(tuple(checks), _accepted(outcome), _lifetime(outcome.claims, now))
     error = outcome.error
     verdict = f"REFUSED ({error.reason}): {error}"
-    return Explanation(tuple(checks), verdict, _advice(error))
+    return Explanation(tuple(checks), verdict, _advice(error, token))
 
 
-def _advice(error: errors.TokenRefusedError) -> str:
+def _advice(error: errors.TokenRefusedError, token: str) -> str:
     if isinstance(error, errors.NoKeysError):
         return _NO_KEYS_ADVICE
+    if _FAILED_CHECK[type(error)] == "form" and _is_complete(token):
+        ours = isinstance(error, errors.MalformedTokenError)
+        return _HEADER_ADVICE if ours else _NO_ISSUER_ADVICE
     text = _ADVICE[_FAILED_CHECK[type(error)]]
     if not isinstance(error, errors.ClockError):
         return text
@@ -150,6 +166,18 @@ def _advice(error: errors.TokenRefusedError) -> str:
     if error.skew_seconds > _MAX_LEEWAY_SECONDS:
         needed += f" (more than the {_MAX_LEEWAY_SECONDS}s that may be set: mend the clock)"
     return text.format(needed=needed, wait=in_words(error.short_seconds))
+
+
+def _is_complete(token: str) -> bool:
+    """Return whether all three parts can be decoded, whatever is in them."""
+    try:
+        parsed = jws.parse(token)
+        msgspec.json.decode(decode_base64url(parsed.header_segment))
+        msgspec.json.decode(parsed.unverified_payload)
+        decode_base64url(parsed.signature_segment)
+    except (KeysError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
 
 
 def _accepted(outcome: Authenticated) -> str:

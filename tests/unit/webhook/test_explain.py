@@ -1,5 +1,15 @@
 import pytest
-from support import LEEWAY, NOW, authenticator_with, good_claims, header_of, signing_key, token_of
+from support import (
+    LEEWAY,
+    NOW,
+    as_json,
+    authenticator_with,
+    good_claims,
+    header_of,
+    raw_jws,
+    signing_key,
+    token_of,
+)
 
 from webhook.explain import CHECKS, FAIL, NOT_REACHED, OK, explain
 from webhook.outcome import Authenticated
@@ -34,6 +44,34 @@ def test_checks_up_to_the_one_that_failed(failed: str, token: str) -> None:
     assert told.advice
     everything = told.verdict + told.advice + "".join(check.detail for check in told.checks)
     assert len(token) < 20 or token.rpartition(".")[2] not in everything
+
+
+COPY_AGAIN = "Copy it again"
+GOOD = token_of(good_claims())
+FORM_ADVICE = [
+    pytest.param("no token", True, id="no-token"),
+    pytest.param(GOOD[:-1], True, id="cut-signature"),
+    pytest.param(GOOD[: GOOD.rindex(".") - 4], True, id="cut-payload"),
+    pytest.param(GOOD[4:], True, id="cut-header"),
+    pytest.param(raw_jws(b"{", as_json(good_claims()), RSA), True, id="header-not-json"),
+    pytest.param(raw_jws(as_json(header_of(RSA)), b"{", RSA), True, id="payload-not-json"),
+    pytest.param(token_of(good_claims(), RSA, header_of(RSA, zip="DEF")), False, id="zip"),
+    pytest.param(token_of(good_claims(), RSA, header_of(RSA, typ="at+jwt")), False, id="typ"),
+    pytest.param(token_of(good_claims(), RSA, header_of(RSA, kid=1)), False, id="kid"),
+    pytest.param(
+        raw_jws(b'{"alg":"RS256","x":1,"x":2}', as_json(good_claims()), RSA), False, id="duplicate"
+    ),
+    pytest.param(token_of(b'{"aud":"x"}'), False, id="no-issuer"),
+    pytest.param(token_of(b'"text"'), False, id="payload-not-an-object"),
+]
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(("token", "damaged"), FORM_ADVICE)
+def test_only_a_damaged_token_is_to_be_copied_again(token: str, damaged: bool) -> None:
+    told = explain(token, authenticator_with().authenticate(token, [], NOW), LEEWAY, NOW)
+    assert told.checks[0].result == FAIL
+    assert (COPY_AGAIN in told.advice) is damaged, told.advice
 
 
 def test_claims_are_shown_only_where_the_signature_holds() -> None:
