@@ -47,7 +47,9 @@ def refuse(token: str, reason: Reason, *, ours: bool = True) -> str:
     [
         pytest.param(header_of, id="alg-and-kid"),
         pytest.param(lambda key: header_of(key, kid=None), id="no-kid"),
-        pytest.param(lambda key: header_of(key, kid=""), id="empty-kid", marks=pytest.mark.fault(2)),
+        pytest.param(
+            lambda key: header_of(key, kid=""), id="empty-kid", marks=pytest.mark.fault(2)
+        ),
         pytest.param(lambda key: header_of(key, typ="JWT"), id="typ-JWT"),
         pytest.param(lambda key: header_of(key, unknown={"a": [1]}), id="unknown-member"),
     ],
