@@ -54,7 +54,7 @@ ROWS = {
     26: "bound to two objects: refused",
     27: "no `spec`, or a token that is empty or no string: 400",
     28: "a member twice, or spelt with other capitals: 400",
-    29: "another `kind` or `apiVersion`: 400, with what is served; each version answered as itself",
+    29: "another `kind` or `apiVersion`: 400, with what is served; the body's version decides",
     30: "a `status` that the client sends: counts for nothing",
     31: "other methods 405, other types 415, too large 413 at once, broken JSON 400",
     32: "10,000 audiences or a token of 3 MB: 100 ms, and no other request waits",

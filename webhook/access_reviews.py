@@ -1,10 +1,11 @@
 """SubjectAccessReview, SelfSubjectAccessReview and SelfSubjectReview: bytes in, bytes out.
 
-Sources: kubernetes ``k8s.io/api/{authorization,authentication}/v1`` and ``pkg/apis/authorization/
-validation``.
+Sources: kubernetes ``k8s.io/api/{authorization,authentication}/v1``, ``k8s.io/api/authorization/
+v1beta1`` and ``pkg/apis/authorization/validation``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -16,14 +17,19 @@ from webhook.registry import PathRequest, Request, ResourceRequest
 from webhook.reviews import AUTHENTICATION_GROUP
 
 AUTHORIZATION_GROUP: Final = "authorization.k8s.io"
+AUTHORIZATION_VERSIONS: Final = ("v1", "v1beta1")
 SUBJECT_KIND: Final = "SubjectAccessReview"
 SELF_KIND: Final = "SelfSubjectAccessReview"
 WHO_AM_I_KIND: Final = "SelfSubjectReview"
 REASON_ANNOTATION: Final = "leeway.dev/reason"
-_API_VERSION: Final = f"{AUTHORIZATION_GROUP}/v1"
+# Of a SubjectAccessReview, and what each calls the list of groups.
+_GROUPS_FIELDS: Final = {
+    f"{AUTHORIZATION_GROUP}/v1": "groups",
+    f"{AUTHORIZATION_GROUP}/v1beta1": "group",
+}
 _WHO_AM_I_API_VERSION: Final = f"{AUTHENTICATION_GROUP}/v1"
 _ATTRIBUTES: Final = ("resourceAttributes", "nonResourceAttributes")
-_SUBJECT_FIELDS: Final = (*_ATTRIBUTES, "user", "groups", "extra", "uid")
+_SUBJECT_FIELDS: Final = (*_ATTRIBUTES, "user", "extra", "uid")
 _PATH_FIELDS: Final = ("verb", "path")
 _RESOURCE_FIELDS: Final = ("verb", "group", "resource", "subresource", "namespace", "name")
 # They narrow a request down; the engine answers for the whole of it.
@@ -37,6 +43,7 @@ class AccessRequest(msgspec.Struct, frozen=True, gc=False):
     """
 
     kind: str
+    api_version: str
     request: Request
     spec: Mapping[str, Any]
     user: str = ""
@@ -101,12 +108,6 @@ _SELF_SPEC: Final = {
     1: Field("resourceAttributes", _RESOURCE_ATTRIBUTES),
     2: Field("nonResourceAttributes", Message({1: Field("path"), 2: Field("verb")})),
 }
-_SUBJECT_SPEC: Final = _SELF_SPEC | {
-    3: Field("user"),
-    4: Field("groups", repeated=True),
-    5: Field("extra", IGNORED),
-    6: Field("uid"),
-}
 
 
 def _review(spec: Mapping[int, Field]) -> Message:
@@ -114,27 +115,57 @@ def _review(spec: Mapping[int, Field]) -> Message:
     return Message(fields | {3: Field("status", IGNORED)})
 
 
-MESSAGES: Final = {
-    SUBJECT_KIND: _review(_SUBJECT_SPEC),
+def _subject_review(groups: str) -> Message:
+    return _review(
+        _SELF_SPEC
+        | {
+            3: Field("user"),
+            4: Field(groups, repeated=True),
+            5: Field("extra", IGNORED),
+            6: Field("uid"),
+        }
+    )
+
+
+_SUBJECT_MESSAGES: Final = {
+    version: _subject_review(groups) for version, groups in _GROUPS_FIELDS.items()
+}
+_OTHER_MESSAGES: Final = {
     SELF_KIND: _review(_SELF_SPEC),
     WHO_AM_I_KIND: Message({1: Field("metadata", OBJECT_META), 2: Field("status", IGNORED)}),
 }
-"""The same as protocol buffers: ``generated.proto`` beside the types."""
 
 
-def parse_access_review(body: bytes, kind: str) -> AccessRequest:
-    """Parse the body of a request of one of the two kinds.
+def message_of(kind: str, version: str = "v1") -> Message:
+    """Return a kind as a protocol buffer, for the path of a version.
 
-    Raises InvalidReviewError, and InvalidObjectError for one that asks nothing, or twice.
+    Source: ``generated.proto`` beside the types.
     """
-    value = read_object(body, kind, _API_VERSION)
-    fields = _SUBJECT_FIELDS if kind == SUBJECT_KIND else _ATTRIBUTES
+    if kind != SUBJECT_KIND:
+        return _OTHER_MESSAGES[kind]
+    own = _SUBJECT_MESSAGES[f"{AUTHORIZATION_GROUP}/{version}"]
+    return replace(own, versions=_SUBJECT_MESSAGES)
+
+
+def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessRequest:
+    """Parse the body of a request of one of the two kinds to the path of a version.
+
+    The version of a SubjectAccessReview decides, and that of the path where it has none:
+    kube-apiserver posts v1beta1 to any URL unless a flag says v1. Raises InvalidReviewError, and
+    InvalidObjectError for one that asks nothing, or twice.
+    """
+    own = f"{AUTHORIZATION_GROUP}/{version}"
+    others = (v for v in _GROUPS_FIELDS if kind == SUBJECT_KIND and v != own)
+    value = read_object(body, kind, own, *others)
+    api_version = value["apiVersion"]
+    groups_field = _GROUPS_FIELDS[api_version]
+    fields = (*_SUBJECT_FIELDS, groups_field) if kind == SUBJECT_KIND else _ATTRIBUTES
     spec = read_spec(value, fields, "resourceAttributes or nonResourceAttributes")
     user = ""
     groups: tuple[str, ...] = ()
     causes = []
     if kind == SUBJECT_KIND:
-        user, groups = read_text(spec, "user", "spec."), read_texts(spec, "groups", "spec.")
+        user, groups = read_text(spec, "user", "spec."), read_texts(spec, groups_field, "spec.")
         _check_extra(spec)
         if not user and not groups:
             causes.append(_invalid("user", '""', "at least one of user or group must be specified"))
@@ -143,7 +174,7 @@ def parse_access_review(body: bytes, kind: str) -> AccessRequest:
         causes.insert(0, _both_or_none(path))
     if causes:
         raise InvalidObjectError(kind, AUTHORIZATION_GROUP, "", causes)
-    return AccessRequest(kind, _request(resource, path), spec, user, groups)
+    return AccessRequest(kind, api_version, _request(resource, path), spec, user, groups)
 
 
 def _check_extra(spec: Mapping[str, Any]) -> None:
@@ -204,7 +235,7 @@ def render_access_review(asked: AccessRequest, reason: str, *, allowed: bool) ->
     return _encoder.encode(
         _AccessReview(
             asked.kind,
-            _API_VERSION,
+            asked.api_version,
             _Metadata(None, annotations),
             asked.spec,
             _Status(allowed, reason),

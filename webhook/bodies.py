@@ -27,11 +27,12 @@ def decode_body(body: bytes) -> object:
     return decode_json(body)
 
 
-def read_object(body: bytes, kind: str, api_version: str) -> dict[str, Any]:
-    """Read an object of a kind and a version.
+def read_object(body: bytes, kind: str, *api_versions: str) -> dict[str, Any]:
+    """Read an object of a kind, in one of the versions that are served.
 
-    Both may be left out, as clients do that leave them to the URL. Members that are not known are
-    left in. Raises InvalidReviewError.
+    Both may be left out, as clients do that leave them to the URL: ``apiVersion`` of the object
+    returned is then the first of ``api_versions``. Unknown members are left in. Raises
+    InvalidReviewError.
     """
     try:
         value = decode_body(body)
@@ -41,9 +42,10 @@ def read_object(body: bytes, kind: str, api_version: str) -> dict[str, Any]:
         raise InvalidReviewError(f"the request body is not a JSON object; send a {kind}")
     refuse_other_case(value, FIELDS, "")
     _expect(value, "kind", kind)
-    _expect(value, "apiVersion", api_version)
+    _expect(value, "apiVersion", *api_versions)
     if not isinstance(value.get("metadata", {}), dict | None):
         raise InvalidReviewError("metadata must be an object")
+    value["apiVersion"] = value.get("apiVersion") or api_versions[0]
     return value
 
 
@@ -86,8 +88,10 @@ def refuse_other_case(members: Mapping[str, object], fields: tuple[str, ...], pa
                     )
 
 
-def _expect(value: Mapping[str, object], field: str, served: str) -> None:
+def _expect(value: Mapping[str, object], field: str, *served: str) -> None:
     found = value.get(field, "")
-    if found not in ("", None, served):
+    if found not in ("", None, *served):
         shown = repr(found[:64]) if isinstance(found, str) else "not a string"
-        raise InvalidReviewError(f"{field} is {shown}; this path serves {served!r}")
+        raise InvalidReviewError(
+            f"{field} is {shown}; this path serves {' and '.join(map(repr, served))}"
+        )

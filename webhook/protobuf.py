@@ -14,7 +14,7 @@ Invariants:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
@@ -45,10 +45,15 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The fields of a message by number. In an ``open`` one others are passed over."""
+    """The fields of a message by number. In an ``open`` one others are passed over.
+
+    ``versions`` are the messages of an object whose fields have other names in another version, by
+    ``apiVersion``.
+    """
 
     fields: Mapping[int, Field]
     open: bool = False
+    versions: Mapping[str, "Message"] = field(default_factory=dict)
 
 
 OBJECT_META: Final = Message({1: Field("name"), 3: Field("namespace"), 5: Field("uid")}, open=True)
@@ -70,43 +75,44 @@ def json_of(body: bytes, message: Message) -> bytes:
     if parts.get("contentEncoding") or parts.get("contentType", b"") not in (b"", CONTENT_TYPE):
         raise _wrong("the object in its envelope is encoded once more")
     kind = _read(parts.get("typeMeta", b""), _TYPE_META, "", left)
+    message = message.versions.get(str(kind.get("apiVersion", "")), message)
     return msgspec.json.encode(_read(parts.get("raw", b""), message, "", left) | kind)
 
 
 def _read(data: bytes, message: Message, path: str, left: Iterator[int]) -> dict[str, object]:
     found: dict[str, object] = {}
     for number, wire_type, raw in _fields(data, left):
-        field = message.fields.get(number)
-        if field is None:
+        known = message.fields.get(number)
+        if known is None:
             if message.open:
                 continue
             raise InvalidReviewError(
                 f"unknown field number {number} in {path.rstrip('.') or 'the object'}; send what "
                 "this version knows"
             )
-        if field.holds == IGNORED:
+        if known.holds == IGNORED:
             continue
-        value = _value(field, wire_type, raw, path + field.name, left)
-        if field.repeated:
-            entries = found.setdefault(field.name, [])
+        value = _value(known, wire_type, raw, path + known.name, left)
+        if known.repeated:
+            entries = found.setdefault(known.name, [])
             assert isinstance(entries, list)  # noqa: S101 - made so one line above
             entries.append(value)
-        elif field.name in found:
-            raise _wrong(f"{path}{field.name} stands twice")
+        elif known.name in found:
+            raise _wrong(f"{path}{known.name} stands twice")
         else:
-            found[field.name] = value
+            found[known.name] = value
     return found
 
 
 def _value(
-    field: Field, wire_type: int, raw: bytes | int, path: str, left: Iterator[int]
+    known: Field, wire_type: int, raw: bytes | int, path: str, left: Iterator[int]
 ) -> object:
-    if field.holds == "int64":
+    if known.holds == "int64":
         if isinstance(raw, int) and wire_type == _VARINT:
             return raw - (1 << 64) if raw >= 1 << 63 else raw
     elif isinstance(raw, bytes) and wire_type == _BYTES:
-        if isinstance(field.holds, Message):
-            return _read(raw, field.holds, f"{path}.", left)
+        if isinstance(known.holds, Message):
+            return _read(raw, known.holds, f"{path}.", left)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ SKEW_ANNOTATION: Final = "leeway.dev/skew-seconds"
 
 _ASCII_WHITE_SPACE: Final = " \t\n\r\v\f"
 _KIND: Final = "TokenReview"
-_API_VERSIONS: Final = {v: f"{AUTHENTICATION_GROUP}/{v}" for v in AUTHENTICATION_VERSIONS}
+_API_VERSIONS: Final = tuple(f"{AUTHENTICATION_GROUP}/{v}" for v in AUTHENTICATION_VERSIONS)
 _SPEC_FIELDS: Final = ("token", "audiences")
 
 
@@ -110,20 +110,20 @@ _sent_decoder = msgspec.json.Decoder(_Sent)
 
 
 def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
-    """Parse the body of a request to the given version (``v1`` or ``v1beta1``).
+    """Parse the body of a request to the path of a version (``v1`` or ``v1beta1``).
 
-    ``kind`` and ``apiVersion`` may be left out, as clients do that leave them to the URL;
-    ``status`` and members that are not known are ignored. Raises InvalidReviewError.
+    The version of the body decides, and that of the path where the body has none: kube-apiserver
+    posts v1beta1 to any URL unless a flag says v1. ``status`` and unknown members are ignored.
+    Raises InvalidReviewError.
     """
-    api_version = _API_VERSIONS[version]
-    token, audiences = _read_sent(body, api_version) or _read_any(body, api_version)
+    api_version, token, audiences = _read_sent(body) or _read_any(body, version)
     token = token.strip(_ASCII_WHITE_SPACE)
     if not token:
         raise InvalidReviewError("token is required for TokenReview in authentication")
     return TokenReviewRequest(api_version, token, audiences)
 
 
-def _read_sent(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]] | None:
+def _read_sent(body: bytes) -> tuple[str, str, tuple[str, ...]] | None:
     if len(body) > MAX_VALUES:
         return None
     try:
@@ -133,17 +133,19 @@ def _read_sent(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]] | N
     # What encodes to the same bytes has no member twice, and none that is not known.
     if _encoder.encode(sent) != body.rstrip(b"\n"):
         return None
-    if sent.kind != _KIND or sent.api_version != api_version:
+    if sent.kind != _KIND or sent.api_version not in _API_VERSIONS:
         return None
-    return sent.spec.token, sent.spec.audiences
+    return sent.api_version, sent.spec.token, sent.spec.audiences
 
 
-def _read_any(body: bytes, api_version: str) -> tuple[str, tuple[str, ...]]:
-    spec = read_spec(read_object(body, _KIND, api_version), _SPEC_FIELDS, "a token")
+def _read_any(body: bytes, version: str) -> tuple[str, str, tuple[str, ...]]:
+    own = f"{AUTHENTICATION_GROUP}/{version}"
+    review = read_object(body, _KIND, own, *(v for v in _API_VERSIONS if v != own))
+    spec = read_spec(review, _SPEC_FIELDS, "a token")
     token = spec.get("token", "")
     if not isinstance(token, str):
         raise InvalidReviewError("spec.token must be a string")
-    return token, read_texts(spec, "audiences", "spec.")
+    return review["apiVersion"], token, read_texts(spec, "audiences", "spec.")
 
 
 def render_token_review(

@@ -224,8 +224,7 @@ spec:
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
 END
 
-arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml
-authentication-token-webhook-version=v1"
+arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml"
 if [ "$authorizer" = yes ]; then
     # kubeadm then leaves out --authorization-mode, which cannot stand beside it.
     arguments="$arguments

@@ -111,10 +111,8 @@ def test_a_patch_of_the_other_version_is_noticed(made: Path) -> None:
 
 
 def test_flags_of_the_api_server(plain: Path, with_authorizer: Path) -> None:
-    webhook = {
-        "authentication-token-webhook-config-file": "/etc/kubernetes/leeway/tokenreview.yaml",
-        "authentication-token-webhook-version": "v1",
-    }
+    file = "/etc/kubernetes/leeway/tokenreview.yaml"
+    webhook = {"authentication-token-webhook-config-file": file}
     authorizer = {"authorization-config": "/etc/kubernetes/leeway/authorization.yaml"}
     for patch in patches(plain).values():
         assert flags(patch) == webhook

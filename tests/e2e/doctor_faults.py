@@ -400,14 +400,6 @@ FAULTS = [
         "add --authentication-token-webhook-config-file=",
     ),
     Fault(
-        "no version of TokenReview",
-        set_flag("authentication-token-webhook-version", None),
-        "token flags",
-        ("is not set, which means v1beta1",),
-        "set --authentication-token-webhook-version=v1",
-        WARNING,
-    ),
-    Fault(
         "an unknown version of TokenReview",
         set_flag("authentication-token-webhook-version", "v2"),
         "token flags",
@@ -437,10 +429,10 @@ FAULTS = [
         "add --authorization-webhook-config-file=",
     ),
     Fault(
-        "no version of SubjectAccessReview",
-        set_flag("authorization-webhook-version", None),
+        "an unknown version of SubjectAccessReview",
+        set_flag("authorization-webhook-version", "v2"),
         "access flags",
-        ("which means v1beta1; only v1 is served",),
+        ("'v2'", "v1 and v1beta1"),
         "set --authorization-webhook-version=v1",
     ),
     Fault(

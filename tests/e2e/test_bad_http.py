@@ -83,8 +83,8 @@ def test_bad_input_28_member_twice(server: RunningServer, body: bytes) -> None:
         (REVIEWS, {"kind": "SubjectAccessReview"}, "TokenReview"),
         (REVIEWS, {"kind": "tokenreview"}, "TokenReview"),
         (REVIEWS, {"apiVersion": "v1"}, "authentication.k8s.io/v1"),
-        (REVIEWS, {"apiVersion": "authentication.k8s.io/v1beta1"}, "authentication.k8s.io/v1"),
-        (REVIEWS_BETA, {"apiVersion": "authentication.k8s.io/v1"}, "authentication.k8s.io/v1beta1"),
+        (REVIEWS, {"apiVersion": "authentication.k8s.io/v1alpha1"}, "authentication.k8s.io/v1"),
+        (REVIEWS_BETA, {"apiVersion": "authentication.k8s.io/v2"}, "authentication.k8s.io/v1beta1"),
     ],
 )
 def test_bad_input_29_wrong_kind_or_version(

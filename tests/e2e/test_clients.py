@@ -17,7 +17,7 @@ from kubernetes.config import new_client_from_config
 from kubernetes.dynamic import DynamicClient
 
 from .auth import as_root, grant
-from .harness import AUDIENCE, HOST, REVIEWS, RunningServer, review_of
+from .harness import AUDIENCE, HOST, LEEWAY, REVIEWS, RunningServer, review_of
 from .kubectl import Kubectl, program
 
 AUTHORIZATION = "authorization.k8s.io/v1"
@@ -179,7 +179,10 @@ def test_kubernetes_client_finds_what_to_create(
 
 
 def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: object) -> Any:
-    """Post a review as client-go does that was given a kubeconfig; return the answer."""
+    """Post a review as client-go does that was given a kubeconfig; return the answer.
+
+    ``review`` is JSON, or its bytes.
+    """
     document = yaml.safe_load((server.data_dir / "kubeconfig" / kubeconfig).read_text())
     entries = {kind: document[f"{kind}s"][0] for kind in ("cluster", "user", "context")}
     assert document["current-context"] == entries["context"]["name"]
@@ -204,7 +207,9 @@ def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: objec
         "User-Agent": "kube-apiserver/v1.36.0 (linux/amd64) kubernetes/0000000",
         "Accept-Encoding": "gzip",
     }
-    answer = server.request("POST", url.path, json.dumps(review).encode(), headers, context)
+    path = f"{url.path}?timeout=30s"
+    body = review if isinstance(review, bytes) else json.dumps(review).encode()
+    answer = server.request("POST", path, body, headers, context)
     assert answer.status == 201, answer
     return answer.json
 
@@ -214,6 +219,53 @@ def test_kube_apiserver_authenticates(server: RunningServer) -> None:
     review = review_of(server.sign(), [AUDIENCE])
     answer = post_as_kube_apiserver(server, "tokenreview.yaml", review)
     assert answer["status"]["authenticated"] is True
+
+
+# The bytes of kube-apiserver 1.36 without version flags; up to 1.33 with the time that is null.
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("metadata", ["{}", '{"creationTimestamp":null}'])
+def test_bad_input_29_token_review_of_kube_apiserver_without_version_flags(
+    server: RunningServer, metadata: str
+) -> None:
+    """v1beta1 to the v1 URL that the kubeconfig names: answered, as v1beta1."""
+    kind, version = "TokenReview", "authentication.k8s.io/v1beta1"
+    spec = f'{{"token":"{server.sign()}","audiences":["{AUDIENCE}"]}}'
+    body = (
+        f'{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"spec":{spec},'
+        '"status":{"user":{}}}\n'
+    )
+    answer = post_as_kube_apiserver(server, "tokenreview.yaml", body.encode())
+    assert (answer["kind"], answer["apiVersion"]) == (kind, version)
+    assert answer["status"]["authenticated"] is True
+
+
+@pytest.mark.fault(1)
+def test_bad_input_29_access_review_of_kube_apiserver_without_version_flags(
+    server: RunningServer,
+) -> None:
+    """Groups are ``group`` in v1beta1."""
+    as_root(
+        server,
+        ("role/add", {"name": "beta"}),
+        ("role/grant", grant("beta", "READ", b"/registry/pods/demo/", b"/registry/pods/demo0")),
+    )
+    command = [LEEWAY, "group", "grant-role", "beta-readers", "beta", "--data-dir", server.data_dir]
+    subprocess.run(command, check=True, capture_output=True)
+    kind, version = "SubjectAccessReview", "authorization.k8s.io/v1beta1"
+    attributes = '{"namespace":"demo","verb":"list","version":"v1","resource":"pods"}'
+    for group, allowed in (("beta-readers", True), ("others", False)):
+        spec = (
+            f'{{"resourceAttributes":{attributes},"user":"jane","group":["{group}"],'
+            '"extra":{"authentication.kubernetes.io/credential-id":["JTI=1"]},"uid":"66bff4eb"}'
+        )
+        body = (
+            f'{{"kind":"{kind}","apiVersion":"{version}","metadata":{{}},"spec":{spec},'
+            '"status":{"allowed":false}}\n'
+        )
+        answer = post_as_kube_apiserver(server, "subjectaccessreview.yaml", body.encode())
+        assert (answer["kind"], answer["apiVersion"]) == (kind, version)
+        assert answer["status"]["allowed"] is allowed
+        assert answer["spec"] == json.loads(spec)
 
 
 def test_kube_apiserver_authorizes(server: RunningServer) -> None:

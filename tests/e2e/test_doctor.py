@@ -25,6 +25,7 @@ from .doctor_patient import (
     old_crl,
     old_kubeconfig,
     other_ca,
+    set_flag,
 )
 from .harness import HOST, LEEWAY, RunningServer, start_server
 
@@ -110,6 +111,19 @@ def test_finds_a_planted_fault_and_nothing_else(patient: Patient, fault: Fault) 
         mended = patient.examine()
         assert [c for c in mended.checks if c.status is not Status.OK] == []
         assert [entry.name for entry in mended.not_checked] == ["clock"]
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("version", ["", "v1beta1", "v1"])
+def test_doctor_is_content_with_each_version_of_the_reviews(patient: Patient, version: str) -> None:
+    for name in ("authentication-token-webhook-version", "authorization-webhook-version"):
+        set_flag(name, version or None)(patient)
+    patient.write_manifest()
+    report = patient.examine()
+    assert [c for c in report.checks if c.status is not Status.OK] == []
+    findings = {c.name: c.finding for c in report.checks}
+    for check in ("token flags", "access flags"):
+        assert f" with {version or 'v1beta1, the default'}, by /etc" in findings[check]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:

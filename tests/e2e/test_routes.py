@@ -34,6 +34,7 @@ from .harness import HOST, REVIEWS, REVIEWS_BETA, Answer, RunningServer
 WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 MAY_I = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 MAY_THEY = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+MAY_THEY_BETA = "/apis/authorization.k8s.io/v1beta1/subjectaccessreviews"
 TOKEN = "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token"
 GET_POD = {"resourceAttributes": {"verb": "get", "resource": "pods", "name": "p", "namespace": "a"}}
 
@@ -65,6 +66,7 @@ NEEDS_KEY: dict[str, tuple[str, object]] = {
     REVIEWS: ("/leeway/tokenreviews", {"spec": {"token": "a.b.c"}}),
     REVIEWS_BETA: ("/leeway/tokenreviews", {"spec": {"token": "a.b.c"}}),
     MAY_THEY: ("/leeway/subjectaccessreviews", {"spec": GET_POD | {"user": "alice"}}),
+    MAY_THEY_BETA: ("/leeway/subjectaccessreviews", {"spec": GET_POD | {"user": "alice"}}),
     RANGE_REVIEWS: (
         "/leeway/subjectaccessreviews",
         {"spec": {"user": "alice", "permission": "READ", "key": b64(b"k")}},

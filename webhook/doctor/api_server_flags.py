@@ -33,6 +33,8 @@ _SINGLE: Final = (
     ACCESS_CONFIG,
     *_ACCESS_TTLS,
 )
+_VERSIONS: Final = ("v1", "v1beta1")
+_DEFAULT_VERSION: Final = "v1beta1"
 _DEFAULT_TTL: Final = 120.0
 _LONGEST_TTL: Final = 600.0
 _FOLDER: Final = "/etc/kubernetes/leeway"
@@ -57,16 +59,17 @@ def check_token_flags(manifest: Manifest) -> Verdict:
             f"--{TOKEN_FILE} is not set, so kube-apiserver asks nobody about tokens",
             f"add --{TOKEN_FILE}={_FOLDER}/tokenreview.yaml",
         )
-    version = manifest.value(TOKEN_VERSION)
-    if version == "v1":
-        return ok(f"tokens are asked about with v1, by {manifest.value(TOKEN_FILE)}")
-    fix = f"set --{TOKEN_VERSION}=v1"
-    if version == "v1beta1":
-        return warning(f"--{TOKEN_VERSION} is v1beta1, which works but is deprecated", fix)
-    if not version:
-        finding = f"--{TOKEN_VERSION} is not set, which means v1beta1: it works but is deprecated"
-        return warning(finding, fix)
-    return failure(f"--{TOKEN_VERSION} is {version[:32]!r}; v1 and v1beta1 are served", fix)
+    return _check_version(manifest, TOKEN_VERSION, "tokens are", TOKEN_FILE)
+
+
+def _check_version(manifest: Manifest, flag: str, asked: str, file: str) -> Verdict:
+    # Both are answered at the URL of either, by the version of the body.
+    version = manifest.value(flag)
+    if version not in ("", *_VERSIONS):
+        finding = f"--{flag} is {version[:32]!r}; {' and '.join(_VERSIONS)} are served"
+        return failure(finding, f"set --{flag}=v1")
+    shown = version or f"{_DEFAULT_VERSION}, the default"
+    return ok(f"{asked} asked about with {shown}, by {manifest.value(file)}")
 
 
 def check_token_cache(manifest: Manifest) -> Verdict:
@@ -83,11 +86,10 @@ def check_token_cache(manifest: Manifest) -> Verdict:
 
 
 def check_access_flags(manifest: Manifest) -> Verdict:
-    """Check that access is asked about in v1, the only version served, or not at all."""
+    """Check that access is asked about in a version that is served, or not at all."""
     if manifest.value(ACCESS_CONFIG):
         return _check_access_config(manifest)
     modes, file = manifest.values(ACCESS_MODE), manifest.value(ACCESS_FILE)
-    version = manifest.value(ACCESS_VERSION)
     if not file and "Webhook" not in modes:
         return ok("access is not asked about: no webhook among the authorizers")
     if not file:
@@ -102,12 +104,7 @@ def check_access_flags(manifest: Manifest) -> Verdict:
             f"--{ACCESS_FILE} is set, but --{ACCESS_MODE} is {named}: nobody is asked about access",
             f"set --{ACCESS_MODE}={wanted}",
         )
-    if version != "v1":
-        found = repr(version[:32]) if version else "not set, which means v1beta1"
-        return failure(
-            f"--{ACCESS_VERSION} is {found}; only v1 is served", f"set --{ACCESS_VERSION}=v1"
-        )
-    return ok(f"access is asked about with v1, by {file}")
+    return _check_version(manifest, ACCESS_VERSION, "access is", ACCESS_FILE)
 
 
 def _check_access_config(manifest: Manifest) -> Verdict:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
 from webhook import discovery
-from webhook.access_reviews import AUTHORIZATION_GROUP
+from webhook.access_reviews import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.assembly import policy_of
 from webhook.authenticator import Authenticator
 from webhook.bound_objects import ObjectSource
@@ -90,9 +91,6 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
     reviews = AccessReviews(store, callers, metrics, log, limit)
     hot = {
         f"/apis/{AUTHENTICATION_GROUP}/v1/selfsubjectreviews": HotRoute(reviews.who_am_i),
-        f"/apis/{AUTHORIZATION_GROUP}/v1/subjectaccessreviews": HotRoute(
-            reviews.subject, ACCESS_REVIEWS_KEY, reviews.subject_at_once
-        ),
         f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectaccessreviews": HotRoute(reviews.self_subject),
         "/apis/leeway.dev/v1/rangeaccessreviews": HotRoute(reviews.ranges, ACCESS_REVIEWS_KEY),
     }
@@ -100,6 +98,12 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
         tokens = TokenReviews(version, verifier, store, prefix, metrics, log, limit)
         path = f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews"
         hot[path] = HotRoute(tokens.review, TOKEN_REVIEWS_KEY, tokens.review_at_once)
+    for version in AUTHORIZATION_VERSIONS:
+        hot[f"/apis/{AUTHORIZATION_GROUP}/{version}/subjectaccessreviews"] = HotRoute(
+            partial(reviews.subject, version),
+            ACCESS_REVIEWS_KEY,
+            partial(reviews.subject_at_once, version),
+        )
     flask = LateFlask(lambda: _flask(lasting, parts, callers), limit)
     return Application(_public_routes(parts, lasting), hot, flask, callers, log, limit)
 

@@ -6,12 +6,12 @@ import pytest
 from support import as_json
 
 from webhook.access_reviews import (
-    MESSAGES,
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
     AccessRequest,
     UserInfo,
+    message_of,
     parse_access_review,
     parse_who_am_i,
     render_access_review,
@@ -23,6 +23,7 @@ from webhook.registry import PathRequest, Request, ResourceRequest
 from webhook.server.error_map import invalid_details
 
 V1 = "authorization.k8s.io/v1"
+V1BETA1 = "authorization.k8s.io/v1beta1"
 KINDS = (SUBJECT_KIND, SELF_KIND)
 POD = {"namespace": "team", "verb": "get", "resource": "pods", "name": "p-0"}
 GET_POD = ResourceRequest("get", "", "pods", "", "team", "p-0")
@@ -130,6 +131,37 @@ def test_what_may_be_left_out(kind: str) -> None:
     assert parse({"spec": whole["spec"]}, kind) == expected
 
 
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("path", ["v1", "v1beta1"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "left-out"])
+@pytest.mark.parametrize(
+    ("sent", "groups"), [(V1, ("in-v1",)), (V1BETA1, ("in-v1beta1", "second"))]
+)
+def test_bad_input_29_the_version_of_the_body_decides(
+    sent: str, groups: tuple[str, ...], path: str, named: bool
+) -> None:
+    """Each version has a name of its own for the groups; the other's is an unknown field."""
+    spec = {
+        "resourceAttributes": POD,
+        "user": "a",
+        "groups": ["in-v1"],
+        "group": ["in-v1beta1", "second"],
+    }
+    value = body(spec=spec, apiVersion=sent)
+    if not named:
+        path = sent.rpartition("/")[2]
+        value.pop("apiVersion")
+    asked = parse_access_review(as_json(value), SUBJECT_KIND, path)
+    assert asked.groups == groups
+    answer = json.loads(render_access_review(asked, "", allowed=False))
+    assert (answer["apiVersion"], answer["spec"]) == (sent, spec)
+
+
+def test_bad_input_29_the_self_review_has_one_version() -> None:
+    with pytest.raises(InvalidReviewError, match=f"serves '{V1}'$"):
+        parse(body(SELF_KIND, apiVersion=V1BETA1), SELF_KIND)
+
+
 def test_bad_input_30_a_status_of_the_client_counts_for_nothing() -> None:
     asked = parse(body(status={"allowed": True, "denied": True, "evaluationError": "x"}))
     answer = json.loads(render_access_review(asked, "why not", allowed=False))
@@ -229,7 +261,15 @@ WRONG: dict[str, tuple[object, str]] = {
     "29-kind": (body(kind="TokenReview"), f"serves '{SUBJECT_KIND}'"),
     "29-self": (body(kind=SELF_KIND), f"serves '{SUBJECT_KIND}'"),
     "29-local": (body(kind="LocalSubjectAccessReview"), f"serves '{SUBJECT_KIND}'"),
-    "29-beta": (body(apiVersion="authorization.k8s.io/v1beta1"), f"serves '{V1}'"),
+    "29-alpha": (body(apiVersion="authorization.k8s.io/v1alpha1"), f"serves '{V1}' and"),
+    "29-beta-groups": (
+        body(apiVersion=V1BETA1, spec={"user": "a", "group": "b", "resourceAttributes": POD}),
+        "spec.group must be a list of strings",
+    ),
+    "28-beta-Group": (
+        body(apiVersion=V1BETA1, spec={"user": "a", "Group": ["b"], "resourceAttributes": POD}),
+        "written spec.group",
+    ),
     "29-group": (body(apiVersion="authentication.k8s.io/v1"), f"serves '{V1}'"),
     "29-number": (body(apiVersion=1), "not a string"),
     "31-empty": (b"", "not JSON"),
@@ -369,7 +409,7 @@ WHO_AM_I = (
     ],
 )
 def test_what_kubectl_sends(sent: str, request_: Request) -> None:
-    sent_json = json_of(bytes.fromhex(sent), MESSAGES[SELF_KIND])
+    sent_json = json_of(bytes.fromhex(sent), message_of(SELF_KIND))
     assert parse(sent_json, SELF_KIND).request == request_
     with pytest.raises(InvalidReviewError, match=f"serves '{SUBJECT_KIND}'"):
         parse(sent_json)
@@ -381,6 +421,18 @@ def field(number: int, value: bytes | str) -> bytes:
     return bytes([number << 3 | 2, len(data)]) + data
 
 
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("path", ["v1", "v1beta1"])
+@pytest.mark.parametrize("sent", [V1, V1BETA1, ""])
+def test_a_version_as_a_protocol_buffer(sent: str, path: str) -> None:
+    spec = field(1, field(2, "get") + field(5, "pods")) + field(4, "a") + field(4, "b")
+    kind = field(1, field(1, sent) + field(2, SUBJECT_KIND))
+    sent_json = json_of(b"k8s\0" + kind + field(2, field(2, spec)), message_of(SUBJECT_KIND, path))
+    asked = parse_access_review(sent_json, SUBJECT_KIND, path)
+    assert asked.groups == ("a", "b")
+    assert asked.api_version == (sent or f"authorization.k8s.io/{path}")
+
+
 def test_a_subject_access_review_as_a_protocol_buffer() -> None:
     resource = field(1, "team") + field(2, "list") + field(3, "apps") + field(4, "v1")
     resource += field(5, "deployments") + field(8, field(1, "a=b"))
@@ -388,13 +440,13 @@ def test_a_subject_access_review_as_a_protocol_buffer() -> None:
     spec += field(5, field(1, "scopes") + field(2, field(1, "view"))) * 2
     kind = field(1, field(1, V1) + field(2, SUBJECT_KIND))
     sent = b"k8s\0" + kind + field(2, field(2, spec) + field(3, field(1, b"")))
-    asked = parse(json_of(sent, MESSAGES[SUBJECT_KIND]))
+    asked = parse(json_of(sent, message_of(SUBJECT_KIND)))
     assert asked.request == ResourceRequest("list", "apps", "deployments", namespace="team")
     assert (asked.user, asked.groups) == ("alice", ("a", "b"))
     for wrong in (field(7, "x"), field(3, "root")):
         sent = b"k8s\0" + kind + field(2, field(2, spec + wrong))
         with pytest.raises(InvalidReviewError):
-            json_of(sent, MESSAGES[SUBJECT_KIND])
+            json_of(sent, message_of(SUBJECT_KIND))
 
 
 WHO_V1 = {"kind": WHO_AM_I_KIND, "apiVersion": "authentication.k8s.io/v1"}
@@ -407,7 +459,7 @@ WHO_V1 = {"kind": WHO_AM_I_KIND, "apiVersion": "authentication.k8s.io/v1"}
         as_json(WHO_V1),
         as_json(WHO_V1 | {"metadata": {"creationTimestamp": None}, "status": {"userInfo": {}}}),
         as_json(WHO_V1 | {"status": {"userInfo": {"username": "root"}}}),
-        json_of(bytes.fromhex(WHO_AM_I), MESSAGES[WHO_AM_I_KIND]),
+        json_of(bytes.fromhex(WHO_AM_I), message_of(WHO_AM_I_KIND)),
     ],
     ids=["nothing", "kind", "go", "status", "kubectl"],
 )

@@ -159,9 +159,16 @@ def test_bad_input_29_kind_or_version(changes: dict, found: str, version: str) -
     assert ("'TokenReview'" if "kind" in changes else f"'{served}'") in text
 
 
-@pytest.mark.parametrize(("sent", "version"), [(V1, "v1beta1"), (V1BETA1, "v1")])
-def test_bad_input_29_version_of_the_other_path(sent: str, version: str) -> None:
-    assert f"'authentication.k8s.io/{version}'" in refuse(body(apiVersion=sent), version)
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("path", ["v1", "v1beta1"])
+@pytest.mark.parametrize("sent", [V1, V1BETA1])
+@pytest.mark.parametrize("plain", [True, False], ids=["as-kube-apiserver", "spaced"])
+def test_bad_input_29_the_version_of_the_body_decides(sent: str, path: str, plain: bool) -> None:
+    content = body({"token": token_of(good_claims())}, apiVersion=sent)
+    data = as_json(content) if plain else json.dumps(content, indent=1).encode()
+    answer = _answer(data, path)
+    assert answer["apiVersion"] == sent
+    assert answer["status"]["authenticated"] is True
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])

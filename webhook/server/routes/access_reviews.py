@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from webhook.access_reviews import (
-    MESSAGES,
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
     UserInfo,
+    message_of,
     parse_access_review,
     parse_who_am_i,
     render_access_review,
@@ -34,14 +34,14 @@ class AccessReviews:
     log: RequestLog
     max_body_bytes: int
 
-    async def subject(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def subject(self, version: str, scope: Scope, receive: Receive, send: Send) -> None:
         """SubjectAccessReview: may a user of an API server make a request."""
-        body = await self._body(scope, receive, SUBJECT_KIND)
-        await respond(send, 201, self.subject_at_once(scope, body))
+        body = await self._body(scope, receive, SUBJECT_KIND, version)
+        await respond(send, 201, self.subject_at_once(version, scope, body))
 
-    def subject_at_once(self, scope: Scope, body: bytes) -> bytes:
+    def subject_at_once(self, version: str, scope: Scope, body: bytes) -> bytes:
         """Return the answer to the body of a SubjectAccessReview."""
-        asked = parse_access_review(body, SUBJECT_KIND)
+        asked = parse_access_review(body, SUBJECT_KIND, version)
         allowed, reason = self._decide(scope, asked.user, asked.groups, asked.request)
         return render_access_review(asked, reason, allowed=allowed)
 
@@ -76,8 +76,9 @@ class AccessReviews:
         self.metrics.count_permission_check(allowed=access.allowed)
         await respond(send, 201, render_range_review(asked, access, revision))
 
-    async def _body(self, scope: Scope, receive: Receive, kind: str) -> bytes:
-        return await read_json_body(scope, receive, self.max_body_bytes, MESSAGES[kind])
+    async def _body(self, scope: Scope, receive: Receive, kind: str, version: str = "v1") -> bytes:
+        message = message_of(kind, version)
+        return await read_json_body(scope, receive, self.max_body_bytes, message)
 
     def _decide(
         self, scope: Scope, user: str, groups: tuple[str, ...], request: Request

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from webhook import range_reviews
-from webhook.access_reviews import AUTHORIZATION_GROUP
+from webhook.access_reviews import AUTHORIZATION_GROUP, SUBJECT_KIND
 from webhook.known_resources import KNOWN
 from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 
@@ -79,14 +79,20 @@ _TOKEN_REVIEW: Final = Resource(
     "tokenreviews", "TokenReview", _object(token=_TEXT, audiences=_TEXTS)
 )
 _WHO_AM_I: Final = Resource("selfsubjectreviews", "SelfSubjectReview")
-_ACCESS_REVIEWS: Final = (
-    Resource("selfsubjectaccessreviews", "SelfSubjectAccessReview", _object(**_ATTRIBUTES)),
-    Resource(
-        "subjectaccessreviews",
-        "SubjectAccessReview",
-        _object(**_ATTRIBUTES, user=_TEXT, groups=_TEXTS, extra=_OBJECT, uid=_TEXT),
+
+
+def _subject_access_review(groups: str) -> Resource:
+    subject = {"user": _TEXT, groups: _TEXTS, "extra": _OBJECT, "uid": _TEXT}
+    return Resource("subjectaccessreviews", SUBJECT_KIND, _object(**_ATTRIBUTES, **subject))
+
+
+_ACCESS_REVIEWS: Final[dict[str, tuple[Resource, ...]]] = {
+    "v1": (
+        Resource("selfsubjectaccessreviews", "SelfSubjectAccessReview", _object(**_ATTRIBUTES)),
+        _subject_access_review("groups"),
     ),
-)
+    "v1beta1": (_subject_access_review("group"),),
+}
 _RANGE_REVIEW: Final = Resource(
     "rangeaccessreviews",
     range_reviews.KIND,
@@ -111,7 +117,7 @@ def _all_groups() -> dict[str, _Versions]:
     groups: dict[str, _Versions] = {
         "": {"v1": (_TOKEN_REQUEST,)},
         AUTHENTICATION_GROUP: dict.fromkeys(AUTHENTICATION_VERSIONS, (_TOKEN_REVIEW,)),
-        AUTHORIZATION_GROUP: {"v1": _ACCESS_REVIEWS},
+        AUTHORIZATION_GROUP: dict(_ACCESS_REVIEWS),
     }
     groups[AUTHENTICATION_GROUP]["v1"] += (_WHO_AM_I,)
     group, _, version = range_reviews.API_VERSION.rpartition("/")

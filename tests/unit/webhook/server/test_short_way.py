@@ -267,6 +267,30 @@ def test_an_access_review_takes_the_short_way(served: Served) -> None:
     assert long == 0
 
 
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("path", ["v1", "v1beta1"])
+def test_bad_input_29_both_ways_know_both_versions(served: Served, path: str) -> None:
+    """As a kube-apiserver without version flags sends them to the URLs of the kubeconfigs."""
+    attributes = {"path": "/metrics", "verb": "get"}
+    access = {
+        "kind": "SubjectAccessReview",
+        "apiVersion": "authorization.k8s.io/v1beta1",
+        "metadata": {"creationTimestamp": None},
+        "spec": {"nonResourceAttributes": attributes, "user": "system:anonymous", "group": ["a"]},
+        "status": {"allowed": False},
+    }
+    for body, group, expected in (
+        (served.review(apiVersion="authentication.k8s.io/v1beta1"), "authentication", GOOD),
+        (json.dumps(access).encode(), "authorization", b'"allowed":false'),
+    ):
+        plural = "tokenreviews" if group == "authentication" else "subjectaccessreviews"
+        url = f"/apis/{group}.k8s.io/{path}/{plural}"
+        answer, long = both_ways(served, [request_of(body, path=url)])
+        assert expected in answer
+        assert f'"apiVersion":"{group}.k8s.io/v1beta1"'.encode() in answer
+        assert long == 0
+
+
 HEADS = [
     pytest.param(("Authorization: Bearer x",), {}, b"201", id="authorization"),
     pytest.param(("Impersonate-User: root",), {}, b"403", id="impersonate"),
