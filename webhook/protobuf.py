@@ -8,9 +8,10 @@ Sources: kubernetes ``apimachinery/pkg/runtime/serializer/protobuf`` (the prefix
 
 Invariants:
 
-1. Stricter than protocol buffers where two readers of one body might disagree: no field twice, no
-   unknown field but in messages that are ``open``.
-2. A body has a bounded number of fields, since each costs the event loop about a microsecond.
+1. Unknown fields are ignored, as in JSON: newer clients send fields that this version lacks.
+2. Stricter than protocol buffers where two readers of one body might disagree: no known field
+   appears twice.
+3. A body has a bounded number of fields, since each costs the event loop about a microsecond.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,18 +46,17 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The fields of a message by number. In an ``open`` one others are passed over.
+    """The fields of a message by number.
 
     ``versions`` are the messages of an object whose fields have other names in another version, by
     ``apiVersion``.
     """
 
     fields: Mapping[int, Field]
-    open: bool = False
     versions: Mapping[str, "Message"] = field(default_factory=dict)
 
 
-OBJECT_META: Final = Message({1: Field("name"), 3: Field("namespace"), 5: Field("uid")}, open=True)
+OBJECT_META: Final = Message({1: Field("name"), 3: Field("namespace"), 5: Field("uid")})
 _TYPE_META: Final = Message({1: Field("apiVersion"), 2: Field("kind")})
 _ENVELOPE: Final = {1: "typeMeta", 2: "raw", 3: "contentEncoding", 4: "contentType"}
 
@@ -69,8 +69,10 @@ def json_of(body: bytes, message: Message) -> bytes:
     left = iter(range(MAX_FIELDS))
     for number, wire_type, value in _fields(body[len(_PREFIX) :], left):
         name = _ENVELOPE.get(number)
-        if name is None or wire_type != _BYTES or name in parts or not isinstance(value, bytes):
-            raise _wrong(f"field {number} of the envelope is not known, stands twice, or is wrong")
+        if name is None:
+            continue
+        if wire_type != _BYTES or name in parts or not isinstance(value, bytes):
+            raise _wrong(f"{name} of its envelope appears twice or has another type")
         parts[name] = value
     if parts.get("contentEncoding") or parts.get("contentType", b"") not in (b"", CONTENT_TYPE):
         raise _wrong("the object in its envelope is encoded once more")
@@ -83,14 +85,7 @@ def _read(data: bytes, message: Message, path: str, left: Iterator[int]) -> dict
     found: dict[str, object] = {}
     for number, wire_type, raw in _fields(data, left):
         known = message.fields.get(number)
-        if known is None:
-            if message.open:
-                continue
-            raise InvalidReviewError(
-                f"unknown field number {number} in {path.rstrip('.') or 'the object'}; send what "
-                "this version knows"
-            )
-        if known.holds == IGNORED:
+        if known is None or known.holds == IGNORED:
             continue
         value = _value(known, wire_type, raw, path + known.name, left)
         if known.repeated:
@@ -98,7 +93,7 @@ def _read(data: bytes, message: Message, path: str, left: Iterator[int]) -> dict
             assert isinstance(entries, list)  # noqa: S101 - made so one line above
             entries.append(value)
         elif known.name in found:
-            raise _wrong(f"{path}{known.name} stands twice")
+            raise _wrong(f"{path}{known.name} appears twice")
         else:
             found[known.name] = value
     return found

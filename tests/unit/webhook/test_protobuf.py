@@ -14,14 +14,14 @@ KUBECTL = bytes.fromhex(
     "00a280a1861757468656e7469636174696f6e2e6b38732e696f2f7631120c546f6b656e52657175657374"
     "12240a100a0012001a0022002a00320038004200120a0a057661756c7420b0091a040a0012001a002200"
 )
-OPEN = Message({}, open=True)
+EMPTY = Message({})
 TEST = Message(
     {
         1: Field("text"),
         2: Field("number", "int64"),
         3: Field("list", repeated=True),
-        6: Field("metadata", OPEN),
-        7: Field("parts", OPEN, repeated=True),
+        6: Field("metadata", EMPTY),
+        7: Field("parts", EMPTY, repeated=True),
     }
 )
 
@@ -73,10 +73,20 @@ def test_texts_and_lists() -> None:
     }
 
 
-def test_other_fields_are_passed_over_where_a_message_is_open() -> None:
-    raw = text(1, text(1, "n") + text(9, "x") + number(7, 3) + b"\x61" + bytes(8) + b"\x6d" * 5)
-    message = Message({1: Field("metadata", Message({1: Field("name")}, open=True))})
-    assert json.loads(json_of(envelope(raw), message))["metadata"] == {"name": "n"}
+UNKNOWN = text(9, "x") * 2 + number(19, 3) + b"\x61" + bytes(8) + b"\x6d" * 5 + text(0, "a")
+
+
+@pytest.mark.fault(12)
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    type_meta = text(1, text(1, "v1") + UNKNOWN + text(2, "Test"))
+    raw = UNKNOWN + text(1, text(1, "n") + UNKNOWN) + UNKNOWN
+    message = Message({1: Field("metadata", Message({1: Field("name")}))})
+    body = b"k8s\0" + UNKNOWN + type_meta + text(2, raw) + UNKNOWN
+    assert json.loads(json_of(body, message)) == {
+        "kind": "Test",
+        "apiVersion": "v1",
+        "metadata": {"name": "n"},
+    }
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
@@ -84,15 +94,14 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "json": (b"{}", "prefix"),
     "cut-prefix": (b"k8s", "prefix"),
     "no-envelope": (b"k8s\0\xff", "cut short"),
-    "envelope-field": (envelope(b"") + text(5, ""), "field 5 of the envelope"),
-    "envelope-number": (b"k8s\0" + number(2, 1), "field 2 of the envelope"),
-    "object-twice": (envelope(b"") + text(2, ""), "field 2 of the envelope"),
+    "envelope-number": (b"k8s\0" + number(2, 1), "raw of its envelope"),
+    "object-twice": (envelope(b"") + text(2, ""), "raw of its envelope"),
     "compressed": (envelope(b"") + text(3, "gzip"), "encoded once more"),
     "json-within": (envelope(b"{}") + text(4, "application/json"), "encoded once more"),
-    "text-twice": (envelope(text(1, "a") * 2), "text stands twice"),
-    "number-twice": (envelope(number(2, 1) * 2), "number stands twice"),
-    "unknown": (envelope(text(4, "a")), "unknown field number 4"),
-    "field-0": (envelope(text(0, "a")), "unknown field number 0"),
+    "text-twice": (envelope(text(1, "a") * 2), "text appears twice"),
+    "number-twice": (envelope(number(2, 1) * 2), "number appears twice"),
+    "unknown-cut": (envelope(b"\x22\x05ab"), "cut short"),
+    "many-unknown": (envelope(text(4, "a") * MAX_FIELDS), "more than 10,000 fields"),
     "text-as-number": (envelope(number(1, 1)), "text has another type"),
     "number-as-text": (envelope(text(2, "1")), "number has another type"),
     "packed-list": (envelope(number(3, 1)), "list has another type"),
