@@ -1,0 +1,46 @@
+"""Input that a careless parser reads again and again: blanks, repetitions, ends that never come."""
+
+from collections.abc import Callable
+
+Make = Callable[[int], bytes]
+_LINE = b"POST /livez HTTP/1.1\r\n"
+_POST = b"POST /a HTTP/1.1\r\nHost: a\r\n"
+_BAD_END = b"Y:\x01\r\n\r\n"
+FOUND = b"GET /livez HTTP/1.1\r\n" + (b"X:" + b" " * 10 + b"\r\n") * 7 + _BAD_END
+"""The 126 bytes that held a worker up for seconds: fault 43."""
+
+
+def times(unit: bytes, head: bytes = b"", tail: bytes = b"") -> Make:
+    """Return what makes inputs of about a given size out of repeated bytes."""
+    return lambda size: head + unit * (size // len(unit)) + tail
+
+
+BLOCKS: dict[str, Make] = {
+    "blank values": times(b"X:" + b" " * 10 + b"\r\n", _LINE, _BAD_END),
+    "one blank value": times(b" \t", _LINE + b"X:", _BAD_END),
+    "blanks inside a value": times(b"a ", _LINE + b"X:", b"\x01\r\n\r\n"),
+    "blanks after a value": times(b" ", _LINE + b"X:a", b"\x01\r\n\r\n"),
+    "one long value": times(b"a", _LINE + b"X:", b"\x01\r\n\r\n"),
+    "one long name": times(b"a", _LINE, b"\r\n\r\n"),
+    "names without values": times(b"X:\r\n", _LINE, _BAD_END),
+    "plain fields": times(b"X: a\r\n", _LINE, _BAD_END),
+    "no end": times(b"X: a\r\n", _LINE),
+    "many ends": times(b"\r\n", _LINE),
+    "carriage returns": times(b"\r", _LINE),
+    "colons": times(b":", _LINE, _BAD_END),
+    "path": times(b"/a", b"GET ", b" HTTP/1.1\r\n\r\n"),
+    "path without end": times(b"/%41", b"GET "),
+    "spaces in the request line": times(b" ", b"GET ", b"HTTP/1.1\r\n\r\n"),
+    "query": times(b"timeout=1&", b"POST /a?", b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+}
+BODIES: dict[str, Make] = {
+    "small chunks": times(b"1\r\na\r\n", _POST + b"Transfer-Encoding: chunked\r\n\r\n", b"x"),
+    "chunk size": times(b"0", _POST + b"Transfer-Encoding: chunked\r\n\r\n", b"x\r\n"),
+    "chunk extension": times(b" ;a", _POST + b"Transfer-Encoding: chunked\r\n\r\n1", b"\x01\r\n"),
+    "chunk extension of quotes": times(
+        b';a="\\"', _POST + b"Transfer-Encoding: chunked\r\n\r\n1", b"\x01\r\n"
+    ),
+    "trailers": times(b"X: a\r\n", _POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"\x01"),
+    "digits of a length": times(b"1", _POST + b"Content-Length: ", b"\r\n\r\n"),
+    "list of codings": times(b"a,", _POST + b"Transfer-Encoding: ", b"\r\n\r\n"),
+}
