@@ -5,16 +5,20 @@ whose list it cannot use. What is checked here is whether it can, so that this i
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from keys.errors import KeyFileError, UnusableKeyError
+from keys.pki import BACKDATED, CertifiedKey, load_ca
 
+LIST_LIFETIME: Final = timedelta(days=90)
 _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.S)
 
 
@@ -34,17 +38,101 @@ def check_revocation_lists(
     Raises KeyFileError for a text that is not whole, UnusableKeyError for a list of another CA, one
     that is not valid now, and one for a part of the certificates only.
     """
-    blocks = _BLOCK.findall(lists)
-    if not blocks or lists.count(b"-----BEGIN") != len(blocks):
-        raise KeyFileError(f"{name} is no PEM file of X509 CRLs; make it anew")
+    blocks = _blocks(lists, name)
     try:
         authorities = x509.load_pem_x509_certificates(certificates)
         found = [_checked(block, authorities, now, name) for block in blocks]
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{name} is not whole; make it anew") from error
+        raise KeyFileError(
+            f"{name} is not an intact list; restore it, or remove it and revoke again"
+        ) from error
     return RevocationLists(
         sum(entry.revoked for entry in found), min(entry.next_update for entry in found)
     )
+
+
+def revoked_serials(lists: bytes, name: str) -> frozenset[int]:
+    """Return the serial numbers in every list of a PEM text. Raises KeyFileError."""
+    return frozenset(
+        entry.serial_number for block in _blocks(lists, name) for entry in _load(block, name)
+    )
+
+
+def list_is_due(lists: bytes, now: datetime, name: str) -> bool:
+    """Return whether a list of a PEM text has less than a third of its time left, or none.
+
+    Raises KeyFileError.
+    """
+    for block in _blocks(lists, name):
+        crl = _load(block, name)
+        due = crl.next_update_utc
+        if due is None or due - now < (due - crl.last_update_utc) / 3:
+            return True
+    return False
+
+
+def renewed_list(
+    ca: CertifiedKey,
+    lists: bytes,
+    serials: Iterable[int],
+    now: datetime,
+    name: str,
+    lifetime: timedelta = LIST_LIFETIME,
+) -> bytes:
+    """Return the lists of a PEM text, empty for none, with that of the CA made again.
+
+    The new list has the entries of the one before and ``serials``, and is good for ``lifetime``.
+    Lists of other CAs stay as they are. Raises KeyFileError and UnusableKeyError.
+    """
+    issuer, key = load_ca(ca)
+    others, number = [], 0
+    entries: dict[int, x509.RevokedCertificate] = {}
+    for block in _blocks(lists, name) if lists else []:
+        crl = _load(block, name)
+        if crl.issuer != issuer.subject:
+            others.append(block + b"\n")
+            continue
+        if not _is_signed_by(crl, issuer):
+            raise UnusableKeyError(f"{name} is not signed with tls/ca.key; restore it")
+        _require_complete(crl, name)
+        number = max(number, _number(crl))
+        entries |= {entry.serial_number: entry for entry in crl}
+    for serial in serials:
+        added = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        entries.setdefault(serial, added.build())
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    builder = builder.last_update(now - BACKDATED).next_update(now + lifetime)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(authority, critical=False)
+    builder = builder.add_extension(x509.CRLNumber(number + 1), critical=False)
+    for entry in entries.values():
+        builder = builder.add_revoked_certificate(entry)
+    return b"".join(others) + builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def _blocks(lists: bytes, name: str) -> list[bytes]:
+    blocks = _BLOCK.findall(lists)
+    if not blocks or lists.count(b"-----BEGIN") != len(blocks):
+        raise KeyFileError(
+            f"{name} is not a PEM file of X509 CRLs; restore it, or remove it and revoke again"
+        )
+    return blocks
+
+
+def _load(block: bytes, name: str) -> x509.CertificateRevocationList:
+    try:
+        return x509.load_pem_x509_crl(block)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(
+            f"{name} is not an intact list; restore it, or remove it and revoke again"
+        ) from error
+
+
+def _number(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
 
 
 def _checked(
@@ -56,21 +144,26 @@ def _checked(
             f"{name} is not signed by the CA of client certificates; sign it with the key of "
             "tls/ca.crt"
         )
-    for extension in crl.extensions:
-        if extension.critical:
-            raise UnusableKeyError(
-                f"{name} has the critical extension {extension.oid.dotted_string}, as lists of a "
-                "part of the certificates have; make a whole list"
-            )
+    _require_complete(crl, name)
     due = crl.next_update_utc
     if due is None:
         raise UnusableKeyError(f"{name} does not say when it is renewed; make it with a nextUpdate")
     if not crl.last_update_utc <= now <= due:
         raise UnusableKeyError(
             f"{name} is valid from {crl.last_update_utc:%Y-%m-%dT%H:%M:%SZ} to "
-            f"{due:%Y-%m-%dT%H:%M:%SZ}, and it is {now:%Y-%m-%dT%H:%M:%SZ}; make it anew"
+            f"{due:%Y-%m-%dT%H:%M:%SZ}, and it is {now:%Y-%m-%dT%H:%M:%SZ}; run "
+            "`leeway cert renew ca.crl`"
         )
     return RevocationLists(len(crl), due)
+
+
+def _require_complete(crl: x509.CertificateRevocationList, name: str) -> None:
+    for extension in crl.extensions:
+        if extension.critical:
+            raise UnusableKeyError(
+                f"{name} has the critical extension {extension.oid.dotted_string}, as lists of a "
+                "part of the certificates have; make a whole list"
+            )
 
 
 def _is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

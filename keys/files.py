@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from keys.errors import KeyFileError
@@ -84,6 +85,26 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         temporary.unlink()
         raise
     _sync_directory(path.parent)
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Replace or make files that belong together, each as ``replace_file`` does.
+
+    A file that is there keeps its mode; a new one is 0600. All are written before the first gets
+    its name, so a full disk changes nothing.
+    """
+    written: dict[Path, Path] = {}
+    try:
+        for path, data in contents.items():
+            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+            written[path] = _write_temporary(path, data, mode)
+        for path in list(written):
+            written.pop(path).replace(path)
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+    for directory in dict.fromkeys(path.parent for path in contents):
+        _sync_directory(directory)
 
 
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:

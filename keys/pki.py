@@ -1,7 +1,8 @@
 """Certificates of a data directory: a CA of its own, and what it signs (RFC 5280).
 
-Keys are P-256. The CA is good for ten years, everything else for one, as with kubeadm. Every
-certificate starts five minutes in the past, so that a clock that is a little behind accepts it.
+Keys are P-256. The CA is good for ten years, everything else for one unless told otherwise, as
+with kubeadm, and never for longer than the CA. Every certificate starts five minutes in the past,
+so that a clock that is a little behind accepts it.
 """
 
 import ipaddress
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -27,7 +29,9 @@ _HOST_NAME = re.compile(
     r"(?:\*\.)?(?:[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?\.)*"
     r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
 )
-_BACKDATED: Final = timedelta(minutes=5)
+BACKDATED: Final = timedelta(minutes=5)
+# RFC 5280 appendix A.1, ``ub-common-name``.
+MAX_COMMON_NAME: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,88 @@ class CertifiedKey:
 
     def __repr__(self) -> str:
         return "CertifiedKey(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """What a certificate says.
+
+    ``common_name`` is empty where the subject has none or several, ``hosts`` are DNS names and IP
+    addresses in their order.
+    """
+
+    serial: int
+    common_name: str
+    is_ca: bool
+    is_for_servers: bool
+    hosts: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def lifetime(self) -> timedelta:
+        """The lifetime that it was made with."""
+        return self.not_after - self.not_before - BACKDATED
+
+
+def read_certificate(pem: bytes, name: str) -> CertificateFacts:
+    """Read the first certificate of a PEM text; ``name`` stands for it in errors.
+
+    Raises KeyFileError for a text without one.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        extensions = certificate.extensions
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (ValueError, TypeError, x509.DuplicateExtension) as error:
+        raise KeyFileError(f"{name} is not a PEM certificate; restore it") from error
+    is_ca, is_for_servers = False, False
+    hosts: list[str] = []
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints):
+            is_ca = value.ca
+        elif isinstance(value, x509.ExtendedKeyUsage):
+            is_for_servers = ExtendedKeyUsageOID.SERVER_AUTH in value
+        elif isinstance(value, x509.SubjectAlternativeName):
+            kinds = (x509.DNSName, x509.IPAddress)
+            hosts = [str(entry.value) for entry in value if isinstance(entry, kinds)]
+    return CertificateFacts(
+        serial=certificate.serial_number,
+        common_name=str(names[0].value) if len(names) == 1 else "",
+        is_ca=is_ca,
+        is_for_servers=is_for_servers,
+        hosts=tuple(hosts),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
+
+
+def is_issued_by(pem: bytes, ca: bytes) -> bool:
+    """Return whether the CA, a PEM certificate, has signed the first certificate of a PEM text."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def load_ca(ca: CertifiedKey) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Return the certificate and the private key of a CA.
+
+    Raises KeyFileError where one cannot be read, UnusableKeyError where they are not a pair.
+    """
+    try:
+        issuer = x509.load_pem_x509_certificate(ca.certificate)
+        issuer_key = load_pem_private_key(ca.private_key, password=None)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError("tls/ca.crt or tls/ca.key is not whole; restore it") from error
+    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
+        raise UnusableKeyError("tls/ca.key is not an elliptic-curve key; use one for P-256")
+    if issuer.public_key() != issuer_key.public_key():
+        raise UnusableKeyError("tls/ca.key is not the key of tls/ca.crt; restore the pair")
+    return issuer, issuer_key
 
 
 def make_ca(common_name: str, now: datetime) -> CertifiedKey:
@@ -53,19 +139,33 @@ def make_ca(common_name: str, now: datetime) -> CertifiedKey:
 
 
 def make_server_certificate(
-    ca: CertifiedKey, common_name: str, hosts: Sequence[str], now: datetime
+    ca: CertifiedKey,
+    common_name: str,
+    hosts: Sequence[str],
+    now: datetime,
+    lifetime: timedelta = LEAF_LIFETIME,
 ) -> CertifiedKey:
     """Make a certificate for TLS servers, good for the given DNS names and IP addresses.
 
     Raises UnusableKeyError for a host that is neither.
     """
     names = [_general_name(host) for host in dict.fromkeys(hosts)]
-    return _make_leaf(ca, common_name, ExtendedKeyUsageOID.SERVER_AUTH, names, now)
+    return _make_leaf(ca, common_name, ExtendedKeyUsageOID.SERVER_AUTH, names, now, lifetime)
 
 
-def make_client_certificate(ca: CertifiedKey, common_name: str, now: datetime) -> CertifiedKey:
-    """Make a certificate for TLS clients; its common name is the user."""
-    return _make_leaf(ca, common_name, ExtendedKeyUsageOID.CLIENT_AUTH, [], now)
+def make_client_certificate(
+    ca: CertifiedKey, common_name: str, now: datetime, lifetime: timedelta = LEAF_LIFETIME
+) -> CertifiedKey:
+    """Make a certificate for TLS clients; its common name is the user.
+
+    Raises UnusableKeyError for a name that a certificate cannot have.
+    """
+    if not 0 < len(common_name) <= MAX_COMMON_NAME or not common_name.isprintable():
+        raise UnusableKeyError(
+            f"a certificate cannot be for the name {common_name[:MAX_COMMON_NAME]!a} of "
+            f"{len(common_name)} characters; 1 to {MAX_COMMON_NAME} printable ones are allowed"
+        )
+    return _make_leaf(ca, common_name, ExtendedKeyUsageOID.CLIENT_AUTH, [], now, lifetime)
 
 
 def _make_leaf(
@@ -74,18 +174,17 @@ def _make_leaf(
     usage: x509.ObjectIdentifier,
     names: list[x509.GeneralName],
     now: datetime,
+    lifetime: timedelta,
 ) -> CertifiedKey:
-    try:
-        issuer = x509.load_pem_x509_certificate(ca.certificate)
-        issuer_key = load_pem_private_key(ca.private_key, password=None)
-    except (ValueError, TypeError) as error:
-        raise KeyFileError("tls/ca.crt or tls/ca.key is not whole; restore it") from error
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise UnusableKeyError("tls/ca.key is not an elliptic-curve key; use one for P-256")
-    if issuer.public_key() != issuer_key.public_key():
-        raise UnusableKeyError("tls/ca.key is not the key of tls/ca.crt; restore the pair")
+    issuer, issuer_key = load_ca(ca)
+    lifetime = min(lifetime, issuer.not_valid_after_utc - now)
+    if lifetime <= timedelta():
+        raise UnusableKeyError(
+            f"tls/ca.crt expired at {issuer.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}; move tls/ and "
+            "kubeconfig/ away, and make others with `leeway init`"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(common_name), issuer.subject, key.public_key(), now, LEAF_LIFETIME)
+    builder = _builder(_name(common_name), issuer.subject, key.public_key(), now, lifetime)
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
@@ -112,7 +211,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(now + lifetime)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )

@@ -22,6 +22,10 @@ class DataDirectoryError(LeewayError):
     """A data directory in which something is missing, too open, or already there."""
 
 
+class CertificateError(LeewayError):
+    """A certificate that cannot be made, renewed or revoked as asked for."""
+
+
 class ServerUnreachableError(LeewayError):
     """A server that cannot be reached, or that does not answer what it was asked."""
 

@@ -243,8 +243,9 @@ FAULTS = [
         "a list of revoked certificates that has run out",
         old_crl,
         "revoked certificates",
-        ("tls/ca.crl is valid from", "make it anew"),
-        "make",
+        ("tls/ca.crl is valid from", "leeway cert renew ca.crl"),
+        "leeway cert renew ca.crl",
+        mends=True,
     ),
     Fault(
         "a kubeconfig for another route",

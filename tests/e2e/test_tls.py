@@ -169,7 +169,7 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
     [
         ("not valid now", "ca.crl is valid from "),
         ("another CA's", "ca.crl is not signed by the CA"),
-        ("not a list", "ca.crl is no PEM file"),
+        ("not a list", "ca.crl is not a PEM file"),
         ("empty", "ca.crl is empty"),
         ("gone", "ca.crl is missing"),
     ],

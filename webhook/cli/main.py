@@ -38,6 +38,7 @@ _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument"
 _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
     "can-i": "webhook.cli.can_i:can_i",
+    "cert": "webhook.cli.cert:cert",
     "demo": "webhook.cli.demo:demo",
     "doctor": "webhook.cli.doctor:doctor",
     "group": "webhook.cli.group:group",

@@ -26,6 +26,13 @@ output_option = click.option(
 )
 
 
+def example(*commands: str) -> str:
+    """Return the end of a command's help: commands that can be typed as they are."""
+    title = "Example:" if len(commands) == 1 else "Examples:"
+    # The first line keeps click from filling the others like a paragraph.
+    return "\n".join(["\b", title, *(f"  {command}" for command in commands)])
+
+
 def show(value: object, text: str, output: str) -> None:
     """Print a value: ``text`` as it is, or ``value`` as JSON or YAML."""
     if output == "json":

@@ -18,6 +18,7 @@ from keys.errors import KeyFileError
 from webhook.doctor.findings import Verdict, failure, ok, warning
 
 EXPIRES_SOON: Final = timedelta(days=30)
+LIST_ENDS_SOON: Final = timedelta(days=7)
 _MAX_CHAIN: Final = 8
 SERVER_USAGE: Final = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT_USAGE: Final = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -119,9 +120,11 @@ def names_of(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
 def check_crl(crl: bytes, ca: bytes, now: datetime, name: str, fix: str) -> Verdict:
     """Check a list of revoked certificates. Raises KeyFileError or UnusableKeyError."""
     found = check_revocation_lists(crl, ca, now, name)
-    if found.next_update - now < timedelta(days=1):
+    if found.next_update - now < LIST_ENDS_SOON:
         ends = f"{found.next_update:%Y-%m-%dT%H:%M:%SZ}"
-        return warning(f"{name} runs out at {ends}; no client certificate counts after that", fix)
+        return warning(
+            f"{name} runs out at {ends}; no client certificate is accepted after that", fix
+        )
     return ok(f"{found.revoked} revoked, good until {_date(found.next_update)}")
 
 

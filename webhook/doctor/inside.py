@@ -80,7 +80,7 @@ def examine_certificates(
         exam.check(f"{user} certificate", partial(check, user, fix), fix)
     crl = crl_beside(data_dir / _CA)
     if crl is not None:
-        fix = f"make {crl} anew with the CA's key, or remove it where nothing is revoked"
+        fix = fixes.leeway("cert", "renew", "ca.crl")
         exam.check(
             "revoked certificates",
             lambda: certificates.check_crl(read_public_file(crl), ca.get(), now, "tls/ca.crl", fix),

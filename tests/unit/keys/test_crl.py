@@ -70,14 +70,14 @@ ISSUING = x509.IssuingDistributionPoint(
 )
 CUT = revocation_list()[:120] + b"\n-----END X509 CRL-----\n"
 BAD = [
-    pytest.param(b"", KeyFileError, "no PEM file", id="empty"),
-    pytest.param(b"\x30\x82", KeyFileError, "no PEM file", id="DER"),
-    pytest.param(CA.certificate, KeyFileError, "no PEM file", id="certificate"),
-    pytest.param(revocation_list() + CA.certificate, KeyFileError, "no PEM file", id="both"),
+    pytest.param(b"", KeyFileError, "not a PEM file", id="empty"),
+    pytest.param(b"\x30\x82", KeyFileError, "not a PEM file", id="DER"),
+    pytest.param(CA.certificate, KeyFileError, "not a PEM file", id="certificate"),
+    pytest.param(revocation_list() + CA.certificate, KeyFileError, "not a PEM file", id="both"),
     pytest.param(
-        revocation_list() + revocation_list()[:200], KeyFileError, "no PEM file", id="second-cut"
+        revocation_list() + revocation_list()[:200], KeyFileError, "not a PEM file", id="second-cut"
     ),
-    pytest.param(CUT, KeyFileError, "not whole", id="cut"),
+    pytest.param(CUT, KeyFileError, "not an intact list", id="cut"),
     pytest.param(revocation_list(OTHER), UnusableKeyError, "not signed", id="foreign"),
     pytest.param(revocation_list(SAME_NAME), UnusableKeyError, "not signed", id="same-name"),
     pytest.param(

@@ -99,7 +99,7 @@ def test_dates(days: int, status: Status) -> None:
     assert verdict.status is status
 
 
-@pytest.mark.parametrize(("hours", "status"), [(48, Status.OK), (12, Status.WARNING)])
+@pytest.mark.parametrize(("hours", "status"), [(8 * 24, Status.OK), (6 * 24, Status.WARNING)])
 def test_a_list_of_revoked_certificates(hours: int, status: Status) -> None:
     ca = make_ca("root", DATE)
     crl = revocation_list(ca, start=DATE, due=DATE + timedelta(hours=hours))

@@ -1,0 +1,224 @@
+"""``leeway cert``: certificates of the CA in the data directory."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from keys.crl import LIST_LIFETIME, RevocationLists
+from keys.errors import KeysError
+from keys.pki import LEAF_LIFETIME
+from webhook.certificates import (
+    REVOCATION_LIST,
+    SERVER,
+    Entry,
+    create_client,
+    list_certificates,
+    renew,
+    revocation_list,
+    revoke,
+    serial_text,
+    server_url,
+)
+from webhook.cli.audit import audit
+from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.config_file import load_configuration
+from webhook.data_dir import TLS_FOLDER
+from webhook.duration import utc
+
+_MAX_DAYS: Final = 3650
+_days = click.IntRange(1, _MAX_DAYS)
+
+
+class _Serial(click.ParamType[int]):
+    name = "hex"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        text = str(value).removeprefix("serial=").replace(":", "")
+        if not (0 < len(text) <= 40 and text.isascii() and text.isalnum()):
+            self.fail("a serial number has 1 to 40 hexadecimal digits", param, ctx)
+        try:
+            return int(text, 16)
+        except ValueError:
+            self.fail("a serial number has 1 to 40 hexadecimal digits", param, ctx)
+
+
+@click.group()
+def cert() -> None:
+    """Create, renew, revoke and show certificates.
+
+    They are signed by tls/ca.key of the data directory. A running server takes every change over by
+    itself within a few seconds, for new connections.
+    """
+
+
+@cert.command(
+    short_help="Make a client certificate and a kubeconfig.",
+    epilog=example("leeway cert create lead --days 90"),
+)
+@click.argument("name", metavar="NAME")
+@data_dir_option
+@click.option(
+    "--days",
+    type=_days,
+    default=LEAF_LIFETIME.days,
+    show_default=True,
+    help="For how many days it is good; never for longer than the CA.",
+)
+def create(name: str, data_dir: Path, days: int) -> None:
+    """Make a client certificate for the user NAME, its key, and a kubeconfig that holds both.
+
+    NAME is the certificate's common name. The user's roles are those of `leeway user get NAME`;
+    `leeway user add NAME --no-password` adds a user that has no password.
+    """
+    port = load_configuration(data_dir, os.environ, {}).server.bind.rpartition(":")[2]
+    url = server_url(data_dir, port)
+    made = create_client(data_dir, name, timedelta(days=days), _now(), url)
+    audit(data_dir, "cert.create", user=name, expiresAt=utc(made.not_after.timestamp()))
+    for path in made.paths:
+        click.echo(f"created {path}")
+    click.echo(f"good until {_utc(made.not_after)}")
+
+
+@cert.command(
+    "renew",
+    short_help="Replace certificates before they expire.",
+    epilog=example("leeway cert renew root", "leeway cert renew --due   # once a day, from cron"),
+)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@data_dir_option
+@click.option("--days", type=_days, help="For how many days. [default: as before]")
+@click.option("--due", is_flag=True, help="Only what has used up two thirds of its time.")
+@click.option(
+    "--host", "hosts", multiple=True, help="The server's names and addresses from now on."
+)
+def renew_certificates(
+    names: tuple[str, ...], data_dir: Path, days: int | None, hosts: tuple[str, ...], *, due: bool
+) -> None:
+    """Replace certificates by new ones, each with a new key, and the kubeconfigs that hold them.
+
+    NAME is server, kube-apiserver, root, another user of `leeway cert list`, or ca.crl for the list
+    of revoked certificates. Without a NAME it is all that nobody has revoked. The old certificates
+    stay valid until they expire; `leeway cert revoke` ends them sooner.
+    """
+    if hosts and names != (SERVER,):
+        raise click.UsageError("--host is for the server's certificate; write `cert renew server`")
+    lifetime = timedelta(days=days) if days else None
+    done = renew(data_dir, names, _now(), lifetime, hosts, only_due=due)
+    for renewed in done:
+        expires = utc(renewed.not_after.timestamp())
+        audit(data_dir, "cert.renew", name=renewed.name, expiresAt=expires)
+        for path in renewed.paths:
+            click.echo(f"replaced {path}")
+        click.echo(f"{printable(renewed.name)} is good until {_utc(renewed.not_after)}")
+    if not done:
+        click.echo("nothing is due")
+    if any(path.suffix == ".yaml" for renewed in done for path in renewed.paths):
+        click.echo("next: copy the kubeconfigs to where they are used", err=True)
+
+
+@cert.command(
+    "revoke",
+    short_help="End client certificates before they expire.",
+    epilog=example("leeway cert revoke lead", "leeway cert revoke --serial 191AA31632A3D81626BF"),
+)
+@click.argument("name", metavar="[NAME]", required=False, default="")
+@data_dir_option
+@click.option("--serial", "serials", type=_Serial(), multiple=True, help="One made elsewhere.")
+@click.option(
+    "--days",
+    type=_days,
+    default=LIST_LIFETIME.days,
+    show_default=True,
+    help="For how many days the list is good.",
+)
+def revoke_certificates(name: str, data_dir: Path, serials: tuple[int, ...], days: int) -> None:
+    """Put every certificate of the user NAME on the list of revoked ones, tls/ca.crl.
+
+    The list has to be renewed in time: once it has run out, no client certificate is accepted.
+    """
+    if not name and not serials:
+        raise click.UsageError("there is nothing to revoke; give a NAME, or --serial with a number")
+    new, made = revoke(data_dir, name, serials, _now(), timedelta(days=days))
+    for serial in new:
+        audit(data_dir, "cert.revoke", user=name or None, serial=serial_text(serial))
+        click.echo(f"certificate {serial_text(serial)} revoked")
+    if not new:
+        click.echo("revoked already, the list was renewed")
+    click.echo(
+        f"{made.paths[0]} is good until {_utc(made.not_after)}: renew it before that with "
+        f"`leeway cert renew {REVOCATION_LIST}`, or no client certificate is accepted"
+    )
+
+
+@cert.command(
+    "list",
+    short_help="Show certificates, when they expire, and what is revoked.",
+    epilog=example("leeway cert list"),
+)
+@data_dir_option
+@output_option
+def list_all(data_dir: Path, output: str) -> None:
+    """Show every certificate of the data directory, with its state, and the list of revoked ones.
+
+    The state is valid, due (renew it now), expired or revoked. A certificate without a file was
+    replaced, and is still accepted.
+    """
+    now = _now()
+    entries = list_certificates(data_dir, now)
+    try:
+        found, problem = revocation_list(data_dir, now), ""
+    except KeysError as error:
+        found, problem = None, str(error)
+    value = {
+        "certificates": [_value(entry) for entry in entries],
+        "revocationList": _list_value(found, problem),
+    }
+    show(value, _table(entries, data_dir, found, problem), output)
+
+
+def _value(entry: Entry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "state": entry.state,
+        "expires": _utc(entry.facts.not_after),
+        "serial": entry.serial,
+        "file": str(entry.path) if entry.path else None,
+    }
+
+
+def _list_value(found: RevocationLists | None, problem: str) -> dict[str, object] | None:
+    if found is None:
+        return {"problem": problem} if problem else None
+    return {"revoked": found.revoked, "renewBefore": _utc(found.next_update)}
+
+
+def _table(
+    entries: list[Entry], data_dir: Path, found: RevocationLists | None, problem: str
+) -> str:
+    rows = [("NAME", "KIND", "STATE", "EXPIRES", "SERIAL", "FILE")]
+    for entry in entries:
+        path = entry.path.relative_to(data_dir) if entry.path else "-"
+        name, expires = printable(entry.name), _utc(entry.facts.not_after)
+        rows.append((name, entry.kind, entry.state, expires, entry.serial, printable(str(path))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    path = data_dir / TLS_FOLDER / REVOCATION_LIST
+    if problem:
+        lines += ["", f"{printable(problem)}; until then no client certificate is accepted"]
+    elif found is not None:
+        lines += ["", f"{path}: {found.revoked} revoked, renew it before {_utc(found.next_update)}"]
+    return "\n".join(lines)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _utc(moment: datetime) -> str:
+    return utc(moment.timestamp())
