@@ -43,6 +43,7 @@ chaos: $(VENV)/.dev
 	    tests/integration/test_store_kills.py tests/integration/test_store_bit_flips.py
 	LEEWAY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
 	LEEWAY_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
+	LEEWAY_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
 	LEEWAY_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
 
 # The pages of docs/ that are made from the tests.

@@ -13,7 +13,12 @@ DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
 # What computes. All else runs servers, and mostly waits.
 COMPUTING = ("contract", "fuzz", "unit", "vectors")
 # Of that: what measures a time, or needs a machine that is not busy with more servers.
-TIMED = ("test_auth_changes.py", "test_sigterm.py", "test_slow_clients.py")
+TIMED = (
+    "test_auth_changes.py",
+    "test_interrupted_start.py",
+    "test_sigterm.py",
+    "test_slow_clients.py",
+)
 LONGEST_ID = 60
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
 import msgspec
@@ -26,6 +28,7 @@ from webhook.explain import explain
 from webhook.health_probe import is_healthy
 from webhook.issuer import TokenRequest, issue_token
 from webhook.outcome import Authenticated
+from webhook.server.stop_signals import hold, release
 
 BEHIND_SECONDS: Final = 92
 _START_SECONDS: Final = 20
@@ -35,6 +38,7 @@ _STOP_SECONDS: Final = 30
 @click.command(short_help="See the main job done on a throw-away data directory.")
 def demo() -> None:
     """Sign a token, review it over mutual TLS, and see it refused by a slow clock."""
+    signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="leeway-demo-") as folder:
         data_dir = Path(folder) / "leeway-data"
         _title("leeway init")
@@ -45,6 +49,10 @@ def demo() -> None:
             accepted = _review(data_dir, port)
     if not accepted:
         raise click.exceptions.Exit(1)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise click.exceptions.Exit(128 + number)
 
 
 def _review(data_dir: Path, port: int) -> bool:
@@ -91,6 +99,9 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
     log = data_dir / "serve.log"
     command = [sys.executable, "-m", "webhook", "serve", "--data-dir", str(data_dir)]
     _title(f"leeway serve, on 127.0.0.1:{port}")
+    # A server that was started here is stopped here, so no signal comes in between. The server
+    # starts with these signals blocked, and lets them through itself.
+    hold()
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, "--bind", f"127.0.0.1:{port}"],
@@ -99,6 +110,7 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
             stderr=subprocess.STDOUT,
         )
     try:
+        release()
         _wait_until_ready(data_dir, port, process, log)
         click.echo("ready")
         yield

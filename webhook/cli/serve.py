@@ -27,6 +27,7 @@ from webhook.logs import LOGGER, log_to_stderr
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
+from webhook.server.stop_signals import leave_at_once
 
 _logger = logging.getLogger(LOGGER)
 
@@ -67,6 +68,7 @@ def serve(
     # Read by prometheus_client as soon as it is imported, hence before everything below.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
     master = os.getpid()
+    leave_at_once(metrics_dir)
     try:
         _run(data_dir, configure, configuration, files)
     finally:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from webhook.config import Configuration
 from webhook.config_file import data_dir_of, load_configuration
 from webhook.data_dir import TLSFiles
+from webhook.server.stop_signals import hold_over_forks
 
 GRACEFUL_SECONDS: Final = 25
 KEEP_ALIVE_SECONDS: Final = 75
@@ -36,6 +37,7 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
         "proc_name": "leeway",
         "logger_class": f"webhook.server.gunicorn_log.{_LOGS[configuration.server.log_format]}",
         "loglevel": configuration.server.log_level,
+        "when_ready": lambda _server: hold_over_forks(),
         "child_exit": _forget_worker,
     }
 

@@ -29,6 +29,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 from webhook.data_dir import TLSFiles, crl_beside
 from webhook.server.failures import in_words, traceback_of
 from webhook.server.protocol import ABORT_SECONDS, STALL_SECONDS, LeewayProtocol
+from webhook.server.stop_signals import hold, leave_at_once, release
 from webhook.server.tls import load_context
 from webhook.watching import FileWatch
 
@@ -80,6 +81,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Start and serve, until the end of this process."""
+        leave_at_once()
         try:
             super().init_process()
         except Exception as error:
@@ -97,9 +99,17 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         raise SystemExit(1) from error
 
     def init_signals(self) -> None:
-        """Take SIGHUP too, which the master passes on."""
+        """Leave the handlers of the start in place until the event loop runs.
+
+        uvloop keeps a signal that comes before that to itself until another one comes.
+        """
+
+    def _handle_signals(self) -> None:
+        hold()
         super().init_signals()
+        # The master passes it on.
         self.loop.add_signal_handler(signal.SIGHUP, self.handle_hangup_signal)
+        release()
 
     def handle_hangup_signal(self) -> None:
         """Read everything again on SIGHUP, changed or not."""
@@ -108,6 +118,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             self.loop.run_in_executor(None, self._watch.tell)
 
     async def _serve(self) -> None:
+        self._handle_signals()
         self.lifespan = LifespanManager(self.asgi, self.log, self.state)
         listeners = [listener.sock for listener in self.sockets]
         try:
