@@ -4,8 +4,11 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -58,6 +61,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
         running.stop()
         assert_records(records_of(running.log()))
+
+
+@pytest.mark.fault(23)
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_a_server_says_once_that_it_is_ready_and_how_to_check(server: RunningServer) -> None:
+    server.both_workers()
+    (line,) = (
+        record["message"]
+        for record in records_of(server.log())
+        if record["message"].startswith("ready at ")
+    )
+    url, _, command = line.removeprefix("ready at ").partition("; to check: ")
+    assert url == f"https://{HOST}:{server.port}"
+    done = subprocess.run(shlex.split(command), check=True, capture_output=True)
+    assert done.stdout == b"ok"
 
 
 def assert_records(records: list[Record]) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -40,6 +41,7 @@ _ACCEPT_WHILE_DRAINING_SECONDS: Final = 0.5
 _IDLE_WHILE_DRAINING_SECONDS: Final = 2.0
 _BACKLOG: Final = 2048
 _RETRY_SECONDS: Final = 1.0
+_EVERYWHERE: Final = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared with, not listened on
 _GC_THRESHOLDS: Final = (50_000, 10, 10)
 
 
@@ -126,6 +128,8 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             self._context = self._load_context()
             await self.lifespan.startup()
             await self._listen(listeners)
+            if self.age == 1:
+                self.log.info("%s", ready_line(self.cfg.bind[0], self.cfg.ca_certs))
             if self._watch is not None:
                 self._watch.start()
         except Exception as error:
@@ -234,6 +238,18 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             "ssl_handshake_timeout": STALL_SECONDS,
             "ssl_shutdown_timeout": _CLOSE_SECONDS,
         }
+
+
+def ready_line(bind: str, ca: str) -> str:
+    """Return the one line that a server logs once it answers: its URL, and what to try next.
+
+    >>> ready_line("0.0.0.0:8443", "tls/ca.crt")
+    'ready at https://localhost:8443; to check: curl --cacert tls/ca.crt https://localhost:8443/readyz'
+    """
+    host, _, port = bind.rpartition(":")
+    # What listens everywhere has a certificate for this host at least.
+    url = f"https://{'localhost' if host in _EVERYWHERE else host}:{port}"
+    return f"ready at {url}; to check: curl --cacert {shlex.quote(ca)} {url}/readyz"
 
 
 def _accept_backlog(listener: socket.socket) -> Iterator[socket.socket]:

@@ -78,6 +78,7 @@ PROTOCOL_ATTRIBUTES = {
     "writer",
 }
 WORKER_ATTRIBUTES = {
+    "age",
     "alive",
     "asgi",
     "cfg",
@@ -203,3 +204,20 @@ def test_the_worker_class_is_what_gunicorn_takes() -> None:
     config = Config()
     config.set("worker_class", "webhook.server.worker.LeewayWorker")
     assert config.worker_class is LeewayWorker
+
+
+@pytest.mark.fault(23)
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:8443", "https://127.0.0.1:8443"),
+        ("0.0.0.0:8443", "https://localhost:8443"),
+        ("[::]:443", "https://localhost:443"),
+        ("[::1]:8443", "https://[::1]:8443"),
+        ("leeway.example:8443", "https://leeway.example:8443"),
+    ],
+)
+def test_the_line_of_a_server_that_is_ready(bind: str, url: str) -> None:
+    line = worker.ready_line(bind, "/data of mine/ca.crt")
+    command = f"curl --cacert '/data of mine/ca.crt' {url}/readyz"
+    assert line == f"ready at {url}; to check: {command}"
