@@ -43,8 +43,9 @@ _audit_logger = logging.getLogger("leeway.audit")
 class KeyFolderWatcher:
     """The keys of one folder, as they are now.
 
-    ``keyring`` is up to date once this is made; ``on_change`` is called with every later one, in
-    the thread that looks. ``clock`` gives Unix seconds, ``steady`` seconds that never jump.
+    ``keyring`` is what the folder holds when this is made, and nothing is written before ``start``
+    or ``look``; ``on_change`` is called with every later keyring, in the thread that looks.
+    ``clock`` gives Unix seconds, ``steady`` seconds that never jump.
 
     Raises what ``load_keyring`` does where the folder cannot be used.
     """
@@ -61,7 +62,7 @@ class KeyFolderWatcher:
     ) -> None:
         self._directory = directory
         self._policy = policy
-        self._on_change: Callable[[Keyring], None] = lambda _keyring: None
+        self._on_change = on_change
         self._clock = clock
         self._steady = steady
         self._poll_seconds = poll_seconds
@@ -74,8 +75,6 @@ class KeyFolderWatcher:
         self._looking = Lock()
         self._stopped = Event()
         self._thread = Thread(target=self._follow, name="leeway-keys", daemon=True)
-        self.look()
-        self._on_change = on_change
 
     @property
     def keyring(self) -> Keyring:
@@ -83,7 +82,8 @@ class KeyFolderWatcher:
         return self._keyring
 
     def start(self) -> None:
-        """Begin to follow the folder; in a server after the fork."""
+        """Take the steps that are due, then follow the folder; in a server after the fork."""
+        self.look()
         self._thread.start()
 
     def close(self) -> None:

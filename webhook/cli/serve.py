@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from webhook.assembly import lifetimes_of
+from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
 from webhook.cli.output import data_dir_option
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
@@ -115,10 +115,8 @@ def _run(
 def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
     """Refuse here, once and not in every worker, what cannot be served.
 
-    ``PROMETHEUS_MULTIPROC_DIR`` has to be set. Raises DataDirectoryError, and the errors of
-    ``keys``, of the store and of ``webhook.assembly``.
+    Raises DataDirectoryError, and the errors of ``keys``, of the store and of ``webhook.assembly``.
     """
-    from webhook.server.app import create_app
     from webhook.server.tls import load_context, revocations_of
 
     _set_limits()
@@ -135,7 +133,13 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
         )
     _check_bind(configuration.server.bind)
     # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.
-    with closing(create_app(data_dir, lambda: configuration).store) as store:
+    with closing(store_of(data_dir, configuration)) as store:
+        authenticator_of(
+            data_dir,
+            configuration,
+            keyring_of(data_dir),
+            objects=source_of(data_dir, configuration),
+        )
         _tidy_revocations(store, configuration)
 
 
