@@ -117,6 +117,11 @@ class Metrics:
             "leeway_tokens_issued", "Tokens signed for TokenRequests.", registry=self.registry
         )
 
+        self.fallbacks = Counter(
+            "leeway_fallbacks",
+            "Requests that were answered a second way after an unexpected error in the first.",
+            registry=self.registry,
+        )
         checks = Counter(
             "leeway_permission_checks",
             "Questions about permissions answered in reviews, by the answer.",

@@ -50,6 +50,7 @@ _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
 _FAILURES_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 0.1
+_LOOK_UP_THREADS: Final = 8
 _logger = logging.getLogger("leeway")
 
 Configure = Callable[[], Configuration]
@@ -109,6 +110,7 @@ class LiveApplication:
             TokenUses(self.store),
             self._warnings,
             self._ask_for_own_keys,
+            ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
         )
         self._use_writer = UseWriter(self._lasting.uses)
         self._maker = PartsMaker(self._data_dir, self._lasting)

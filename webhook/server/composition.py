@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from time import time
@@ -44,7 +44,7 @@ class Lasting:
     """What stays through every reload.
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
-    at, for a token with a key that is not known.
+    at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects.
     """
 
     store: AuthStore
@@ -54,6 +54,7 @@ class Lasting:
     uses: TokenUses
     warnings: Callable[[], Iterable[HealthCheck]]
     ask_for_own_keys: Callable[[], Future[None]]
+    look_ups: Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
     store, metrics, log = lasting.store, lasting.metrics, lasting.log
     limit = configuration.server.max_body_bytes
     newer_keys = _NewerKeys(configuration.issuer, lasting.ask_for_own_keys, parts.issuer_keys)
-    verifier = TokenVerifier(parts.authenticator, time, objects, newer_keys)
+    verifier = TokenVerifier(parts.authenticator, time, objects, newer_keys, lasting.look_ups)
     audiences = configuration.audiences
     callers = Callers(store, parts.tokens, verifier, configuration.issuer, audiences, time)
     prefix = configuration.mapping.role_group_prefix
@@ -105,7 +106,8 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
             partial(reviews.subject_at_once, version),
         )
     flask = LateFlask(lambda: _flask(lasting, parts, callers), limit)
-    return Application(_public_routes(parts, lasting), hot, flask, callers, log, limit)
+    public = _public_routes(parts, lasting)
+    return Application(public, hot, flask, callers, log, limit, metrics.fallbacks.inc)
 
 
 def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":

@@ -45,7 +45,8 @@ class Application:
     """Dispatches by path.
 
     ``public`` routes need no identity; ``hot`` ones do, and Flask has the rest. Bodies of more
-    than ``max_body_bytes`` are refused by the routes.
+    than ``max_body_bytes`` are refused by the routes. ``count_fall_back`` is called for a request
+    that ``answer_at_once`` left to ``__call__`` because of an error that nothing should cause.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Application:
         callers: Callers,
         log: RequestLog,
         max_body_bytes: int,
+        count_fall_back: Callable[[], None],
     ) -> None:
         self._public = public
         self._hot = hot
@@ -63,6 +65,7 @@ class Application:
         self._callers = callers
         self._log = log
         self._max_body_bytes = max_body_bytes
+        self._count_fall_back = count_fall_back
 
     def routes(self) -> list[tuple[str, str]]:
         """Return the method and the path of everything that is served."""
@@ -89,8 +92,12 @@ class Application:
             scope[CALLER] = caller
             self._callers.require(caller, hot.key)
             return hot.at_once(scope, body)
-        except Exception:
-            # Whatever it is, it comes up again there, and is answered and logged.
+        except (LeewayError, RequestError):
+            # It comes up again in ``__call__``, which answers and logs it.
+            return None
+        except Exception as error:
+            self._log.fell_back(scope, error)
+            self._count_fall_back()
             return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -187,6 +187,16 @@ class RequestLog:
             error,
         )
 
+    def fell_back(self, scope: Scope, error: BaseException) -> None:
+        """Log an exception after which a request is answered another way."""
+        self._crashes.log(
+            _logger,
+            logging.ERROR,
+            "a request was not answered at once as it should have been, and is tried another way",
+            lambda: _request_fields("fallback", scope, None),
+            error,
+        )
+
     def audit_of(self, scope: Scope) -> Audit:
         """Return what writes audit lines of a request."""
 
@@ -214,7 +224,7 @@ def _who(scope: Scope) -> dict[str, Any]:
     return {"caller": caller.username}
 
 
-def _request_fields(event: str, scope: Scope, code: int) -> Fields:
+def _request_fields(event: str, scope: Scope, code: int | None) -> Fields:
     return {
         "event": event,
         "requestId": request_id(scope),

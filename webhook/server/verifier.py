@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
 from webhook.authenticator import Authenticator
@@ -15,7 +15,6 @@ LOOKUP_SECONDS: Final = 2.0
 """What all look-ups for one token may take together."""
 KEYS_SECONDS: Final = 2.0
 """How long one token waits for newer keys of its issuer."""
-_THREADS: Final = 8
 
 
 class KeyRefresher(Protocol):
@@ -26,7 +25,10 @@ class KeyRefresher(Protocol):
 
 
 class TokenVerifier:
-    """An authenticator, with its clock, its source of objects, and what gets newer keys."""
+    """An authenticator, with its clock, its source of objects, and what gets newer keys.
+
+    ``look_ups`` runs the look-ups of objects and outlives this; None is the event loop's own.
+    """
 
     def __init__(
         self,
@@ -34,12 +36,13 @@ class TokenVerifier:
         clock: Callable[[], float],
         objects: ObjectSource | None = None,
         issuer_keys: KeyRefresher | None = None,
+        look_ups: Executor | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._clock = clock
         self._objects = objects
         self._issuer_keys = issuer_keys
-        self._executor = ThreadPoolExecutor(_THREADS, "leeway-look-up") if objects else None
+        self._look_ups = look_ups
         # Look-ups on their way: many tokens of one Pod wait for one answer. A token with another
         # UID does not: the answer may be from before its Pod was made.
         self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Answer]] = {}
@@ -105,7 +108,7 @@ class TokenVerifier:
         loop = asyncio.get_running_loop()
         pending = self._pending.get((key, uid))
         if pending is None:
-            pending = loop.run_in_executor(self._executor, self._objects.look_up, key, uid)
+            pending = loop.run_in_executor(self._look_ups, self._objects.look_up, key, uid)
             self._pending[key, uid] = pending
             pending.add_done_callback(lambda _: self._pending.pop((key, uid), None))
         try:

@@ -6,6 +6,7 @@ from webhook.access_reviews import (
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
+    AccessRequest,
     UserInfo,
     message_of,
     parse_access_review,
@@ -18,7 +19,7 @@ from webhook.range_reviews import parse_range_review, render_range_review
 from webhook.rbac.access import Access, explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.ranges import in_words, to_wire
-from webhook.registry import Question, Request, UnmappableRequestError, question_of
+from webhook.registry import Question, UnmappableRequestError, question_of
 from webhook.server.caller import CALLER, Caller, Callers
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
@@ -42,15 +43,13 @@ class AccessReviews:
     def subject_at_once(self, version: str, scope: Scope, body: bytes) -> bytes:
         """Return the answer to the body of a SubjectAccessReview."""
         asked = parse_access_review(body, SUBJECT_KIND, version)
-        allowed, reason = self._decide(scope, asked.user, asked.groups, asked.request)
-        return render_access_review(asked, reason, allowed=allowed)
+        return self._review(scope, asked, asked.user, asked.groups)
 
     async def self_subject(self, scope: Scope, receive: Receive, send: Send) -> None:
         """SelfSubjectAccessReview: may the caller."""
         asked = parse_access_review(await self._body(scope, receive, SELF_KIND), SELF_KIND)
         caller: Caller = scope[CALLER]
-        allowed, reason = self._decide(scope, caller.username, caller.groups, asked.request)
-        await respond(send, 201, render_access_review(asked, reason, allowed=allowed))
+        await respond(send, 201, self._review(scope, asked, caller.username, caller.groups))
 
     async def who_am_i(self, scope: Scope, receive: Receive, send: Send) -> None:
         """SelfSubjectReview: who is the caller."""
@@ -80,23 +79,22 @@ class AccessReviews:
         message = message_of(kind, version)
         return await read_json_body(scope, receive, self.max_body_bytes, message)
 
-    def _decide(
-        self, scope: Scope, user: str, groups: tuple[str, ...], request: Request
-    ) -> tuple[bool, str]:
-        allowed, reason = self._answer(user, groups, request)
-        self.log.decided(scope, user, reason, allowed=allowed)
-        return allowed, reason
-
-    def _answer(self, user: str, groups: tuple[str, ...], request: Request) -> tuple[bool, str]:
+    def _review(
+        self, scope: Scope, asked: AccessRequest, user: str, groups: tuple[str, ...]
+    ) -> bytes:
         try:
-            question = question_of(request)
+            question = question_of(asked.request)
         except UnmappableRequestError as error:
-            return False, str(error)
+            self.log.decided(scope, user, str(error), allowed=False)
+            return render_access_review(asked, str(error), allowed=False)
         roles = granting_roles(self.store, user, groups, *question)
-        self.metrics.count_permission_check(allowed=bool(roles))
-        if roles:
-            return True, f"granted by role {' and '.join(roles)}"
-        return False, _missing(user, question)
+        allowed = bool(roles)
+        reason = f"granted by role {' and '.join(roles)}" if roles else _missing(user, question)
+        answer = render_access_review(asked, reason, allowed=allowed)
+        self.log.decided(scope, user, reason, allowed=allowed)
+        # Last: a review that fails before this is answered another way, and counted there.
+        self.metrics.count_permission_check(allowed=allowed)
+        return answer
 
 
 def _missing(user: str, question: Question) -> str:

@@ -49,6 +49,7 @@ class TokenReviews:
         groups = role_groups(outcome, self.store.state, self.role_group_prefix)
         answer = render_token_review(request, outcome, groups)
         seconds = perf_counter() - started
-        self.metrics.count_review(outcome, seconds)
         self.log.reviewed(scope, request.token, outcome, seconds)
+        # Last: a review that fails before this is answered another way, and counted there.
+        self.metrics.count_review(outcome, seconds)
         return answer

@@ -30,9 +30,11 @@ from webhook.errors import TokenRefusedError
 from webhook.issuer import TokenRequest, issue_token
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.protocol import LeewayProtocol
+from webhook.server.request_log import RequestLog
 from webhook.server.whole_request import MAX_HEAD, Head
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
+ACCESS_PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 HEAD = (
     "POST {path}?timeout=30s HTTP/1.1",
     "Host: 127.0.0.1:8443",
@@ -261,10 +263,50 @@ def test_a_connection_that_ended_leaves_nothing_in_memory(served: Served, short:
 def test_an_access_review_takes_the_short_way(served: Served) -> None:
     attributes = {"path": "/metrics", "verb": "get"}
     body = json.dumps({"spec": {"user": "somebody", "nonResourceAttributes": attributes}}).encode()
-    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    answer, long = both_ways(served, [request_of(body, path=path)])
+    answer, long = both_ways(served, [request_of(body, path=ACCESS_PATH)])
     assert b'"allowed":false' in answer
     assert long == 0
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize(
+    ("path", "step", "counter"),
+    [
+        (PATH, "reviewed", "leeway_tokenreviews_total"),
+        (ACCESS_PATH, "decided", "leeway_permission_checks_total"),
+    ],
+)
+def test_what_fails_the_short_way_is_counted_once_and_logged(
+    served: Served,
+    path: str,
+    step: str,
+    counter: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def counted(name: str) -> float:
+        served.app._lasting.metrics.pass_on()
+        return sum(
+            sample.value
+            for family in served.app._lasting.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name
+        )
+
+    def fail_once(*arguments: object, **keywords: object) -> None:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    attributes = {"path": "/metrics", "verb": "get"}
+    access = json.dumps({"spec": {"user": "somebody", "nonResourceAttributes": attributes}})
+    body = served.review() if path == PATH else access.encode()
+    before = counted(counter), counted("leeway_fallbacks_total")
+    monkeypatch.setattr(RequestLog, step, fail_once)
+    answer, _, long = asyncio.run(served.answers([request_of(body, path=path)], short=True))
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert long == 1
+    assert (counted(counter), counted("leeway_fallbacks_total")) == (before[0] + 1, before[1] + 1)
+    assert caplog.text.count("is tried another way") == 1
 
 
 @pytest.mark.fault(1)
