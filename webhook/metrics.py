@@ -7,7 +7,7 @@ is imported.
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -122,6 +122,16 @@ class Metrics:
             "Requests that were answered a second way after an unexpected error in the first.",
             registry=self.registry,
         )
+        self._over_limit = Counter(
+            "leeway_over_limit",
+            "Log-ins (login) and connections without a client certificate (connection) that were "
+            "refused or closed because there were too many of them.",
+            ["what"],
+            registry=self.registry,
+        )
+        for what in ("login", "connection"):
+            self._over_limit.labels(what)
+
         checks = Counter(
             "leeway_permission_checks",
             "Questions about permissions answered in reviews, by the answer.",
@@ -146,6 +156,10 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+
+    def count_over_limit(self, what: Literal["login", "connection"]) -> None:
+        """Count what was refused or closed because there were too many of it."""
+        self._over_limit.labels(what).inc()
 
     def report_reload(self, what: str, *, failing: bool) -> None:
         """Note whether changed files could not be loaded."""

@@ -22,12 +22,20 @@ NO_IDENTITY = (400, 3, "etcdserver: user name is empty")
 BAD_TOKEN = (401, 16, "etcdserver: invalid auth token")
 DENIED = (403, 7, "etcdserver: permission denied")
 
+# Log-ins or connections beyond a limit.
+OVER_LIMIT = r'"event": "over-limit"|"of": "over-limit"'
+
 Body = Mapping[str, object]
 
 
 @contextmanager
-def auth_server(folder: Path, **settings: str) -> Iterator[RunningServer]:
-    """Run a server with settings from the environment: ``BCRYPT_COST``, ``TOKEN_PROVIDER``."""
+def auth_server(
+    folder: Path, expected_trouble: str = "", **settings: str
+) -> Iterator[RunningServer]:
+    """Run a server with settings from the environment: ``BCRYPT_COST``, ``TOKEN_PROVIDER``.
+
+    ``expected_trouble`` is a regular expression for lines of its log, as in ``RunningServer.stop``.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(f"LEEWAY_AUTH_{name}", value)
@@ -35,7 +43,7 @@ def auth_server(folder: Path, **settings: str) -> Iterator[RunningServer]:
     try:
         yield running
     finally:
-        running.stop()
+        running.stop(expected_trouble)
 
 
 def b64(data: bytes) -> str:
@@ -47,7 +55,9 @@ def call_on(
 ) -> Answer:
     if isinstance(password := body.get("password"), str):
         password_made(password)
-    headers = {"Authorization": token} if token else {}
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = token
     return request_on(connection, "POST", f"/v3/auth/{name}", json.dumps(body).encode(), headers)
 
 

@@ -18,6 +18,7 @@ from keys.pki import CertifiedKey
 from .auth import (
     BAD_TOKEN,
     DENIED,
+    OVER_LIMIT,
     PASSWORD,
     RANGE_REVIEWS,
     ROOT,
@@ -38,7 +39,7 @@ _TIMING_SERIES = 5
 _LOG_INS = 200
 # Logs in on connections of its own, all at once, so that it is not this process that is slow.
 _FLOOD = """\
-import http.client, json, ssl, sys, threading
+import http.client, json, ssl, sys, threading, time
 host, port, ca, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 context = ssl.create_default_context(cafile=ca)
 body = json.dumps({"name": "alice", "password": sys.argv[5]})
@@ -51,9 +52,14 @@ print("connected", flush=True)
 sys.stdin.readline()
 statuses = []
 def log_in(connection):
-    connection.request("POST", "/v3/auth/authenticate", body)
-    response = connection.getresponse()
-    response.read()
+    while True:
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v3/auth/authenticate", body, headers)
+        response = connection.getresponse()
+        response.read()
+        if response.status != 503:
+            break
+        time.sleep(int(response.headers["Retry-After"]))
     statuses.append(response.status)
 threads = [threading.Thread(target=log_in, args=[c]) for c in connections]
 for thread in threads:
@@ -309,7 +315,7 @@ def test_auth_that_is_enabled_counts_in_every_worker_at_once(
 def test_bad_input_45_reviews_go_on_while_200_users_log_in_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    with auth_server(tmp_path_factory.mktemp("flood")) as server:
+    with auth_server(tmp_path_factory.mktemp("flood"), OVER_LIMIT) as server:
         as_root(server, ("user/add", {"name": "alice", "password": PASSWORD}))
         ca = str(server.data_dir / "tls" / "ca.crt")
         command = [

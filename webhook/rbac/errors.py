@@ -78,6 +78,10 @@ class UnknownAuthKeyError(InvalidAuthTokenError):
     """The same of a token that names a signing key which is not known here, or not yet."""
 
 
+class TooManyRequestsError(AuthError):
+    text = "too many requests"
+
+
 class InvalidAuthManagementError(AuthError):
     text = "invalid auth management"
 

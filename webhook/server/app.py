@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
-from typing import Final
+from typing import Final, Literal
 
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
@@ -30,9 +30,10 @@ from webhook.data_dir import KEYS_FOLDER
 from webhook.metrics import Metrics
 from webhook.rbac.errors import StoreError
 from webhook.rbac.token_uses import TokenUses
-from webhook.server.composition import Lasting, Parts, compose
+from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.failures import in_words, traceback_of
 from webhook.server.http import Receive, Scope, Send
+from webhook.server.late_flask import log_in_queue
 from webhook.server.memory_keeper import MemoryKeeper
 from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request_log import RequestLog
@@ -102,6 +103,7 @@ class LiveApplication:
             lambda: self._parts.authenticator.verified,
         )
         skew = SkewFiles.of_environment(SkewTracker())
+        cores = cores_of_a_worker(self._started_with)
         self._lasting = Lasting(
             self.store,
             Metrics(skew.estimates, lambda: self.store.revision, self._key_age, _in_a_moment),
@@ -111,6 +113,7 @@ class LiveApplication:
             self._warnings,
             self._ask_for_own_keys,
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
+            log_in_queue(cores, lambda: self.over_limit("login")),
         )
         self._use_writer = UseWriter(self._lasting.uses)
         self._maker = PartsMaker(self._data_dir, self._lasting)
@@ -162,6 +165,11 @@ class LiveApplication:
         self._reports[name], self._logged[name] = problem, cause or problem
         self._report_failures()
         return is_news(cause or problem, before)
+
+    def over_limit(self, what: Literal["login", "connection"]) -> None:
+        """Count and log what was refused or closed because there was too much of it."""
+        self._lasting.metrics.count_over_limit(what)
+        self._lasting.log.over_limit(what)
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration

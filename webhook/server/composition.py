@@ -25,6 +25,7 @@ from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvide
 from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.server.caller import Callers
 from webhook.server.dispatch import Application, HotRoute
+from webhook.server.fair_queue import FairQueue
 from webhook.server.http import Route
 from webhook.server.late_flask import LateFlask
 from webhook.server.request_log import RequestLog
@@ -44,7 +45,8 @@ class Lasting:
     """What stays through every reload.
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
-    at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects.
+    at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects;
+    ``log_ins`` is the queue of log-ins.
     """
 
     store: AuthStore
@@ -55,6 +57,7 @@ class Lasting:
     warnings: Callable[[], Iterable[HealthCheck]]
     ask_for_own_keys: Callable[[], Future[None]]
     look_ups: Executor
+    log_ins: FairQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
             ACCESS_REVIEWS_KEY,
             partial(reviews.subject_at_once, version),
         )
-    flask = LateFlask(lambda: _flask(lasting, parts, callers), limit)
+    flask = LateFlask(lambda: _flask(lasting, parts, callers), limit, lasting.log_ins)
     public = _public_routes(parts, lasting)
     return Application(public, hot, flask, callers, log, limit, metrics.fallbacks.inc)
 
@@ -118,14 +121,15 @@ def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":
     from webhook.server.routes.token_requests import TokenRequests
 
     configuration, metrics = parts.configuration, lasting.metrics
-    passwords = Passwords(configuration.auth.bcrypt_cost, _cores_of_a_worker(configuration))
+    passwords = Passwords(configuration.auth.bcrypt_cost, cores_of_a_worker(configuration))
     auth = AuthAPI(lasting.store, passwords, parts.tokens, time)
     policy, expiry = policy_of(configuration), configuration.leeway.expiry
     requests = TokenRequests(callers, policy, parts.keyring, parts.objects, expiry, metrics, time)
     return create_flask_app(metrics, auth, callers, requests, lasting.skew, lasting.log)
 
 
-def _cores_of_a_worker(configuration: Configuration) -> int:
+def cores_of_a_worker(configuration: Configuration) -> int:
+    """Return how many cores each worker has for itself, at least one."""
     return max(1, (os.cpu_count() or 1) // configuration.server.workers)
 
 

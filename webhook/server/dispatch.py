@@ -7,11 +7,12 @@ Invariants:
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from webhook.errors import LeewayError
+from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.caller import BAD_IDENTITY, CALLER, Callers
-from webhook.server.error_map import INTERNAL_ERROR, NOT_FOUND, status_body
+from webhook.server.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body
 from webhook.server.http import (
     DisconnectedError,
     Receive,
@@ -25,8 +26,6 @@ from webhook.server.http import (
 )
 from webhook.server.late_flask import LateFlask
 from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
-
-_ETCD_PREFIX: Final = "/v3/"
 
 
 class HotRoute(NamedTuple):
@@ -105,15 +104,18 @@ class Application:
         try:
             await self._answer(scope, receive, send)
         except RequestError as error:
-            self._log.answered(scope, error.code, str(error))
+            # A flood is logged as one: see RequestLog.over_limit.
+            if not isinstance(error.__cause__, TooManyRequestsError):
+                self._log.answered(scope, error.code, str(error))
             error.headers = [*error.headers, _request_id_header(scope)]
-            await respond_error(send, error, scope["method"])
+            await respond_error(send, error, scope)
         except DisconnectedError:
             pass
         except Exception as error:
             self._log.crashed(scope, error)
             headers = [_request_id_header(scope)]
-            await respond(send, 500, status_body(500, INTERNAL_ERROR), headers=headers)
+            body = error_body(scope["path"], 500, INTERNAL_ERROR)
+            await respond(send, 500, body, headers=headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -128,7 +130,7 @@ class Application:
         if route is not None:
             _require_method(scope, "GET", "HEAD")
             return route
-        if path.startswith(_ETCD_PREFIX):
+        if path.startswith(ETCD_PREFIX):
             _require_ascii(scope)
             # etcd answers in its own words whom it does not know.
             try:

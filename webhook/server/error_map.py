@@ -58,8 +58,22 @@ _GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
     rbac.InvalidAuthTokenError: _UNAUTHENTICATED,
     rbac.UnknownAuthKeyError: _UNAUTHENTICATED,
     rbac.StoreUnavailableError: _UNAVAILABLE,
+    rbac.TooManyRequestsError: _UNAVAILABLE,
 }
 _INTERNAL: Final = (13, 500)
+# For answers to requests that no call has seen: a status, and the code closest to it.
+_GRPC_CODES: Final = {
+    400: 3,
+    401: 16,
+    403: 7,
+    404: 5,
+    405: 12,
+    413: 3,
+    415: 3,
+    503: 14,
+}
+ETCD_PREFIX: Final = "/v3/"
+"""The paths under which errors have the form of etcd's JSON gateway."""
 
 
 def code_of(error: LeewayError) -> int:
@@ -71,6 +85,17 @@ def grpc_body(error: LeewayError) -> bytes:
     """Render an error as etcd's JSON gateway does."""
     code = _GRPC.get(type(error), _INTERNAL)[0]
     return msgspec.json.encode({"code": code, "message": str(error)})
+
+
+def error_body(
+    path: str, code: int, message: str, details: Mapping[str, object] | None = None
+) -> bytes:
+    """Render an error in the form of the routes around a path: etcd's, or a ``Status``."""
+    if path.startswith(ETCD_PREFIX):
+        return msgspec.json.encode(
+            {"code": _GRPC_CODES.get(code, _INTERNAL[0]), "message": message}
+        )
+    return status_body(code, message, details)
 
 
 def status_body(code: int, message: str, details: Mapping[str, object] | None = None) -> bytes:

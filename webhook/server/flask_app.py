@@ -25,6 +25,7 @@ from webhook.server.error_map import (
     NOT_FOUND,
     REASONS,
     code_of,
+    error_body,
     grpc_body,
     status_body,
 )
@@ -209,7 +210,7 @@ def _json(value: object) -> Response:
 
 
 def _request_error(error: RequestError) -> Response:
-    body = status_body(error.code, str(error), error.details)
+    body = error_body(request.path, error.code, str(error), error.details)
     response = Response(body, error.code, content_type="application/json")
     for name, value in error.headers:
         response.headers[name.decode("ascii")] = value.decode("ascii")
@@ -219,7 +220,8 @@ def _request_error(error: RequestError) -> Response:
 def _http_error(error: HTTPException) -> Response:
     code = error.code if error.code in REASONS else 500
     message = NOT_FOUND if code == 404 else f"{error.name}: {error.description}"
-    response = Response(status_body(code, message), code, content_type="application/json")
+    body = error_body(request.path, code, message)
+    response = Response(body, code, content_type="application/json")
     allowed = getattr(error, "valid_methods", None)
     if allowed:
         response.headers["Allow"] = ", ".join(sorted(allowed))

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from webhook.errors import InvalidObjectError, LeewayError
 from webhook.protobuf import CONTENT_TYPE, Message, json_of
-from webhook.server.error_map import JSON, code_of, invalid_details, status_body
+from webhook.server.error_map import JSON, code_of, error_body, invalid_details
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -145,7 +145,7 @@ async def respond(
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
 
-async def respond_error(send: Send, error: RequestError, method: str) -> None:
-    """Answer with a ``Status``."""
-    body = status_body(error.code, str(error), error.details)
-    await respond(send, error.code, body, headers=error.headers, method=method)
+async def respond_error(send: Send, error: RequestError, scope: Scope) -> None:
+    """Answer with an error."""
+    body = error_body(scope["path"], error.code, str(error), error.details)
+    await respond(send, error.code, body, headers=error.headers, method=scope["method"])

@@ -7,7 +7,8 @@ Invariants:
 
 1. A request takes a thread once its body is here as a whole. A thread that waited for a client
    would be one that nobody else has, and Flask cannot tell half a body from a whole one.
-2. Log-ins, which anybody may try and which hash a password each, have threads of their own.
+2. Log-ins, which anybody may try and which hash a password each, have threads of their own, and
+   a bounded queue for them that no address can fill for the others.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.caller import CALLER, Caller
+from webhook.server.fair_queue import FairQueue, NoTurnError, network_of
 from webhook.server.http import BODY, Receive, RequestError, Route, Scope, Send, read_body
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 THREADS: Final = 8
 LOG_IN_THREADS: Final = 4
+MAX_WAITING_LOG_INS: Final = 64
+LOG_IN_WAIT_SECONDS: Final = 1.5
+"""With the check of the password, an answer comes within 2 seconds."""
 LOG_IN_PATH: Final = "/v3/auth/authenticate"
 ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """What anybody may send, as a name and a password: it is in memory until it is whole."""
@@ -32,18 +38,24 @@ class LateFlask:
     """A Flask application behind bounded pools of threads, as a route.
 
     Bodies of more than ``max_body_bytes`` are refused, and from callers without an identity those
-    of more than ``ANONYMOUS_BODY_BYTES``.
+    of more than ``ANONYMOUS_BODY_BYTES``. ``log_ins`` is the queue of log-ins, which outlives this.
     """
 
-    def __init__(self, make: "Callable[[], Flask]", max_body_bytes: int) -> None:
+    def __init__(
+        self, make: "Callable[[], Flask]", max_body_bytes: int, log_ins: FairQueue
+    ) -> None:
         self._make = make
         self._max_body_bytes = max_body_bytes
+        self._log_ins = log_ins
         self._making = Lock()
         self._mounted: Mounted | None = None
         self._routes: list[tuple[str, str]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope of type ``http``. Raises DisconnectedError."""
+        """Serve one ASGI scope of type ``http``.
+
+        Raises DisconnectedError, and TooManyRequestsError for a log-in that gets no turn.
+        """
         limit = self._max_body_bytes
         if not isinstance(scope.get(CALLER), Caller):
             limit = min(limit, ANONYMOUS_BODY_BYTES)
@@ -55,8 +67,16 @@ class LateFlask:
         mounted = self._mounted
         if mounted is None:
             mounted = await asyncio.to_thread(self.load)
-        route = mounted.log_ins if scope["path"] == LOG_IN_PATH else mounted.others
-        await route(scope, receive, send)
+        if scope["path"] != LOG_IN_PATH:
+            await mounted.others(scope, receive, send)
+            return
+        try:
+            async with self._log_ins.turn(_client_of(scope)):
+                await mounted.log_ins(scope, receive, send)
+        except NoTurnError as error:
+            raise TooManyRequestsError(
+                "this server checks only a few passwords at a time; try again in a second"
+            ) from error
 
     def load(self) -> "Mounted":
         """Make the application where it is not there yet; in any thread but the event loop's."""
@@ -73,6 +93,23 @@ class LateFlask:
         """Return the method and the path of every route."""
         self.load()
         return list(self._routes)
+
+
+def log_in_queue(at_once: int, refused: Callable[[], None] = lambda: None) -> FairQueue:
+    """Make the queue of log-ins for so many checks of passwords at once.
+
+    One more has a turn, so that a check can begin while the token of the one before is written.
+    """
+    slots = min(at_once + 1, LOG_IN_THREADS)
+    return FairQueue(slots, MAX_WAITING_LOG_INS, LOG_IN_WAIT_SECONDS, refused)
+
+
+def _client_of(scope: Scope) -> tuple[str, str]:
+    caller = scope.get(CALLER)
+    if isinstance(caller, Caller):
+        return "user", caller.username
+    client = scope.get("client")
+    return "address", network_of(client[0]) if client else ""
 
 
 class Mounted(NamedTuple):

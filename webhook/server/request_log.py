@@ -5,6 +5,7 @@ Invariants:
 1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker, and
    ``CRASHES_A_SECOND`` with a traceback; how many more there would have been is one line a second.
    Changes that were made are never left out.
+   Of limits that are reached a worker writes one line a second each.
 2. Never a token: its fingerprint. Issuer and subject of a token only once its signature held.
 3. What is not logged costs the hot path the question whether it is, and nothing else.
 """
@@ -15,7 +16,7 @@ import secrets
 from collections.abc import Callable
 from threading import Lock, Timer
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from webhook.audit import DONE, Audit, audit_fields, audit_message, fingerprint
 from webhook.errors import Reason
@@ -28,6 +29,11 @@ from webhook.server.http import Scope, header
 LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10
 REQUEST_ID_HEADER: Final = b"x-request-id"
+_OVER_LIMIT: Final = {
+    "login": "log-ins were refused because too many were waiting",
+    "connection": "connections without a client certificate were closed because there were too "
+    "many; server.maxAnonymousConnections is the limit",
+}
 _REQUEST_ID: Final = "leeway.request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_PATH: Final = 256
@@ -125,6 +131,7 @@ class RequestLog:
         self._requests = BoundedLog("request")
         self._crashes = BoundedLog("crash", CRASHES_A_SECOND)
         self._failed_audits = BoundedLog("audit")
+        self._limits = {what: BoundedLog("over-limit", 1) for what in _OVER_LIMIT}
 
     def reviewed(self, scope: Scope, token: str, outcome: Outcome, seconds: float) -> None:
         """Log the outcome of a TokenReview: one that is accepted only at level debug."""
@@ -196,6 +203,11 @@ class RequestLog:
             lambda: _request_fields("fallback", scope, None),
             error,
         )
+
+    def over_limit(self, what: Literal["login", "connection"]) -> None:
+        """Log that a limit was reached."""
+        fields: Fields = {"event": "over-limit", "what": what}
+        self._limits[what].log(_logger, logging.WARNING, _OVER_LIMIT[what], lambda: fields)
 
     def audit_of(self, scope: Scope) -> Audit:
         """Return what writes audit lines of a request."""

@@ -139,25 +139,36 @@ def test_a_header_is_found_by_its_name() -> None:
     assert [header(scope, name) for name in (b"a", b"b", b"c")] == [b"1", b"2", None]
 
 
-def test_an_error_is_a_status() -> None:
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (
+            "/apis/x",
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Failure",
+                "message": "use POST",
+                "reason": "MethodNotAllowed",
+                "code": 405,
+            },
+        ),
+        ("/v3/auth/status", {"code": 12, "message": "use POST"}),
+    ],
+    ids=["Kubernetes", "etcd"],
+)
+def test_an_error_has_the_form_of_its_routes(path: str, expected: object) -> None:
     sent: list[Mapping[str, Any]] = []
 
     async def send(message: Mapping[str, Any]) -> None:
         sent.append(message)
 
     error = RequestError(405, "use POST", [(b"allow", b"POST")])
-    asyncio.run(respond_error(send, error, "GET"))
+    asyncio.run(respond_error(send, error, {"method": "GET", "path": path}))
     start, body = sent
     assert start["status"] == 405
     headers = dict(start["headers"])
     assert headers[b"allow"] == b"POST"
     assert headers[b"content-length"] == str(len(body["body"])).encode()
-    assert json.loads(body["body"]) == {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": "use POST",
-        "reason": "MethodNotAllowed",
-        "code": 405,
-    }
+    assert json.loads(body["body"]) == expected

@@ -10,18 +10,24 @@ from typing import Any
 import pytest
 from flask import Flask, request
 
+from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import BODY, DisconnectedError, RequestError
 from webhook.server.late_flask import (
     ANONYMOUS_BODY_BYTES,
     LOG_IN_PATH,
-    LOG_IN_THREADS,
+    MAX_WAITING_LOG_INS,
     THREADS,
     LateFlask,
+    log_in_queue,
 )
 
 MAX_BODY = 2 * ANONYMOUS_BODY_BYTES
 GONE = {"type": "http.disconnect"}
+
+
+def late_flask(made: list[Flask]) -> LateFlask:
+    return LateFlask(lambda: make_flask(made), MAX_BODY, log_in_queue(1))
 
 
 def make_flask(made: list[Flask]) -> Flask:
@@ -47,6 +53,7 @@ async def ask(
     path: str = "/here",
     messages: Iterable[Mapping[str, object]] = (part(0),),
     caller: Caller | None = None,
+    address: str = "127.0.0.1",
 ) -> tuple[int, bytes]:
     """Send a request whose messages come one by one, and never end where the last has more."""
     sent: list[Any] = []
@@ -70,7 +77,7 @@ async def ask(
         "http_version": "1.1",
         "scheme": "https",
         "server": ("127.0.0.1", 8443),
-        "client": ("127.0.0.1", 1),
+        "client": (address, 1),
         CALLER: caller,
     }
     await route(scope, receive, send)
@@ -80,7 +87,7 @@ async def ask(
 
 def test_requests_at_once_share_one_application() -> None:
     made: list[Flask] = []
-    route = LateFlask(lambda: make_flask(made), MAX_BODY)
+    route = late_flask(made)
     assert made == []
 
     async def ask_all() -> list[tuple[int, bytes]]:
@@ -105,7 +112,7 @@ def test_requests_at_once_share_one_application() -> None:
 def test_the_body_is_there_as_a_whole_or_why_it_is_not(
     sizes: list[int], caller: Caller | None, answer: bytes | str
 ) -> None:
-    route = LateFlask(lambda: make_flask([]), MAX_BODY)
+    route = late_flask([])
     messages = [part(size, more=index < len(sizes) - 1) for index, size in enumerate(sizes)]
     code, body = asyncio.run(ask(route, "/body", messages, caller))
     assert code == 200
@@ -118,14 +125,14 @@ def test_the_body_is_there_as_a_whole_or_why_it_is_not(
 
 def test_half_a_body_is_no_request() -> None:
     made: list[Flask] = []
-    route = LateFlask(lambda: make_flask(made), MAX_BODY)
+    route = late_flask(made)
     with pytest.raises(DisconnectedError):
         asyncio.run(ask(route, "/body", [part(2, more=True), GONE], Caller("root")))
     assert made == []
 
 
 def test_who_waits_for_the_rest_of_a_body_holds_no_thread() -> None:
-    route = LateFlask(lambda: make_flask([]), MAX_BODY)
+    route = late_flask([])
 
     async def ask_beside_stalled_ones() -> tuple[int, bytes]:
         stalled = [
@@ -142,24 +149,37 @@ def test_who_waits_for_the_rest_of_a_body_holds_no_thread() -> None:
     assert asyncio.run(ask_beside_stalled_ones()) == (200, b"found")
 
 
-def test_log_ins_keep_nobody_else_waiting() -> None:
+@pytest.mark.fault(47)
+def test_log_ins_keep_nobody_else_waiting_and_are_bounded_by_address() -> None:
     made: list[Flask] = []
-    route = LateFlask(lambda: make_flask(made), MAX_BODY)
+    route = late_flask(made)
     may_end = threading.Event()
     route.load()
     made[0].add_url_rule(LOG_IN_PATH, "log_in", lambda: str(may_end.wait(30)), methods=["POST"])
+    refusal = "etcdserver: too many requests: this server checks only a few passwords at a time"
 
-    async def ask_beside_log_ins() -> list[tuple[int, bytes]]:
-        count = 2 * (LOG_IN_THREADS + THREADS)
-        log_ins = [asyncio.create_task(ask(route, LOG_IN_PATH)) for _ in range(count)]
+    async def ask_beside_log_ins() -> None:
+        flood = [
+            asyncio.create_task(ask(route, LOG_IN_PATH)) for _ in range(2 * MAX_WAITING_LOG_INS)
+        ]
         await asyncio.sleep(0)
-        others = [await asyncio.wait_for(ask(route), 20) for _ in range(3)]
-        assert not any(log_in.done() for log_in in log_ins)
+        others = [
+            asyncio.create_task(ask(route, LOG_IN_PATH, caller=caller, address=address))
+            for caller, address in ((None, "192.0.2.1"), (Caller("root"), "127.0.0.1"))
+        ]
+        answers = [await asyncio.wait_for(ask(route), 20) for _ in range(3)]
+        assert answers == [(200, b"found")] * 3
+        assert not any(log_in.done() for log_in in others)
         may_end.set()
-        assert await asyncio.gather(*log_ins) == [(200, b"True")] * count
-        return others
+        assert await asyncio.gather(*others) == [(200, b"True")] * 2
+        results = await asyncio.gather(*flood, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, TooManyRequestsError)]
+        served = [result for result in results if result == (200, b"True")]
+        assert MAX_WAITING_LOG_INS - 2 <= len(served) <= MAX_WAITING_LOG_INS + 2
+        assert len(served) + len(refused) == len(flood)
+        assert all(str(error).startswith(refusal) for error in refused)
 
-    assert asyncio.run(ask_beside_log_ins()) == [(200, b"found")] * 3
+    asyncio.run(ask_beside_log_ins())
 
 
 def test_no_start_waits_for_what_its_first_answer_does_not_need() -> None:
