@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 THREADS: Final = 8
 LOG_IN_THREADS: Final = 4
-MAX_WAITING_LOG_INS: Final = 64
-LOG_IN_WAIT_SECONDS: Final = 1.5
-"""With the check of the password, an answer comes within 2 seconds."""
+MAX_WAITING_LOG_INS: Final = 256
+LOG_IN_WAIT_SECONDS: Final = 5.0
+"""Longer than one check of a password takes at the highest cost."""
 LOG_IN_PATH: Final = "/v3/auth/authenticate"
 ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """What anybody may send, as a name and a password: it is in memory until it is whole."""
@@ -96,11 +96,8 @@ class LateFlask:
 
 
 def log_in_queue(at_once: int, refused: Callable[[], None] = lambda: None) -> FairQueue:
-    """Make the queue of log-ins for so many checks of passwords at once.
-
-    One more has a turn, so that a check can begin while the token of the one before is written.
-    """
-    slots = min(at_once + 1, LOG_IN_THREADS)
+    """Make the queue of log-ins for so many checks of passwords at once."""
+    slots = min(at_once, LOG_IN_THREADS)
     return FairQueue(slots, MAX_WAITING_LOG_INS, LOG_IN_WAIT_SECONDS, refused)
 
 

@@ -175,7 +175,7 @@ def test_log_ins_keep_nobody_else_waiting_and_are_bounded_by_address() -> None:
         results = await asyncio.gather(*flood, return_exceptions=True)
         refused = [result for result in results if isinstance(result, TooManyRequestsError)]
         served = [result for result in results if result == (200, b"True")]
-        assert MAX_WAITING_LOG_INS - 2 <= len(served) <= MAX_WAITING_LOG_INS + 2
+        assert MAX_WAITING_LOG_INS - 2 <= len(served) <= MAX_WAITING_LOG_INS + 1
         assert len(served) + len(refused) == len(flood)
         assert all(str(error).startswith(refusal) for error in refused)
 
