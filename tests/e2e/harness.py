@@ -105,12 +105,16 @@ class RunningServer:
         token_made(issued.token)
         return issued.token
 
+    def plain_connection(self) -> socket.socket:
+        """Open a connection without TLS."""
+        return socket.create_connection((HOST, self.port), timeout=TIMEOUT)
+
     @contextmanager
     def connect(self, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
         """Open a TLS connection."""
         context = context or self.context()
         with (
-            socket.create_connection((HOST, self.port), timeout=TIMEOUT) as plain,
+            self.plain_connection() as plain,
             context.wrap_socket(plain, server_hostname=HOST) as secure,
         ):
             yield secure

@@ -2,7 +2,8 @@
 
 Invariants:
 
-1. Nothing below TLS 1.2. No session is resumed, so every connection shows its certificate anew.
+1. Nothing below TLS 1.2. No session is resumed (``handshake.py``), so the certificate of every
+   connection is checked.
 2. A client need not send a certificate; one that it sends must chain to our CA and be meant for
    clients, or the handshake fails.
 3. Where there is a list of revoked certificates, it must be a good one for the CA of each client
@@ -23,6 +24,7 @@ from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
 from webhook.data_dir import TLSFiles, check_tls_files
 from webhook.errors import DataDirectoryError
+from webhook.server.handshake import ServerContext
 
 TLS_1_2 = 0x0303
 _TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}
@@ -40,7 +42,7 @@ class PeerCertificate:
     not_after: float
 
 
-def load_context(files: TLSFiles) -> ssl.SSLContext:
+def load_context(files: TLSFiles) -> ServerContext:
     """Make the context of the listening port.
 
     Raises DataDirectoryError for files that do not fit each other, and the errors of ``keys`` for
@@ -67,9 +69,9 @@ def revocations_of(files: TLSFiles, lists: Path) -> RevocationLists:
     )
 
 
-def server_context(files: TLSFiles) -> ssl.SSLContext:
+def server_context(files: TLSFiles) -> ServerContext:
     """Make a context of files that have been checked. Raises OSError (ssl.SSLError)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
