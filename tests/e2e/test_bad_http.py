@@ -1,5 +1,6 @@
 """Rows 27 to 33 of the table of bad input, over the wire."""
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -436,6 +437,25 @@ def test_large_messages_sent_ahead_are_all_served(server: RunningServer, size: i
     # The answers are short enough to wait in the buffers of the kernel until all is sent.
     answer = server.exchange(message * count + last)
     assert answer.count(b"HTTP/1.1 201 Created\r\n") == count + 1
+
+
+CUT = raw(HOST_LINE, TYPE, CHUNKED, b"Connection: close", body=CHUNK)
+PAUSE_SECONDS = 0.3
+
+
+@pytest.mark.fault(50)
+def test_a_chunked_request_may_be_cut_anywhere_in_its_head(server: RunningServer) -> None:
+    cuts = range(1, CUT.index(CHUNK), 3)
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect(server.context())) for _ in cuts]
+        for cut, connection in zip(cuts, connections, strict=True):
+            connection.sendall(CUT[:cut])
+        # Else the kernel may put the two pieces together again.
+        time.sleep(PAUSE_SECONDS)
+        for cut, connection in zip(cuts, connections, strict=True):
+            connection.sendall(CUT[cut:])
+        for cut, connection in zip(cuts, connections, strict=True):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 201 "), CUT[:cut]
 
 
 def test_a_client_of_http_1_0_needs_no_host(server: RunningServer) -> None:

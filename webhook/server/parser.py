@@ -31,6 +31,8 @@ class LeewayParser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no typ
                 fields = FIELDS.findall(block)
                 if len(fields) <= self._limit_request_fields:
                     del buffer[: end + 4]
+                    # Where gunicorn stopped looking for the end of a line that had come in part.
+                    self._scan_from = 0
                     self._headers_list = [(name.lower(), value) for name, value in fields]
                     self._header_count = len(fields)
                     self._finalize_headers()

@@ -80,6 +80,22 @@ def test_same_as_gunicorn_for_any_block(block: bytes, pieces: int) -> None:
     assert outcome(LeewayParser, data, pieces) == outcome(PythonProtocol, data, pieces)
 
 
+CHUNKED = b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"2\r\n{}\r\n0\r\nX: a\r\n\r\n"
+
+
+@pytest.mark.fault(50)
+@pytest.mark.parametrize("data", [CHUNKED + CHUNKS, request(PLAIN)], ids=["chunked", "length"])
+def test_a_request_may_be_cut_anywhere(data: bytes) -> None:
+    for cut in range(1, len(data)):
+        bodies: list[bytes] = []
+        parser = LeewayParser(**LIMITS, on_body=bodies.append)
+        parser.feed(data[:cut])
+        parser.feed(data[cut:])
+        assert parser.is_complete, data[:cut]
+        assert b"".join(bodies) == b"{}", data[:cut]
+
+
 def test_a_parser_can_become_one() -> None:
     parser = PythonProtocol(**LIMITS)
     parser.__class__ = LeewayParser
