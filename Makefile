@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults coverage lint bench profile soak chaos docs-tables clean
+.PHONY: demo test test-apiserver faults coverage lint bench profile soak chaos docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
+
+# Against a real kube-apiserver and etcd: make test-apiserver KUBEBUILDER_ASSETS=DIR
+test-apiserver: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/apiserver
 
 # The tests of each fault of tests/faults.py, and the faults without one.
 faults: $(VENV)/.dev

@@ -12,6 +12,7 @@ TESTS = Path(__file__).resolve().parent
 DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
 # What computes. All else runs servers, and mostly waits.
 COMPUTING = ("contract", "fuzz", "unit", "vectors")
+SERVERS = ("apiserver", "e2e")
 # Of that: what measures a time, or needs a machine that is not busy with more servers.
 TIMED = (
     "test_auth_changes.py",
@@ -60,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder in COMPUTING:
             group = str(item.path)
         else:
-            group = "servers" if folder == "e2e" and name not in TIMED else "timed"
+            group = "servers" if folder in SERVERS and name not in TIMED else "timed"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

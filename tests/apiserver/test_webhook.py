@@ -1,0 +1,72 @@
+"""A kube-apiserver asks Leeway about tokens and about access, as each way to configure it does."""
+
+import json
+import re
+
+import pytest
+from e2e.harness import AUDIENCE, RunningServer
+
+from .cluster import NAMESPACE, APIServer
+
+
+def uid_of(cluster: APIServer, name: str) -> str:
+    return cluster.run(
+        "get", "serviceaccount", name, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}"
+    )
+
+
+@pytest.mark.fault(1)
+def test_a_token_of_leeway_logs_in(
+    asking: APIServer, cluster: APIServer, leeway: RunningServer
+) -> None:
+    uid = uid_of(cluster, "reader")
+    token = leeway.sign("reader", uid=uid)
+    done = asking.kubectl("auth", "whoami", "-o", "json", token=token)
+    assert done.code == 0, (done.err, leeway.log())
+    user = json.loads(done.out)["status"]["userInfo"]
+    assert user["username"] == f"system:serviceaccount:{NAMESPACE}:reader"
+    assert user["uid"] == uid
+    assert {
+        "system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "leeway:role:reader"
+    } <= set(user["groups"])  # fmt: skip
+    assert user["extra"]["authentication.kubernetes.io/credential-id"][0].startswith("JTI=")
+
+
+@pytest.mark.fault(1)
+def test_access_is_granted_and_refused_with_a_reason(
+    asking: APIServer, cluster: APIServer, leeway: RunningServer
+) -> None:
+    token = leeway.sign("reader", uid=uid_of(cluster, "reader"))
+    done = asking.kubectl(
+        "get", "configmap", "settings", "-n", NAMESPACE, "-o", "jsonpath={.data}", token=token
+    )
+    assert (done.code, done.out) == (0, '{"a":"b"}'), done.err
+    done = asking.kubectl("get", "secrets", "-n", NAMESPACE, token=token)
+    assert done.code != 0
+    assert "Error from server (Forbidden)" in done.err
+    assert f"[/registry/secrets/{NAMESPACE}/, /registry/secrets/{NAMESPACE}0)" in done.err
+
+
+def test_a_skewed_token_is_refused_and_the_log_says_why(
+    asking: APIServer, cluster: APIServer, leeway: RunningServer
+) -> None:
+    token = leeway.sign("reader", ahead=92, uid=uid_of(cluster, "reader"))
+    done = asking.kubectl("get", "configmaps", "-n", NAMESPACE, token=token)
+    assert done.code != 0
+    assert "Unauthorized" in done.err or "must be logged in" in done.err, done.err
+    assert re.search(
+        r"service account token is not valid yet: nbf is \d+s ahead of this server's clock "
+        r"\(leeway 60s, \d+s short\)",
+        asking.log(),
+    )
+
+
+def test_the_clusters_own_tokens_never_get_as_far_as_leeway(
+    asking: APIServer, cluster: APIServer, leeway: RunningServer
+) -> None:
+    token = cluster.run("create", "token", "other", "-n", NAMESPACE, "--audience", AUDIENCE)
+    done = asking.kubectl(
+        "auth", "whoami", "-o", "jsonpath={.status.userInfo}", token=token.strip()
+    )
+    assert json.loads(done.out)["username"] == f"system:serviceaccount:{NAMESPACE}:other", done.err
+    assert "leeway.dev" not in done.out
