@@ -3,14 +3,14 @@
 Invariants:
 
 1. A ``VerificationKey`` is strong enough and bound to one algorithm for its whole life.
-2. No two keys of a set share a ``kid``.
-3. Symmetric and private keys never pass ``parse_jwks``.
+2. In a set a ``kid`` names one key.
+3. A set with a symmetric, private, weak or ambiguous key is refused as a whole.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -34,7 +34,13 @@ _CURVES: Final[dict[str, ec.EllipticCurve]] = {
     "P-384": ec.SECP384R1(),
     "P-521": ec.SECP521R1(),
 }
-_PRIVATE_MEMBERS: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
+# RFC 7518 section 6, and ``priv`` of the keys for ML-DSA.
+_PRIVATE_MEMBERS: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")
+_KEY_TYPES: Final = ("RSA", "EC", "OKP")
+_ALGORITHMS: Final = (*_RSA_ALGORITHMS, *_ALGORITHM_OF_CURVE.values(), "EdDSA")
+# What no public key can be for: a key that claims one is a mistake or an attack.
+_NO_PUBLIC_KEY_ALGORITHMS: Final = ("none", "HS256", "HS384", "HS512")
+_MAX_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,68 +128,151 @@ def jwks_document(keys: Iterable[VerificationKey]) -> bytes:
     return msgspec.json.encode({"keys": [to_jwk(key) for key in keys]})
 
 
-def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
-    """Parse a JSON Web Key Set whose keys are all fit for verifying signatures.
+class KeySet(NamedTuple):
+    """The keys of a JWKS that verify signatures, and a phrase for each key that is skipped."""
 
-    Raises EncodingError or UnusableKeyError, naming the key by its place in the set, as soon as
-    one key is not: a set that is half understood is a set that verifies the wrong half.
+    keys: tuple[VerificationKey, ...]
+    skipped: tuple[str, ...]
+
+
+class _SkippedKey(Exception):  # noqa: N818 - not an error
+    """A key that is never used here, and why."""
+
+
+def parse_jwks(document: bytes) -> KeySet:
+    """Parse a JSON Web Key Set, and skip the keys that are never used here.
+
+    Those are keys of another ``kty`` or ``crv``, or whose ``use``, ``key_ops`` or ``alg`` is for
+    something else than the signatures verified here. The same key twice is one key; an entry
+    without a ``kid`` takes the one that the same key has elsewhere in the set.
+
+    Raises EncodingError or UnusableKeyError, naming the key by its place in the set, for a
+    symmetric, private, weak or malformed key, for one ``kid`` that names two keys, and for a set
+    without a key that is used.
     """
     value = decode_json(document)
     entries = value.get("keys") if isinstance(value, dict) else None
     if not isinstance(entries, list) or not entries:
         raise EncodingError('not a JSON Web Key Set: it needs a member "keys" with a key in it')
-    keys: dict[str, VerificationKey] = {}
+    named: list[VerificationKey] = []
+    unnamed: list[VerificationKey] = []
+    skipped: list[str] = []
     for place, entry in enumerate(entries):
         try:
             key = _parse_jwk(entry)
+        except _SkippedKey as reason:
+            kid = entry.get("kid")
+            name = f"key {place} ({kid[:64]!r})" if kid and isinstance(kid, str) else f"key {place}"
+            skipped.append(f"{name}: {reason}")
         except (EncodingError, UnusableKeyError) as error:
             raise UnusableKeyError(f"key {place} of the set: {error}") from error
-        if key.kid in keys:
-            raise UnusableKeyError(f"key {place} of the set: its kid is that of another key")
-        keys[key.kid] = key
-    return tuple(keys.values())
+        else:
+            (named if entry.get("kid") else unnamed).append(key)
+    if not named and not unnamed:
+        raise UnusableKeyError(f"none of its keys can be used: {first_few(skipped)}")
+    known = {(kid_of(key.public_key), key.algorithm) for key in named}
+    # What has no ``kid`` was given that of ``kid_of``.
+    others = [key for key in unnamed if (key.kid, key.algorithm) not in known]
+    return KeySet(merge_keys([*named, *others]), tuple(skipped))
+
+
+def merge_keys(keys: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
+    """Return keys without repetitions.
+
+    Raises UnusableKeyError where one ``kid`` names two different keys.
+    """
+    merged: dict[str, VerificationKey] = {}
+    for key in keys:
+        other = merged.setdefault(key.kid, key)
+        if not is_same_key(other, key):
+            raise UnusableKeyError(f"the kid {key.kid[:64]!r} names two different keys; remove one")
+    return tuple(merged.values())
+
+
+def is_same_key(one: VerificationKey, other: VerificationKey) -> bool:
+    """Return whether two keys verify the same signatures, whatever they are called."""
+    return one.algorithm == other.algorithm and one.public_key == other.public_key
+
+
+def first_few(phrases: Sequence[str]) -> str:
+    """List phrases, at most a few of them."""
+    left = len(phrases) - _MAX_NAMED
+    return "; ".join(phrases[:_MAX_NAMED]) + (f"; and {left} more" if left > 0 else "")
 
 
 def _parse_jwk(entry: object) -> VerificationKey:
+    """Parse one key.
+
+    Raises _SkippedKey for a key that is never used here, EncodingError and UnusableKeyError.
+    """
     if not isinstance(entry, dict):
         raise EncodingError("a key must be a JSON object")
     kind = _text(entry, "kty")
+    # 1. Nothing secret is published, whatever the key is for.
     if kind == "oct":
         raise UnusableKeyError("a symmetric key is not accepted; publish public keys only")
     if any(member in entry for member in _PRIVATE_MEMBERS):
         raise UnusableKeyError("it holds a private key; publish public keys only")
-    if entry.get("use", "sig") != "sig":
-        raise UnusableKeyError('its "use" is not "sig"')
-    operations = entry.get("key_ops", ["verify"])
-    if not isinstance(operations, list) or "verify" not in operations:
-        raise UnusableKeyError('its "key_ops" do not allow "verify"')
-    kid = _text(entry, "kid") if "kid" in entry else ""
+    # 2. It verifies signatures of a kind that is accepted here.
+    kid = _optional_text(entry, "kid")
+    algorithm = _optional_text(entry, "alg")
+    _check_purpose(entry, kind, algorithm)
+    # 3. It is a sound key with a name that can be shown.
     if len(kid) > KID_MAX_LENGTH or not kid.isprintable():
         raise UnusableKeyError(
             f"its kid is not printable text of at most {KID_MAX_LENGTH} characters"
         )
-    algorithm = _text(entry, "alg") if "alg" in entry else ""
     return verification_key(_public_key(kind, entry), algorithm, kid)
 
 
+def _check_purpose(entry: dict[str, object], kind: str, algorithm: str) -> None:
+    use = _optional_text(entry, "use")
+    if use not in ("", "sig"):
+        raise _SkippedKey(f'its "use" is {use[:32]!r}, not "sig"')
+    operations = entry.get("key_ops")
+    if operations is None or operations == []:
+        operations = ["verify"]
+    if not isinstance(operations, list) or not all(isinstance(text, str) for text in operations):
+        raise EncodingError('its member "key_ops" must be a list of strings')
+    if "verify" not in operations:
+        raise _SkippedKey('its "key_ops" do not have "verify"')
+    if kind not in _KEY_TYPES:
+        raise _SkippedKey(f'its "kty" is {kind[:32]!r}, not {_one_of(_KEY_TYPES)}')
+    if kind != "RSA":
+        curve = _text(entry, "crv")
+        curves = ("Ed25519",) if kind == "OKP" else tuple(_CURVES)
+        if curve not in curves:
+            raise _SkippedKey(f'its "crv" is {curve[:32]!r}, not {_one_of(curves)}')
+    if algorithm and algorithm not in (*_ALGORITHMS, *_NO_PUBLIC_KEY_ALGORITHMS):
+        raise _SkippedKey(
+            f'its "alg" is {algorithm[:32]!r}; {", ".join(_ALGORITHMS)} are supported'
+        )
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def _public_key(kind: str, entry: dict[str, object]) -> PublicKey:
+    """Return the key of an entry whose ``kty`` and ``crv`` are supported."""
     try:
         if kind == "RSA":
             numbers = rsa.RSAPublicNumbers(_decode_uint(entry, "e"), _decode_uint(entry, "n"))
             _check_rsa(numbers)
             return numbers.public_key()
-        curve = _text(entry, "crv")
-        if kind == "EC" and curve in _CURVES:
-            size = (_CURVES[curve].key_size + 7) // 8
-            x, y = _decode_uint(entry, "x", size), _decode_uint(entry, "y", size)
-            return ec.EllipticCurvePublicNumbers(x, y, _CURVES[curve]).public_key()
-        if kind == "OKP" and curve == "Ed25519":
+        if kind == "OKP":
             return Ed25519PublicKey.from_public_bytes(_bytes(entry, "x"))
+        curve = _CURVES[_text(entry, "crv")]
+        size = (curve.key_size + 7) // 8
+        x, y = _decode_uint(entry, "x", size), _decode_uint(entry, "y", size)
+        return ec.EllipticCurvePublicNumbers(x, y, curve).public_key()
     except ValueError as error:
         raise UnusableKeyError("its numbers do not make a public key") from error
-    raise UnusableKeyError(
-        "its kty and crv are not served; use RSA, P-256, P-384, P-521 or Ed25519"
-    )
+
+
+def _optional_text(entry: dict[str, object], member: str) -> str:
+    """Return a member that may be absent; null and empty count as absent."""
+    return "" if entry.get(member) is None else _text(entry, member)
 
 
 def _text(entry: dict[str, object], member: str) -> str:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from keys.errors import KeyFileError, UnusableKeyError
-from keys.jwk import PrivateKey, PublicKey, VerificationKey, verification_key
+from keys.jwk import PrivateKey, PublicKey, VerificationKey, merge_keys, verification_key
 from keys.jws import SigningKey
 
 RSA_BITS: Final = 2048
@@ -122,9 +122,10 @@ def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:
     """Parse every key of a PEM text: public keys, certificates, or private keys' public halves.
 
     Accepts what kube-apiserver's ``--service-account-key-file`` does (client-go
-    ``util/keyutil``, ``ParsePublicKeysPEM``). Raises KeyFileError or UnusableKeyError.
+    ``util/keyutil``, ``ParsePublicKeysPEM``); the same key twice is one key. Raises KeyFileError or
+    UnusableKeyError.
     """
-    keys: dict[str, VerificationKey] = {}
+    keys: list[VerificationKey] = []
     for label, text in _blocks(pem, name):
         if label in _PRIVATE_LABELS:
             key = parse_private_key(text, name).verification_key
@@ -138,10 +139,8 @@ def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:
                 raise KeyFileError(f"{name} does not hold a whole public key") from error
             except UnusableKeyError as error:
                 raise UnusableKeyError(f"{name}: {error}") from error
-        if key.kid in keys:
-            raise UnusableKeyError(f"{name} holds the key {key.kid} twice; remove one of the two")
-        keys[key.kid] = key
-    return tuple(keys.values())
+        keys.append(key)
+    return merge_keys(keys)
 
 
 def _blocks(pem: bytes, name: str) -> list[tuple[bytes, bytes]]:

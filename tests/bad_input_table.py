@@ -63,7 +63,7 @@ ROWS = {
     35: "what a proxy says of others (CVE-2018-16886): makes nobody a user",
     36: "1,000 clients stall: gone within 10 s, the p99 of the others under 500 ms",
     37: "no identity: 401 on every route that is not public",
-    38: "a key that is weak, malformed, or not for signatures; one `kid` for two: not loaded",
+    38: "weak, private, symmetric keys, one `kid` for two: not loaded; keys never used: skipped",
     39: "a key file that others can read, that is encrypted, empty or cut: not loaded, and named",
     40: "a remote key set: https, one host, 1 MB, 5 s, asked again for a new `kid` once in 30 s",
     41: "an open-ended question, a grant of one key (CVE-2026-73499): denied",

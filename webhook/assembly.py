@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 from math import ceil, inf
 from pathlib import Path
+from threading import Lock
 
+from keys.errors import UnusableKeyError
 from keys.key_changes import advance
 from keys.key_files import load_keyring
 from keys.keyring import Keyring
@@ -17,6 +19,7 @@ from webhook.claims import ClockLeeway
 from webhook.config import Configuration, LeewaySection
 from webhook.data_dir import KEYS_FOLDER
 from webhook.discovery import MAX_AGE_SECONDS
+from webhook.errors import ConfigurationError
 from webhook.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.revoking import Lifetimes
@@ -59,13 +62,16 @@ def authenticator_of(
     """
     own = TrustedIssuer(configuration.issuer, configuration.audiences, keyring.verification_keys())
     issuer_keys = issuer_keys or issuer_keys_of(data_dir, configuration)
-    return Authenticator(
-        [own, *issuer_keys.issuers],
-        clock_leeway_of(configuration),
-        objects=objects,
-        revocations=revocations,
-        skew=skew,
-    )
+    try:
+        return Authenticator(
+            [own, *issuer_keys.issuers],
+            clock_leeway_of(configuration),
+            objects=objects,
+            revocations=revocations,
+            skew=skew,
+        )
+    except UnusableKeyError as error:
+        raise ConfigurationError(f"the trustedIssuers cannot be used together: {error}") from error
 
 
 def source_of(data_dir: Path, configuration: Configuration) -> ObjectSource | None:
@@ -100,23 +106,41 @@ def issuer_keys_of(
     ConfigurationError for files that cannot be used.
     """
     sources = []
-    for section in configuration.trusted_issuers:
+    reports = _Reports(report)
+    for place, section in enumerate(configuration.trusted_issuers):
         issuer = TrustedIssuer(
             section.url,
             section.audiences or configuration.audiences,
             (),
             legacy=section.legacy,
-            leeway=clock_leeway_of(configuration, section.url),
+            leeway=_clock_leeway(section.leeway.over(configuration.leeway)),
+            is_foreign=True,
         )
-        sources.append(key_source_of(data_dir, section.keys, issuer, report))
+        sources.append(key_source_of(data_dir, section.keys, issuer, reports.of(place)))
     return IssuerKeys(sources)
 
 
-def clock_leeway_of(configuration: Configuration, issuer: str = "") -> ClockLeeway:
-    """Say how far each claim may be off: of that issuer's tokens, where it has a leeway."""
-    for section in configuration.trusted_issuers:
-        if section.url == issuer:
-            return _clock_leeway(section.leeway.over(configuration.leeway))
+class _Reports:
+    """Reports an issuer as failing while any of its entries is."""
+
+    def __init__(self, report: Callable[[str, bool], None]) -> None:
+        self._report = report
+        self._failing: set[tuple[str, int]] = set()
+        self._lock = Lock()
+
+    def of(self, place: int) -> Callable[[str, bool], None]:
+        """Return what one entry, whose place this is, reports to."""
+
+        def report(issuer: str, failing: bool) -> None:
+            with self._lock:
+                (self._failing.add if failing else self._failing.discard)((issuer, place))
+                self._report(issuer, any(url == issuer for url, _ in self._failing))
+
+        return report
+
+
+def clock_leeway_of(configuration: Configuration) -> ClockLeeway:
+    """Return how far each claim may be off, for issuers that have no leeway of their own."""
     return _clock_leeway(configuration.leeway)
 
 

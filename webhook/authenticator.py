@@ -12,14 +12,15 @@ Invariants:
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
 from typing import Final, Protocol
 
 import msgspec
 
 from keys import jws
-from keys.errors import AlgorithmNotAllowedError, MalformedJWSError
-from keys.jwk import VerificationKey
+from keys.errors import AlgorithmNotAllowedError, MalformedJWSError, UnusableKeyError
+from keys.jwk import VerificationKey, is_same_key
 from webhook.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
 from webhook.claims import (
     Claims,
@@ -52,12 +53,12 @@ _AUDIENCE_OVERHEAD_BYTES: Final = 64
 
 
 class TrustedIssuer:
-    """An issuer and the keys that verify its tokens.
+    """An issuer and keys that verify its tokens: one of the entries that may share the issuer.
 
     ``audiences`` are those meant where a request names none, and those that its tokens without
     any are good for. Only the tokens of a ``legacy`` issuer may have no audience and no times.
-    ``leeway`` goes before that of the authenticator. ``keys_problem`` says why there are no keys,
-    where that is known.
+    ``leeway`` goes before that of the authenticator. ``is_foreign`` means that others hold the
+    private keys. ``keys_problem`` says why there are no keys, where that is known.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrustedIssuer:
         *,
         legacy: bool = False,
         leeway: ClockLeeway | None = None,
+        is_foreign: bool = False,
     ) -> None:
         self.url = url
         self.audiences = tuple(audiences)
@@ -75,20 +77,45 @@ class TrustedIssuer:
         self.keys_problem = ""
         self.legacy = legacy
         self.leeway = leeway
+        self.is_foreign = is_foreign
+        self._others: tuple[TrustedIssuer, ...] = ()
 
     def replace_keys(self, keys: Iterable[VerificationKey]) -> None:
         """Take over another set of keys, all at once; any thread may.
 
         A key that stays the same stays the same object, and with it the facts that it verified.
+        Raises UnusableKeyError, and changes nothing, where one of the names is that of another key
+        in another entry of a foreign issuer; the keys held here always take their names.
         """
-        old = self.keys
-        self.keys = {key.kid: _kept(old.get(key.kid), key) for key in keys}
+        with _replacing:
+            new = {key.kid: _kept(self.keys.get(key.kid), key) for key in keys}
+            if self.is_foreign:
+                _require_same_names(new, self._others)
+            self.keys = new
+
+    def share_issuer(self, others: Sequence["TrustedIssuer"]) -> None:
+        """Note the other entries of the same issuer. Raises UnusableKeyError as above."""
+        with _replacing:
+            if self.is_foreign:
+                _require_same_names(self.keys, others)
+            self._others = tuple(others)
 
 
 def _kept(old: VerificationKey | None, new: VerificationKey) -> VerificationKey:
-    if old is None or old.algorithm != new.algorithm or old.public_key != new.public_key:
-        return new
-    return old
+    return new if old is None or not is_same_key(old, new) else old
+
+
+def _require_same_names(
+    keys: Mapping[str, VerificationKey], others: Iterable[TrustedIssuer]
+) -> None:
+    for other in others:
+        for kid in keys.keys() & other.keys.keys():
+            if not is_same_key(keys[kid], other.keys[kid]):
+                where = "another entry of trustedIssuers" if other.is_foreign else "keys/"
+                raise UnusableKeyError(
+                    f"the kid {kid[:64]!r} names a different key of issuer {other.url} in {where}; "
+                    "remove one"
+                )
 
 
 class Revocations(Protocol):
@@ -96,6 +123,10 @@ class Revocations(Protocol):
 
     def find(self, claims: Claims) -> str:
         """Say by what a token has been revoked, empty where it has not. Never waits."""
+
+
+# Two entries of one issuer must not take two keys of one name at the same time.
+_replacing: Final = Lock()
 
 
 class _Fact(msgspec.Struct, frozen=True, gc=False):
@@ -108,9 +139,13 @@ class _Fact(msgspec.Struct, frozen=True, gc=False):
 class Authenticator:
     """Verifies tokens of a fixed set of issuers. Belongs to one event loop.
 
+    Entries of one issuer share its tokens: the entry whose key verifies a token says for which
+    audiences and with which leeway, the first one where several have that key.
+
     ``leeway`` is in seconds; the cache of verified tokens takes at most ``cache_bytes``. Without
-    ``objects`` a token is taken at its word about the objects it names. ``skew`` is shown
-    every token whose signature holds.
+    ``objects`` a token is taken at its word about the objects it names. ``skew`` is shown every
+    token whose signature holds. Raises UnusableKeyError where one ``kid`` names different keys of
+    an issuer.
     """
 
     def __init__(
@@ -123,7 +158,12 @@ class Authenticator:
         revocations: Revocations | None = None,
         skew: SkewTracker | None = None,
     ) -> None:
-        self._issuers = {issuer.url: issuer for issuer in issuers}
+        self._issuers: dict[str, list[TrustedIssuer]] = {}
+        for issuer in issuers:
+            self._issuers.setdefault(issuer.url, []).append(issuer)
+        for entries in self._issuers.values():
+            for entry in entries:
+                entry.share_issuer([other for other in entries if other is not entry])
         self._leeway = leeway
         self._objects = objects
         self._revocations = revocations
@@ -131,8 +171,8 @@ class Authenticator:
         self._facts: FactCache[_Fact] = FactCache(cache_bytes)
 
     def replace_keys(self, issuer: str, keys: Iterable[VerificationKey]) -> None:
-        """Take over another set of keys of an issuer; any thread may."""
-        self._issuers[issuer].replace_keys(keys)
+        """Take over another set of keys of the first entry of an issuer; any thread may."""
+        self._issuers[issuer][0].replace_keys(keys)
 
     @property
     def verified(self) -> FactCache[_Fact]:
@@ -173,6 +213,13 @@ class Authenticator:
         stale = None if warn_after is None or now <= warn_after else int(now) - warn_after
         return Authenticated(claims, common, leaning, stale)
 
+    def entry_of(self, token: str, now: float) -> TrustedIssuer | None:
+        """Return the entry whose key verifies a token, None where none does."""
+        try:
+            return self._verify(token, now).issuer
+        except TokenRefusedError:
+            return None
+
     def _verify(self, token: str, now: float) -> _Fact:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         fact = self._facts.get(digest)
@@ -190,13 +237,13 @@ class Authenticator:
         unverified = read_unverified(parsed.unverified_payload)
         if unverified is None:
             raise NotATokenError("this is not a service account token: its payload names no issuer")
-        issuer = self._issuers.get(unverified.issuer)
-        if issuer is None:
+        entries = self._issuers.get(unverified.issuer)
+        if entries is None:
             raise NotRecognisedError(
                 f"its issuer {unverified.issuer[:256]!r} is not one that is trusted here"
             )
         # 2. and 3. A key of that issuer, and a signature by it.
-        key = _verified_by(parsed, issuer)
+        issuer, key = _verified_by(parsed, entries)
         # 4. Claims that are whole. Of a member that stands twice the issuer above might be the
         # other one; such claims end here.
         claims = parse_claims(unverified, legacy=issuer.legacy)
@@ -211,38 +258,47 @@ class Authenticator:
         return fact
 
 
-def _verified_by(parsed: jws.CompactJWS, issuer: TrustedIssuer) -> VerificationKey:
+def _verified_by(
+    parsed: jws.CompactJWS, entries: Sequence[TrustedIssuer]
+) -> tuple[TrustedIssuer, VerificationKey]:
+    url = entries[0].url
     # Another thread may replace them.
-    keys = issuer.keys
+    known = [(entry, entry.keys) for entry in entries]
+    # The key may be one of those that are not there yet.
+    problems = [entry.keys_problem for entry, keys in known if not keys and entry.keys_problem]
     try:
         header = jws.header(parsed)
-        if not keys and issuer.keys_problem:
-            problem = f"invalid signature, no keys found: {issuer.keys_problem}"
-            raise NoKeysError(problem, issuer.url)
-        if header.kid is not None:
-            key = keys.get(header.kid)
-            if key is None:
-                raise UnknownKeyError(
-                    f"invalid signature, no keys found: kid {header.kid[:64]!r} is none of the "
-                    f"{len(keys)} keys of issuer {issuer.url}",
-                    issuer.url,
-                )
-            candidates: tuple[VerificationKey, ...] = (key,)
+        kid, algorithm = header.kid, header.algorithm
+        if kid is not None:
+            candidates = [(entry, keys[kid]) for entry, keys in known if kid in keys][:1]
         else:
-            candidates = tuple(k for k in keys.values() if k.algorithm == header.algorithm)
-            if not candidates:
-                raise TokenAlgorithmError(
-                    f"invalid signature: no key of issuer {issuer.url} is for {header.algorithm}"
-                )
-        for key in candidates:
+            candidates = [
+                (entry, key)
+                for entry, keys in known
+                for key in keys.values()
+                if key.algorithm == algorithm
+            ]
+        for entry, key in candidates:
             if jws.verify(parsed, key):
-                return key
+                return entry, key
     except MalformedJWSError as error:
         raise MalformedTokenError(f"service account token is malformed: {error}") from error
     except AlgorithmNotAllowedError as error:
         raise TokenAlgorithmError(f"invalid signature: {error}") from error
-    tried = f"key {candidates[0].kid}" if len(candidates) == 1 else f"any of {len(candidates)} keys"
-    raise BadSignatureError(
-        f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
-        f"of issuer {issuer.url}"
+    if problems and (kid is None or not candidates):
+        raise NoKeysError(f"invalid signature, no keys found: {'; '.join(problems)}", url)
+    if candidates:
+        _, key = candidates[0]
+        tried = f"key {key.kid}" if len(candidates) == 1 else f"any of {len(candidates)} keys"
+        raise BadSignatureError(
+            f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
+            f"of issuer {url}"
+        )
+    if kid is None:
+        raise TokenAlgorithmError(f"invalid signature: no key of issuer {url} is for {algorithm}")
+    count = len({name for _, keys in known for name in keys})
+    raise UnknownKeyError(
+        f"invalid signature, no keys found: kid {kid[:64]!r} is none of the {count} keys of issuer "
+        f"{url}",
+        url,
     )

@@ -18,6 +18,7 @@ from webhook.config_limits import (
     require_duration,
     require_fetchable,
     require_https,
+    require_issuer,
     require_path,
 )
 
@@ -152,13 +153,11 @@ class TrustedIssuerSection(Section, frozen=True):
     leeway: IssuerLeewaySection = IssuerLeewaySection()
 
     def __post_init__(self) -> None:
-        if not (self.legacy and self.url == LEGACY_ISSUER):
-            require_https("url", self.url)
-        elif self.keys.discovery_url:
-            raise ValueError(
-                f"keys.discoveryURL is for issuers that are URLs, not for {LEGACY_ISSUER}; give "
-                "publicKeyFiles or jwksURL"
-            )
+        require_issuer(self.url)
+        if self.keys.discovery_url:
+            require_https("url", self.url, "; with keys.discoveryURL")
+        elif self.keys.jwks_url and not (self.legacy and self.url == LEGACY_ISSUER):
+            require_https("url", self.url, "; with keys.jwksURL")
         require_audiences(self.audiences, at_least=0)
 
 
@@ -282,7 +281,3 @@ class Configuration(Section, frozen=True):
         if self.jwks_uri:
             require_https("jwksURI", self.jwks_uri)
         require_audiences(self.audiences, at_least=1)
-        urls = [self.issuer, *(issuer.url for issuer in self.trusted_issuers)]
-        for url in urls:
-            if urls.count(url) > 1:
-                raise ValueError(f"issuer {url!r} stands twice; name each issuer once")

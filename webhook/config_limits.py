@@ -24,11 +24,21 @@ def require_duration(name: str, value: float, low: float, high: float) -> None:
         )
 
 
-def require_https(name: str, value: str) -> None:
-    """Raise ValueError for what is no https URL without query and fragment."""
+def require_https(name: str, value: str, condition: str = ";") -> None:
+    """Raise ValueError for what is not an https URL without query and fragment."""
     if not _HTTPS_URL.fullmatch(value):
         raise ValueError(
-            f"{name} is {value[:128]!r}; an https URL without query and fragment is allowed"
+            f"{name} is {value[:128]!r}{condition} an https URL without query and fragment is "
+            "allowed"
+        )
+
+
+def require_issuer(value: str) -> None:
+    """Raise ValueError for what cannot be the `iss` of a trusted issuer."""
+    if not value or not value.isprintable():
+        raise ValueError(
+            f"url is {value[:128]!r}; the `iss` of its tokens is allowed, byte for byte, which is "
+            "text that is not empty and has no control characters"
         )
 
 

@@ -162,6 +162,65 @@ def test_files_change_while_it_runs(trusting_server: RunningServer) -> None:
     wait_until(lambda: f"{broken} 0.0" in trusting_server.request("GET", "/metrics").body.decode())
 
 
+AKS = '"aks-cluster-1.hcp.example.azmk8s.io"'
+SVC = "kubernetes.default.svc"
+OWN = "https://leeway.default.svc"
+
+
+def any_issuers(data_dir: Path) -> None:
+    key = {"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AAAA"}
+    for name, keys in (("old", [OLD]), ("new", [NEW]), ("both", [OLD, OLD, NEW])):
+        document = json.loads(jwks_document([k.verification_key for k in keys]))
+        (data_dir / f"{name}.json").write_text(json.dumps(document))
+    document["keys"] += [
+        document["keys"][0] | {"kid": ""},
+        key,
+        document["keys"][0] | {"use": "enc"},
+    ]
+    (data_dir / "both.json").write_text(json.dumps(document))
+    entries = [
+        {"url": SVC, "keys": {"jwksFile": "old.json"}},
+        {"url": SVC, "keys": {"jwksFile": "new.json"}, "leeway": {"notBefore": "200s"}},
+        {"url": AKS, "keys": {"jwksFile": "both.json"}},
+        {"url": OWN, "keys": {"jwksFile": "old.json"}},
+    ]
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write(f"trustedIssuers: {json.dumps(entries)}\n")
+
+
+@pytest.mark.fault(3, 4, 5)
+def test_any_issuer_and_several_entries(tmp_path: Path) -> None:
+    server = start_server(tmp_path, any_issuers)
+    try:
+        for url, keys in ((SVC, (OLD, NEW)), (AKS, (OLD, NEW)), (OWN, (OLD,))):
+            for key in keys:
+                assert accepted(server, token(url, key))
+        assert accepted(server, server.sign())
+        assert not accepted(server, token(OWN, NEW))
+        assert accepted(server, token(SVC, NEW, 190))
+        for status in statuses(server, token(SVC, OLD, 190)):
+            assert "(leeway 60s" in status["error"]
+        wait_until(lambda: server.log().count("are skipped") == 2)
+        assert "key 4 ('pq'): its \\\"kty\\\" is 'AKP'" in server.log()
+        done = subprocess.run(
+            [LEEWAY, "token", "review", token(SVC, NEW, 190), "--data-dir", server.data_dir],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "allowed 200s" in done.stdout
+        assert "ACCEPTED" in done.stdout
+        done = subprocess.run(
+            [LEEWAY, "doctor", "--data-dir", server.data_dir],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert f"keys of issuer {AKS} are skipped" in " ".join(done.stdout.split())
+    finally:
+        server.stop("are skipped")
+
+
 def test_the_command_line_fetches_too(issuer: IssuerServer, trusting_server: RunningServer) -> None:
     def review() -> str:
         arguments = ["token", "review", "-", "--data-dir", trusting_server.data_dir]

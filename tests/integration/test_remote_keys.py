@@ -11,6 +11,7 @@ import pytest
 from issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
 from support import AUDIENCE, LEEWAY, NOW, good_claims, header_of, signing_key, token_of
 
+from keys.jwk import jwks_document
 from keys.jws import SigningKey
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
@@ -114,6 +115,55 @@ def test_bad_input_40_a_new_key_works_with_its_first_token(
     assert isinstance(parts.review_now(parts.token(NEW)), Authenticated)
     assert isinstance(parts.review_now(parts.token(OLD)), Authenticated)
     assert server.asked() == 2
+
+
+@pytest.mark.fault(4)
+def test_bad_input_38_skipped_keys_are_logged_once(
+    server: IssuerServer, parts: Parts, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = json.loads(jwks_document([OLD.verification_key]))
+    document["keys"].append({"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AAAA"})
+    server.serve(JWKS_PATH, json.dumps(document).encode())
+    parts.all.start()
+    for _ in range(3):
+        assert unknown_key(parts.review_now(parts.token(NEW)))
+        clock.now += 30
+    wait_until(lambda: server.asked() >= 3)
+    assert isinstance(parts.review_now(parts.token()), Authenticated)
+    wait_until(lambda: "are skipped" in caplog.text)
+    assert caplog.text.count("are skipped: key 1 ('pq'): its \"kty\" is 'AKP'") == 1
+    assert parts.all.warning() == parts.all.problem() == ""
+
+
+@pytest.mark.fault(5)
+def test_entries_of_one_issuer_are_all_asked(
+    server: IssuerServer, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "another").mkdir()
+    with issuer_server(tmp_path / "another") as another:
+        another.publish(NEW)
+        first = Parts(server, clock)
+        second = Parts(another, clock, server.url)
+        for part in (first, second):
+            part.issuer.is_foreign = True
+        first.all = IssuerKeys([first.keys, second.keys])
+        first.authenticator = Authenticator(first.all.issuers, LEEWAY)
+        first.all.start()
+        try:
+            assert isinstance(first.review_now(first.token(NEW)), Authenticated)
+            assert isinstance(first.review_now(first.token(OLD)), Authenticated)
+            wait_until(lambda: len(first.reports) == len(second.reports) == 1)
+            # A key set that gives a name of the other entry to another key changes nothing.
+            document = jwks_document([signing_key("ES256", "third").verification_key])
+            third = signing_key("ES256", "third").verification_key.kid.encode()
+            another.serve(JWKS_PATH, document.replace(third, OLD.verification_key.kid.encode()))
+            clock.now += 30
+            assert unknown_key(first.review_now(first.token(signing_key("ES256", "third"))))
+            wait_until(lambda: second.reports[-1] == (server.url, True))
+            assert "names a different key" in first.all.warning()
+            assert isinstance(first.review_now(first.token(NEW)), Authenticated)
+        finally:
+            first.all.close()
 
 
 def test_bad_input_40_unknown_kids_ask_once_in_30_seconds(

@@ -362,9 +362,7 @@ def test_old_tls_is_refused(tmp_path: Path, server: IssuerServer) -> None:
 WEAK = {
     "symmetric": ({"kty": "oct", "k": "c2VjcmV0", "kid": "a"}, "symmetric"),
     "weak": ({"kty": "RSA", "n": "u" * 170 + "w", "e": "AQAB"}, "bits"),
-    "for encryption": (json.loads(DOCUMENT)["keys"][0] | {"use": "enc"}, '"use"'),
     "private": (json.loads(DOCUMENT)["keys"][0] | {"d": "AQAB"}, "private"),
-    "the same kid": (json.loads(DOCUMENT)["keys"][0], "kid"),
     "no object": ("key", "JSON object"),
 }
 
@@ -377,6 +375,19 @@ def test_bad_input_40_sets_with_a_key_that_is_not_accepted(server: IssuerServer,
     text = refused(location(server))
     assert text.startswith(f"the keys at {server.jwks_url} cannot be used: key 1 of the set: ")
     assert why in text
+
+
+@pytest.mark.fault(3, 4)
+def test_bad_input_38_keys_that_are_not_used_or_there_twice(server: IssuerServer) -> None:
+    (key,) = json.loads(DOCUMENT)["keys"]
+    keys = [key, key, key | {"use": "enc"}, {"kty": "AKP", "alg": "ML-DSA-65", "pub": "AAAA"}]
+    server.serve(JWKS_PATH, json.dumps({"keys": keys}).encode())
+    fetched = location(server).fetch()
+    assert [found.kid for found in fetched.keys] == [key["kid"]]
+    assert [text.partition(" (")[0].partition(":")[0] for text in fetched.skipped] == [
+        "key 2",
+        "key 3",
+    ]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"keys":[]}', b"<html>", b"\xff", b"[" * 9])

@@ -116,7 +116,7 @@ def test_stale_token_note(recorded: dict, cluster: Authenticator) -> None:
 def test_kid_and_jwks_are_what_kubernetes_makes(vectors: Path) -> None:
     document = (vectors / "kubernetes" / "jwks.json").read_bytes()
     recorded_key = json.loads(document)["keys"][0]
-    (key,) = parse_jwks(document)
+    (key,) = parse_jwks(document).keys
     assert kid_of(key.public_key) == recorded_key["kid"]
     assert key.kid == recorded_key["kid"]
     assert list(json.loads(jwks_document([key]))["keys"][0].items()) == list(recorded_key.items())

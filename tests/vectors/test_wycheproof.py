@@ -80,7 +80,7 @@ def _verdicts(
 def _load(jwk: dict) -> tuple[VerificationKey, ...] | None:
     document = jwk if "keys" in jwk else {"keys": [jwk]}
     try:
-        return parse_jwks(json.dumps(document).encode())
+        return parse_jwks(json.dumps(document).encode()).keys
     except KeysError:
         return None
 

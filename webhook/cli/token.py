@@ -136,10 +136,11 @@ def review(
             revocations=revocations,
         )
         outcome = _reviewed(authenticator, objects, token, audiences, now)
+        entry = authenticator.entry_of(token, now)
     groups = role_groups(outcome, state, configuration.mapping.role_group_prefix)
     asked = TokenReviewRequest("authentication.k8s.io/v1", token, audiences)
     answer = msgspec.json.decode(render_token_review(asked, outcome, groups))
-    leeway = clock_leeway_of(configuration, issuer)
+    leeway = (entry.leeway if entry else None) or clock_leeway_of(configuration)
     looks_up = configuration.objects.source != "none"
     explanation = explain(token, outcome, leeway, now, looks_up_objects=looks_up)
     text = render_explanation(token, explanation, now)

@@ -178,4 +178,8 @@ def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
 def _check_issuers(data_dir: Path, configuration: Configuration) -> Verdict:
     with closing(issuer_keys_of(data_dir, configuration)) as found:
         keys = [f"{issuer.url} ({len(issuer.keys)} keys)" for issuer in found.issuers]
+        skipped = found.skipped()
+    if skipped:
+        fix = "remove these keys from the file, or leave them: tokens they signed are refused"
+        return warning("; ".join(skipped), fix)
     return ok(", ".join(keys) or "none")

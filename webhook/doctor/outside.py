@@ -78,7 +78,9 @@ def examine_server(
     )
     exam.check(
         "published keys",
-        lambda: check_published(keyring.get(), lambda: parse_jwks(answers[JWKS_PATH].body), RELOAD),
+        lambda: check_published(
+            keyring.get(), lambda: parse_jwks(answers[JWKS_PATH].body).keys, RELOAD
+        ),
         RELOAD,
     )
 

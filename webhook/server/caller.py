@@ -142,7 +142,7 @@ class Callers:
         if not token or not self._store.enabled:
             return None
         outcome = await self._verifier.authenticate(token, self._audiences)
-        account = self._service_account(outcome)
+        account = self._service_account(outcome, token)
         if account is not None:
             return account
         try:
@@ -204,7 +204,7 @@ class Callers:
                 self._writers.clear()
             self._writers[user, key] = state, revision
 
-    def _service_account(self, outcome: Outcome) -> Caller | None:
+    def _service_account(self, outcome: Outcome, token: str) -> Caller | None:
         if isinstance(outcome, Refused):
             if outcome.error.is_ours:
                 raise RequestError(401, str(outcome.error), _CHALLENGE)
@@ -214,6 +214,13 @@ class Callers:
                 401,
                 f"tokens of issuer {outcome.claims.issuer} are reviewed here, but open nothing "
                 f"here; use one of {self._issuer}",
+                _CHALLENGE,
+            )
+        if not self._verifier.is_signed_here(token):
+            raise RequestError(
+                401,
+                f"tokens of issuer {self._issuer} that another system signed are reviewed here, "
+                "but open nothing here; use one that this server signed",
                 _CHALLENGE,
             )
         return _caller_of(outcome)

@@ -34,7 +34,7 @@ from webhook.server.routes.documents import HealthCheck, document_route, health_
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
 from webhook.skew_files import SkewFiles
-from webhook.trusted_issuers.issuer_keys import IssuerKeys
+from webhook.trusted_issuers.issuer_keys import IssuerKeys, all_done
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -79,7 +79,11 @@ class _NewerKeys:
         self._others = others
 
     def ask(self, issuer: str) -> Future[None] | None:
-        return self._ask_for_own() if issuer == self._own else self._others.ask(issuer)
+        others = self._others.ask(issuer)
+        if issuer != self._own:
+            return others
+        own = self._ask_for_own()
+        return own if others is None else all_done([own, others])
 
 
 def compose(lasting: Lasting, parts: Parts) -> Application:

@@ -67,6 +67,11 @@ class TokenVerifier:
             return await self._authenticate_with_new_keys(token, audiences, outcome.error)
         return outcome
 
+    def is_signed_here(self, token: str) -> bool:
+        """Return whether a key of this server's own keyring verifies a token."""
+        entry = self._authenticator.entry_of(token, self._clock())
+        return entry is not None and not entry.is_foreign
+
     async def wait_for_keys(self, issuer: str) -> bool:
         """Wait until newer keys of an issuer are in use, or are not to be had in time.
 

@@ -3,7 +3,7 @@
 Invariants:
 
 1. Both documents together are fetched within MAX_SECONDS.
-2. A set of keys is taken whole or not at all.
+2. A set of keys is taken over completely, except for keys that are never used here, or not at all.
 3. The token of ``token_file`` goes to the host and port that are configured, and no other.
 """
 
@@ -29,10 +29,11 @@ MAX_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class FetchedKeys:
-    """Keys, and after how many seconds they are to be fetched again."""
+    """Keys, those of the set that are skipped, and seconds until they are fetched again."""
 
     keys: tuple[VerificationKey, ...]
     refresh_after: float
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ class KeyLocation:
                 token = ""
         answer = get(address, self.ca_file, token, deadline)
         try:
-            keys = parse_jwks(answer.body)
+            found = parse_jwks(answer.body)
         except KeysError as error:
             raise KeysUnavailableError(
                 f"the keys at {address.url} cannot be used: {error}"
             ) from error
-        return FetchedKeys(keys, refresh_seconds(answer.cache_control))
+        return FetchedKeys(found.keys, refresh_seconds(answer.cache_control), found.skipped)
 
 
 def _read_token(path: Path) -> str:

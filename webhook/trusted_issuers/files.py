@@ -10,10 +10,11 @@ from pathlib import Path
 
 from keys.errors import KeysError
 from keys.files import read_public_file
-from keys.jwk import VerificationKey, parse_jwks
+from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
 from keys.pem import parse_public_keys
 from webhook.authenticator import TrustedIssuer
 from webhook.errors import ConfigurationError
+from webhook.trusted_issuers.skipped import SkippedKeys
 from webhook.watching import POLL_SECONDS, FileWatch, is_news
 
 _logger = logging.getLogger("leeway")
@@ -40,12 +41,14 @@ class FileKeys:
         self._jwks_file = jwks_file
         self._report = report
         self._warning = ""
+        self.skipped = SkippedKeys(issuer.url)
         self._paths = (*([jwks_file] if jwks_file else []), *public_key_files)
         self._watch = FileWatch(self._paths, self.reload, "leeway-issuer-files", poll_seconds)
-        issuer.replace_keys(self._load())
+        self._load()
 
     def start(self) -> None:
         """Begin to follow the files."""
+        self.skipped.log()
         self._report(self.issuer.url, False)
         self._watch.start()
 
@@ -72,7 +75,7 @@ class FileKeys:
         """Read the files again; returns whether they are in use, ``warning`` says why not."""
         issuer, before = self.issuer, self._warning
         try:
-            issuer.replace_keys(self._load())
+            self._load()
         except ConfigurationError as error:
             self._warning = f"{error}; the {len(issuer.keys)} keys before them stay in use"
             if is_news(self._warning, before):
@@ -80,24 +83,28 @@ class FileKeys:
         else:
             self._warning = ""
             _logger.info("%d keys of issuer %s were read", len(issuer.keys), issuer.url)
+            self.skipped.log()
         self._report(issuer.url, bool(self._warning))
         return not self._warning
 
-    def _load(self) -> tuple[VerificationKey, ...]:
-        keys: dict[str, VerificationKey] = {}
-        for path in self._paths:
-            start = f"the keys of trusted issuer {self.issuer.url} in {path} cannot be used: "
-            try:
-                data = read_public_file(path)
-                is_jwks = path == self._jwks_file
-                found = parse_jwks(data) if is_jwks else parse_public_keys(data, str(path))
-            except KeysError as error:
-                raise ConfigurationError(f"{start}{error}") from error
-            for key in found:
-                if key.kid in keys:
-                    raise ConfigurationError(
-                        f"{start}another of its files has a key with the kid {key.kid[:64]!r} too; "
-                        "remove one of them"
-                    )
-                keys[key.kid] = key
-        return tuple(keys.values())
+    def _load(self) -> None:
+        """Read the files and take their keys over; ConfigurationError changes nothing."""
+        keys: tuple[VerificationKey, ...] = ()
+        skipped: tuple[str, ...] = ()
+        try:
+            for path in self._paths:
+                found = self._read(path)
+                keys = merge_keys([*keys, *found.keys])
+                skipped += found.skipped
+            self.issuer.replace_keys(keys)
+        except KeysError as error:
+            raise ConfigurationError(
+                f"the keys of trusted issuer {self.issuer.url} in {path} cannot be used: {error}"
+            ) from error
+        self.skipped.phrases = skipped
+
+    def _read(self, path: Path) -> KeySet:
+        data = read_public_file(path)
+        if path == self._jwks_file:
+            return parse_jwks(data)
+        return KeySet(parse_public_keys(data, str(path)), ())

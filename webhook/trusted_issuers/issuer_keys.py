@@ -1,12 +1,13 @@
 """The keys of all trusted issuers, wherever they come from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
 from webhook.authenticator import TrustedIssuer
 from webhook.config import IssuerKeysSection
+from webhook.trusted_issuers.skipped import SkippedKeys
 
 
 class KeySource(Protocol):
@@ -14,6 +15,7 @@ class KeySource(Protocol):
 
     issuer: TrustedIssuer
     reads_files: bool
+    skipped: SkippedKeys
 
     def start(self) -> None:
         """Begin to follow changes, in the background."""
@@ -67,46 +69,67 @@ def key_source_of(
 
 
 class IssuerKeys:
-    """The sources of the keys of all trusted issuers, as one."""
+    """The sources of the keys of all trusted issuers, as one; an issuer may have several."""
 
     def __init__(self, sources: Iterable[KeySource]) -> None:
-        self._sources = {source.issuer.url: source for source in sources}
+        self._sources = tuple(sources)
 
     @property
     def issuers(self) -> list[TrustedIssuer]:
         """The issuers whose keys are kept here."""
-        return [source.issuer for source in self._sources.values()]
+        return [source.issuer for source in self._sources]
 
     def start(self) -> None:
         """Begin to follow changes, in the background: to be called in the process that serves."""
-        for source in self._sources.values():
+        for source in self._sources:
             source.start()
 
     def close(self) -> None:
         """End what runs in the background."""
-        for source in self._sources.values():
+        for source in self._sources:
             source.close()
 
     def ask(self, issuer: str) -> Future[None] | None:
         """Have the keys of an issuer fetched for an unknown ``kid``; None where it is too soon."""
-        source = self._sources.get(issuer)
-        return source.ask() if source else None
+        asked = [source.ask() for source in self._of(issuer)]
+        pending = [future for future in asked if future is not None]
+        return all_done(pending) if pending else None
 
     def fetch_now(self, issuer: str) -> None:
         """Fetch the keys of an issuer here and now, where they have to be fetched."""
-        source = self._sources.get(issuer)
-        if source is not None:
+        for source in self._of(issuer):
             source.fetch_now()
 
     def problem(self) -> str:
         """Say which issuers' keys have never been here and why, empty where there is none."""
-        return "; ".join(filter(None, [source.problem() for source in self._sources.values()]))
+        return "; ".join(filter(None, [source.problem() for source in self._sources]))
 
     def warning(self) -> str:
         """Say which issuers' keys could not be renewed and why, empty where there is none."""
-        return "; ".join(filter(None, [source.warning() for source in self._sources.values()]))
+        return "; ".join(filter(None, [source.warning() for source in self._sources]))
 
     def broken_files(self) -> str:
         """Say which issuers' changed files are not in use and why, empty where all are."""
-        readers = [source for source in self._sources.values() if source.reads_files]
+        readers = [source for source in self._sources if source.reads_files]
         return "; ".join(filter(None, [source.warning() for source in readers]))
+
+    def skipped(self) -> list[str]:
+        """Return which issuers' keys are never used here and why, a sentence for each source."""
+        return [str(source.skipped) for source in self._sources if source.skipped.phrases]
+
+    def _of(self, issuer: str) -> Iterator[KeySource]:
+        return (source for source in self._sources if source.issuer.url == issuer)
+
+
+def all_done(pending: Sequence[Future[None]]) -> Future[None]:
+    """Return what is done once all of them are, however they went."""
+    first, *others = pending
+    if not others:
+        return first
+    done: Future[None] = Future()
+
+    def finish(_: Future[None]) -> None:
+        done.set_result(None)
+
+    first.add_done_callback(lambda _: all_done(others).add_done_callback(finish))
+    return done

@@ -14,11 +14,13 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Final
 
+from keys.errors import UnusableKeyError
 from webhook.authenticator import TrustedIssuer
 from webhook.duration import in_words
 from webhook.errors import KeysUnavailableError
 from webhook.trusted_issuers.fetching import FetchedKeys
 from webhook.trusted_issuers.schedule import KEEP_SECONDS, FetchSchedule
+from webhook.trusted_issuers.skipped import SkippedKeys
 
 _CLOSE_SECONDS: Final = 1.0
 _logger = logging.getLogger("leeway")
@@ -45,6 +47,7 @@ class RemoteKeys:
         self._report = report
         self._clock = clock
         self._warning = ""
+        self.skipped = SkippedKeys(issuer.url)
         self._schedule = FetchSchedule()
         # Held for no longer than it takes to look at what it guards: the schedule, and these.
         self._changed = Condition()
@@ -91,7 +94,7 @@ class RemoteKeys:
             self._schedule.begin(self._clock())
         try:
             self._take(self._fetch())
-        except KeysUnavailableError as error:
+        except (KeysUnavailableError, UnusableKeyError) as error:
             self._failed(str(error))
         except Exception as error:
             # The thread must live.
@@ -117,6 +120,7 @@ class RemoteKeys:
             if self._warning:
                 retry = in_words(max(1, round(self._schedule.due - self._clock())))
                 _logger.warning("%s; the next attempt is in %s", self._warning, retry)
+            self.skipped.log()
 
     def _wait(self) -> bool:
         with self._changed:
@@ -132,6 +136,7 @@ class RemoteKeys:
         before = issuer.keys.keys()
         issuer.replace_keys(fetched.keys)
         issuer.keys_problem = ""
+        self.skipped.phrases = fetched.skipped
         with self._changed:
             self._schedule.succeeded(self._clock(), fetched.refresh_after)
         if self._warning or issuer.keys.keys() != before:

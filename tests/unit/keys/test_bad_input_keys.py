@@ -23,7 +23,7 @@ from keys.jwk import parse_jwks, to_jwk, verification_key
 from keys.key_files import load_keyring
 from keys.pem import parse_private_key, parse_public_keys, private_key_pem
 from keys.roca import is_roca_modulus
-from webhook.assembly import authenticator_of
+from webhook.assembly import authenticator_of, issuer_keys_of
 from webhook.config_file import parse_configuration
 from webhook.data_dir import InitOptions, initialise, tls_files
 from webhook.errors import ConfigurationError
@@ -89,12 +89,18 @@ def edit(text: str, place: int) -> str:
     return b64(bytes(data))
 
 
+AKP_JWK = {"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "pub": "AAAA"}
+
+
+def without(jwk: dict[str, str], member: str) -> dict[str, str]:
+    return {name: value for name, value in jwk.items() if name != member}
+
+
 SETS = [
-    pytest.param([RSA_JWK, RSA_JWK], "kid", id="one-key-twice"),
     pytest.param([RSA_JWK, EC_JWK | {"kid": RSA_JWK["kid"]}], "kid", id="two-keys-one-kid"),
-    pytest.param([EC_JWK, OKP_JWK, EC_JWK | {"use": "sig"}], "key 2", id="first-and-third"),
+    pytest.param([RSA_JWK, RSA_JWK | {"alg": "PS256"}], "kid", id="one-kid-for-two-algorithms"),
     pytest.param(
-        [{k: v for k, v in RSA_JWK.items() if k != "kid"}, RSA_JWK], "kid", id="kid-by-default"
+        [without(EC_JWK, "kid"), RSA_JWK | {"kid": EC_JWK["kid"]}], "kid", id="kid-by-default"
     ),
     pytest.param([RSA_JWK | {"n": uint(rsa_modulus(1024))}], "1024 bits", id="rsa-1024"),
     pytest.param([RSA_JWK | {"n": uint(rsa_modulus(2047))}], "2047 bits", id="rsa-2047"),
@@ -112,17 +118,25 @@ SETS = [
     pytest.param([EC_JWK | {"x": b64(bytes(32)), "y": b64(bytes(32))}], "public key", id="ec-0-0"),
     pytest.param([EC_JWK | {"x": b64(b"\xff" * 32)}], "public key", id="ec-x-beyond-p"),
     pytest.param([EC_JWK | {"crv": "P-384"}], "48 bytes", id="ec-other-curve"),
-    pytest.param([EC_JWK | {"crv": "secp256k1"}], "not served", id="ec-secp256k1"),
+    pytest.param([EC_JWK | {"crv": "secp256k1"}], '"crv" is', id="ec-secp256k1"),
     pytest.param([EC_JWK | {"x": b64(unb64(EC_JWK["x"])[1:])}], "32 bytes", id="ec-x-short"),
     pytest.param([EC_JWK | {"x": b64(b"\0" + unb64(EC_JWK["x"]))}], "32 bytes", id="ec-x-long"),
     pytest.param([OKP_JWK | {"x": b64(bytes(31))}], "public key", id="ed25519-short"),
-    pytest.param([OKP_JWK | {"crv": "X25519"}], "not served", id="x25519"),
-    pytest.param([OKP_JWK | {"crv": "Ed448"}], "not served", id="ed448"),
+    pytest.param([OKP_JWK | {"crv": "X25519"}], '"crv" is', id="x25519"),
+    pytest.param([OKP_JWK | {"crv": "Ed448"}], '"crv" is', id="ed448"),
     pytest.param([RSA_JWK | {"use": "enc"}], '"use"', id="use-enc"),
-    pytest.param([RSA_JWK | {"use": ""}], '"use"', id="use-empty"),
-    pytest.param([RSA_JWK | {"use": None}], '"use"', id="use-null"),
+    pytest.param([RSA_JWK | {"use": 1}], '"use"', id="use-number"),
     pytest.param([RSA_JWK | {"key_ops": ["sign"]}], '"key_ops"', id="key_ops-sign"),
-    pytest.param([RSA_JWK | {"key_ops": []}], '"key_ops"', id="key_ops-empty"),
+    pytest.param([RSA_JWK | {"key_ops": [1]}], '"key_ops"', id="key_ops-number"),
+    pytest.param([RSA_JWK | {"key_ops": ""}], '"key_ops"', id="key_ops-empty-text"),
+    pytest.param([AKP_JWK], '"kty" is', id="only-of-another-kind"),
+    pytest.param([RSA_JWK, AKP_JWK | {"priv": "AAAA"}], "private", id="another-kind-private"),
+    pytest.param([RSA_JWK, OKP_JWK | {"crv": "X25519", "d": "AA"}], "private", id="x25519-private"),
+    pytest.param(
+        [RSA_JWK, {"kty": "oct", "k": "AAAA", "use": "enc"}], "symmetric", id="symmetric-use-enc"
+    ),
+    pytest.param([RSA_JWK, without(AKP_JWK, "kty")], '"kty"', id="no-kty"),
+    pytest.param([RSA_JWK, without(OKP_JWK, "crv")], '"crv"', id="no-crv"),
     pytest.param([RSA_JWK | {"key_ops": "verify"}], '"key_ops"', id="key_ops-text"),
     pytest.param([{"kty": "oct", "k": b64(b"x" * 32)}], "symmetric", id="symmetric"),
     pytest.param(
@@ -198,11 +212,83 @@ def test_bad_input_38_text_that_is_no_key_set(document: bytes) -> None:
         parse_jwks(document)
 
 
+UNNAMED = without(RSA_JWK, "kid")
+SAME = [
+    pytest.param([RSA_JWK, RSA_JWK], id="identical"),
+    pytest.param([RSA_JWK, UNNAMED], id="without-kid"),
+    pytest.param([UNNAMED, RSA_JWK], id="without-kid-first"),
+    pytest.param([RSA_JWK, RSA_JWK | {"kid": ""}], id="empty-kid"),
+    pytest.param([RSA_JWK, RSA_JWK | {"kid": None}], id="null-kid"),
+    pytest.param([UNNAMED, UNNAMED], id="both-without-kid"),
+    pytest.param([RSA_JWK, without(RSA_JWK, "alg"), without(RSA_JWK, "use")], id="three"),
+]
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("keys", SAME)
+def test_bad_input_38_the_same_key_twice_is_one_key(keys: list) -> None:
+    parsed = parse_jwks(as_json({"keys": [*keys, EC_JWK]}))
+    assert {key.kid for key in parsed.keys} == {RSA_JWK["kid"], EC_JWK["kid"]}
+    assert len(parsed.keys) == 2
+    assert parsed.skipped == ()
+
+
+@pytest.mark.fault(3)
+def test_bad_input_38_a_key_without_kid_takes_the_one_it_has_elsewhere() -> None:
+    named = RSA_JWK | {"kid": "cluster-key"}
+    for keys in ([named, UNNAMED], [UNNAMED, named]):
+        (key,) = parse_jwks(as_json({"keys": keys})).keys
+        assert key.kid == "cluster-key"
+
+
+SKIPPED = [
+    pytest.param(AKP_JWK, "\"kty\" is 'AKP'", id="AKP"),
+    pytest.param(EC_JWK | {"kid": "x", "crv": "secp256k1"}, "\"crv\" is 'secp256k1'", id="k1"),
+    pytest.param(OKP_JWK | {"kid": "x", "crv": "X25519"}, "\"crv\" is 'X25519'", id="X25519"),
+    pytest.param(OKP_JWK | {"kid": "x", "crv": "Ed448"}, "\"crv\" is 'Ed448'", id="Ed448"),
+    pytest.param(RSA_JWK | {"use": "enc"}, "\"use\" is 'enc'", id="enc"),
+    pytest.param(EC_JWK | {"use": "x509-svid", "x5c": ["AAAA"]}, '"use" is', id="x509-svid"),
+    pytest.param({"kty": "RSA", "use": "enc", "n": "AQ", "e": "AQ"}, '"use" is', id="weak-enc"),
+    pytest.param(RSA_JWK | {"key_ops": ["encrypt"]}, '"key_ops"', id="key_ops"),
+    pytest.param(without(RSA_JWK, "use") | {"alg": "RSA-OAEP-256"}, '"alg" is', id="alg"),
+]
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize(("entry", "why"), SKIPPED)
+def test_bad_input_38_a_key_that_is_never_used_is_skipped(entry: dict, why: str) -> None:
+    for keys, place in (([entry, OKP_JWK], 0), ([OKP_JWK, entry], 1)):
+        parsed = parse_jwks(as_json({"keys": keys}))
+        assert [key.kid for key in parsed.keys] == [OKP_JWK["kid"]]
+        (skipped,) = parsed.skipped
+        assert skipped.startswith(f"key {place}")
+        assert repr(entry["kid"]) in skipped if "kid" in entry else "(" not in skipped
+        assert why in skipped
+
+
+ABSENT = [{"use": None}, {"use": ""}, {"key_ops": None}, {"key_ops": []}, {"alg": None}]
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("members", ABSENT, ids=[str(members) for members in ABSENT])
+def test_an_optional_member_that_is_null_or_empty_counts_as_absent(members: dict) -> None:
+    parsed = parse_jwks(as_json({"keys": [RSA_JWK | members]}))
+    assert [key.kid for key in parsed.keys] == [RSA_JWK["kid"]]
+    assert parsed.skipped == ()
+
+
+def test_many_skipped_keys_make_a_short_error() -> None:
+    with pytest.raises(KeysError) as raised:
+        parse_jwks(as_json({"keys": [AKP_JWK | {"kid": "k" * 2000}] * 50}))
+    assert "and 45 more" in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
 def test_control_key_set_with_every_kind() -> None:
     algorithms = ["RS256", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
     keys = [to_jwk(signing_key(name).verification_key) for name in algorithms]
     keys[1]["kid"] = "another"
-    parsed = parse_jwks(as_json({"keys": keys, "unknown": 1}))
+    parsed = parse_jwks(as_json({"keys": keys, "unknown": 1})).keys
     assert [key.algorithm for key in parsed] == algorithms
     assert [to_jwk(key) for key in parsed] == keys
 
@@ -275,21 +361,14 @@ def test_control_rsa_numbers_in_a_pem_file() -> None:
     assert key.kid == public.kid
 
 
-def test_bad_input_38_same_key_in_two_public_files(tmp_path: Path) -> None:
-    pem = public_pem(signing_key("RS256").private_key)
-    for name in ("a.pub", "b.pub"):
-        (tmp_path / name).write_bytes(pem)
-    text = _refused_trusted_issuer(tmp_path, "publicKeyFiles: [a.pub, b.pub]")
-    assert "kid" in text
-    assert str(tmp_path / "b.pub") in text
-
-
-def test_bad_input_38_same_key_twice_in_one_public_file(tmp_path: Path) -> None:
+@pytest.mark.fault(3)
+def test_bad_input_38_the_same_public_key_twice_is_one_key(tmp_path: Path) -> None:
     pem = public_pem(signing_key("RS256").private_key)
     (tmp_path / "a.pub").write_bytes(pem + pem)
-    text = _refused_trusted_issuer(tmp_path, "publicKeyFiles: [a.pub]")
-    assert "twice" in text
-    assert str(tmp_path / "a.pub") in text
+    (tmp_path / "b.pub").write_bytes(pem)
+    text = "trustedIssuers: [{url: a, keys: {publicKeyFiles: [a.pub, b.pub]}}]"
+    (issuer,) = issuer_keys_of(tmp_path, parse_configuration(text, "test", {}, {})).issuers
+    assert list(issuer.keys) == [RSA_JWK["kid"]]
 
 
 def test_bad_input_38_same_key_in_two_private_files(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from support import (
     token_of,
 )
 
+from keys.errors import UnusableKeyError
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.errors import Reason
@@ -151,6 +152,78 @@ def test_issuers_do_not_lend_each_other_keys_or_audiences() -> None:
     ):
         token = token_of(claims, key)
         assert_refused(authenticator.authenticate(token, [], NOW), token, reason)
+
+
+@pytest.mark.fault(5)
+def test_entries_of_one_issuer_each_have_their_rules() -> None:
+    foreign = signing_key("RS256", "foreign")
+    entries = [
+        TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key]),
+        TrustedIssuer(
+            ISSUER,
+            ["vault"],
+            [foreign.verification_key, RSA.verification_key],
+            leeway=ClockLeeway(0, 0, 0),
+            is_foreign=True,
+        ),
+    ]
+    authenticator = Authenticator(entries, LEEWAY)
+    early = {"nbf": int(NOW) + 30, "iat": int(NOW) + 30}
+    for kid in ("named", None):
+        for key, audience, entry in ((RSA, AUDIENCE, 0), (foreign, "vault", 1)):
+            header = header_of(key) if kid else header_of(key, kid=None)
+            token = token_of(good_claims(aud=[AUDIENCE, "vault"]), key, header)
+            outcome = assert_accepted(authenticator.authenticate(token, [], NOW))
+            assert outcome.audiences == (audience,)
+            assert authenticator.entry_of(token, NOW) is entries[entry]
+            token = token_of(good_claims(aud=[AUDIENCE, "vault"], **early), key, header)
+            accepted = isinstance(authenticator.authenticate(token, [], NOW), Authenticated)
+            # Of a key in both, the first entry counts.
+            assert accepted is (entry == 0)
+    third = signing_key("RS256", "third")
+    unknown = token_of(good_claims(), third)
+    text = assert_refused(authenticator.authenticate(unknown, [], NOW), unknown, Reason.UNKNOWN_KEY)
+    assert "none of the 2 keys" in text
+    forged = token_of(good_claims(), third, header_of(third, kid=None))
+    text = assert_refused(authenticator.authenticate(forged, [], NOW), forged, Reason.BAD_SIGNATURE)
+    assert "any of 3 keys" in text
+    assert authenticator.entry_of(forged, NOW) is None
+
+
+@pytest.mark.fault(5)
+def test_one_name_for_two_keys_of_an_issuer() -> None:
+    other = replace(signing_key("ES256").verification_key, kid=RSA.verification_key.kid)
+    own = TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key])
+    foreign = TrustedIssuer(ISSUER, [AUDIENCE], [other], is_foreign=True)
+    with pytest.raises(UnusableKeyError, match=r"names a different key .* in keys/; remove"):
+        Authenticator([own, foreign], LEEWAY)
+    foreign.replace_keys([])
+    authenticator = Authenticator([own, foreign], LEEWAY)
+    with pytest.raises(UnusableKeyError, match="names a different key"):
+        foreign.replace_keys([other])
+    assert foreign.keys == {}
+    # What is held here takes its names in any case.
+    authenticator.replace_keys(ISSUER, [])
+    foreign.replace_keys([other])
+    authenticator.replace_keys(ISSUER, [RSA.verification_key])
+    assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
+
+
+@pytest.mark.fault(5)
+def test_keys_of_one_entry_that_are_not_there_yet() -> None:
+    late = TrustedIssuer(ISSUER, [AUDIENCE], [], is_foreign=True)
+    late.keys_problem = "the keys have not been fetched yet; try again"
+    own = TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key])
+    authenticator = Authenticator([own, late], LEEWAY)
+    assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
+    foreign = signing_key("RS256", "foreign")
+    for header in (header_of(foreign), header_of(foreign, kid=None)):
+        token = token_of(good_claims(), foreign, header)
+        text = assert_refused(authenticator.authenticate(token, [], NOW), token, Reason.UNKNOWN_KEY)
+        assert "have not been fetched yet" in text
+    # A key that is there is asked alone.
+    forged = token_of(good_claims(), foreign, header_of(RSA))
+    assert_refused(authenticator.authenticate(forged, [], NOW), forged, Reason.BAD_SIGNATURE)
 
 
 @pytest.mark.parametrize("name", ["good", "refused"])

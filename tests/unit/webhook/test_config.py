@@ -1,5 +1,6 @@
 """Every configuration error names its source, the field, what was found and what is allowed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from keys.keyring import Keyring
 from keys.rotation import RotationPolicy
 from webhook.assembly import (
     authenticator_of,
-    clock_leeway_of,
     issuer_keys_of,
     policy_of,
     rotation_policy_of,
@@ -225,7 +225,7 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         (
             "trustedIssuers: [{url: kubernetes/serviceaccount, legacy: true,"
             " keys: {discoveryURL: 'https://a'}}]",
-            "trustedIssuers[0]", "kubernetes/serviceaccount", "publicKeyFiles or jwksURL",
+            "trustedIssuers[0]", "kubernetes/serviceaccount", "with keys.discoveryURL an https URL",
         ),
         (
             f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}, leeway: {{expiry: 301s}}}}]",
@@ -240,21 +240,20 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
             "trustedIssuers[0].leeway", "exp", "notBefore, issuedAt, expiry",
         ),
         (
-            "trustedIssuers: [{url: 'http://a', keys: {jwksFile: a}}]",
-            "trustedIssuers[0]", "http://a", "https URL",
+            "trustedIssuers: [{url: 'http://a', keys: {jwksURL: 'https://a'}}]",
+            "trustedIssuers[0]", "http://a", "with keys.jwksURL an https URL",
         ),
         (
-            "trustedIssuers: [{url: kubernetes/serviceaccount, keys: {jwksFile: a}}]",
-            "trustedIssuers[0]", "kubernetes/serviceaccount", "https URL",
+            "trustedIssuers: [{url: kubernetes/serviceaccount, keys: {jwksURL: 'https://a'}}]",
+            "trustedIssuers[0]", "kubernetes/serviceaccount", "with keys.jwksURL an https URL",
         ),
         (
-            "trustedIssuers: [{url: 'https://leeway.default.svc', keys: {jwksFile: a}}]",
-            "", "https://leeway.default.svc", "once",
+            "trustedIssuers: [{url: '', keys: {jwksFile: a}}]",
+            "trustedIssuers[0]", "''", "is not empty",
         ),
         (
-            f"trustedIssuers: [{{url: '{URL}', keys: {{jwksFile: a}}}},"
-            f" {{url: '{URL}', keys: {{jwksFile: b}}}}]",
-            "", URL, "once",
+            'trustedIssuers: [{url: "a\\e[31m", keys: {jwksFile: a}}]',
+            "trustedIssuers[0]", r"'a\x1b[31m'", "no control characters",
         ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) and ":" in value else "",
@@ -508,8 +507,6 @@ def test_leeway_of_one_issuer(
     leeway = issuer.leeway
     assert leeway is not None
     assert (leeway.not_before, leeway.issued_at, leeway.expiry) == seconds
-    assert clock_leeway_of(configuration, URL) == leeway
-    assert clock_leeway_of(configuration, "https://other") == clock_leeway_of(configuration)
 
 
 @pytest.mark.parametrize("url", ["https://a.example/keys?appid=1", "https://192.0.2.2:16443/x"])
@@ -524,10 +521,40 @@ def test_remote_keys(tmp_path: Path, url: str) -> None:
         assert f"the keys of issuer {URL} have not been fetched yet" in issuer_keys.problem()
 
 
-def test_legacy_issuer_is_not_a_url() -> None:
-    section = "{url: kubernetes/serviceaccount, legacy: true, keys: {publicKeyFiles: [a]}}"
+@pytest.mark.fault(5)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kubernetes/serviceaccount",
+        "kubernetes.default.svc",
+        '"aks-cluster-1.hcp.example.azmk8s.io"',
+        "http://a.example?x#y",
+        "clúster 7",
+        URL,
+    ],
+)
+@pytest.mark.parametrize("keys", ["publicKeyFiles: [a]", "jwksFile: a"])
+def test_the_issuer_of_keys_in_files_may_be_any_text(url: str, keys: str) -> None:
+    section = f"{{url: {json.dumps(url)}, legacy: true, keys: {{{keys}}}}}"
     (issuer,) = parse(f"trustedIssuers: [{section}]").trusted_issuers
-    assert issuer.legacy
+    assert (issuer.url, issuer.legacy) == (url, True)
+
+
+@pytest.mark.fault(5)
+def test_entries_may_share_an_issuer_also_our_own(tmp_path: Path) -> None:
+    entries = [
+        f"{{url: '{URL}', keys: {{jwksURL: '{URL}/a'}}, audiences: [a], leeway: {{expiry: 1s}}}}",
+        f"{{url: '{URL}', keys: {{jwksURL: '{URL}/b'}}, legacy: true}}",
+        f"{{url: 'https://leeway.default.svc', keys: {{jwksURL: '{URL}/c'}}}}",
+    ]
+    configuration = parse(f"trustedIssuers: [{', '.join(entries)}]")
+    first, second, own = issuer_keys_of(tmp_path, configuration).issuers
+    assert (first.url, second.url, own.url) == (URL, URL, configuration.issuer)
+    assert (first.audiences, first.legacy) == (("a",), False)
+    assert (second.audiences, second.legacy) == (configuration.audiences, True)
+    assert first.leeway is not None
+    assert second.leeway is not None
+    assert (first.leeway.expiry, second.leeway.expiry) == (1, 60)
 
 
 def test_configuration_reaches_the_parts(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ class Parts:
         issuers = [
             TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key]),
             TrustedIssuer(FOREIGN_ISSUER, [AUDIENCE], [signing_key("ES256").verification_key]),
+            TrustedIssuer(
+                ISSUER, [AUDIENCE], [signing_key("ES384").verification_key], is_foreign=True
+            ),
         ]
         verifier = TokenVerifier(Authenticator(issuers, LEEWAY), lambda: NOW)
         self.callers = Callers(self.store, self.tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)

@@ -338,7 +338,7 @@ def trust_files_of(data_dir: Path, *names: str) -> None:
 def look(app: LiveApplication) -> None:
     """Have everything that is followed looked at twice, and told, as its threads do."""
     app._keys.catch_up()
-    for source in app._parts.issuer_keys._sources.values():
+    for source in app._parts.issuer_keys._sources:
         assert isinstance(source, FileKeys)
         source.reload()
     assert isinstance(app._parts.objects, FileObjects)
@@ -387,7 +387,7 @@ def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
     for name in ("one", "two"):
         (tmp_path / f"{name}.json").write_bytes(b"{")
     stale = app._parts.issuer_keys
-    for source in stale._sources.values():
+    for source in stale._sources:
         assert isinstance(source, FileKeys)
         source.reload()
     app._report_failures()

@@ -94,6 +94,11 @@ REFUSED: list[tuple[str, Callable[[], str], tuple[str, ...]]] = [
     ),
     ("of a trusted issuer", foreign, (FOREIGN_ISSUER, "open nothing here", ISSUER)),
     (
+        "of our issuer, signed elsewhere",
+        lambda: token_of(good_claims(), signing_key("ES384")),
+        (ISSUER, "another system signed", "open nothing here"),
+    ),
+    (
         "of an unknown issuer",
         lambda: token_of(good_claims(iss="https://nobody.example")),
         ("invalid auth token",),

@@ -1,5 +1,6 @@
 """Keys in files that change while they are in use."""
 
+import json
 import time
 from collections.abc import Callable
 from itertools import groupby
@@ -22,7 +23,7 @@ from support import (
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
 from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.errors import ConfigurationError, Reason
+from webhook.errors import Reason
 from webhook.trusted_issuers.files import FileKeys
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
@@ -102,7 +103,7 @@ def test_files_are_read_again(
         (b"", "is empty"),
         (b"{", "not JSON"),
         (b'{"keys": [{"kty": "oct", "k": "YQ"}]}', "symmetric"),
-        (jwks(NEW, NEW), "kid"),
+        (jwks(NEW).replace(NEW.verification_key.kid.encode(), b"a\\n"), "kid"),
         (None, "is missing"),
     ],
 )
@@ -135,14 +136,83 @@ def test_a_broken_file_keeps_the_old_one_in_use(
         keys.close()
 
 
-def test_the_same_kid_in_two_files(tmp_path: Path) -> None:
+@pytest.mark.fault(3)
+def test_the_same_key_in_two_files_is_one_key(tmp_path: Path) -> None:
     paths = (tmp_path / "a.pub", tmp_path / "b.pub")
     for path in paths:
         path.write_bytes(pem(OLD))
-    with pytest.raises(ConfigurationError) as raised:
-        FileKeys(TrustedIssuer(ISSUER, [AUDIENCE], ()), None, paths, lambda *_: None)
-    assert "another of its files" in str(raised.value)
-    assert str(paths[1]) in str(raised.value)
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    FileKeys(issuer, None, paths, lambda *_: None)
+    assert list(issuer.keys) == [OLD.verification_key.kid]
+
+
+def renamed(key: SigningKey, kid: str) -> bytes:
+    """Render a key set whose key has another ``kid``."""
+    return jwks(key).replace(key.verification_key.kid.encode(), kid.encode())
+
+
+@pytest.mark.fault(5)
+def test_entries_of_one_issuer_must_not_name_two_keys_alike(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kid = OLD.verification_key.kid
+    first, second = (TrustedIssuer(ISSUER, [AUDIENCE], (), is_foreign=True) for _ in range(2))
+    own = TrustedIssuer(ISSUER, [AUDIENCE], [NEW.verification_key])
+    (tmp_path / "a.json").write_bytes(jwks(OLD))
+    (tmp_path / "b.json").write_bytes(jwks(OLD))
+    FileKeys(first, tmp_path / "a.json", (), lambda *_: None)
+    keys = FileKeys(second, tmp_path / "b.json", (), lambda *_: None)
+    Authenticator([own, first, second], LEEWAY)
+    # The same key twice is no contradiction, here and when the file is read again.
+    assert keys.reload()
+    before = second.keys
+    # Another key of that name is one; what cannot be loaded changes nothing.
+    other = signing_key("ES256", "third")
+    for name, where in ((kid, "another entry of trustedIssuers"), ("own", "keys/")):
+        own.keys = {"own": NEW.verification_key}
+        (tmp_path / "b.json").write_bytes(renamed(other, name))
+        assert not keys.reload()
+        assert second.keys == before
+        text = keys.warning()
+        assert f"the kid {name!r} names a different key of issuer {ISSUER} in {where}" in text
+        assert str(tmp_path / "b.json") in text
+        assert caplog.text.count(text) == 1
+    (tmp_path / "b.json").write_bytes(jwks(other))
+    assert keys.reload()
+    assert list(second.keys) == [other.verification_key.kid]
+
+
+@pytest.mark.fault(4)
+def test_skipped_keys_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def document(*kids: str) -> bytes:
+        members = json.loads(jwks(OLD))
+        akp = {"kty": "AKP", "alg": "ML-DSA-65", "pub": "AAAA"}
+        members["keys"] += [akp | {"kid": kid} for kid in kids]
+        return json.dumps(members).encode()
+
+    path = tmp_path / "keys.json"
+    path.write_bytes(document("pq"))
+    issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
+    reports: list[bool] = []
+    keys = FileKeys(issuer, path, (), lambda _, failed: reports.append(failed))
+    assert "skipped" not in caplog.text
+    keys.start()
+    keys.close()
+    text = f"keys of issuer {ISSUER} are skipped: key 1 ('pq'): its \"kty\" is 'AKP', not"
+    assert caplog.text.count(text) == 1
+    keys.reload()
+    assert caplog.text.count("are skipped") == 1
+    path.write_bytes(document("pq", "pq-2"))
+    keys.reload()
+    keys.reload()
+    assert caplog.text.count("are skipped") == 2
+    assert "'pq-2'" in caplog.text
+    path.write_bytes(document())
+    keys.reload()
+    assert caplog.text.count("are skipped") == 2
+    assert list(issuer.keys) == [OLD.verification_key.kid]
+    assert not any(reports)
+    assert keys.warning() == ""
 
 
 def test_a_key_that_stays_keeps_what_it_has_verified(tmp_path: Path) -> None:
