@@ -43,12 +43,12 @@ soak: $(VENV)/.dev
 # Faults for longer than CI has time for. To repeat a run: make chaos CHAOS_FLAGS="--seed N"
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
-	LEEWAY_KILLS=500 LEEWAY_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos/test_store_chaos.py \
+	TEST_KILLS=500 TEST_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos/test_store_chaos.py \
 	    tests/integration/test_store_kills.py tests/integration/test_store_bit_flips.py
-	LEEWAY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
-	LEEWAY_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
-	LEEWAY_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
-	LEEWAY_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
+	TEST_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
+	TEST_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
+	TEST_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
+	TEST_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
 
 # The pages of docs/ that are made from the tests.
 docs-tables: $(VENV)/.dev

@@ -79,7 +79,7 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """Return the folder of frozen test vectors."""
-    folder = Path(os.environ.get("LEEWAY_VECTORS") or DEFAULT_VECTORS)
+    folder = Path(os.environ.get("TEST_VECTORS") or DEFAULT_VECTORS)
     if not folder.is_dir():
-        pytest.skip(f"no test vectors in {folder}; set LEEWAY_VECTORS")
+        pytest.skip(f"no test vectors in {folder}; set TEST_VECTORS")
     return folder.resolve()

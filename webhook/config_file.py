@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from webhook.config import Configuration, Duration, Section
+from webhook.config_environment import DATA_DIR, PREFIX, require_known
 from webhook.config_limits import is_unicode
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
@@ -17,7 +18,6 @@ from webhook.yaml_errors import YAML_ERRORS
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"
-ENVIRONMENT_PREFIX: Final = "LEEWAY_"
 _INTEGERS: Final = (
     "server.workers",
     "server.maxBodyBytes",
@@ -29,7 +29,7 @@ _PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
 
 def data_dir_of(environment: Mapping[str, str]) -> Path:
     """Return the data directory where no flag names it: ``$LEEWAY_DATA_DIR``, else the default."""
-    return Path(environment.get("LEEWAY_DATA_DIR") or DEFAULT_DATA_DIR)
+    return Path(environment.get(DATA_DIR) or DEFAULT_DATA_DIR)
 
 
 def load_configuration(
@@ -54,6 +54,7 @@ def parse_configuration(
     text: str, source: str, environment: Mapping[str, str], flags: Mapping[str, object]
 ) -> Configuration:
     """Parse the YAML of a configuration; ``source`` is what errors call it."""
+    require_known(environment, _environment_names())
     members = _load_yaml(text, source)
     changes = [
         _Change(f"environment variable {name}", dotted, _environment_value(dotted, value))
@@ -226,7 +227,7 @@ def _environment_names() -> dict[str, str]:
                 walk(field.type, dotted)
             elif dotted not in ("apiVersion", "kind", "trustedIssuers"):
                 words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", dotted).replace(".", "_").upper()
-                names[ENVIRONMENT_PREFIX + words] = dotted
+                names[PREFIX + words] = dotted
 
     walk(Configuration, "")
     return names

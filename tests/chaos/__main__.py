@@ -15,13 +15,13 @@ from .report import as_json, details, table
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="every fault once or twice, 2 minutes")
-    parser.add_argument("--seed", type=int, default=int(os.environ.get("LEEWAY_CHAOS_SEED", "0")))
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("TEST_CHAOS_SEED", "0")))
     parser.add_argument("--rows", default=",".join(map(str, FAULTS)), help="only these faults")
     parser.add_argument("--json", type=Path, help="write the report there too")
     parser.add_argument("--log", type=Path, default=os.devnull, help="keep the server's log there")
     given = parser.parse_args()
     seed = given.seed or random.SystemRandom().randrange(1, 1 << 32)
-    print(f"LEEWAY_CHAOS_SEED={seed}", flush=True)
+    print(f"TEST_CHAOS_SEED={seed}", flush=True)
     started = time.monotonic()
     rows = [int(row) for row in given.rows.split(",")]
     windows = asyncio.run(

@@ -1,6 +1,6 @@
 /* Shifts the wall clock of a process, by the seconds in a file that another process may rewrite.
 
-   LEEWAY_CHAOS_CLOCK names a file of at least eight bytes, a 64-bit integer in the machine's order.
+   TEST_CHAOS_CLOCK names a file of at least eight bytes, a 64-bit integer in the machine's order.
    The file is mapped, so a step counts from one instruction to the next in every process at once,
    as settimeofday(2) does. Clocks that never jump (CLOCK_MONOTONIC) are left alone. */
 
@@ -19,7 +19,7 @@ static int (*real_clock_gettime)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void begin(void) {
     *(void **)&real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
-    const char *name = getenv("LEEWAY_CHAOS_CLOCK");
+    const char *name = getenv("TEST_CHAOS_CLOCK");
     int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0)
         return;

@@ -31,7 +31,7 @@ class SteppedClock:
         """Return what has to be set for a process that shall have this clock."""
         if self.missing:
             return {}
-        return {"LD_PRELOAD": str(self._library), "LEEWAY_CHAOS_CLOCK": str(self._file)}
+        return {"LD_PRELOAD": str(self._library), "TEST_CHAOS_CLOCK": str(self._file)}
 
     def step(self, ahead: int) -> None:
         """Set the clock that many seconds ahead of the right one, at once and in every process."""

@@ -1,6 +1,6 @@
 """Several writers on one database, killed at random while others write and one follows.
 
-LEEWAY_KILLS sets how often (a fifth of it here), LEEWAY_KILL_SEED repeats the delays of a run.
+TEST_KILLS sets how often (a fifth of it here), TEST_KILL_SEED repeats the delays of a run.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 
-ROUNDS = max(5, int(os.environ.get("LEEWAY_KILLS", "100")) // 5)
-SEED = int(os.environ.get("LEEWAY_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
+ROUNDS = max(5, int(os.environ.get("TEST_KILLS", "100")) // 5)
+SEED = int(os.environ.get("TEST_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 WRITERS = 3
 
 # Forks writers from a warm process; each acknowledges a user when it has been added.
@@ -64,7 +64,7 @@ def test_bad_input_47_writers_killed_beside_one_another(tmp_path: Path) -> None:
         assert warm.stdin is not None
         assert warm.stdout is not None
         for kills in range(ROUNDS):
-            where = f"LEEWAY_KILL_SEED={SEED}, round {kills}"
+            where = f"TEST_KILL_SEED={SEED}, round {kills}"
             names = [f"{kills}-{writer}" for writer in range(WRITERS - 1)] + [f"{kills}-last"]
             for name in names:
                 warm.stdin.write(name + "\n")
@@ -97,5 +97,5 @@ def test_bad_input_47_writers_killed_beside_one_another(tmp_path: Path) -> None:
             store.close()
         warm.stdin.close()
     follower.close()
-    print(f"LEEWAY_KILL_SEED={SEED}: {ROUNDS * WRITERS} kills, {len(acknowledged)} acknowledged")
+    print(f"TEST_KILL_SEED={SEED}: {ROUNDS * WRITERS} kills, {len(acknowledged)} acknowledged")
     assert len(acknowledged) > ROUNDS

@@ -1,6 +1,6 @@
 """Random operations and questions at a real etcd and at Leeway.
 
-``LEEWAY_DIFF_SEED`` repeats a run, ``LEEWAY_DIFF_COUNT`` makes it longer.
+``TEST_DIFF_SEED`` repeats a run, ``TEST_DIFF_COUNT`` makes it longer.
 """
 
 import os
@@ -43,8 +43,8 @@ def _number(name: str, default: int) -> int:
 
 
 def _player(pair: Pair) -> tuple[Player, int]:
-    seed = _number("LEEWAY_DIFF_SEED", secrets.randbelow(2**32))
-    print(f"LEEWAY_DIFF_SEED={seed}")
+    seed = _number("TEST_DIFF_SEED", secrets.randbelow(2**32))
+    print(f"TEST_DIFF_SEED={seed}")
     player = Player(pair, random.Random(seed))
     pair.tokens["forged"] = ("no.such.token", "no.such.token")
     player.turn_on()
@@ -52,7 +52,7 @@ def _player(pair: Pair) -> tuple[Player, int]:
 
 
 def test_random_operations_are_answered_alike(pair: Pair) -> None:
-    count = _number("LEEWAY_DIFF_COUNT", 5000)
+    count = _number("TEST_DIFF_COUNT", 5000)
     player, seed = _player(pair)
     for number in range(count):
         try:
@@ -71,7 +71,7 @@ def test_random_operations_are_answered_alike(pair: Pair) -> None:
 
 
 def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
-    count = _number("LEEWAY_DIFF_QUESTIONS", 3000)
+    count = _number("TEST_DIFF_QUESTIONS", 3000)
     player, seed = _player(pair)
     verdicts: Counter[tuple[str, str, bool]] = Counter()
     answers = [(*cell, verdict) for cell in _CELLS for verdict in (True, False)]

@@ -16,7 +16,7 @@ from webhook.server.routes import api_discovery
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
 # Names a file; while it is there, what it names fails.
-PLANTED = "LEEWAY_PLANTED_FAULT"
+PLANTED = "TEST_PLANTED_FAULT"
 compose = server_app.compose
 load_context = server_worker.load_context
 

@@ -33,9 +33,9 @@ SPEC = {"serviceAccountName": "loofah", "nodeName": "node-1"}
 LEEWAY_SECONDS = 60
 # The requirement: in every worker, after this and the leeway.
 DELETED_WITHIN_SECONDS = 1.0
-# A minute is the requirement: LEEWAY_OUTAGE_SECONDS=60. What counts is that it is shorter than
+# A minute is the requirement: TEST_OUTAGE_SECONDS=60. What counts is that it is shorter than
 # maxSilence and longer than it takes to notice.
-OUTAGE_SECONDS = float(os.environ.get("LEEWAY_OUTAGE_SECONDS", "3"))
+OUTAGE_SECONDS = float(os.environ.get("TEST_OUTAGE_SECONDS", "3"))
 SHORT_SILENCE = "5s"
 WITHIN_SECONDS = 20.0
 JSON = {"Content-Type": "application/json"}

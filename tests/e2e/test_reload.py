@@ -39,7 +39,7 @@ from .harness import (
 
 CONNECTIONS = 16
 # ``make chaos`` replaces keys and certificates 100 times.
-REPLACEMENTS = int(os.environ.get("LEEWAY_RELOADS", "4"))
+REPLACEMENTS = int(os.environ.get("TEST_RELOADS", "4"))
 CONFIGURATIONS = max(2, REPLACEMENTS // 5)
 # The requirement: what is new serves within so many seconds.
 WITHIN_SECONDS = 10.0

@@ -15,7 +15,7 @@ import pytest
 
 from .harness import HOST, RunningServer, raw_review, start_server, trouble_in
 
-ROUNDS = int(os.environ.get("LEEWAY_SIGTERM_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("TEST_SIGTERM_ROUNDS", "3"))
 KEPT_ALIVE = 16
 ONE_REQUEST_EACH = 2
 GONE_WITHIN = 30.0

@@ -1,6 +1,6 @@
 """Mutated tokens and TokenReview bodies: never an unexpected exception, never a false accept.
 
-LEEWAY_FUZZ_COUNT sets how many there are of both together, LEEWAY_FUZZ_SEED repeats a run; the
+TEST_FUZZ_COUNT sets how many there are of both together, TEST_FUZZ_SEED repeats a run; the
 seed is printed. Whether an accepted token should have been is decided here, by the standard
 library and without the code under test: its text must be one that was signed, and its header and
 claims must pass ``header_is_acceptable`` and ``claims_are_acceptable``.
@@ -37,8 +37,8 @@ from webhook.explain import explain
 from webhook.outcome import Authenticated, Refused
 from webhook.reviews import parse_token_review, render_token_review
 
-COUNT = int(os.environ.get("LEEWAY_FUZZ_COUNT", "100000"))
-SEED = int(os.environ.get("LEEWAY_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
+COUNT = int(os.environ.get("TEST_FUZZ_COUNT", "100000"))
+SEED = int(os.environ.get("TEST_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 KEYS = [signing_key(name) for name in ("RS256", "ES256", "EdDSA")]
 # Signing with RSA is slow; what is signed anew is signed with these.
@@ -368,7 +368,7 @@ def check(
 
 
 def test_fuzz() -> None:
-    print(f"LEEWAY_FUZZ_SEED={SEED} LEEWAY_FUZZ_COUNT={COUNT}")
+    print(f"TEST_FUZZ_SEED={SEED} TEST_FUZZ_COUNT={COUNT}")
     source = random.Random(SEED)
     authenticator = authenticator_with(*KEYS)
     outcomes: Counter[str] = Counter()

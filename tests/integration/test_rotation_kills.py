@@ -1,6 +1,6 @@
 """Four processes rotate the keys of one folder and are killed at random moments, one or all.
 
-LEEWAY_KILLS sets how often (200 are three years), LEEWAY_KILL_SEED repeats the delays of a run.
+TEST_KILLS sets how often (200 are three years), TEST_KILL_SEED repeats the delays of a run.
 """
 
 import os
@@ -24,8 +24,8 @@ from keys.key_files import load_keyring, read_folder
 from keys.keyring import Keyring, KeyState
 from keys.rotation import due_step
 
-KILLS = int(os.environ.get("LEEWAY_KILLS", "15"))
-SEED = int(os.environ.get("LEEWAY_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
+KILLS = int(os.environ.get("TEST_KILLS", "15"))
+SEED = int(os.environ.get("TEST_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 START = 1_800_000_000
 SECONDS_PER_KILL = 3 * 365 * DAY // 200
 WORKERS = 4
@@ -156,7 +156,7 @@ def test_bad_input_48_a_killed_rotation_leaves_one_active_key(folder: Path) -> N
     with running(keys, folder / "shared", tokens) as (workers, shared):
         now = START
         for kill in range(KILLS):
-            where = f"LEEWAY_KILL_SEED={SEED}, kill {kill}"
+            where = f"TEST_KILL_SEED={SEED}, kill {kill}"
             kill_at, wants_step = now + rng.randrange(SECONDS_PER_KILL), rng.random() < 0.5
             ends, killed = now + SECONDS_PER_KILL, False
             while now < ends or not killed:
@@ -179,7 +179,7 @@ def test_bad_input_48_a_killed_rotation_leaves_one_active_key(folder: Path) -> N
                 observer.check(keyring, now)
                 assert due_step(keyring, POLICY, now) is None, where
     print(
-        f"LEEWAY_KILL_SEED={SEED}: {KILLS} kills in {(now - START) / DAY / 365:.1f} years, "
+        f"TEST_KILL_SEED={SEED}: {KILLS} kills in {(now - START) / DAY / 365:.1f} years, "
         f"{len(observer.published)} keys, {observer.signed} tokens, "
         f"{interrupted} keys left half made"
     )

@@ -1,6 +1,6 @@
 """Single bits flipped in a database: noticed, or of no consequence.
 
-LEEWAY_FLIPS sets how many random ones there are beside all of the header and LEEWAY_FLIP_SEED
+TEST_FLIPS sets how many random ones there are beside all of the header and TEST_FLIP_SEED
 repeats a run; the seed is in each message.
 """
 
@@ -14,8 +14,8 @@ from webhook.rbac.errors import StoreError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.records import TokenRecord, token_record
 
-FLIPS = int(os.environ.get("LEEWAY_FLIPS", "2500"))
-SEED = int(os.environ.get("LEEWAY_FLIP_SEED", "0")) or random.SystemRandom().getrandbits(32)
+FLIPS = int(os.environ.get("TEST_FLIPS", "2500"))
+SEED = int(os.environ.get("TEST_FLIP_SEED", "0")) or random.SystemRandom().getrandbits(32)
 HEADER_BYTES = 100
 
 
@@ -87,8 +87,8 @@ def test_bad_input_51_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Pa
         outcomes[found] = outcomes.get(found, 0) + 1
         if found not in ("same", "refused"):
             wrong.append(f"bit {bit % 8} of byte {bit // 8}: {found}")
-    print(f"LEEWAY_FLIP_SEED={SEED}: {outcomes}")
-    assert not wrong, f"LEEWAY_FLIP_SEED={SEED}, {len(content)} bytes:\n" + "\n".join(wrong[:50])
+    print(f"TEST_FLIP_SEED={SEED}: {outcomes}")
+    assert not wrong, f"TEST_FLIP_SEED={SEED}, {len(content)} bytes:\n" + "\n".join(wrong[:50])
     assert outcomes["refused"] > len(bits) // 4
 
 

@@ -1,6 +1,6 @@
 """A writer killed at random moments: what it has acknowledged is there, and nothing by halves.
 
-LEEWAY_KILLS sets how often, LEEWAY_KILL_SEED repeats the delays of a run.
+TEST_KILLS sets how often, TEST_KILL_SEED repeats the delays of a run.
 """
 
 import os
@@ -19,8 +19,8 @@ from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 
-KILLS = int(os.environ.get("LEEWAY_KILLS", "100"))
-SEED = int(os.environ.get("LEEWAY_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
+KILLS = int(os.environ.get("TEST_KILLS", "100"))
+SEED = int(os.environ.get("TEST_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 LONGEST_SECONDS = 0.12
 OPENS_WITHIN_SECONDS = 3.0
 SCRIPT = Path(__file__).with_name("store_writer.py")
@@ -85,7 +85,7 @@ def test_bad_input_47_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Pa
     done, revision, interrupted, kept, slowest = 0, 0, 0, 0, 0.0
     with writers(database) as warm:
         for kill in range(KILLS):
-            where = f"LEEWAY_KILL_SEED={SEED}, kill {kill}"
+            where = f"TEST_KILL_SEED={SEED}, kill {kill}"
             # Half of them early, so that openings are hit too.
             longest = LONGEST_SECONDS / (10 if kill % 2 else 1)
             begun, acknowledged = warm.kill_one(done, rng.uniform(0, longest))
@@ -112,7 +112,7 @@ def test_bad_input_47_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Pa
             store.close()
     follower.close()
     print(
-        f"LEEWAY_KILL_SEED={SEED}: {KILLS} kills, {done} operations, {interrupted} interrupted, "
+        f"TEST_KILL_SEED={SEED}: {KILLS} kills, {done} operations, {interrupted} interrupted, "
         f"{kept} of them written all the same, opened within {slowest:.3f} s"
     )
     assert done > KILLS

@@ -89,6 +89,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.config",
         "webhook.certificates",
         "webhook.config_limits",
+        "webhook.config_environment",
         "webhook.config_file",
         "webhook.data_dir",
         "webhook.audit",

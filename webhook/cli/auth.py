@@ -5,18 +5,18 @@ from pathlib import Path
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import opened_store
 from webhook.rbac.errors import RootRoleNotExistError
 from webhook.rbac.model import ROOT
 
 
-@click.group()
+@click.group(epilog=example("leeway auth status"))
 def auth() -> None:
     """Turn auth on and off."""
 
 
-@auth.command()
+@auth.command(epilog=example("leeway auth enable"))
 @data_dir_option
 def enable(data_dir: Path) -> None:
     """Turn auth on. The user root must exist; it gets the role root where it lacks it."""
@@ -33,7 +33,7 @@ def enable(data_dir: Path) -> None:
     click.echo("Authentication Enabled")
 
 
-@auth.command()
+@auth.command(epilog=example("leeway auth disable"))
 @data_dir_option
 def disable(data_dir: Path) -> None:
     """Turn auth off: every client certificate may do everything."""
@@ -43,7 +43,7 @@ def disable(data_dir: Path) -> None:
     click.echo("Authentication Disabled")
 
 
-@auth.command()
+@auth.command(epilog=example("leeway auth status -o json"))
 @data_dir_option
 @output_option
 def status(data_dir: Path, output: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import (
     GoFlagsCommand,
     from_key_option,
@@ -17,7 +17,14 @@ from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words, to_wire
 
 
-@click.command("can-i", cls=GoFlagsCommand)
+@click.command(
+    "can-i",
+    cls=GoFlagsCommand,
+    epilog=example(
+        "leeway can-i write /leeway/tokenreviews --user kube-apiserver",
+        "leeway can-i read /registry/pods/ --prefix --user alice",
+    ),
+)
 @click.argument("kind", type=click.Choice(["read", "write"]))
 @click.argument("key")
 @click.argument("range_end", required=False)

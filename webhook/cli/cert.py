@@ -45,7 +45,7 @@ class _Serial(click.ParamType[int]):
             self.fail("a serial number has 1 to 40 hexadecimal digits", param, ctx)
 
 
-@click.group()
+@click.group(epilog=example("leeway cert list"))
 def cert() -> None:
     """Create, renew, revoke and show certificates.
 

@@ -20,8 +20,10 @@ import msgspec
 
 from keys import jws
 from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
+from webhook.cli.output import example
 from webhook.cli.token import render_explanation
-from webhook.config_file import ENVIRONMENT_PREFIX, load_configuration
+from webhook.config_environment import PREFIX
+from webhook.config_file import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, InitOptions, initialise
 from webhook.errors import DataDirectoryError
 from webhook.explain import explain
@@ -35,7 +37,10 @@ _START_SECONDS: Final = 20
 _STOP_SECONDS: Final = 30
 
 
-@click.command(short_help="See the main job done on a throw-away data directory.")
+@click.command(
+    short_help="See the main job done on a throw-away data directory.",
+    epilog=example("leeway demo"),
+)
 def demo() -> None:
     """Sign a token, review it over mutual TLS, and see it refused by a slow clock."""
     signal.signal(signal.SIGTERM, _leave)
@@ -125,7 +130,7 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
 
 def _environment() -> dict[str, str]:
     # What is set for a server of one's own has no place in the demonstration.
-    return {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+    return {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
 
 
 def _wait_until_ready(

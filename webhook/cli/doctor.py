@@ -7,30 +7,32 @@ from typing import Final
 
 import click
 
-from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report, Status
 from webhook.doctor.outside import Reach
-from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
+from webhook.trusted_issuers.documents import HTTPSAddress
 
 _COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILURE: "red"}
 _STATUS_WIDTH: Final = len("WARNING")
 _file = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 
 
-def _https_url(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> HTTPSAddress | None:
-    try:
-        return None if value is None else parse_https_url(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-@click.command(short_help="Find what is wrong with a set-up.")
+@click.command(
+    short_help="Find what is wrong with a set-up.",
+    epilog=example(
+        "leeway doctor",
+        "leeway doctor --server hook.example.com:8443 --api-server https://192.0.2.1:6443",
+    ),
+)
 @data_dir_option
-@click.option("--server", callback=_https_url, metavar="URL", help="Leeway, if not at server.bind.")
-@click.option("--api-server", callback=_https_url, metavar="URL", help="Compare the clock with it.")
+@click.option(
+    "--server", type=ServerAddress(), metavar=METAVAR, help="Leeway, if not at server.bind."
+)
+@click.option(
+    "--api-server", type=ServerAddress(), metavar=METAVAR, help="Compare the clock with it."
+)
 @click.option("--api-server-ca", type=_file, metavar="FILE", help="Its CA, if not the system's.")
 @click.option("--manifest", type=_file, metavar="FILE", help="kube-apiserver's static Pod.")
 @output_option

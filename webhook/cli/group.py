@@ -5,16 +5,19 @@ from pathlib import Path
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import opened_store
 
 
-@click.group()
+@click.group(epilog=example("leeway group list"))
 def group() -> None:
     """Give Kubernetes groups roles."""
 
 
-@group.command("grant-role")
+@group.command(
+    "grant-role",
+    epilog=example("leeway group grant-role system:serviceaccounts:argo-run argo-run-tokens"),
+)
 @click.argument("name", metavar="GROUP")
 @click.argument("role")
 @data_dir_option
@@ -26,7 +29,10 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     click.echo(f"Role {role} is granted to group {name}")
 
 
-@group.command("revoke-role")
+@group.command(
+    "revoke-role",
+    epilog=example("leeway group revoke-role system:serviceaccounts:argo-run argo-run-tokens"),
+)
 @click.argument("name", metavar="GROUP")
 @click.argument("role")
 @data_dir_option
@@ -38,7 +44,7 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
     click.echo(f"Role {role} is revoked from group {name}")
 
 
-@group.command()
+@group.command(epilog=example("leeway group get system:serviceaccounts:argo-run"))
 @click.argument("name", metavar="GROUP")
 @data_dir_option
 @output_option
@@ -51,7 +57,7 @@ def get(data_dir: Path, name: str, output: str) -> None:
     show({"name": name, "roles": roles}, text, output)
 
 
-@group.command("list")
+@group.command("list", epilog=example("leeway group list -o json"))
 @data_dir_option
 @output_option
 def list_groups(data_dir: Path, output: str) -> None:

@@ -6,11 +6,16 @@ from time import time
 
 import click
 
-from webhook.cli.output import data_dir_option
+from webhook.cli.output import data_dir_option, example
 from webhook.data_dir import InitOptions, initialise
 
 
-@click.command(short_help="Make a data directory.")
+@click.command(
+    short_help="Make a data directory.",
+    epilog=example(
+        "leeway init", "leeway init --issuer https://hook.example.com --host hook.example.com"
+    ),
+)
 @data_dir_option
 @click.option("--issuer", default="", help="The `iss` of the tokens: an https URL.")
 @click.option("--audience", "audiences", multiple=True, help="What your API server calls itself.")

@@ -17,7 +17,7 @@ from keys.pem import ALGORITHMS
 from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.config_file import load_configuration
 from webhook.data_dir import KEYS_FOLDER
 from webhook.duration import utc
@@ -27,12 +27,12 @@ _DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
 _force_option = click.option("--force", is_flag=True, help="Take a step that is not safe yet.")
 
 
-@click.group()
+@click.group(epilog=example("leeway keys list"))
 def keys() -> None:
     """Show, make and rotate signing keys."""
 
 
-@keys.command("list")
+@keys.command("list", epilog=example("leeway keys list -o yaml"))
 @data_dir_option
 @output_option
 def list_keys(data_dir: Path, output: str) -> None:
@@ -48,7 +48,9 @@ def list_keys(data_dir: Path, output: str) -> None:
     show(rows, "\n".join(lines), output)
 
 
-@keys.command("generate", short_help="Make a key.")
+@keys.command(
+    "generate", short_help="Make a key.", epilog=example("leeway keys generate --algorithm ES256")
+)
 @data_dir_option
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="RS256", show_default=True)
 def generate(data_dir: Path, algorithm: str) -> None:
@@ -58,7 +60,11 @@ def generate(data_dir: Path, algorithm: str) -> None:
     click.echo(f"key {key.kid} created, it is {key.state.value}")
 
 
-@keys.command("rotate", short_help="Take the next step to another signing key.")
+@keys.command(
+    "rotate",
+    short_help="Take the next step to another signing key.",
+    epilog=example("leeway keys rotate"),
+)
 @data_dir_option
 @_force_option
 def rotate_keys(data_dir: Path, force: bool) -> None:
@@ -84,7 +90,12 @@ class _KidCommand(click.Command):
         return super().parse_args(ctx, [*rest, "--", *kids] if kids else rest)
 
 
-@keys.command("retire", cls=_KidCommand, short_help="Take a key out of use.")
+@keys.command(
+    "retire",
+    cls=_KidCommand,
+    short_help="Take a key out of use.",
+    epilog=example("leeway keys retire CptunQNEqPbZlxXbZOIjtY2jAHwcAfA8fF8TeKyQBkk"),
+)
 @click.argument("kid", metavar="KID")
 @data_dir_option
 @_force_option
@@ -101,7 +112,7 @@ def retire_key(data_dir: Path, kid: str, force: bool) -> None:
     _tell(changed, policy, now)
 
 
-@keys.command("jwks")
+@keys.command("jwks", epilog=example("leeway keys jwks -o json"))
 @data_dir_option
 @output_option
 def jwks(data_dir: Path, output: str) -> None:

@@ -1,9 +1,11 @@
 """``leeway``: the root of the command line.
 
-Exit codes: 0 done or yes, 1 no, 2 wrong usage or input, 3 could not reach or open something.
+Exit codes: 0 done or yes, 1 no, 2 wrong usage or input, 3 could not reach or open something, 130
+ctrl-C.
 Errors are one line on stderr.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -11,6 +13,7 @@ from typing import Final
 import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
+from webhook.cli.output import example, output_option, root_data_dir_option, show
 from webhook.errors import (
     DataDirectoryError,
     LeewayError,
@@ -25,6 +28,8 @@ from webhook.version import COMMIT, VERSION
 EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as a shell has it for a program that ctrl-C has ended."""
 _UNREACHABLE: Final = (
     DataDirectoryError,
     KeyFileError,
@@ -39,6 +44,7 @@ _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
     "can-i": "webhook.cli.can_i:can_i",
     "cert": "webhook.cli.cert:cert",
+    "completion": "webhook.cli.completion:completion",
     "demo": "webhook.cli.demo:demo",
     "doctor": "webhook.cli.doctor:doctor",
     "group": "webhook.cli.group:group",
@@ -67,29 +73,54 @@ class _Root(click.Group):
         return command
 
 
-@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(_version_text())
+        context.exit()
+
+
+@click.group(
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("leeway init", "leeway serve", "leeway token review --help"),
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@root_data_dir_option
 def cli() -> None:
     """Leeway: a service-account token webhook for Kubernetes that says why."""
 
 
-@cli.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text")
+@cli.command(epilog=example("leeway version -o json"))
+@output_option
 def version(output: str) -> None:
     """Show the version."""
-    from webhook.cli.output import show
+    show({"version": VERSION, "commit": COMMIT}, _version_text(), output)
 
-    text = f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
-    show({"version": VERSION, "commit": COMMIT}, text, output)
+
+def _version_text() -> str:
+    return f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
 
 
 def main() -> None:
     """Run the command line, and turn errors into one line and an exit code."""
     try:
-        code = cli.main(prog_name="leeway", standalone_mode=False)
+        # https://no-color.org: any value but the empty one.
+        color = False if os.environ.get("NO_COLOR") else None
+        code = cli.main(prog_name="leeway", standalone_mode=False, color=color)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.Abort:
-        code = _fail("interrupted", EXIT_USAGE)
+    except click.Abort as error:
+        if isinstance(error.__context__, EOFError):
+            code = _fail("the input ended where an answer was expected", EXIT_USAGE)
+        else:
+            code = _fail("interrupted", EXIT_INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = EXIT_USAGE

@@ -9,11 +9,31 @@ import yaml
 
 from webhook.config_file import DEFAULT_DATA_DIR, data_dir_of
 
+_data_dir_type = click.Path(path_type=Path, file_okay=False)
+_default_data_dir = f"$LEEWAY_DATA_DIR, else ./{DEFAULT_DATA_DIR}"
+
+
+def _data_dir() -> Path:
+    given: Path | None = click.get_current_context().find_root().obj
+    return given or data_dir_of(os.environ)
+
+
+def _keep_for_commands(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    context.obj = value
+
+
+root_data_dir_option = click.option(
+    "--data-dir",
+    type=_data_dir_type,
+    expose_value=False,
+    callback=_keep_for_commands,
+    help="The data directory, here or after the command.",
+)
 data_dir_option = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: data_dir_of(os.environ),
-    show_default=f"$LEEWAY_DATA_DIR, else ./{DEFAULT_DATA_DIR}",
+    type=_data_dir_type,
+    default=_data_dir,
+    show_default=_default_data_dir,
     help="The data directory.",
 )
 output_option = click.option(

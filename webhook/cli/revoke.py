@@ -10,7 +10,7 @@ import click
 from webhook.assembly import lifetimes_of
 from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import opened_store
 from webhook.duration import utc
 from webhook.rbac.records import Revocation
@@ -19,7 +19,7 @@ _MAX_JTI_LENGTH: Final = 256
 _CREDENTIAL_PREFIX: Final = "JTI="
 
 
-@click.group()
+@click.group(epilog=example("leeway revoke list"))
 def revoke() -> None:
     """Revoke tokens. Every worker refuses them from its next request on.
 
@@ -27,7 +27,7 @@ def revoke() -> None:
     """
 
 
-@revoke.command("jti")
+@revoke.command("jti", epilog=example("leeway revoke jti 23c4d832-c540-422a-9e85-304452db3136"))
 @click.argument("jti", metavar="JTI")
 @data_dir_option
 def revoke_jti(data_dir: Path, jti: str) -> None:
@@ -48,7 +48,7 @@ def revoke_jti(data_dir: Path, jti: str) -> None:
     click.echo(f"Token with jti {jti} revoked")
 
 
-@revoke.command("serviceaccount")
+@revoke.command("serviceaccount", epilog=example("leeway revoke serviceaccount argo-run/loofah"))
 @click.argument("account", metavar="NAMESPACE/NAME")
 @data_dir_option
 def revoke_account(data_dir: Path, account: str) -> None:
@@ -63,7 +63,7 @@ def revoke_account(data_dir: Path, account: str) -> None:
     click.echo(f"Tokens of service account {account} issued up to {utc(now)} revoked")
 
 
-@revoke.command("user")
+@revoke.command("user", epilog=example("leeway revoke user alice"))
 @click.argument("name")
 @data_dir_option
 def revoke_user(data_dir: Path, name: str) -> None:
@@ -79,7 +79,7 @@ def revoke_user(data_dir: Path, name: str) -> None:
     click.echo(f"Tokens of user {name} issued up to {utc(now)} revoked")
 
 
-@revoke.command("list")
+@revoke.command("list", epilog=example("leeway revoke list -o json"))
 @data_dir_option
 @output_option
 def list_revocations(data_dir: Path, output: str) -> None:

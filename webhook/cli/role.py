@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import (
     GoFlagsCommand,
     from_key_option,
@@ -18,12 +18,12 @@ from webhook.rbac.model import Permission, PermissionType, Role
 from webhook.rbac.ranges import in_words, prefix_end
 
 
-@click.group()
+@click.group(epilog=example("leeway role list"))
 def role() -> None:
     """Add, change and show roles."""
 
 
-@role.command()
+@role.command(epilog=example("leeway role add app"))
 @click.argument("name")
 @data_dir_option
 def add(data_dir: Path, name: str) -> None:
@@ -34,7 +34,7 @@ def add(data_dir: Path, name: str) -> None:
     click.echo(f"Role {name} created")
 
 
-@role.command()
+@role.command(epilog=example("leeway role delete app"))
 @click.argument("name")
 @data_dir_option
 def delete(data_dir: Path, name: str) -> None:
@@ -45,7 +45,7 @@ def delete(data_dir: Path, name: str) -> None:
     click.echo(f"Role {name} deleted")
 
 
-@role.command()
+@role.command(epilog=example("leeway role get app"))
 @click.argument("name")
 @data_dir_option
 @output_option
@@ -80,7 +80,7 @@ def _permission_in_words(permission: Permission) -> str:
     return words
 
 
-@role.command("list")
+@role.command("list", epilog=example("leeway role list -o json"))
 @data_dir_option
 @output_option
 def list_roles(data_dir: Path, output: str) -> None:
@@ -90,7 +90,14 @@ def list_roles(data_dir: Path, output: str) -> None:
     show(names, "\n".join(names), output)
 
 
-@role.command("grant-permission", cls=GoFlagsCommand)
+@role.command(
+    "grant-permission",
+    cls=GoFlagsCommand,
+    epilog=example(
+        "leeway role grant-permission app read /app/ --prefix",
+        "leeway role grant-permission app readwrite a b",
+    ),
+)
 @click.argument("name", metavar="ROLE")
 @click.argument("kind", type=click.Choice(["read", "write", "readwrite"], case_sensitive=False))
 @click.argument("key")
@@ -111,7 +118,11 @@ def grant_permission(
     click.echo(f"Role {name} updated")
 
 
-@role.command("revoke-permission", cls=GoFlagsCommand)
+@role.command(
+    "revoke-permission",
+    cls=GoFlagsCommand,
+    epilog=example("leeway role revoke-permission app /app/ --prefix"),
+)
 @click.argument("name", metavar="ROLE")
 @click.argument("key")
 @click.argument("range_end", required=False)

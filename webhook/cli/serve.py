@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
-from webhook.cli.output import data_dir_option
+from webhook.cli.output import data_dir_option, example
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLSFiles, check_private_files, tls_files
@@ -32,7 +32,7 @@ from webhook.server.stop_signals import leave_at_once
 _logger = logging.getLogger(LOGGER)
 
 
-@click.command()
+@click.command(epilog=example("leeway serve", "leeway serve --bind 0.0.0.0:8443 --workers 4"))
 @data_dir_option
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
 @click.option("--workers", type=int, help="How many processes.")

@@ -11,13 +11,14 @@ import click
 import msgspec
 
 from keys.files import read_private_file, read_public_file
-from webhook.cli.output import data_dir_option, output_option, printable, show
-from webhook.config import EVERY_ADDRESS
+from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.config_file import load_configuration
 from webhook.data_dir import ROOT_USER, TLS_FOLDER
 from webhook.errors import ServerUnreachableError
 from webhook.skew import State
 from webhook.skew_report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
+from webhook.trusted_issuers.documents import HTTPSAddress
 
 _TIMEOUT_SECONDS: Final = 10
 _ROWS: Final = 40
@@ -34,31 +35,27 @@ _STATES: Final = {
 }
 
 
-@click.command()
+@click.command(epilog=example("leeway skew", "leeway skew --server hook.example.com:8443"))
 @data_dir_option
-@click.option("--server", metavar="HOST:PORT", help="The server, if not server.bind's.")
+@click.option(
+    "--server", type=ServerAddress(), metavar=METAVAR, help="Leeway, if not at server.bind."
+)
 @click.option("--all", "everything", is_flag=True, help=f"Show more than {_ROWS} clocks.")
 @output_option
-def skew(data_dir: Path, server: str | None, *, everything: bool, output: str) -> None:
+def skew(data_dir: Path, server: HTTPSAddress | None, *, everything: bool, output: str) -> None:
     """Show how far the clocks of issuers and nodes are ahead of a running server's.
 
     The server knows from the tokens that it has seen in the last 15 minutes. Exit 0 where no clock
     is known to be wrong, 1 where one is, 3 where the server cannot be reached.
     """
-    host, port = _address(server or load_configuration(data_dir, os.environ, {}).server.bind)
-    report = _ask(data_dir / TLS_FOLDER, host, port)
+    if server is None:
+        bind = load_configuration(data_dir, os.environ, {}).server.bind
+        server = ServerAddress().convert(bind, None, None)
+    report = _ask(data_dir / TLS_FOLDER, server.host, server.port)
     width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((100, 24)).columns))
     show(report, render_report(report.status, width, None if everything else _ROWS), output)
     if report.status.verdict.kind.is_skewed:
         raise click.exceptions.Exit(1)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise click.UsageError(f"{text[:128]!r} is no server; write it as 127.0.0.1:8443")
-    host = host.strip("[]")
-    return EVERY_ADDRESS.get(host, host), int(port)
 
 
 def _ask(tls: Path, host: str, port: int) -> SkewReport:

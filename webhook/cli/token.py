@@ -29,7 +29,7 @@ from webhook.audit import fingerprint
 from webhook.authenticator import Authenticator
 from webhook.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
 from webhook.claims_json import read_unverified
-from webhook.cli.output import data_dir_option, output_option, printable, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.token_create import create
 from webhook.config_file import load_configuration
 from webhook.duration import in_words, parse_duration, utc
@@ -87,7 +87,7 @@ def _read_token(_context: click.Context, _parameter: click.Parameter, value: str
 _token_argument = click.argument("token", default="-", callback=_read_token)
 
 
-@click.group()
+@click.group(epilog=example("leeway token review @token"))
 def token() -> None:
     """Sign, review and take apart service account tokens.
 
@@ -99,7 +99,9 @@ def token() -> None:
 token.add_command(create)
 
 
-@token.command()
+@token.command(
+    epilog=example("leeway token review @token --at iat-92s", "leeway token review - < token")
+)
 @_token_argument
 @data_dir_option
 @click.option("--audience", "audiences", multiple=True, help="Whom the token is to be for.")
@@ -184,7 +186,7 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
     return "\n".join(lines)
 
 
-@token.command()
+@token.command(epilog=example("leeway token inspect @token"))
 @_token_argument
 @output_option
 def inspect(token: str, output: str) -> None:

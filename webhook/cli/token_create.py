@@ -14,7 +14,7 @@ from webhook.audit import token_fields
 from webhook.bound_objects import ObjectSource
 from webhook.claims import ObjectReference
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option
+from webhook.cli.output import data_dir_option, example
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.duration import parse_duration
@@ -39,7 +39,7 @@ class _Duration(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-@click.command()
+@click.command(epilog=example("leeway token create loofah -n argo-run > token"))
 @click.argument("name")
 @data_dir_option
 @click.option("-n", "--namespace", required=True, help="The namespace of the service account.")

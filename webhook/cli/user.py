@@ -5,18 +5,21 @@ from pathlib import Path
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.role import permission_lines
 from webhook.cli.store import GoFlagsCommand, interactive_option, opened_store, password_of
 from webhook.rbac.passwords import Passwords
 
 
-@click.group()
+@click.group(epilog=example("leeway user list"))
 def user() -> None:
     """Add, change and show users."""
 
 
-@user.command(cls=GoFlagsCommand)
+@user.command(
+    cls=GoFlagsCommand,
+    epilog=example("leeway user add alice", "leeway user add lead --no-password"),
+)
 @click.argument("name", metavar="NAME[:PASSWORD]")
 @data_dir_option
 @click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
@@ -50,7 +53,7 @@ def add(
     click.echo(f"User {name} created")
 
 
-@user.command()
+@user.command(epilog=example("leeway user delete alice"))
 @click.argument("name")
 @data_dir_option
 def delete(data_dir: Path, name: str) -> None:
@@ -61,7 +64,7 @@ def delete(data_dir: Path, name: str) -> None:
     click.echo(f"User {name} deleted")
 
 
-@user.command(cls=GoFlagsCommand)
+@user.command(cls=GoFlagsCommand, epilog=example("leeway user get alice --detail"))
 @click.argument("name")
 @data_dir_option
 @click.option("--detail", is_flag=True, help="Show the permissions of its roles too.")
@@ -79,7 +82,7 @@ def get(data_dir: Path, name: str, output: str, *, detail: bool) -> None:
     show({"name": name, "roles": roles}, "\n".join(lines), output)
 
 
-@user.command("list")
+@user.command("list", epilog=example("leeway user list -o json"))
 @data_dir_option
 @output_option
 def list_users(data_dir: Path, output: str) -> None:
@@ -89,7 +92,7 @@ def list_users(data_dir: Path, output: str) -> None:
     show(names, "\n".join(names), output)
 
 
-@user.command(cls=GoFlagsCommand)
+@user.command(cls=GoFlagsCommand, epilog=example("leeway user passwd alice"))
 @click.argument("name")
 @data_dir_option
 @interactive_option
@@ -103,7 +106,7 @@ def passwd(data_dir: Path, name: str, *, interactive: bool) -> None:
     click.echo("Password updated")
 
 
-@user.command("grant-role")
+@user.command("grant-role", epilog=example("leeway user grant-role alice app"))
 @click.argument("name")
 @click.argument("role")
 @data_dir_option
@@ -115,7 +118,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     click.echo(f"Role {role} is granted to user {name}")
 
 
-@user.command("revoke-role")
+@user.command("revoke-role", epilog=example("leeway user revoke-role alice app"))
 @click.argument("name")
 @click.argument("role")
 @data_dir_option

@@ -210,11 +210,13 @@ def test_the_address_is_the_one_of_the_configuration(
     leeway("skew", "--data-dir", data_dir).assert_failed(3, shown.format(port=port))
 
 
-@pytest.mark.parametrize("server", ["x", "x:", "x:0", "x:65536", "x:1_0", "https://x:x", ""])
+NO_SERVER = ["x", "x:", "x:0", "x:65536", "x:1_0", "https://x:x", "http://x:1", "https://x/a"]
+
+
+@pytest.mark.parametrize("server", NO_SERVER)
 def test_no_server(leeway: Leeway, data_dir: Path, server: str) -> None:
-    if server:
-        ran = leeway("skew", "--data-dir", data_dir, "--server", server)
-        ran.assert_failed(2, "is no server; write it as 127.0.0.1:8443")
+    ran = leeway("skew", "--data-dir", data_dir, "--server", server)
+    ran.assert_failed(2, "is not a server; write HOST:PORT, like 127.0.0.1:8443")
 
 
 def test_no_data_directory(leeway: Leeway, tmp_path: Path) -> None:
