@@ -252,6 +252,12 @@ class MappingSection(Section, frozen=True):
     role_group_prefix: str = "leeway:role:"
 
 
+class AuthorizerSection(Section, frozen=True):
+    """Whether the user ``root`` of a cluster is Leeway's, in a SubjectAccessReview."""
+
+    allow_root: bool = False
+
+
 class Configuration(Section, frozen=True):
     """The whole of ``leeway.yaml``."""
 
@@ -269,6 +275,7 @@ class Configuration(Section, frozen=True):
     auth: AuthSection = AuthSection()
     objects: ObjectsSection = ObjectsSection()
     mapping: MappingSection = MappingSection()
+    authorizer: AuthorizerSection = AuthorizerSection()
 
     def __post_init__(self) -> None:
         for name, value, served in (

@@ -18,6 +18,7 @@ from webhook.yaml_errors import YAML_ERRORS
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"
+_BOOLEANS: Final = ("tokens.extend", "authorizer.allowRoot")
 _INTEGERS: Final = (
     "server.workers",
     "server.maxBodyBytes",
@@ -238,7 +239,7 @@ def _environment_value(dotted: str, text: str) -> object:
         return [entry.strip() for entry in text.split(",")]
     if dotted in _INTEGERS and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
-    if dotted == "tokens.extend" and text in ("true", "false"):
+    if dotted in _BOOLEANS and text in ("true", "false"):
         return text == "true"
     return text
 

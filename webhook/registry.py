@@ -1,31 +1,37 @@
 """Kubernetes requests as key ranges: the keys under which an API server stores objects in etcd.
 
-``/registry/[GROUP/]RESOURCE/[NAMESPACE/]NAME``; a subresource is ``RESOURCE:SUBRESOURCE``. A
-request for a path is the path itself.
+``/registry/[GROUP/]RESOURCE[:SUBRESOURCE][:VERB]/[NAMESPACE/]NAME``, where VERB is there for verbs
+that grant more than they change. A request for a path is the path itself.
+
+>>> question_of(ResourceRequest("bind", "", "roles", name="a/b")).spans[0].start
+b'/registry/roles:bind/a%2Fb'
 
 Sources: kubernetes ``apiserver/pkg/endpoints/request/requestinfo.go`` (what a request has of which
-attribute), ``pkg/apis/authorization/types.go`` (what ``*`` and an empty attribute mean).
+attribute), ``pkg/apis/authorization/types.go`` (what ``*`` and an empty attribute mean),
+``pkg/registry/rbac/escalation_check.go``, ``plugin/pkg/admission/certificates`` and
+``apiserver/pkg/endpoints/filters/impersonation`` (the verbs that grant).
 
 Invariants:
 
-1. Two requests that may touch different objects never become the same key: no attribute may hold
-   what separates two of them, and no group is called like a resource of the core group, which has
-   no segment of its own.
-2. What is not said, or is ``*``, is asked for as a whole: the range holds every key that it could
-   stand for. Of a resource that is not known here, a name alone is that of an object without
-   namespace.
-3. An object has one key. API servers say of a Namespace that it is in itself, and kubectl puts
+1. Every resource request has a key, which begins with what a grant on its whole resource covers.
+2. Requests for different objects never have the same key. What separates the parts of a key is
+   escaped in each part (``%2F``, ``%3A``, ``%25``), and the three parts that may be left out are
+   told from those beside them by how they are written: see ``_first_segments``,
+   ``_subresource`` and ``_grants_more``.
+3. What is not said, or is ``*``, is asked for as a whole: the ranges hold every key that it could
+   stand for. Of an unknown resource, a name alone is that of an object without namespace.
+4. An object has one key. API servers say of a Namespace that it is in itself, and kubectl puts
    what has no namespace into the current one: that is not part of the key.
 """
 
+import re
 from typing import Final, NamedTuple
 
 import msgspec
 
-from webhook.errors import LeewayError
 from webhook.known_resources import KNOWN
 from webhook.rbac.model import PermissionType
-from webhook.rbac.ranges import Range, prefix_end
+from webhook.rbac.ranges import Range, merge, prefix_end
 
 _ROOT: Final = "/registry/"
 _ALL: Final = ("", "*")
@@ -33,18 +39,29 @@ _READ_VERBS: Final = frozenset(("get", "list", "watch"))
 _READ_PATH_VERBS: Final = frozenset(("get", "head"))
 # They are about all objects of a namespace, or of all of them: a name is a selector of theirs.
 _COLLECTION_VERBS: Final = frozenset(("list", "watch", "deletecollection", *_ALL))
-_NAMESPACED: Final = {(known.group, known.plural): known.namespaced for known in KNOWN}
-# The last three are asked about, and never stored (``users`` and ``groups`` by impersonation).
-_CORE_RESOURCES: Final = frozenset(
-    (*(known.plural for known in KNOWN if not known.group), "bindings", "groups", "users")
+# A GET that is upgraded to a stream acts. Before 1.35 the verb of a WebSocket exec is `get` alone.
+_ACTING_SUBRESOURCES: Final = frozenset(("exec", "attach", "portforward", "proxy", "*"))
+_GRANTING_VERBS: Final = frozenset(("escalate", "bind", "approve", "sign", "attest", "use"))
+# `impersonate`, `impersonate:MODE` and `impersonate-on:MODE:VERB`.
+_IMPERSONATE: Final = "impersonate"
+# These are asked about, and never stored.
+_VIRTUAL: Final = {
+    ("", "users"): False,
+    ("", "groups"): False,
+    ("authentication.k8s.io", "uids"): False,
+    ("authentication.k8s.io", "userextras"): False,
+    ("certificates.k8s.io", "signers"): False,
+}
+_NAMESPACED: Final = {(known.group, known.plural): known.namespaced for known in KNOWN} | _VIRTUAL
+_DOTTED_GROUP: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+_GROUPS_WITHOUT_DOT: Final = frozenset(
+    ("extensions", *(known.group for known in KNOWN if known.group and "." not in known.group))
 )
+_ESCAPED: Final = str.maketrans({"%": "%25", "/": "%2F"})
+_ESCAPED_WITH_COLON: Final = _ESCAPED | {ord(":"): "%3A"}
 _READ: Final = (PermissionType.READ,)
 _WRITE: Final = (PermissionType.WRITE,)
 _BOTH: Final = (PermissionType.READ, PermissionType.WRITE)
-
-
-class UnmappableRequestError(LeewayError):
-    """A request that no key can stand for."""
 
 
 class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
@@ -73,20 +90,26 @@ Request = ResourceRequest | PathRequest
 
 
 class Question(NamedTuple):
-    """What a request needs: every one of ``kinds`` on the whole of ``span``."""
+    """What a request needs: every one of ``kinds`` on all keys of all ``spans``."""
 
     kinds: tuple[PermissionType, ...]
-    span: Range
+    spans: tuple[Range, ...]
 
 
 def question_of(request: Request) -> Question:
-    """Return what the engine is to be asked for a request.
-
-    Raises UnmappableRequestError for a resource request in which a separator of keys stands.
-    """
+    """Return what the engine is asked for a request."""
     if isinstance(request, PathRequest):
-        return Question(_kinds(request.verb, _READ_PATH_VERBS), _path_span(request.path))
-    return Question(_kinds(request.verb, _READ_VERBS), _resource_span(request))
+        return Question(_kinds(request.verb, _READ_PATH_VERBS), (_path_span(request.path),))
+    kinds = _kinds(request.verb, _READ_VERBS)
+    if request.verb == "get" and request.subresource in _ACTING_SUBRESOURCES:
+        kinds = _BOTH
+    return Question(kinds, _resource_spans(request))
+
+
+def covers_every_object(span: Range) -> bool:
+    """Return whether a range of paths, from ``/`` on for one, holds the keys of all objects too."""
+    is_of_paths = span.start.startswith(b"/") and len(span.start) < len("/registry")
+    return is_of_paths and merge([span, _prefix(_ROOT)]) == merge([span])
 
 
 def _kinds(verb: str, reading: frozenset[str]) -> tuple[PermissionType, ...]:
@@ -101,29 +124,69 @@ def _path_span(path: str) -> Range:
     return _prefix(path[:-1]) if path.endswith("*") else _single(path)
 
 
-def _resource_span(request: ResourceRequest) -> Range:
-    verb, group, resource, subresource, namespace, name = msgspec.structs.astuple(request)
-    if "/" in group or "/" in namespace or "/" in name or "/" in subresource or "/" in resource:
-        raise _unmappable(request)
-    if ":" in group or ":" in resource or ":" in subresource or group in _CORE_RESOURCES:
-        raise _unmappable(request)
-    if group == "*" or resource in _ALL:
+def _resource_spans(request: ResourceRequest) -> tuple[Range, ...]:
+    verb, group, resource, subresource = msgspec.structs.astuple(request)[:4]
+    if group == "*" or (resource in _ALL and not group):
         # The core group has no segment of its own: all of it is all there is.
-        return _prefix(_ROOT if group in _ALL else f"{_ROOT}{group}/")
-    stem = f"{_ROOT}{group}/{resource}" if group else _ROOT + resource
+        return (_prefix(_ROOT),)
+    stem = _first_segments(group, resource)
+    if resource in _ALL:
+        return (_prefix(stem),)
+    stem += resource.translate(_ESCAPED_WITH_COLON)
     if subresource == "*":
-        return _prefix(f"{stem}:")
+        return (_prefix(f"{stem}:"),)
     if subresource:
-        stem = f"{stem}:{subresource}"
-    all_names = name in _ALL or verb in _COLLECTION_VERBS
-    namespaced = _NAMESPACED.get((group, resource))
+        stem += f":{_subresource(subresource)}"
+    if _grants_more(verb):
+        return (_object_span(f"{stem}:{verb.translate(_ESCAPED)}", request),)
+    span = _object_span(stem, request)
+    # Any verb, those with a key of their own included.
+    return (span, _prefix(f"{stem}:")) if verb in _ALL else (span,)
+
+
+def _first_segments(group: str, resource: str) -> str:
+    """Return all that stands before RESOURCE in a key.
+
+    A first segment is a group if it has a dot or is a group of Kubernetes without one. So any other
+    group gets a dot at its end, and where a resource of the core group could be taken for a group,
+    the empty name of that is a segment: the audience ``vault.example.com`` of a token, for one.
+    """
+    if group:
+        segment = group.translate(_ESCAPED_WITH_COLON)
+        return f"{_ROOT}{segment}/" if _is_plain_group(group) else f"{_ROOT}{segment}./"
+    if _is_plain_group(resource) or resource.endswith("."):
+        return f"{_ROOT}/"
+    return _ROOT
+
+
+def _is_plain_group(text: str) -> bool:
+    return text in _GROUPS_WITHOUT_DOT or _DOTTED_GROUP.fullmatch(text) is not None
+
+
+def _subresource(text: str) -> str:
+    """Return a subresource as it stands in a key, where none can be taken for a verb."""
+    if _grants_more(text):
+        return f"%{ord(text[0]):02X}{text[1:].translate(_ESCAPED_WITH_COLON)}"
+    return text.translate(_ESCAPED_WITH_COLON)
+
+
+def _grants_more(verb: str) -> bool:
+    """Return whether a verb grants more than it changes, and so is a part of the key."""
+    return verb in _GRANTING_VERBS or verb.startswith(_IMPERSONATE)
+
+
+def _object_span(stem: str, request: ResourceRequest) -> Range:
+    namespace, name = request.namespace, request.name
+    all_names = name in _ALL or request.verb in _COLLECTION_VERBS
+    namespaced = _NAMESPACED.get((request.group, request.resource))
+    name = name.translate(_ESCAPED)
     if namespaced is False or namespace in _ALL:
         # A name in all namespaces may be in any of them.
         everywhere = namespaced or (namespaced is None and namespace)
         if all_names or everywhere:
             return _prefix(f"{stem}/")
         return _single(f"{stem}/{name}")
-    stem = f"{stem}/{namespace}/"
+    stem = f"{stem}/{namespace.translate(_ESCAPED)}/"
     return _prefix(stem) if all_names else _single(stem + name)
 
 
@@ -135,21 +198,3 @@ def _prefix(text: str) -> Range:
 def _single(text: str) -> Range:
     key = text.encode("utf-8")
     return Range(key, key + b"\0")
-
-
-def _unmappable(request: ResourceRequest) -> UnmappableRequestError:
-    if request.group in _CORE_RESOURCES:
-        return UnmappableRequestError(
-            f"group {request.group!r} stands for no key: it is a resource of the core group, which "
-            "has an empty name; ask for that"
-        )
-    found = next(
-        f"{field} {value[:64]!r}"
-        for field in ("group", "resource", "subresource", "namespace", "name")
-        if "/" in (value := getattr(request, field))
-        or (":" in value and field not in ("namespace", "name"))
-    )
-    return UnmappableRequestError(
-        f"{found} stands for no key: it may not hold a slash, nor a group or resource a colon; ask "
-        "for a subresource as one"
-    )

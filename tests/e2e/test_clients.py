@@ -16,7 +16,7 @@ from kubernetes import client as kubernetes
 from kubernetes.config import new_client_from_config
 from kubernetes.dynamic import DynamicClient
 
-from .auth import as_root, grant
+from .auth import as_root, ask, grant
 from .harness import AUDIENCE, HOST, LEEWAY, REVIEWS, RunningServer, review_of
 from .kubectl import Kubectl, program
 
@@ -109,8 +109,8 @@ def test_kubernetes_client_asks_what_it_may(api: kubernetes.AuthenticationV1Api)
     )
     assert (review.kind, review.api_version) == ("SelfSubjectAccessReview", AUTHORIZATION)
     assert (review.status.allowed, review.status.denied) == (is_root, None)
-    path = kubernetes.V1NonResourceAttributes(verb="get", path="/healthz")
-    for user, allowed in (("root", True), ("alice", False)):
+    path = kubernetes.V1NonResourceAttributes(verb="post", path="/leeway/tokenreviews")
+    for user, allowed in (("kube-apiserver", True), ("root", False)):
         subject = kubernetes.V1SubjectAccessReviewSpec(non_resource_attributes=path, user=user)
         review = authorization.create_subject_access_review(
             kubernetes.V1SubjectAccessReview(spec=subject)
@@ -219,6 +219,20 @@ def test_kube_apiserver_authenticates(server: RunningServer) -> None:
     review = review_of(server.sign(), [AUDIENCE])
     answer = post_as_kube_apiserver(server, "tokenreview.yaml", review)
     assert answer["status"]["authenticated"] is True
+
+
+@pytest.mark.fault(53)
+def test_the_root_of_a_cluster_is_not_leeways(server: RunningServer) -> None:
+    resource = {"resourceAttributes": {"verb": "delete", "resource": "nodes", "name": "n"}}
+    review = {"spec": resource | {"user": "root", "groups": ["system:authenticated"]}}
+    status = post_as_kube_apiserver(server, "subjectaccessreview.yaml", review)["status"]
+    assert status["allowed"] is False
+    assert "authorizer.allowRoot" in status["reason"]
+    # The certificate of Leeway's root, and questions about Leeway's own users.
+    path = f"/apis/{AUTHORIZATION}/selfsubjectaccessreviews"
+    own = server.post(path, {"spec": resource}, server.context("root"))
+    assert own.json["status"] == {"allowed": True, "reason": "granted by role root"}
+    assert ask(server, "root", "WRITE", b"/registry/nodes/n").json["status"]["allowed"] is True
 
 
 # The bytes of kube-apiserver 1.36 without version flags; up to 1.33 with the time that is null.

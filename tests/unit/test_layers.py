@@ -69,6 +69,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.explain",
         "webhook.mapping",
         "webhook.range_reviews",
+        "webhook.request_access",
         "webhook.skew_report",
         "webhook.skew_verdict",
         "webhook.token_binding",

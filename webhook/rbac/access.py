@@ -52,9 +52,9 @@ def granting_roles(
     user: str,
     groups: Iterable[str],
     kinds: Iterable[PermissionType],
-    span: Range,
+    *spans: Range,
 ) -> tuple[str, ...]:
-    """Return the roles that let a subject do something with all keys of a range.
+    """Return the roles that let a subject do something with all keys of some ranges.
 
     One role where it is enough alone, else all that have a part in it; none where the subject may
     not. ``kinds`` are READ, WRITE or both. Source: ``store.go``, ``isOpPermitted``.
@@ -64,29 +64,33 @@ def granting_roles(
         roles = roles_of(state, user, groups)
         if ROOT in roles:
             return (ROOT,)
-        if not roles or not _covers(state.permissions(roles), kinds, span):
+        if not roles or not _covers(state.permissions(roles), kinds, spans):
             return ()
         names = sorted(roles)
         for name in names:
-            if _covers(state.permissions(frozenset((name,))), kinds, span):
+            if _covers(state.permissions(frozenset((name,))), kinds, spans):
                 return (name,)
-        return tuple(name for name in names if _touches(state, name, kinds, span))
+        return tuple(name for name in names if _touches(state, name, kinds, spans))
 
 
-def _covers(permissions: Permissions, kinds: Iterable[PermissionType], span: Range) -> bool:
-    start, end = span
-    for kind in kinds:
-        if kind is PermissionType.READ:
-            if not permissions.can_read_range(start, end):
+def _covers(
+    permissions: Permissions, kinds: Iterable[PermissionType], spans: Iterable[Range]
+) -> bool:
+    for start, end in spans:
+        for kind in kinds:
+            if kind is PermissionType.READ:
+                if not permissions.can_read_range(start, end):
+                    return False
+            elif not permissions.can_write_range(start, end):
                 return False
-        elif not permissions.can_write_range(start, end):
-            return False
     return True
 
 
-def _touches(state: State, role: str, kinds: Iterable[PermissionType], span: Range) -> bool:
+def _touches(
+    state: State, role: str, kinds: Iterable[PermissionType], spans: Iterable[Range]
+) -> bool:
     permissions = state.permissions(frozenset((role,)))
-    return any(permissions.uncovered(kind, span) != [span] for kind in kinds)
+    return any(permissions.uncovered(kind, span) != [span] for span in spans for kind in kinds)
 
 
 def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissions | None:
@@ -110,7 +114,7 @@ def explain_access(
         if ROOT in roles:
             return Access(True, (ROOT,), ())
         uncovered = state.permissions(roles).uncovered(kind, span)
-        granting = [name for name in sorted(roles) if _touches(state, name, (kind,), span)]
+        granting = [name for name in sorted(roles) if _touches(state, name, (kind,), (span,))]
         return Access(not uncovered, tuple(granting), tuple(uncovered))
 
 

@@ -96,7 +96,8 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
     audiences = configuration.audiences
     callers = Callers(store, parts.tokens, verifier, configuration.issuer, audiences, time)
     prefix = configuration.mapping.role_group_prefix
-    reviews = AccessReviews(store, callers, metrics, log, limit)
+    allow_root = configuration.authorizer.allow_root
+    reviews = AccessReviews(store, callers, metrics, log, limit, allow_root)
     hot = {
         f"/apis/{AUTHENTICATION_GROUP}/v1/selfsubjectreviews": HotRoute(reviews.who_am_i),
         f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectaccessreviews": HotRoute(reviews.self_subject),

@@ -39,6 +39,7 @@ server: {bind: 127.0.0.1:8443, workers: 2, maxBodyBytes: 3145728}
 store: {sqlite: {path: auth.db}}
 objects: {source: none}
 mapping: {roleGroupPrefix: "leeway:role:"}
+authorizer: {allowRoot: false}
 """
 URL = "https://cluster.example"
 SOURCE = "/data/leeway.yaml"
@@ -393,6 +394,7 @@ def test_every_field_can_be_set_in_the_environment() -> None:
         "LEEWAY_STORE_SQLITE_PATH": "other.db",
         "LEEWAY_OBJECTS_SOURCE": "none",
         "LEEWAY_MAPPING_ROLE_GROUP_PREFIX": "",
+        "LEEWAY_AUTHORIZER_ALLOW_ROOT": "true",
         "PATH": "/bin",
         "LEEWAY_DATA_DIR": "/x",
     }
@@ -412,6 +414,7 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert made.server.max_worker_bytes == 268435456
     assert made.store.sqlite.path == "other.db"
     assert made.mapping.role_group_prefix == ""
+    assert made.authorizer.allow_root
 
 
 LONGER = {"LEEWAY_TOKENS_DEFAULT_EXPIRATION": "48h", "LEEWAY_TOKENS_MAX_EXPIRATION": "72h"}

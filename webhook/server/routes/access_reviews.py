@@ -16,10 +16,9 @@ from webhook.access_reviews import (
 )
 from webhook.metrics import Metrics
 from webhook.range_reviews import parse_range_review, render_range_review
-from webhook.rbac.access import Access, explain_access, granting_roles
+from webhook.rbac.access import Access, explain_access
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.ranges import in_words, to_wire
-from webhook.registry import Question, UnmappableRequestError, question_of
+from webhook.request_access import Decision, decide, decide_for_cluster
 from webhook.server.caller import CALLER, Caller, Callers
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
@@ -27,13 +26,17 @@ from webhook.server.request_log import RequestLog
 
 @dataclass(frozen=True, slots=True)
 class AccessReviews:
-    """The routes of the reviews that the engine answers."""
+    """The routes of the reviews that the engine answers.
+
+    ``allow_root`` makes the cluster's user ``root`` Leeway's.
+    """
 
     store: AuthStore
     callers: Callers
     metrics: Metrics
     log: RequestLog
     max_body_bytes: int
+    allow_root: bool
 
     async def subject(self, version: str, scope: Scope, receive: Receive, send: Send) -> None:
         """SubjectAccessReview: may a user of an API server make a request."""
@@ -43,13 +46,17 @@ class AccessReviews:
     def subject_at_once(self, version: str, scope: Scope, body: bytes) -> bytes:
         """Return the answer to the body of a SubjectAccessReview."""
         asked = parse_access_review(body, SUBJECT_KIND, version)
-        return self._review(scope, asked, asked.user, asked.groups)
+        decision = decide_for_cluster(
+            self.store, asked.user, asked.groups, asked.request, allow_root=self.allow_root
+        )
+        return self._answer(scope, asked.user, asked, decision)
 
     async def self_subject(self, scope: Scope, receive: Receive, send: Send) -> None:
         """SelfSubjectAccessReview: may the caller."""
         asked = parse_access_review(await self._body(scope, receive, SELF_KIND), SELF_KIND)
         caller: Caller = scope[CALLER]
-        await respond(send, 201, self._review(scope, asked, caller.username, caller.groups))
+        decision = decide(self.store, caller.username, caller.groups, asked.request)
+        await respond(send, 201, self._answer(scope, caller.username, asked, decision))
 
     async def who_am_i(self, scope: Scope, receive: Receive, send: Send) -> None:
         """SelfSubjectReview: who is the caller."""
@@ -79,25 +86,10 @@ class AccessReviews:
         message = message_of(kind, version)
         return await read_json_body(scope, receive, self.max_body_bytes, message)
 
-    def _review(
-        self, scope: Scope, asked: AccessRequest, user: str, groups: tuple[str, ...]
-    ) -> bytes:
-        try:
-            question = question_of(asked.request)
-        except UnmappableRequestError as error:
-            self.log.decided(scope, user, str(error), allowed=False)
-            return render_access_review(asked, str(error), allowed=False)
-        roles = granting_roles(self.store, user, groups, *question)
-        allowed = bool(roles)
-        reason = f"granted by role {' and '.join(roles)}" if roles else _missing(user, question)
-        answer = render_access_review(asked, reason, allowed=allowed)
-        self.log.decided(scope, user, reason, allowed=allowed)
+    def _answer(self, scope: Scope, user: str, asked: AccessRequest, decision: Decision) -> bytes:
+        allowed = bool(decision.roles)
+        answer = render_access_review(asked, decision.reason, allowed=allowed)
+        self.log.decided(scope, user, decision.reason, allowed=allowed)
         # Last: a review that fails before this is answered another way, and counted there.
         self.metrics.count_permission_check(allowed=allowed)
         return answer
-
-
-def _missing(user: str, question: Question) -> str:
-    kinds = " and ".join(kind.name for kind in question.kinds)
-    where = in_words(*to_wire(question.span))
-    return f"no role of {user[:128] or 'these groups'} grants {kinds} on {where[:512]}"

@@ -1,5 +1,6 @@
 """``leeway user``, ``role``, ``auth``, ``group`` and ``can-i``."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -105,6 +106,91 @@ WRONG = [
 @pytest.mark.parametrize(("line", "words"), WRONG, ids=[line[:40] for line, _ in WRONG])
 def test_wrong(leeway: Leeway, data_dir: Path, line: str, words: str) -> None:
     leeway(*line.split(), "--data-dir", data_dir).assert_failed(2, words)
+
+
+SIGNER = {
+    "verb": "approve",
+    "group": "certificates.k8s.io",
+    "resource": "signers",
+    "name": "kubernetes.io/kubelet-serving",
+}
+SIGNER_KEY = "/registry/certificates.k8s.io/signers:approve/kubernetes.io%2Fkubelet-serving"
+
+
+@pytest.mark.fault(11)
+def test_a_request_is_shown_with_its_key(leeway: Leeway, data_dir: Path, tmp_path: Path) -> None:
+    def ask(request: object, *words: str, stdin: str = "") -> tuple[int, list[str]]:
+        text = request if isinstance(request, str) else json.dumps(request)
+        done = leeway("can-i", "--request", text, *words, "--data-dir", data_dir, stdin=stdin)
+        assert done.err == ""
+        return done.code, done.out.splitlines()
+
+    needs, no = f"WRITE on {SIGNER_KEY}", f"no, no role of jane grants WRITE on {SIGNER_KEY}"
+    assert ask(SIGNER, "--user", "jane") == (1, [needs, no])
+    for line in (
+        "role add signer",
+        f"role grant-permission --prefix signer write {SIGNER_KEY.rpartition('/')[0]}/",
+        "group grant-role signers signer",
+    ):
+        leeway(*line.split(), "--data-dir", data_dir).assert_done()
+    yes = (0, [needs, "yes, granted by role signer"])
+    assert ask(SIGNER, "--user", "jane", "--group", "signers") == yes
+    spec = {"user": "jane", "resourceAttributes": SIGNER, "groups": ["signers"]}
+    assert ask(spec) == yes
+    assert ask({"kind": "SubjectAccessReview", "spec": spec}) == yes
+    beta = {"user": "jane", "resourceAttributes": SIGNER, "group": ["signers"]}
+    review = {"apiVersion": "authorization.k8s.io/v1beta1", "spec": beta}
+    assert ask("-", stdin=json.dumps(review)) == yes
+    (tmp_path / "r.json").write_text(json.dumps(review))
+    assert ask(f"@{tmp_path / 'r.json'}") == yes
+    assert ask(review, "--user", "x", "--group", "others")[0] == 1
+    path = {"verb": "get", "path": "/metrics\x1b"}
+    assert ask(path, "--user", "x")[1][0] == "READ on /metrics\\u001b"
+    shown = leeway("can-i", "--request", json.dumps(spec), "-o", "json", "--data-dir", data_dir)
+    assert json.loads(shown.out) == {
+        "allowed": True,
+        "roles": ["signer"],
+        "reason": "granted by role signer",
+        "permissions": ["WRITE"],
+        "keys": [
+            {
+                "key": base64.b64encode(SIGNER_KEY.encode()).decode(),
+                "rangeEnd": "",
+                "text": SIGNER_KEY,
+            }
+        ],
+    }
+
+
+@pytest.mark.fault(53)
+def test_a_request_of_the_root_of_a_cluster(leeway: Leeway, data_dir: Path) -> None:
+    words = ("can-i", "--request", json.dumps(SIGNER), "--user", "root", "--data-dir", data_dir)
+    done = leeway(*words)
+    assert done.code == 1
+    assert "authorizer.allowRoot" in done.out
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write("authorizer: {allowRoot: true}\n")
+    assert leeway(*words).assert_done().endswith("yes, granted by role root\n")
+
+
+BAD_REQUESTS = [
+    (("--request", "{"), "not JSON"),
+    (("--request", "[]"), "JSON object with a verb"),
+    (("--request", '{"verb":"get"}'), "names no user"),
+    (("--request", '{"spec":1}'), "spec must be an object"),
+    (("--request", '{"verb":1}', "--user", "u"), "verb must be a string"),
+    (("--request", "{}", "--prefix"), "takes the place of"),
+    (("read", "k", "--request", "{}"), "takes the place of"),
+    (("--user", "u"), "--request"),
+    (("read", "--user", "u"), "--request"),
+]
+
+
+@pytest.mark.parametrize(("words", "why"), BAD_REQUESTS, ids=[str(w) for w, _ in BAD_REQUESTS])
+def test_what_is_not_a_request(
+    leeway: Leeway, data_dir: Path, words: tuple[str, ...], why: str
+) -> None:
+    leeway("can-i", *words, "--data-dir", data_dir).assert_failed(2, why)
 
 
 @pytest.mark.parametrize(
