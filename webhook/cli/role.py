@@ -16,6 +16,7 @@ from webhook.cli.store import (
 )
 from webhook.rbac.model import Permission, PermissionType, Role
 from webhook.rbac.ranges import in_words, prefix_end
+from webhook.registry import covers_every_object
 
 
 @click.group(epilog=example("leeway role list"))
@@ -116,6 +117,13 @@ def grant_permission(
         about = {"role": name, "permission": permission.type.name, "keys": keys}
         audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
     click.echo(f"Role {name} updated")
+    if covers_every_object(permission.span):
+        click.echo(
+            f"leeway: warning: {keys} holds more than paths: under /registry/ is every object "
+            "of a cluster that asks Leeway. If only paths are meant, revoke it, and grant them "
+            "one by one",
+            err=True,
+        )
 
 
 @role.command(

@@ -162,6 +162,33 @@ def test_a_request_is_shown_with_its_key(leeway: Leeway, data_dir: Path, tmp_pat
     }
 
 
+PATHS = [
+    (("read", "/", "--prefix"), True),
+    (("write", "/", "0"), True),
+    (("readwrite", "/", "--from-key"), True),
+    (("read", "/re", "--prefix"), True),
+    (("read", "/a", "/z"), True),
+    (("read", "/"), False),
+    (("read", "/registry/", "--prefix"), False),
+    (("read", "/registry", "/registry0"), False),
+    (("read", "/api/", "--prefix"), False),
+    (("read", "/s", "/z"), False),
+    (("read", "", "--prefix"), False),
+]
+
+
+@pytest.mark.fault(54)
+@pytest.mark.parametrize(("words", "warns"), PATHS, ids=[" ".join(words) for words, _ in PATHS])
+def test_a_grant_on_all_paths_warns_of_what_else_it_covers(
+    leeway: Leeway, data_dir: Path, words: tuple[str, ...], warns: bool
+) -> None:
+    leeway("role", "add", "reader", "--data-dir", data_dir).assert_done()
+    done = leeway("role", "grant-permission", "reader", *words, "--data-dir", data_dir)
+    assert (done.code, done.out) == (0, "Role reader updated\n")
+    assert ("warning" in done.err) is warns
+    assert not warns or ("/registry/" in done.err and done.err.count("\n") == 1)
+
+
 @pytest.mark.fault(53)
 def test_a_request_of_the_root_of_a_cluster(leeway: Leeway, data_dir: Path) -> None:
     words = ("can-i", "--request", json.dumps(SIGNER), "--user", "root", "--data-dir", data_dir)
