@@ -22,7 +22,7 @@ from webhook.errors import (
     ServerUnreachableError,
 )
 from webhook.log_lines import redact
-from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.errors import AuthError, StoreError, StoreUnavailableError
 from webhook.version import COMMIT, VERSION
 
 EXIT_NO: Final = 1
@@ -130,6 +130,8 @@ def main() -> None:
         code = _fail(str(error), EXIT_UNREACHABLE)
     except (NotIssuedError, UnsafeStepError) as error:
         code = _fail(str(error), EXIT_NO)
+    except AuthError as error:
+        code = _fail(f"{error}; {error.advice}" if error.advice else str(error), EXIT_USAGE)
     except (LeewayError, KeysError) as error:
         code = _fail(str(error), EXIT_USAGE)
     except UnicodeError:

@@ -8,6 +8,7 @@ Each function returns the records to write, or None where nothing changes. Nothi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from webhook.rbac.errors import (
     InvalidAuthManagementError,
@@ -23,6 +24,7 @@ from webhook.rbac.errors import (
     UserNotFoundError,
 )
 from webhook.rbac.model import ROOT, Group, Permission, Role, User
+from webhook.rbac.ranges import in_words
 from webhook.rbac.records import (
     PERMISSION,
     ROLE,
@@ -38,6 +40,9 @@ from webhook.rbac.records import (
     user_record,
 )
 from webhook.rbac.state import State
+
+_NOT_WHILE_ENABLED: Final = "{} while auth is enabled; run `leeway auth disable` first"
+_SHOWN_BYTES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,9 @@ def add_user(state: State, name: str, password_hash: bytes) -> Change:
 def delete_user(state: State, name: str) -> Change:
     """Decide ``AuthStore.delete_user``."""
     if state.meta.enabled and name == ROOT:
-        raise InvalidAuthManagementError
+        raise InvalidAuthManagementError(
+            _NOT_WHILE_ENABLED.format("the user root cannot be deleted")
+        )
     if name not in state.users:
         raise UserNotFoundError
     gone = Record(USER, text_id(name), None)
@@ -112,7 +119,9 @@ def grant_role(state: State, name: str, role: str) -> Change | None:
 def revoke_role(state: State, name: str, role: str) -> Change:
     """Decide ``AuthStore.revoke_role``."""
     if state.meta.enabled and name == ROOT and role == ROOT:
-        raise InvalidAuthManagementError
+        raise InvalidAuthManagementError(
+            _NOT_WHILE_ENABLED.format("the user root cannot lose the role root")
+        )
     user = user_of(state, name)
     if role not in user.roles:
         raise RoleNotGrantedError
@@ -132,7 +141,9 @@ def add_role(state: State, name: str) -> Change:
 def delete_role(state: State, name: str) -> Change:
     """Decide ``AuthStore.delete_role``."""
     if state.meta.enabled and name == ROOT:
-        raise InvalidAuthManagementError
+        raise InvalidAuthManagementError(
+            _NOT_WHILE_ENABLED.format("the role root cannot be deleted")
+        )
     role = role_of(state, name)
     records = [Record(ROLE, text_id(name), None)]
     for permission in role.permissions:
@@ -152,9 +163,18 @@ def delete_role(state: State, name: str) -> Change:
 def grant_permission(state: State, role: str, permission: Permission) -> Change:
     """Decide ``AuthStore.grant_permission``."""
     if not permission.is_valid:
-        raise InvalidAuthManagementError
+        raise InvalidAuthManagementError(_advice_on_range(permission))
     role_of(state, role)
     return _bumped(state, [permission_record(role, permission)])
+
+
+def _advice_on_range(permission: Permission) -> str:
+    if not permission.key:
+        return "the key is empty; name a key, or grant all keys with `--prefix ''`"
+    key, end = (
+        in_words(bound[:_SHOWN_BYTES], b"") for bound in (permission.key, permission.range_end)
+    )
+    return f"RANGE_END {end} does not come after KEY {key}; give the one that sorts first as KEY"
 
 
 def revoke_permission(state: State, role: str, key: bytes, range_end: bytes) -> Change:

@@ -1,4 +1,7 @@
-"""What the engine refuses. The messages are etcd's (``api/v3rpc/rpctypes/error.go``)."""
+"""What the engine refuses. The messages are etcd's (``api/v3rpc/rpctypes/error.go``).
+
+Clients of etcd compare them, so what to do about one is kept beside it, for people alone.
+"""
 
 from typing import ClassVar
 
@@ -6,44 +9,57 @@ from webhook.errors import LeewayError
 
 
 class AuthError(LeewayError):
-    """Base of the refusals; never raised itself."""
+    """Base of the refusals; never raised itself.
+
+    ``advice`` says what to do about it, with commands of ``leeway``; empty where it is obvious.
+    """
 
     text: ClassVar[str]
+    default_advice: ClassVar[str] = ""
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(f"etcdserver: {self.text}" + (f": {detail}" if detail else ""))
+    def __init__(self, advice: str = "") -> None:
+        super().__init__(f"etcdserver: {self.text}")
+        self.advice = advice or self.default_advice
 
 
 class RootUserNotExistError(AuthError):
     text = "root user does not exist"
+    default_advice = "add it with `leeway user add root --no-password`"
 
 
 class RootRoleNotExistError(AuthError):
     text = "root user does not have root role"
+    default_advice = "grant it with `leeway user grant-role root root`"
 
 
 class UserAlreadyExistsError(AuthError):
     text = "user name already exists"
+    default_advice = "`leeway user passwd` changes its password"
 
 
 class UserEmptyError(AuthError):
     text = "user name is empty"
+    default_advice = "give a name"
 
 
 class UserNotFoundError(AuthError):
     text = "user name not found"
+    default_advice = "`leeway user list` shows the users"
 
 
 class RoleAlreadyExistsError(AuthError):
     text = "role name already exists"
+    default_advice = "`leeway role get` shows its permissions"
 
 
 class RoleNotFoundError(AuthError):
     text = "role name not found"
+    default_advice = "`leeway role list` shows the roles"
 
 
 class RoleEmptyError(AuthError):
     text = "role name is empty"
+    default_advice = "give a name"
 
 
 class AuthFailedError(AuthError):
@@ -60,10 +76,14 @@ class PermissionDeniedError(AuthError):
 
 class RoleNotGrantedError(AuthError):
     text = "role is not granted to the user"
+    default_advice = (
+        "`leeway user get` and `leeway group get` show the roles of a user and of a group"
+    )
 
 
 class PermissionNotGrantedError(AuthError):
     text = "permission is not granted to the role"
+    default_advice = "`leeway role get` shows what is granted; revoke a range as it was granted"
 
 
 class AuthNotEnabledError(AuthError):

@@ -220,6 +220,77 @@ def test_what_is_not_a_request(
     leeway("can-i", *words, "--data-dir", data_dir).assert_failed(2, why)
 
 
+INVALID = "leeway: etcdserver: invalid auth management; "
+
+
+@pytest.mark.fault(37)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "user delete root",
+            f"{INVALID}the user root cannot be deleted while auth is enabled; "
+            "run `leeway auth disable` first",
+        ),
+        (
+            "user revoke-role root root",
+            f"{INVALID}the user root cannot lose the role root while auth is enabled; "
+            "run `leeway auth disable` first",
+        ),
+        (
+            "role delete root",
+            f"{INVALID}the role root cannot be deleted while auth is enabled; "
+            "run `leeway auth disable` first",
+        ),
+        (
+            "role grant-permission root read b a",
+            f"{INVALID}RANGE_END a does not come after KEY b; give the one that sorts first as KEY",
+        ),
+        (
+            "role grant-permission root read b b",
+            f"{INVALID}RANGE_END b does not come after KEY b; give the one that sorts first as KEY",
+        ),
+        (
+            "role grant-permission root read EMPTY",
+            f"{INVALID}the key is empty; name a key, or grant all keys with `--prefix ''`",
+        ),
+        (
+            "user get nobody",
+            "leeway: etcdserver: user name not found; `leeway user list` shows the users",
+        ),
+        (
+            "role get nothing",
+            "leeway: etcdserver: role name not found; `leeway role list` shows the roles",
+        ),
+        (
+            "role revoke-permission root a",
+            "leeway: etcdserver: permission is not granted to the role; `leeway role get` shows "
+            "what is granted; revoke a range as it was granted",
+        ),
+        (
+            "group revoke-role g root",
+            "leeway: etcdserver: role is not granted to the user; `leeway user get` and "
+            "`leeway group get` show the roles of a user and of a group",
+        ),
+    ],
+    ids=lambda value: value[:35],
+)
+def test_the_texts_of_etcd_are_followed_by_what_to_do(
+    leeway: Leeway, data_dir: Path, line: str, message: str
+) -> None:
+    words = ["" if word == "EMPTY" else word for word in line.split()]
+    done = leeway(*words, "--data-dir", data_dir)
+    assert (done.code, done.out, done.err) == (2, "", f"{message}\n")
+
+
+@pytest.mark.fault(37)
+def test_all_keys_are_granted_as_the_advice_says(leeway: Leeway, data_dir: Path) -> None:
+    command = ["role", "grant-permission", "kube-apiserver", "read", "", "--prefix"]
+    leeway(*command, "--data-dir", data_dir).assert_done()
+    question = ["can-i", "read", "", "--prefix", "--user", "kube-apiserver"]
+    leeway(*question, "--data-dir", data_dir).assert_done()
+
+
 @pytest.mark.parametrize(
     ("line", "value"),
     [
