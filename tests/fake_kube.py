@@ -92,7 +92,13 @@ class FakeKube:
     # What is there -----------------------------------------------------------------------------
 
     def put(
-        self, key: ObjectKey, uid: str, *, deleted_at: float | None = None, **spec: str
+        self,
+        key: ObjectKey,
+        uid: str,
+        *,
+        deleted_at: float | None = None,
+        labels: dict[str, str] | None = None,
+        **spec: str,
     ) -> None:
         """Make an object, or change it where one with that UID is there."""
         metadata: JSONObject = {"name": key.name, "uid": uid}
@@ -100,6 +106,8 @@ class FakeKube:
             metadata["namespace"] = key.namespace
         if deleted_at is not None:
             metadata["deletionTimestamp"] = stamp(deleted_at)
+        if labels:
+            metadata["labels"] = labels
         whole = {"kind": str(key.kind), "apiVersion": "v1", "metadata": metadata}
         if key.kind is Kind.POD:
             whole["spec"] = {"containers": [], **spec}

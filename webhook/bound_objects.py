@@ -1,7 +1,7 @@
 """The objects that a token stands and falls with: its service account, Pod, Secret or Node.
 
-Source: kubernetes ``pkg/serviceaccount/claims.go``, ``Validate``: the order of the checks and the
-phrases of the refusals.
+Sources: kubernetes ``pkg/serviceaccount/claims.go`` and ``legacy.go``, ``Validate``: the order of
+the checks and the phrases of the refusals.
 
 Invariants:
 
@@ -20,9 +20,12 @@ from webhook.claims import Claims, ObjectReference
 from webhook.errors import (
     BoundObjectGoneError,
     LookupFailedError,
+    MarkedInvalidError,
     ServiceAccountGoneError,
     UIDMismatchError,
 )
+
+INVALID_SINCE_LABEL: Final = "kubernetes.io/legacy-token-invalid-since"
 
 
 class Kind(StrEnum):
@@ -49,14 +52,16 @@ class ObjectKey(NamedTuple):
 class ObjectState(msgspec.Struct, frozen=True, gc=False):
     """What is known of an object that exists.
 
-    ``deleted_at`` is its ``deletionTimestamp`` in Unix seconds. The last two are a Pod's, where
-    they are known.
+    ``deleted_at`` is its ``deletionTimestamp`` in Unix seconds. ``service_account`` and ``node``
+    are a Pod's, where they are known. ``is_marked_invalid`` is a Secret's: it has the label
+    INVALID_SINCE_LABEL, which Kubernetes gives to Secrets whose token was not used for a year.
     """
 
     uid: str
     deleted_at: float | None = None
     service_account: str = ""
     node: str = ""
+    is_marked_invalid: bool = False
 
 
 class Absence(Enum):
@@ -117,14 +122,17 @@ def check_objects(
 
     ``answers`` are those of ``look_up``; they go before what the source knows. ``leeway`` is the
     time in seconds for which an object that is being deleted still counts. Raises
-    ServiceAccountGoneError, UIDMismatchError, BoundObjectGoneError, LookupFailedError, or
-    LookupNeeded for an object that the source has not seen.
+    ServiceAccountGoneError, UIDMismatchError, BoundObjectGoneError, MarkedInvalidError,
+    LookupFailedError, or LookupNeeded for an object that the source has not seen.
     """
     for key, uid in objects_of(claims):
         answer = answers.get(key) or source.find(key, uid)
         if answer is Absence.UNSEEN:
             raise LookupNeeded(key, uid)
         _check(key, uid, answer, leeway, now)
+        # Only the Secret of a legacy token is named without its UID.
+        if not uid and isinstance(answer, ObjectState) and answer.is_marked_invalid:
+            raise _marked_invalid(claims, key)
 
 
 def objects_of(claims: Claims) -> list[tuple[ObjectKey, str]]:
@@ -164,6 +172,15 @@ def _check(key: ObjectKey, uid: str, answer: Answer, leeway: float, now: float) 
     if answer.deleted_at is not None and answer.deleted_at < now - leeway:
         ago = floor(now - answer.deleted_at)
         raise _gone(key, f"its deletionTimestamp was {ago}s ago (leeway {leeway:g}s)")
+
+
+def _marked_invalid(claims: Claims, key: ObjectKey) -> MarkedInvalidError:
+    account = f"{claims.namespace}/{claims.service_account.name}"
+    return MarkedInvalidError(
+        f"the token in {key} for service account {account} has been marked invalid. Use tokens "
+        "from the TokenRequest API or manually created secret-based tokens, or remove the "
+        f"'{INVALID_SINCE_LABEL}' label from the secret to temporarily allow use of this token"
+    )
 
 
 def _gone(key: ObjectKey, detail: str) -> ServiceAccountGoneError | BoundObjectGoneError:

@@ -254,6 +254,10 @@ class RevokedError(TokenRefusedError):
     reason = Reason.REVOKED
 
 
+class MarkedInvalidError(RevokedError):
+    """Kubernetes has marked the Secret of a legacy token as invalid."""
+
+
 class ClockError(TokenRefusedError):
     """Base of the refusals that a clock decides.
 

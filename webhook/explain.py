@@ -53,6 +53,7 @@ _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.UIDMismatchError: "objects",
     errors.BoundObjectGoneError: "objects",
     errors.LookupFailedError: "objects",
+    errors.MarkedInvalidError: "objects",
     errors.RevokedError: "revoked",
 }
 _ADVICE: Final = {
@@ -87,6 +88,10 @@ _ADVICE: Final = {
 _NO_KEYS_ADVICE: Final = (
     "Nothing is known to be wrong with this token: the keys that would tell could not be fetched. "
     "Mend what is said above, which is between this machine and the issuer, and try again."
+)
+_MARKED_INVALID_ADVICE: Final = (
+    "The token is good, but Kubernetes marked its Secret as invalid, because the token was not "
+    "used for a year. Ask the TokenRequest API (`kubectl create token`) for one instead."
 )
 _HEADER_ADVICE: Final = (
     "The text is complete, so copying it again will not help: whoever signed this token gave it a "
@@ -156,6 +161,8 @@ def explain(
 def _advice(error: errors.TokenRefusedError, token: str) -> str:
     if isinstance(error, errors.NoKeysError):
         return _NO_KEYS_ADVICE
+    if isinstance(error, errors.MarkedInvalidError):
+        return _MARKED_INVALID_ADVICE
     if _FAILED_CHECK[type(error)] == "form" and _is_complete(token):
         ours = isinstance(error, errors.MalformedTokenError)
         return _HEADER_ADVICE if ours else _NO_ISSUER_ADVICE

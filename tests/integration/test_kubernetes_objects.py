@@ -92,6 +92,26 @@ def test_listed(objects: KubernetesObjects, kube: FakeKube) -> None:
     assert kube.look_ups() == []
 
 
+@pytest.mark.fault(6)
+def test_a_secret_that_is_marked_invalid(
+    objects: KubernetesObjects, kube: FakeKube, tmp_path: Path
+) -> None:
+    marked = ObjectState(uid_of(SECRET), is_marked_invalid=True)
+    labels = {"app": "x", "kubernetes.io/legacy-token-invalid-since": "2026-01-01"}
+    # As a watch tells of it, as a look-up finds it, and in a list.
+    kube.put(SECRET, uid_of(SECRET), labels=labels)
+    wait_until(lambda: found(objects, SECRET) == marked)
+    assert objects.look_up(SECRET) == marked
+    with source_of(kube, tmp_path) as another:
+        wait_until(lambda: another.problem() == "")
+        assert found(another, SECRET) == marked
+    # Of other kinds the label means nothing, and taking it off makes the token good again.
+    kube.put(SA, uid_of(SA), labels=labels)
+    assert objects.look_up(SA) == ObjectState(uid_of(SA))
+    kube.put(SECRET, uid_of(SECRET), labels={"app": "x"})
+    wait_until(lambda: found(objects, SECRET) == ObjectState(uid_of(SECRET)))
+
+
 def test_pages(tmp_path: Path) -> None:
     keys = [ObjectKey(Kind.POD, "argo-run", f"p-{number}") for number in range(7)]
     with fake_kube(page_size=3) as kube:

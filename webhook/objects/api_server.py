@@ -5,8 +5,9 @@ alternate representations) and ``apimachinery/pkg/watch``.
 
 Invariants:
 
-1. Of ServiceAccounts, Secrets and Nodes only the metadata is asked for and nothing else is taken:
-   no data of a Secret ever enters this process. Of a Pod its service account and its node are kept.
+1. Of ServiceAccounts, Secrets and Nodes only the metadata is requested and nothing else is taken:
+   no data of a Secret ever enters this process. Of a Pod its service account and its node are kept,
+   of a Secret whether it is marked invalid.
 2. A list is of one moment, and the newest: it names no resourceVersion.
 3. An answer that is not what was asked for is an error, never an empty list.
 """
@@ -21,7 +22,7 @@ from urllib.parse import quote
 import msgspec
 from urllib3.exceptions import HTTPError
 
-from webhook.bound_objects import Kind, ObjectKey, ObjectState
+from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.errors import APIServerError
 from webhook.objects.documents import unix_seconds
 from webhook.objects.kube_client import Connection, Response, why
@@ -46,12 +47,17 @@ _PLURALS: Final = {
 }
 
 
+class _Labels(msgspec.Struct):
+    invalid_since: str = msgspec.field(name=INVALID_SINCE_LABEL, default="")
+
+
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     deletion_timestamp: str | None = None
+    labels: _Labels | None = None
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -277,6 +283,8 @@ def _entry(kind: Kind, found: _Object) -> tuple[ObjectKey, ObjectState]:
         ) from error
     key = ObjectKey(kind, "" if kind is Kind.NODE else intern(metadata.namespace), metadata.name)
     if kind is not Kind.POD:
-        return key, ObjectState(metadata.uid, deleted_at)
+        labels = metadata.labels if kind is Kind.SECRET else None
+        invalid = labels is not None and labels.invalid_since != ""
+        return key, ObjectState(metadata.uid, deleted_at, is_marked_invalid=invalid)
     account = intern(spec.service_account_name or _DEFAULT_ACCOUNT)
     return key, ObjectState(metadata.uid, deleted_at, account, intern(spec.node_name or ""))

@@ -18,7 +18,7 @@ import yaml
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from webhook.bound_objects import Kind, ObjectKey, ObjectState
+from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.claims import is_dns_label, is_dns_subdomain
 from webhook.errors import ConfigurationError
 from webhook.yaml_errors import YAML_ERRORS
@@ -123,6 +123,7 @@ def _add(found: Objects, members: dict[str, object], where: str) -> None:
         _deleted_at(metadata, where),
         (account or _DEFAULT_ACCOUNT) if kind is Kind.POD else "",
         intern(_optional(pod, "nodeName", f"{where}: spec")),
+        kind is Kind.SECRET and _is_marked_invalid(metadata, where),
     )
 
 
@@ -142,6 +143,14 @@ def _key(kind: Kind, metadata: dict[str, object], where: str) -> ObjectKey:
             f"{where}: metadata.namespace is {namespace[:64]!r}, which Kubernetes does not allow"
         )
     return ObjectKey(kind, intern(namespace), name)
+
+
+def _is_marked_invalid(metadata: dict[str, object], where: str) -> bool:
+    labels = metadata.get("labels")
+    if labels is None:
+        return False
+    where = f"{where}: metadata.labels"
+    return bool(_optional(_mapping(labels, where), INVALID_SINCE_LABEL, where))
 
 
 def _deleted_at(metadata: dict[str, object], where: str) -> float | None:

@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 
 import pytest
 from bound_parts import NODE, POD, SA, SECRET, UIDS, StillSource, bound_token
-from support import NOW, assert_accepted, assert_refused, authenticator_with
+from support import (
+    ISSUER,
+    LEEWAY,
+    NOW,
+    assert_accepted,
+    assert_refused,
+    authenticator_with,
+    token_of,
+)
 
 from webhook.bound_objects import (
     Absence,
@@ -15,6 +23,7 @@ from webhook.bound_objects import (
     ObjectState,
 )
 from webhook.errors import Reason
+from webhook.explain import FAIL, explain
 from webhook.outcome import Outcome
 
 WORDS = {
@@ -162,3 +171,50 @@ def test_nothing_about_objects_is_cached() -> None:
             assert_accepted(outcome)
         else:
             assert_refused(outcome, token, reason)
+
+
+LEGACY = "kubernetes.io/serviceaccount/"
+MARKED = ObjectState(UIDS[SECRET], is_marked_invalid=True)
+
+
+def legacy_token() -> str:
+    claims = {
+        "iss": ISSUER,
+        "sub": f"system:serviceaccount:{SA.namespace}:{SA.name}",
+        f"{LEGACY}namespace": SA.namespace,
+        f"{LEGACY}secret.name": SECRET.name,
+        f"{LEGACY}service-account.name": SA.name,
+        f"{LEGACY}service-account.uid": UIDS[SA],
+    }
+    return token_of(claims)
+
+
+def review_legacy(source: Source, token: str) -> Outcome:
+    return authenticator_with(objects=source, legacy=True).authenticate(token, [], NOW)
+
+
+@pytest.mark.fault(6)
+def test_bad_input_25_a_legacy_token_whose_secret_is_marked_invalid() -> None:
+    source, token = Source(), legacy_token()
+    assert_accepted(review_legacy(source, token))
+    source.objects[SECRET] = MARKED
+    outcome = review_legacy(source, token)
+    assert assert_refused(outcome, token, Reason.REVOKED) == (
+        "the token in secret argo-run/s-0 for service account argo-run/loofah has been marked "
+        "invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or "
+        "remove the 'kubernetes.io/legacy-token-invalid-since' label from the secret to "
+        "temporarily allow use of this token"
+    )
+    told = explain(token, outcome, LEEWAY, NOW, looks_up_objects=True)
+    assert [check.name for check in told.checks if check.result == FAIL] == ["objects"]
+    assert "marked its Secret as invalid" in told.advice
+    # What is gone goes first.
+    source.objects[SA] = Absence.GONE
+    assert_refused(review_legacy(source, token), token, Reason.SERVICE_ACCOUNT_GONE)
+
+
+@pytest.mark.fault(6)
+def test_a_marked_secret_ends_legacy_tokens_only() -> None:
+    source = Source()
+    source.objects[SECRET] = MARKED
+    assert_accepted(review_legacy(source, bound_token(SECRET)))

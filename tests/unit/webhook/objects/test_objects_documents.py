@@ -33,6 +33,7 @@ def pod(**spec: object) -> dict[str, object]:
     return document("Pod", "loofah-0", "argo-run") | {"spec": {"containers": []} | spec}
 
 
+INVALID_SINCE = "kubernetes.io/legacy-token-invalid-since"
 ACCOUNT = document("ServiceAccount", "loofah", "argo-run", labels={"a": "b"})
 ITEMS: list[dict[str, object]] = [
     ACCOUNT,
@@ -101,6 +102,36 @@ GOOD = [
         {NODE: ObjectState("u-node-1", 90.0)},
         id="deleted-unquoted",
     ),
+    *[
+        pytest.param(
+            as_yaml(document("Secret", "loofah-token", "argo-run", labels=labels)),
+            {SECRET: ObjectState("u-loofah-token", is_marked_invalid=marked)},
+            id=f"labels-{labels}",
+            marks=pytest.mark.fault(6),
+        )
+        for labels, marked in (
+            ({INVALID_SINCE: "2026-01-01"}, True),
+            ({INVALID_SINCE: "x", "a": "b"}, True),
+            ({INVALID_SINCE: ""}, False),
+            ({"a": "b"}, False),
+            ({}, False),
+            (None, False),
+        )
+    ],
+    pytest.param(
+        as_yaml(document("Secret", "loofah-token", "argo-run")).replace(
+            "metadata:", f"metadata:\n  labels: {{{INVALID_SINCE}: 2026-01-01}}"
+        ),
+        {SECRET: ObjectState("u-loofah-token", is_marked_invalid=True)},
+        id="label-without-quotes",
+        marks=pytest.mark.fault(6),
+    ),
+    pytest.param(
+        as_yaml(document("Node", "node-1", labels={INVALID_SINCE: "2026-01-01"})),
+        {NODE: ObjectState("u-node-1")},
+        id="label-of-a-node",
+        marks=pytest.mark.fault(6),
+    ),
     pytest.param(
         as_yaml(document("Node", "a.b-c")),
         {ObjectKey(Kind.NODE, "", "a.b-c"): ObjectState("u-a.b-c")},
@@ -117,6 +148,16 @@ def test_good(text: str, expected: Objects) -> None:
 TWICE = as_yaml(ACCOUNT).replace("kind:", "kind: Pod\nkind:")
 BAD = [
     pytest.param("", ("has no ServiceAccount", "kubectl get"), id="empty"),
+    pytest.param(
+        as_yaml(document("Secret", "s", "argo-run", labels=["a"])),
+        ("document 1 (Secret): metadata.labels must be a mapping",),
+        id="labels-list",
+    ),
+    pytest.param(
+        as_yaml(document("Secret", "s", "argo-run", labels={INVALID_SINCE: True})),
+        (f"metadata.labels.{INVALID_SINCE} must be text; quote it",),
+        id="label-no-text",
+    ),
     pytest.param("# nothing\n---\n", ("has no ServiceAccount",), id="comments"),
     pytest.param(
         as_yaml(document("ConfigMap", "x", "y")), ("has no ServiceAccount",), id="no-kind-of-ours"
