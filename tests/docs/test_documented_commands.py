@@ -1,0 +1,146 @@
+"""Every command of the documents is run as it is printed, and what it prints is compared."""
+
+import difflib
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.secrets_made import folder_made
+
+from .pages import PAGES, ROOT, Page
+from .shell import Session, Step, steps_of
+
+DOCUMENTS = [
+    name
+    for name in (
+        "README.md",
+        *(f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING", "SECURITY")),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+    )
+    if steps_of((ROOT / name).read_text("utf-8"))
+]
+PORT = 8443
+# What differs from one run to the next, and what is compared in its place.
+CHANGING = [
+    (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "TIME"),
+    (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
+    (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UUID"),
+    (r"(?<![\w-])[\w-]{43}(?![\w-])", "KID"),
+    (r"\bToken [0-9a-f]{12}\b", "Token FINGERPRINT"),
+    (r"\ba JWT of \d+ characters", "a JWT of N characters"),
+    (r"\b(in|another) (?:\d+[dhms])+", r"\1 DURATION"),
+    (r"\b(?:\d+[dhms])+ (ago|old)\b", r"DURATION \1"),
+]
+
+
+def stable(line: str) -> str:
+    """Return what of a line is the same in each run; white space counts for one blank."""
+    for pattern, replacement in CHANGING:
+        line = re.sub(pattern, replacement, line)
+    return " ".join(line.split())
+
+
+def differences(printed: Sequence[str], found: Sequence[str]) -> list[str]:
+    """Return how what was found differs from what a page shows.
+
+    A line of ``...`` in the page stands for any lines, and ``...`` in a line for any text.
+    """
+    wanted = [stable(line) for line in "\n".join(printed).strip().splitlines()]
+    got = [stable(line) for line in "\n".join(found).strip().splitlines()]
+    pattern = "".join(
+        r"(?:.*\n)*?"
+        if line in ("...", "…")
+        else re.sub(r"(?:\\\.){3}|…", ".*", re.escape(line)) + r"\n"
+        for line in wanted
+    )
+    if re.fullmatch(pattern, "".join(f"{line}\n" for line in got)):
+        return []
+    return list(difflib.unified_diff(wanted, got, "the page", "this run", lineterm=""))
+
+
+@pytest.mark.parametrize(
+    ("printed", "found", "same"),
+    [
+        (["a b"], ["a   b", ""], True),
+        (["a"], ["b"], False),
+        (["a", "..."], ["a", "b", "c"], True),
+        (["...", "c"], ["a", "b", "c"], True),
+        (["...", "c"], ["a", "c", "b"], False),
+        (["at 2026-11-25T15:11:43Z, 4s ago"], ["at 2027-01-01T00:00:00Z, 1m2s ago"], True),
+        (["it has ... of them"], ["it has 3 of them"], True),
+        (["it has ... of them"], ["it has 3 of those"], False),
+        ([], ["a"], False),
+    ],
+)
+def test_the_comparison(printed: list[str], found: list[str], same: bool) -> None:
+    assert (differences(printed, found) == []) is same
+
+
+def test_every_page_with_commands_is_listed() -> None:
+    assert set(PAGES) == set(DOCUMENTS)
+
+
+def entry(table: dict[str, object], step: Step, used: set[str]) -> object:
+    """Return what a table says of a command, by how it begins, and note that it was used."""
+    for beginning, value in table.items():
+        if step.command.startswith(beginning):
+            used.add(beginning)
+            return value
+    return None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page(name: str, tmp_path: Path) -> None:
+    page = PAGES[name]
+    missing = [program for program in page.needs if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            pytest.skip(f"something listens on port {PORT}, which the pages use")
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TERM": "dumb",
+        "KUBECONFIG": "",
+    }
+    session = Session(tmp_path, environment)
+    try:
+        if page.before:
+            lines, code = session.run(page.before)
+            assert code == 0, "\n".join(lines)
+        problems = run_steps(session, name, page)
+    finally:
+        session.close()
+        folder_made(tmp_path)
+    assert problems == [], "\n".join(problems)
+
+
+def run_steps(session: Session, name: str, page: Page) -> list[str]:
+    """Run the commands of a page; return what differs from it."""
+    problems = []
+    used: set[str] = set()
+    for step in steps_of((ROOT / name).read_text("utf-8")):
+        if entry(page.not_run, step, used):
+            continue
+        command = step.command
+        for adapted in page.adapted:
+            if re.search(adapted.pattern, command, re.M):
+                used.add(adapted.pattern)
+                command = re.sub(adapted.pattern, lambda _, a=adapted: a.replacement, command)
+        lines, code = session.run(command)
+        wanted_code = entry(page.exits, step, used) or 0
+        where = f"{name}:{step.line}: $ {step.command}"
+        if code != wanted_code:
+            problems += [f"{where}\nexit code {code}, not {wanted_code}", *lines]
+        elif step.printed and not entry(page.not_compared, step, used):
+            differing = differences(step.printed, lines)
+            problems += [where, *differing] if differing else []
+    tables = {*page.not_run, *page.exits, *page.not_compared, *(a.pattern for a in page.adapted)}
+    return problems + [f"{name}: nothing begins with {text!r}" for text in sorted(tables - used)]
