@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-apiserver faults coverage lint bench profile soak chaos docs-tables clean
+.PHONY: demo test test-apiserver faults coverage lint bench bench-against profile soak chaos docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -31,6 +31,10 @@ lint: $(VENV)/.dev
 # All claims with their floors: make bench. A short run: make bench BENCH_FLAGS=--quick
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+# Whether this checkout is slower than another revision: make bench-against BASE=REVISION
+bench-against: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.against $(BASE) $(BENCH_FLAGS)
 
 # Where the time of a TokenReview goes, part by part.
 profile: $(VENV)/.dev

@@ -30,12 +30,20 @@ _STOP_SECONDS: Final = 40
 _LOG_CHARACTERS: Final = 2000
 
 
-def make_data_dir(folder: Path, algorithm: str = "RS256") -> Path:
-    """Run ``leeway init``."""
+ROOT: Final = Path(__file__).parent.parent
+
+
+def make_data_dir(folder: Path, algorithm: str = "RS256", tree: Path = ROOT) -> Path:
+    """Run ``leeway init``, of the checkout in ``tree``."""
     data_dir = folder / "data"
-    command = [script("leeway"), "init", "--data-dir", str(data_dir), "--algorithm", algorithm]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [*_leeway("init", data_dir), "--algorithm", algorithm]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=tree)
     return data_dir
+
+
+def _leeway(command: str, data_dir: Path) -> list[str]:
+    # Python looks for the package in its working directory first.
+    return [sys.executable, "-m", "webhook", command, "--data-dir", str(data_dir)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +60,23 @@ class RunningServer:
 
 
 @contextmanager
-def leeway_server(data_dir: Path, workers: int = WORKERS, *, wait: bool = True) -> Iterator[int]:
+def leeway_server(
+    data_dir: Path, workers: int = WORKERS, *, wait: bool = True, tree: Path = ROOT
+) -> Iterator[int]:
     """Run ``leeway serve`` and yield its port; at once, where it is not waited for."""
-    with leeway_process(data_dir, workers, wait=wait) as running:
+    with leeway_process(data_dir, workers, wait=wait, tree=tree) as running:
         yield running.port
 
 
 @contextmanager
 def leeway_process(
-    data_dir: Path, workers: int = WORKERS, *, wait: bool = True
+    data_dir: Path, workers: int = WORKERS, *, wait: bool = True, tree: Path = ROOT
 ) -> Iterator[RunningServer]:
-    """Run ``leeway serve`` and yield it."""
+    """Run ``leeway serve`` of the checkout in ``tree``, and yield it."""
     port = _free_port()
-    command = [script("leeway"), "serve", "--data-dir", str(data_dir)]
+    command = [*_leeway("serve", data_dir)]
     command += ["--bind", f"{HOST}:{port}", "--workers", str(workers)]
-    with _running(command, {}, port, data_dir / SERVER_LOG, wait=wait) as process:
+    with _running(command, {}, port, data_dir / SERVER_LOG, wait=wait, tree=tree) as process:
         yield RunningServer(port, process.pid)
 
 
@@ -138,11 +148,11 @@ def _running(
     log: Path,
     *,
     wait: bool = True,
+    tree: Path = ROOT,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    root = Path(__file__).parent.parent
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=root, env=os.environ | environment
+            command, stdout=output, stderr=output, cwd=tree, env=os.environ | environment
         )
     try:
         if wait:

@@ -35,7 +35,9 @@ _EXPECTED: Final = '"authenticated":true'
 
 
 @dataclass(frozen=True, slots=True)
-class _Effort:
+class Effort:
+    """How often and for how long is measured, each of so many rounds."""
+
     rounds: int
     seconds: float
     warm_up_seconds: float
@@ -43,18 +45,20 @@ class _Effort:
     warm_up_tokens: int
 
 
-_FULL: Final = _Effort(5, 4.0, 2.0, 60_000, 4_000)
-_QUICK: Final = _Effort(3, 1.0, 1.0, 12_000, 1_000)
+FULL: Final = Effort(5, 4.0, 2.0, 60_000, 4_000)
+QUICK: Final = Effort(3, 1.0, 1.0, 12_000, 1_000)
 
-_Server = Callable[[], AbstractContextManager[int]]
+Server = Callable[[], AbstractContextManager[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class Bench:
+    """The servers, and what is sent to them."""
+
     client: Path
     data_dir: Path
-    servers: dict[str, _Server]
-    effort: _Effort
+    servers: dict[str, Server]
+    effort: Effort
     # Files of request bodies.
     same: Path
     different: Path
@@ -69,35 +73,31 @@ def run(*, quick: bool) -> list[Row]:
             client = build(folder)
         except ToolMissingError as error:
             return [Row(claim, skipped=str(error)) for claim in _CLAIMS.values()]
-        bench = _prepare(folder, client, _QUICK if quick else _FULL)
+        data_dir = make_data_dir(folder)
+        configuration = load_configuration(data_dir, {}, {})
+        servers: dict[str, Server] = {
+            "leeway": lambda: leeway_server(data_dir),
+            "Flask + PyJWT": lambda: baseline_server(data_dir, configuration),
+        }
+        bench = prepare(client, data_dir, servers, QUICK if quick else FULL)
         return [_measure(bench, kind) for kind in _CLAIMS]
 
 
-def _prepare(folder: Path, client: Path, effort: _Effort) -> _Bench:
-    data_dir = make_data_dir(folder)
+def prepare(client: Path, data_dir: Path, servers: dict[str, Server], effort: Effort) -> Bench:
+    """Sign the tokens, and write them beside the data directory as the bodies of reviews."""
     configuration = load_configuration(data_dir, {}, {})
     audience = configuration.audiences[0]
     tokens = make_tokens_of(data_dir, effort.cold_tokens + effort.warm_up_tokens)
     bodies = [token_review(token, audience) + "\n" for token in tokens]
-    files = [folder / name for name in ("same", "different", "warm-up")]
+    files = [data_dir.parent / name for name in ("same", "different", "warm-up")]
     parts = [bodies[:1], bodies[: effort.cold_tokens], bodies[effort.cold_tokens :]]
     for file, part in zip(files, parts, strict=True):
         file.write_text("".join(part), "ascii")
-    servers: dict[str, _Server] = {
-        "leeway": lambda: leeway_server(data_dir),
-        "Flask + PyJWT": lambda: baseline_server(data_dir, configuration),
-    }
-    return _Bench(client, data_dir, servers, effort, *files)
+    return Bench(client, data_dir, servers, effort, *files)
 
 
-def _measure(bench: _Bench, kind: str) -> Row:
-    loads: dict[str, list[Load]] = {name: [] for name in bench.servers}
-    for _ in range(bench.effort.rounds):
-        for name, server in bench.servers.items():
-            loads[name].append(_load(bench, server, kind))
-    rates = {name: [load.requests_per_second for load in runs] for name, runs in loads.items()}
-    ours, baseline = rates.items()
-    notes = [_summary(name, runs) for name, runs in loads.items()]
+def _measure(bench: Bench, kind: str) -> Row:
+    ours, baseline, notes = measure_in_turn(bench, kind)
     notes.append(
         f"{CONNECTIONS} connections, {WORKERS} workers; the baseline's with {BASELINE_THREADS} "
         "threads each"
@@ -107,7 +107,25 @@ def _measure(bench: _Bench, kind: str) -> Row:
     return rate_row(_CLAIMS[kind], _FLOORS[kind], ours, baseline, "requests/s", notes)
 
 
-def _load(bench: _Bench, server: _Server, kind: str) -> Load:
+def measure_in_turn(
+    bench: Bench, kind: str
+) -> tuple[tuple[str, list[float]], tuple[str, list[float]], list[str]]:
+    """Return the names and the rates (requests/s) of the two servers, one a round, and notes.
+
+    ``kind`` is ``warm`` or ``cold``. Which of them is measured first changes with each round.
+    """
+    loads: dict[str, list[Load]] = {name: [] for name in bench.servers}
+    for number in range(bench.effort.rounds):
+        in_order = list(bench.servers.items())
+        for name, server in in_order if number % 2 == 0 else reversed(in_order):
+            loads[name].append(_load(bench, server, kind))
+    ours, other = (
+        (name, [load.requests_per_second for load in runs]) for name, runs in loads.items()
+    )
+    return ours, other, [_summary(name, runs) for name, runs in loads.items()]
+
+
+def _load(bench: Bench, server: Server, kind: str) -> Load:
     cold = kind == "cold"
     effort = bench.effort
     warm_up = Plan(

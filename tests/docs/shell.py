@@ -1,4 +1,4 @@
-"""The console blocks of a page as a session: its commands in order, and what each of them prints."""
+"""The console blocks of a page as a session: its commands in order, and what each prints."""
 
 import os
 import re

@@ -1,0 +1,66 @@
+"""``python -m benchmarks.against REVISION``: is this checkout slower than an older one?
+
+Both serve the same data directory and the same tokens with the same Python and libraries, in turn,
+on the same machine. Exit code 1 where the median of the ratios of the pairs is below the floor.
+"""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks.load_client import build
+from benchmarks.report import Row, rate_row, render
+from benchmarks.servers import ROOT, leeway_server, make_data_dir
+from benchmarks.tokenreview import FULL, Server, measure_in_turn, prepare
+
+_KINDS: Final = ("warm", "cold")
+
+
+@click.command()
+@click.argument("revision")
+@click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True)
+@click.option("--floor", type=float, default=0.97, show_default=True, help="Of this to the other.")
+def main(revision: str, pairs: int, floor: float) -> None:
+    """Compare the rate of TokenReviews with that of another REVISION of this repository."""
+    with tempfile.TemporaryDirectory(prefix="leeway-bench-") as name:
+        folder = Path(name)
+        other = _check_out(revision, folder / "other")
+        # Made by the older of the two: the newer one has to read it.
+        data_dir = make_data_dir(folder, tree=other)
+        servers: dict[str, Server] = {
+            "this checkout": lambda: leeway_server(data_dir),
+            revision: lambda: leeway_server(data_dir, tree=other),
+        }
+        bench = prepare(build(folder), data_dir, servers, replace(FULL, rounds=pairs))
+        rows = [_row(kind, floor, *measure_in_turn(bench, kind)) for kind in _KINDS]
+    click.echo(render(rows), nl=False)
+    sys.exit(any(row.verdict == "MISSED" for row in rows))
+
+
+def _row(
+    kind: str,
+    floor: float,
+    ours: tuple[str, list[float]],
+    other: tuple[str, list[float]],
+    notes: list[str],
+) -> Row:
+    return rate_row(f"TokenReview, {kind}", floor, ours, other, "requests/s", notes)
+
+
+def _check_out(revision: str, folder: Path) -> Path:
+    """Write the files of a revision into a folder."""
+    folder.mkdir()
+    archive = subprocess.run(
+        ["git", "archive", revision], cwd=ROOT, check=True, capture_output=True
+    )
+    subprocess.run(["tar", "-x"], cwd=folder, check=True, input=archive.stdout)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
