@@ -33,7 +33,7 @@ from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.failures import in_words, traceback_of
 from webhook.server.http import Receive, Scope, Send
-from webhook.server.late_flask import log_in_queue
+from webhook.server.late_flask import flask_threads, log_in_queue
 from webhook.server.memory_keeper import MemoryKeeper
 from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request_log import RequestLog
@@ -114,6 +114,7 @@ class LiveApplication:
             self._ask_for_own_keys,
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
             log_in_queue(cores, lambda: self.over_limit("login")),
+            flask_threads(),
         )
         self._use_writer = UseWriter(self._lasting.uses)
         self._maker = PartsMaker(self._data_dir, self._lasting)

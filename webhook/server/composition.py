@@ -27,7 +27,7 @@ from webhook.server.caller import Callers
 from webhook.server.dispatch import Application, HotRoute
 from webhook.server.fair_queue import FairQueue
 from webhook.server.http import Route
-from webhook.server.late_flask import LateFlask
+from webhook.server.late_flask import LateFlask, Threads
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.access_reviews import AccessReviews
 from webhook.server.routes.documents import HealthCheck, document_route, health_route, version_body
@@ -58,6 +58,7 @@ class Lasting:
     ask_for_own_keys: Callable[[], Future[None]]
     look_ups: Executor
     log_ins: FairQueue
+    flask_threads: Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
             ACCESS_REVIEWS_KEY,
             partial(reviews.subject_at_once, version),
         )
-    flask = LateFlask(lambda: _flask(lasting, parts, callers), limit, lasting.log_ins)
+    make = partial(_flask, lasting, parts, callers)
+    flask = LateFlask(make, limit, lasting.log_ins, lasting.flask_threads)
     public = _public_routes(parts, lasting)
     return Application(public, hot, flask, callers, log, limit, metrics.fallbacks.inc)
 

@@ -13,6 +13,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -38,15 +39,21 @@ class LateFlask:
     """A Flask application behind bounded pools of threads, as a route.
 
     Bodies of more than ``max_body_bytes`` are refused, and from callers without an identity those
-    of more than ``ANONYMOUS_BODY_BYTES``. ``log_ins`` is the queue of log-ins, which outlives this.
+    of more than ``ANONYMOUS_BODY_BYTES``. ``log_ins`` is the queue of log-ins; it and
+    the ``threads`` outlive this.
     """
 
     def __init__(
-        self, make: "Callable[[], Flask]", max_body_bytes: int, log_ins: FairQueue
+        self,
+        make: "Callable[[], Flask]",
+        max_body_bytes: int,
+        log_ins: FairQueue,
+        threads: "Threads",
     ) -> None:
         self._make = make
         self._max_body_bytes = max_body_bytes
         self._log_ins = log_ins
+        self._threads = threads
         self._making = Lock()
         self._mounted: Mounted | None = None
         self._routes: list[tuple[str, str]] = []
@@ -86,7 +93,9 @@ class LateFlask:
 
                 flask = self._make()
                 self._routes = routes_of(flask)
-                self._mounted = Mounted(_mount(flask, LOG_IN_THREADS), _mount(flask, THREADS))
+                self._mounted = Mounted(
+                    _mount(flask, self._threads.log_ins), _mount(flask, self._threads.others)
+                )
             return self._mounted
 
     def routes(self) -> list[tuple[str, str]]:
@@ -109,6 +118,21 @@ def _client_of(scope: Scope) -> tuple[str, str]:
     return "address", network_of(client[0]) if client else ""
 
 
+class Threads(NamedTuple):
+    """The pools of threads, which every application of a worker uses in its time."""
+
+    log_ins: Executor
+    others: Executor
+
+
+def flask_threads() -> Threads:
+    """Make the pools; a thread of theirs begins when it is needed."""
+    return Threads(
+        ThreadPoolExecutor(LOG_IN_THREADS, "leeway-log-in"),
+        ThreadPoolExecutor(THREADS, "leeway-flask"),
+    )
+
+
 class Mounted(NamedTuple):
     """One application, behind one pool of threads for each."""
 
@@ -116,8 +140,11 @@ class Mounted(NamedTuple):
     others: Route
 
 
-def _mount(flask: "Flask", threads: int) -> Route:
+def _mount(flask: "Flask", threads: Executor) -> Route:
     from a2wsgi import WSGIMiddleware
 
     # a2wsgi has its own names for the types of PEP 3333 and of ASGI.
-    return cast(Route, WSGIMiddleware(cast(Any, flask.wsgi_app), workers=threads))
+    mounted: Any = WSGIMiddleware(cast(Any, flask.wsgi_app))
+    # It would make a pool of its own, whose threads stay when it is no longer used.
+    mounted.executor = threads
+    return cast(Route, mounted)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -459,4 +460,47 @@ def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path
     set_auth(tmp_path, "{authTokenTTL: 200s}")
     app.reload()
     assert app._parts.tokens.resolve(token, now + 500) == "alice"
+    app.store.close()
+
+
+@pytest.mark.fault(22)
+def test_a_reload_leaves_no_thread_behind(app: LiveApplication, tmp_path: Path) -> None:
+    async def status_of(path: str) -> int:
+        """Post to a path that Flask serves, without an identity."""
+        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        body: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        body.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
+        scope = {
+            **scope_of(),
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+            "http_version": "1.1",
+            "scheme": "https",
+            "server": ("127.0.0.1", 8443),
+            "client": ("127.0.0.1", 1),
+            "root_path": "",
+        }
+        await app(scope, body.get, sent.put)
+        status: int = sent.get_nowait()["status"]
+        return status
+
+    async def reload_often() -> list[int]:
+        counts, before = [], []
+        for seconds in range(1, 7):
+            # A request that takes long holds the application that it began with.
+            before.append(app._current)
+            set_leeway(tmp_path, seconds)
+            assert app.reload()
+            assert await status_of("/v3/auth/authenticate") == 400
+            assert await status_of("/v3/auth/user/list") == 400
+            in_pools = [t for t in threading.enumerate() if not isinstance(t, threading.Timer)]
+            counts.append(len(in_pools))
+        return counts
+
+    counts = asyncio.run(reload_often())
+    # Each pool of a worker has as many threads as it ever needed at once.
+    assert counts[2:] == counts[2:3] * 4
     app.store.close()

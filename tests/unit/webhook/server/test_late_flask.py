@@ -19,6 +19,7 @@ from webhook.server.late_flask import (
     MAX_WAITING_LOG_INS,
     THREADS,
     LateFlask,
+    flask_threads,
     log_in_queue,
 )
 
@@ -27,7 +28,7 @@ GONE = {"type": "http.disconnect"}
 
 
 def late_flask(made: list[Flask]) -> LateFlask:
-    return LateFlask(lambda: make_flask(made), MAX_BODY, log_in_queue(1))
+    return LateFlask(lambda: make_flask(made), MAX_BODY, log_in_queue(1), flask_threads())
 
 
 def make_flask(made: list[Flask]) -> Flask:
