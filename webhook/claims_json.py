@@ -24,7 +24,7 @@ from webhook.claims import (
     is_dns_label,
     is_dns_subdomain,
 )
-from webhook.errors import InvalidClaimsError, SubjectMismatchError
+from webhook.errors import InvalidClaimsError, SubjectMismatchError, UnknownBindingError
 
 MAX_AUDIENCES: Final = 100
 # What is longer is not shared: nobody counts the bytes of what is kept to be.
@@ -44,6 +44,9 @@ class _Kubernetes(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     secret: ObjectReference | None = None
     serviceaccount: ObjectReference
     warnafter: _Time | None = None
+
+
+_KUBERNETES_MEMBERS: Final = frozenset(_Kubernetes.__struct_fields__)
 
 
 class _Projected(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
@@ -105,7 +108,8 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
 
     With ``legacy``, claims without ``kubernetes.io`` are taken for the flat ones of a token kept
     in a Secret. Raises InvalidClaimsError where a claim is missing, twice there, of the wrong
-    type or out of range, and SubjectMismatchError where ``sub`` and the others disagree.
+    type or out of range, UnknownBindingError where the token is bound to a kind of object that is
+    not known here, and SubjectMismatchError where ``sub`` and the others disagree.
     """
     wire, payload = unverified.wire, unverified.payload
     # What encodes to the same bytes has no member twice, and none that is not known.
@@ -115,9 +119,29 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
         members = decode_json(payload)
         if legacy and isinstance(members, dict) and "kubernetes.io" not in members:
             return _from_legacy(msgspec.convert(members, _Legacy))
-        return _from_projected(msgspec.convert(members, _Projected))
+        wire = msgspec.convert(members, _Projected)
+        _refuse_unknown_bindings(members)
+        return _from_projected(wire)
     except (EncodingError, msgspec.ValidationError) as error:
         raise InvalidClaimsError(_invalid(str(error))) from error
+
+
+def _refuse_unknown_bindings(members: object) -> None:
+    """Refuse every member of ``kubernetes.io`` that may name an object, and is not known here.
+
+    Kubernetes writes a bound object as a member with ``name`` and ``uid``, under the name of its
+    kind (KEP-6060: ``validatingWebhookConfiguration``). So does what else narrows a token
+    (``attestationClaims``): objects and lists are refused, other values do not count.
+    """
+    private = members.get("kubernetes.io") if isinstance(members, dict) else None
+    for name, value in private.items() if isinstance(private, dict) else ():
+        if name not in _KUBERNETES_MEMBERS and isinstance(value, dict | list):
+            raise UnknownBindingError(
+                _invalid(
+                    f"it is bound by kubernetes.io.{ascii(name[:64])[1:-1]}, which is not known "
+                    "here, so nothing tells whether that still holds"
+                )
+            )
 
 
 def _from_projected(wire: _Projected) -> Claims:

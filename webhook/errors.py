@@ -179,6 +179,10 @@ class InvalidClaimsError(TokenRefusedError):
     reason = Reason.MALFORMED
 
 
+class UnknownBindingError(InvalidClaimsError):
+    """Claims that bind the token to a kind of object that is not known here."""
+
+
 class NotRecognisedError(TokenRefusedError):
     """A token of an issuer that is not trusted here."""
 

@@ -44,6 +44,7 @@ _FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
     errors.TokenAlgorithmError: "key",
     errors.BadSignatureError: "signature",
     errors.InvalidClaimsError: "claims",
+    errors.UnknownBindingError: "claims",
     errors.SubjectMismatchError: "claims",
     errors.AudienceMismatchError: "audience",
     errors.NotYetValidError: "not before",
@@ -85,14 +86,17 @@ _ADVICE: Final = {
     "`kubectl get` with -o yaml shows its uid.",
     "revoked": "Somebody ran `leeway revoke`. If that was right, ask for a new token.",
 }
-_NO_KEYS_ADVICE: Final = (
-    "Nothing is known to be wrong with this token: the keys that would tell could not be fetched. "
-    "Mend what is said above, which is between this machine and the issuer, and try again."
-)
-_MARKED_INVALID_ADVICE: Final = (
-    "The token is good, but Kubernetes marked its Secret as invalid, because the token was not "
-    "used for a year. Ask the TokenRequest API (`kubectl create token`) for one instead."
-)
+_SPECIAL_ADVICE: Final[dict[type[errors.TokenRefusedError], str]] = {
+    errors.NoKeysError: "Nothing is known to be wrong with this token: the keys that would tell "
+    "could not be fetched. Fix what is said above, which is between this machine and the issuer, "
+    "and try again.",
+    errors.UnknownBindingError: "The token is good only together with something that this version "
+    "of Leeway cannot check. Ask for a token that is bound to a Pod, a Secret, a Node or to "
+    "nothing, or have this one reviewed by the API server that issued it.",
+    errors.MarkedInvalidError: "The token is good, but Kubernetes marked its Secret as invalid, "
+    "because the token was not used for a year. Ask the TokenRequest API (`kubectl create token`) "
+    "for one instead.",
+}
 _HEADER_ADVICE: Final = (
     "The text is complete, so copying it again will not help: whoever signed this token gave it a "
     "header that no service account token has. Ask the TokenRequest API (`kubectl create token`) "
@@ -159,10 +163,9 @@ def explain(
 
 
 def _advice(error: errors.TokenRefusedError, token: str) -> str:
-    if isinstance(error, errors.NoKeysError):
-        return _NO_KEYS_ADVICE
-    if isinstance(error, errors.MarkedInvalidError):
-        return _MARKED_INVALID_ADVICE
+    special = _SPECIAL_ADVICE.get(type(error))
+    if special:
+        return special
     if _FAILED_CHECK[type(error)] == "form" and _is_complete(token):
         ours = isinstance(error, errors.MalformedTokenError)
         return _HEADER_ADVICE if ours else _NO_ISSUER_ADVICE

@@ -22,6 +22,7 @@ from support import (
 
 from webhook.claims import ClockLeeway
 from webhook.errors import ClockError, Reason
+from webhook.explain import explain
 from webhook.outcome import Refused
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
@@ -626,6 +627,46 @@ def test_bad_input_24_bound_object_that_is_not_allowed(kind: str, reference: obj
 )
 def test_bad_input_26_bound_to_two_objects(bound: dict) -> None:
     assert "bound to two objects" in refuse(private(**bound), Reason.MALFORMED)
+
+
+UNKNOWN_REFERENCE = {"name": "splinter-validate", "uid": "77aa"}
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("validatingWebhookConfiguration", UNKNOWN_REFERENCE),
+        ("validatingwebhookconfiguration", UNKNOWN_REFERENCE),
+        ("mutatingWebhookConfiguration", UNKNOWN_REFERENCE),
+        ("apiService", UNKNOWN_REFERENCE),
+        ("Pod", POD),
+        ("lease", {"name": "x"}),
+        ("lease", {"uid": "x"}),
+        ("lease", {}),
+        ("leases", [UNKNOWN_REFERENCE]),
+        ("scopes", ["read"]),
+        ("attestationClaims", {"example.com/group": ["a"]}),
+        ("\x1b[31m", UNKNOWN_REFERENCE),
+    ],
+)
+@pytest.mark.parametrize("bound", [{}, {"pod": POD}], ids=["alone", "and-to-a-pod"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_bad_input_26_bound_to_an_unknown_kind(
+    name: str, value: object, bound: dict, legacy: bool
+) -> None:
+    token = token_of(private(**bound, **{name: value}))
+    outcome = authenticator_with(legacy=legacy).authenticate(token, [], NOW)
+    text = assert_refused(outcome, token, Reason.MALFORMED)
+    assert f"bound by kubernetes.io.{ascii(name)[1:-1]}, which is not known here" in text
+    told = explain(token, outcome, LEEWAY, NOW)
+    assert "that this version of Leeway cannot check" in told.advice
+
+
+@pytest.mark.parametrize("value", ["text", 1, 1.5, True, None], ids=repr)
+def test_an_unknown_member_that_is_no_object_does_not_count(value: object) -> None:
+    token = token_of(private(unknown=value))
+    assert_accepted(authenticator_with().authenticate(token, [], NOW))
 
 
 @pytest.mark.parametrize(
