@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
-from webhook.cli.output import example, output_option, root_data_dir_option, show
+from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
 from webhook.errors import (
     DataDirectoryError,
     LeewayError,
@@ -148,9 +148,10 @@ def _usage(error: click.ClickException) -> str:
     if text.startswith(_EXTRA_ARGUMENTS):
         # One of them may be a password.
         text = "there are more arguments than it takes"
-    return redact(text) + hint
+    return text + hint
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"leeway: {message}", err=True)
+    # An argument may be a token where a file's name belongs, and a name anything at all.
+    click.echo(f"leeway: {printable(redact(message))}", err=True)
     return code

@@ -12,6 +12,7 @@ from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, show
 from webhook.cli.store import opened_store
+from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.duration import utc
 from webhook.rbac.records import Revocation
 
@@ -36,6 +37,10 @@ def revoke_jti(data_dir: Path, jti: str) -> None:
     The JTI=... of a credential-id in an audit log is taken too.
     """
     jti = jti.removeprefix(_CREDENTIAL_PREFIX)
+    if is_jwt(without_wrapping(jti)):
+        raise click.UsageError(
+            "this is a token, not its jti; `leeway token inspect` shows the jti of a token"
+        )
     if not (0 < len(jti) <= _MAX_JTI_LENGTH and jti.isascii() and jti.isprintable()):
         # It may be a whole token: not shown.
         raise click.UsageError(

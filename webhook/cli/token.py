@@ -1,14 +1,10 @@
 """``leeway token``: create, review, inspect."""
 
 import os
-import re
-import sys
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import fill
 from time import time
-from typing import Any
 
 import click
 import msgspec
@@ -16,7 +12,6 @@ import msgspec
 from keys import jws
 from keys.encoding import decode_base64url, decode_json
 from keys.errors import EncodingError, MalformedJWSError
-from keys.files import read_public_file
 from webhook.assembly import (
     authenticator_of,
     clock_leeway_of,
@@ -29,10 +24,12 @@ from webhook.audit import fingerprint
 from webhook.authenticator import Authenticator
 from webhook.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
 from webhook.claims_json import read_unverified
+from webhook.cli.at_time import Moment, MomentType
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config_file import load_configuration
-from webhook.duration import in_words, parse_duration, utc
+from webhook.duration import in_words, utc
 from webhook.explain import Explanation, explain
 from webhook.mapping import role_groups
 from webhook.outcome import Authenticated, Outcome
@@ -42,49 +39,6 @@ from webhook.reviews import TokenReviewRequest, render_token_review
 
 _WIDTH = 100
 _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
-_LAST_SECOND = 253402300799  # of the year 9999
-
-
-class _Time(click.ParamType[float]):
-    name = "time"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        text = str(value)
-        try:
-            seconds = _unix_seconds(text)
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{text[:64]!r} is no time; write 2026-01-31T12:00:00Z, Unix seconds, or -92s",
-                param,
-                ctx,
-            )
-        if not 0 <= seconds <= _LAST_SECOND:
-            self.fail(f"{text[:64]!r} is not within the years 1970 to 9999", param, ctx)
-        return seconds
-
-
-def _unix_seconds(text: str) -> float:
-    if text[:1] in ("-", "+"):
-        distance = parse_duration(text[1:])
-        return time() + (distance if text[0] == "+" else -distance)
-    if re.fullmatch(r"\d{1,12}(\.\d+)?", text, re.ASCII):
-        return float(text)
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _read_token(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if value == "-":
-        value = sys.stdin.read()
-    elif value.startswith("@"):
-        value = read_public_file(Path(value[1:])).decode("utf-8", "replace")
-    value = value.strip(" \t\n\r\v\f")
-    if not value:
-        raise click.UsageError("the token is empty; give it as an argument, as @FILE, or on stdin")
-    return value
-
-
-_token_argument = click.argument("token", default="-", callback=_read_token)
 
 
 @click.group(epilog=example("leeway token review @token"))
@@ -102,20 +56,22 @@ token.add_command(create)
 @token.command(
     epilog=example("leeway token review @token --at iat-92s", "leeway token review - < token")
 )
-@_token_argument
+@token_argument
 @data_dir_option
 @click.option("--audience", "audiences", multiple=True, help="Whom the token is to be for.")
-@click.option("--at", "at", type=_Time(), help="Review it as of this time, not of now.")
+@click.option("--at", "at", type=MomentType(), help="Review it as of this time, not of now.")
 @output_option
 def review(
-    token: str, data_dir: Path, audiences: tuple[str, ...], at: float | None, output: str
+    token: str, data_dir: Path, audiences: tuple[str, ...], at: Moment | None, output: str
 ) -> None:
-    """Say whether a token is good, check by check. Exit 0 for yes, 1 for no.
+    """Review a token, check by check. Exit 0 where it is good, 1 where it is not.
 
-    With -o json the answer is the TokenReview that the API server would get.
+    --at is a date, Unix seconds, a distance from now (-92s), or from a claim of the token: iat-92s
+    is how a clock sees it that is 92 s behind the one of its signer. With -o json the answer is
+    the TokenReview that the API server would get.
     """
     configuration = load_configuration(data_dir, os.environ, {})
-    now = time() if at is None else at
+    now = time() if at is None else at.of_token(token)
     issuer = _unverified_issuer(token)
     with ExitStack() as stack:
         state, revocations = State(), None
@@ -187,7 +143,7 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
 
 
 @token.command(epilog=example("leeway token inspect @token"))
-@_token_argument
+@token_argument
 @output_option
 def inspect(token: str, output: str) -> None:
     """Show a token's header and claims, without checking anything."""
