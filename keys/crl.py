@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keys.errors import KeyFileError, UnusableKeyError
+from keys.pem import INSIDE
 from keys.pki import BACKDATED, CertifiedKey, load_ca
 
 LIST_LIFETIME: Final = timedelta(days=90)
-_BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.S)
+_BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----" + INSIDE + rb"-----END X509 CRL-----")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ _OTHERS: Final = (DATA_DIR, "LEEWAY_COMMIT")
 # What a kubelet sets in every Pod for a Service called leeway, or leeway-something
 # (kubernetes ``pkg/kubelet/envvars/envvars.go``).
 _SERVICE: Final = re.compile(
-    r"LEEWAY_(?:\w+_)??(?:SERVICE_HOST|SERVICE_PORT\w*|PORT_[0-9]+_(?:TCP|UDP|SCTP)\w*)", re.A
+    r"LEEWAY_(?=\w*\Z)(?:\w+_)??(?:SERVICE_HOST\Z|SERVICE_PORT|PORT_[0-9]+_(?:TCP|UDP|SCTP))",
+    re.A,
 )
 _SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://[!-~]+")
 
@@ -38,6 +39,6 @@ def require_known(environment: Mapping[str, str], fields: Iterable[str]) -> None
 
 
 def _is_of_service(name: str, value: str) -> bool:
-    if _SERVICE.fullmatch(name):
+    if _SERVICE.match(name):
         return True
     return name.endswith("_PORT") and _SERVICE_URL.fullmatch(value) is not None

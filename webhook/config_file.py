@@ -1,6 +1,7 @@
 """Reads the configuration: flags over environment over ``leeway.yaml`` over defaults."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +15,7 @@ from webhook.config_environment import DATA_DIR, PREFIX, require_known
 from webhook.config_limits import is_unicode
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
-from webhook.yaml_errors import YAML_ERRORS
+from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"
@@ -25,7 +26,7 @@ _INTEGERS: Final = (
     "server.maxWorkerBytes",
     "auth.bcryptCost",
 )
-_PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
+_PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 
 
 def data_dir_of(environment: Mapping[str, str]) -> Path:
@@ -121,11 +122,12 @@ def _in_one_line(error: Exception) -> str:
     return f"a value is not what it looks like or what its tag says ({text}); put it in quotes"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(PlainNumbers, yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
+        # By their text: the key of a mapping may be a list, which has no hash.
+        names = Counter(str(key.value) for key, _ in node.value)
+        for name, count in names.items():
+            if count > 1:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the field {name} stands twice", problem_mark=node.start_mark
                 )

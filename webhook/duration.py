@@ -15,9 +15,7 @@ def parse_duration(text: str) -> float:
         return 0.0
     position = 0
     seconds = 0.0
-    for part in _PART.finditer(text):
-        if part.start() != position:
-            break
+    while part := _PART.match(text, position):
         seconds += float(part[1]) * _UNITS[part[2]]
         position = part.end()
     if position == 0 or position != len(text) or isinf(seconds):

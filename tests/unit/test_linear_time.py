@@ -2,48 +2,208 @@
 
 import contextlib
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from tests.hard_input import BLOCKS, BODIES, FOUND, Make
+from keys import jws, pem
+from keys.crl import check_revocation_lists
+from keys.encoding import decode_base64url, decode_json
+from tests.hard_input import BLOCKS, BODIES, FOUND, Make, times
 from tests.linear_time import MAX_GROWTH, growth
+from webhook import config_file, protobuf, reviews
+from webhook.bodies import decode_body
+from webhook.claims_json import parse_claims, read_unverified
+from webhook.doctor.kubeconfigs import parse_yaml
+from webhook.duration import parse_duration
+from webhook.etcd_wire import RoleGrantPermissionRequest, parse_request
+from webhook.log_lines import json_line, redact, text_line
+from webhook.objects.documents import parse_objects
 from webhook.server import whole_request
 from webhook.server.parser import LeewayParser
+from webhook.trusted_issuers.documents import parse_https_url, refresh_seconds
 
-
-def parse_http(data: bytes) -> None:
-    parser = LeewayParser(limit_request_line=1 << 17, limit_request_field_size=1 << 17)
-    with contextlib.suppress(Exception):
-        parser.feed(data)
-
-
-def read_head(data: bytes) -> None:
-    whole_request.read_head(data)
-
-
-CASES = [
-    *(pytest.param(parse_http, make, id=f"parser, {name}") for name, make in BLOCKS.items()),
-    *(pytest.param(parse_http, make, id=f"parser, {name}") for name, make in BODIES.items()),
-    *(pytest.param(read_head, make, id=f"whole request, {name}") for name, make in BLOCKS.items()),
-]
+Parse = Callable[[bytes], object]
+pytestmark = pytest.mark.fault(43)
 SIZE = 32 * 1024
 
 
-@pytest.mark.fault(43)
+def parse_http(data: bytes) -> None:
+    LeewayParser(limit_request_line=1 << 17, limit_request_field_size=1 << 17).feed(data)
+
+
+def parse_token(data: bytes) -> None:
+    parsed = jws.parse(data.decode())
+    with contextlib.suppress(Exception):
+        jws.header(parsed)
+    if unverified := read_unverified(parsed.unverified_payload):
+        parse_claims(unverified)
+
+
+def parse_payload(data: bytes) -> None:
+    if unverified := read_unverified(data):
+        parse_claims(unverified, legacy=True)
+
+
+def log(data: bytes) -> None:
+    text = data.decode()
+    redact(text)
+    for render in (json_line, text_line):
+        render(0, "info", text, {"traceback": text, "other": text})
+
+
+def text_of(parse: Callable[[str], object]) -> Parse:
+    return lambda data: parse(data.decode())
+
+
+def read_lists(data: bytes) -> None:
+    check_revocation_lists(data, data, datetime.now(UTC), "ca.crl")
+
+
+TOKENS: dict[str, Make] = {
+    "dots": times(b"."),
+    "segments": times(b"e30."),
+    "payload": times(b"eyJh", b"e30.", b".e30"),
+    "header": times(b"e30x", b"", b".e30.e30"),
+    "payload that is not base64url": times(b"e", b"e30.", b"!.e30"),
+}
+JSON: dict[str, Make] = {
+    "arrays": times(b"["),
+    "closed arrays": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "objects": times(b'{"a":'),
+    "digits": times(b"1"),
+    "spaced digits": times(b"1", b"[ ", b"]"),
+    "fraction": times(b"1", b"[ 0.", b"]"),
+    "exponent": times(b"1", b"[ 1e", b"]"),
+    "zeros": times(b"0", b"[ 0.", b"1]"),
+    "blanks": times(b" ", b"[", b"x"),
+    "string without end": times(b"a", b'"'),
+    "escapes": times(b"\\u0041", b'{"iss": "', b'"}'),
+    "backslashes": times(b"\\\\", b'"'),
+    "members": lambda size: b"{" + b",".join(b'"%07d": 1' % n for n in range(size // 13)) + b"}",
+    "the same member": times(b'"a": 1, ', b"{", b'"b": 1}'),
+    "not UTF-8": times(b"a", b'"', b'\xff"'),
+}
+BASE64: dict[str, Make] = {
+    "letters": times(b"AAAA"),
+    "bad end": times(b"AAAA", b"", b"!"),
+    "padding": times(b"="),
+    "blanks": times(b" "),
+}
+PEM: dict[str, Make] = {
+    "begins": times(b"-----BEGIN PRIVATE KEY-----\n"),
+    "begins of a list": times(b"-----BEGIN X509 CRL-----\n"),
+    "parts of begins": times(b"-----BEGIN "),
+    "long label": times(b"A", b"-----BEGIN "),
+    "dashes": times(b"-", b"-----BEGIN PRIVATE KEY-----\n"),
+    "four dashes": times(b"----a", b"-----BEGIN PRIVATE KEY-----\n"),
+    "no end": times(b"AAAA\n", b"-----BEGIN PRIVATE KEY-----\n"),
+    "another end": times(b"-----END A-----\n", b"-----BEGIN PRIVATE KEY-----\n"),
+    "blocks": times(b"-----BEGIN A-----\n-----END A-----\n"),
+}
+YAML: dict[str, Make] = {
+    "base 60": times(b":1", b"a: 1"),
+    "base 60 with its tag": times(b":1", b"a: !!int '1", b"'"),
+    "base 60 fraction": times(b":1", b"a: 1", b".5"),
+    "digits": times(b"1", b"a: "),
+    "underscores": times(b"_", b"a: 1", b"x"),
+    "fraction": times(b"1", b"a: 1."),
+    "blanks": times(b" ", b"a: 2001-01-01", b"x"),
+    "quoted lines": times(b" \n", b"a: 'x", b"'"),
+    "no end": times(b"x", b"a: '"),
+    "open": times(b"["),
+    "open maps": times(b"{a: "),
+    "dashes": times(b"- "),
+    "fields": lambda size: b"".join(b"a%06d: x\n" % n for n in range(size // 11)),
+    "aliases": times(b"- *a\n", b"- &a x\n"),
+    "anchors": lambda size: b"".join(b"- &a%05d x\n" % n for n in range(size // 12)),
+    "block": times(b"\n", b"a: |\n", b" x"),
+    "comments": times(b"#\n"),
+}
+TEXTS: dict[str, Make] = {
+    "digits": times(b"1"),
+    "digits and a unit": times(b"1", b"", b"s"),
+    "digits and a wrong unit": times(b"1", b"", b"x"),
+    "fractions": lambda size: b"1" * (size // 2) + b"." + b"1" * (size // 2),
+    "points": times(b"1."),
+    "durations": times(b"1s"),
+    "directives": times(b"max-age=1,"),
+    "a long directive": times(b"1", b"max-age="),
+    "blanks": times(b" ", b"max-age="),
+    "URL of a long host": times(b"a", b"https://"),
+    "URL of labels": times(b"a.", b"https://", b"\x7f"),
+    "URL of a long path": times(b"/a", b"https://a", b" "),
+}
+LOGGED: dict[str, Make] = {
+    "begins": times(b"-----BEGIN "),
+    "ends": times(b"-----END ", b"-----BEGIN A-----"),
+    "bearers": times(b"bearer "),
+    "blanks": times(b" ", b"bearer", b"!"),
+    "tokens": times(b"eyJ."),
+    "half tokens": times(b"eyJ "),
+    "controls": times(b"\x01"),
+    "lines": times(b"\n"),
+}
+PROTOBUF: dict[str, Make] = {
+    "numbers that go on": times(b"\xff", b"k8s\0"),
+    "fields": times(b"\x00\x00", b"k8s\0"),
+    "nested": times(b"\x0a\x7f", b"k8s\0\x12\xff\xff\x03"),
+}
+PARSERS: list[tuple[str, Parse, dict[str, Make]]] = [
+    ("HTTP", parse_http, BLOCKS | BODIES),
+    ("whole request", whole_request.read_head, BLOCKS),
+    ("token", parse_token, TOKENS),
+    ("claims", parse_payload, JSON),
+    ("JSON", decode_json, JSON),
+    ("body", decode_body, JSON),
+    ("review", lambda data: reviews.parse_token_review(data, "v1"), JSON),
+    ("etcd", lambda data: parse_request(data, RoleGrantPermissionRequest), JSON),
+    ("base64url", decode_base64url, BASE64),
+    ("private key", lambda data: pem.parse_private_key(data, "key"), PEM),
+    ("public keys", lambda data: pem.parse_public_keys(data, "keys"), PEM),
+    ("revocation list", read_lists, PEM),
+    ("kubeconfig", lambda data: parse_yaml(data, "kubeconfig"), YAML),
+    ("objects", lambda data: parse_objects(data, "objects"), YAML),
+    ("duration", text_of(parse_duration), TEXTS),
+    ("Cache-Control", text_of(refresh_seconds), TEXTS),
+    ("URL", text_of(parse_https_url), TEXTS),
+    ("log", log, LOGGED),
+    ("protocol buffer", lambda data: protobuf.json_of(data, reviews.MESSAGE), PROTOBUF),
+]
+CASES = [
+    pytest.param(parse, make, id=f"{parser}, {name}")
+    for parser, parse, inputs in PARSERS
+    for name, make in inputs.items()
+]
+
+
+def growth_of(parse: Parse, data: bytes, twice: bytes) -> float:
+    def call(text: bytes) -> None:
+        with contextlib.suppress(Exception):
+            parse(text)
+
+    return growth(lambda: call(data), lambda: call(twice))
+
+
 @pytest.mark.parametrize(("parse", "make"), CASES)
-def test_bad_input_57_parsers_are_linear(parse: Callable[[bytes], object], make: Make) -> None:
-    data, twice = make(SIZE), make(2 * SIZE)
-    assert len(twice) > 1.9 * len(data) or len(data) < SIZE
-    assert growth(lambda: parse(data), lambda: parse(twice)) <= MAX_GROWTH
+def test_bad_input_57_parsers_are_linear(parse: Parse, make: Make) -> None:
+    assert growth_of(parse, make(SIZE), make(2 * SIZE)) <= MAX_GROWTH
 
 
-@pytest.mark.fault(43)
-@pytest.mark.parametrize("parse", [parse_http, read_head])
+@pytest.mark.parametrize("make", YAML.values(), ids=YAML)
+def test_bad_input_57_the_configuration_is_read_in_linear_time(make: Make, tmp_path: Path) -> None:
+    def load(data: bytes) -> None:
+        (tmp_path / config_file.FILE_NAME).write_bytes(data)
+        config_file.load_configuration(tmp_path, {}, {})
+
+    assert growth_of(load, make(SIZE // 8), make(SIZE // 4)) <= MAX_GROWTH
+
+
+@pytest.mark.parametrize("parse", [parse_http, whole_request.read_head])
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_bad_input_57_the_block_that_was_found(
-    parse: Callable[[bytes], object], method: bytes
-) -> None:
+def test_bad_input_57_the_block_that_was_found(parse: Parse, method: bytes) -> None:
     assert len(FOUND) == 126
     data = FOUND.replace(b"GET", method)
     plain = data.replace(b" " * 10, b" " + b"a" * 9)
-    assert growth(lambda: parse(plain), lambda: parse(data)) <= MAX_GROWTH
+    assert growth_of(parse, plain, data) <= MAX_GROWTH

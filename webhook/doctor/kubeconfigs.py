@@ -15,7 +15,7 @@ from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certifica
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.errors import ConfigurationError
 from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
-from webhook.yaml_errors import YAML_ERRORS
+from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,14 @@ def check_kubeconfig(
     return ok(f"{kubeconfig.server.url} as {user}, {verdict.finding.partition(',')[0]}")
 
 
+class _Loader(PlainNumbers, yaml.SafeLoader):
+    pass
+
+
 def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
     """Parse a mapping in YAML. Raises ConfigurationError, which shows nothing of the text."""
     try:
-        document = yaml.safe_load(data)
+        document = yaml.load(data, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{name} is not YAML{line}: {error.problem}") from error

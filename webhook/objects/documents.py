@@ -21,7 +21,7 @@ from keys.errors import EncodingError
 from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.claims import is_dns_label, is_dns_subdomain
 from webhook.errors import ConfigurationError
-from webhook.yaml_errors import YAML_ERRORS
+from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
 
 _KINDS: Final = {str(kind): kind for kind in Kind}
 _LISTS: Final = {"List": ""} | {f"{kind}List": str(kind) for kind in Kind}
@@ -32,7 +32,7 @@ _Node = yaml.MappingNode
 Objects = dict[ObjectKey, ObjectState]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(PlainNumbers, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """A SafeLoader that leaves timestamps as text and takes no field twice."""
 
     yaml_implicit_resolvers: ClassVar = {

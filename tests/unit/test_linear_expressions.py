@@ -1,0 +1,122 @@
+"""Every regular expression of the project takes time in proportion to its input: bad input 57."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.linear_time import MAX_GROWTH, growth
+
+pytestmark = pytest.mark.fault(43)
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 32 * 1024
+# What repeats in the input of each regular expression of the project, with what stands before and
+# after it, and how the expression is used. One that is not listed fails the test after these.
+PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
+    "keys.crl._BLOCK": ("findall", [("", "-----BEGIN X509 CRL-----", "")]),
+    "keys.key_changes._UNFINISHED": ("fullmatch", [(".", ".1", "x"), (".a.", "1", "")]),
+    "keys.pem._BLOCK": ("findall", [("", "-----BEGIN A-----\n", ""), ("-----BEGIN ", "A", "")]),
+    "keys.pki._HOST_NAME": ("fullmatch", [("", "a.", "!"), ("", "a", "!"), ("*.", "-", "")]),
+    "webhook.claims._DNS_LABEL": ("fullmatch", [("", "a", "!"), ("a", "-", "")]),
+    "webhook.claims._DNS_SUBDOMAIN": ("fullmatch", [("", "a", "!"), ("", "a.", "!")]),
+    "webhook.cli.keys._DASHED_KID": ("fullmatch", [("-", "a", "!")]),
+    "webhook.config._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
+    "webhook.config_file._PATH": ("search", [("", " - at `$", ""), (" - at `$", "a", "")]),
+    "webhook.config_environment._SERVICE": (
+        "match",
+        [
+            ("LEEWAY_", "SERVICE_PORT_", "-"),
+            ("LEEWAY_", "PORT_1_TCP_", ""),
+            ("LEEWAY_PORT_", "1", ""),
+        ],
+    ),
+    "webhook.config_environment._SERVICE_URL": ("fullmatch", [("tcp://", "a", " ")]),
+    "webhook.config_limits._HTTPS_URL": (
+        "fullmatch",
+        [("https://", "a", " "), ("https://a", "/", " ")],
+    ),
+    "webhook.doctor.manifest._FLAG": ("fullmatch", [("--", "a", "!"), ("--a=", "=", "")]),
+    "webhook.duration._PART": ("match", [("", "1", ""), ("1.", "1", "")]),
+    "webhook.log_lines._BEARER": ("findall", [("", "bearer ", ""), ("bearer", " ", "")]),
+    "webhook.log_lines._PEM": (
+        "findall",
+        [("", "-----BEGIN ", ""), ("-----BEGIN A-----", "-----END ", "")],
+    ),
+    "webhook.log_lines._PLAIN": ("fullmatch", [("", "a", "=")]),
+    "webhook.log_lines._SURROGATES": ("findall", [("", "a", "")]),
+    "webhook.log_lines._TOKEN_CHARACTERS": ("findall", [("", "a", ""), ("", "a!", "")]),
+    "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
+    "webhook.registry._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
+    "webhook.server.parser.FIELDS": ("findall", [("", "a: b\r\n", ""), ("a:", " ", "\1")]),
+    "webhook.server.parser._PLAIN_BLOCK": ("fullmatch", [("", "a: \r\n", "!"), ("a:", " ", "\1")]),
+    "webhook.server.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
+    "webhook.server.whole_request._POST": (
+        "fullmatch",
+        [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],
+    ),
+    "webhook.trusted_issuers.documents._MAX_AGE": ("fullmatch", [("max-age=", "1", "")]),
+    "webhook.trusted_issuers.documents._URL": (
+        "fullmatch",
+        [("https://", "a.", " "), ("https://a/", "a", " ")],
+    ),
+    "webhook.watching._TIME": ("findall", [("", "1", ""), ("", "1111-", "")]),
+    r"[0-9]{1,18}": ("fullmatch", [("", "1", "")]),
+    r"[A-Za-z]+": ("findall", [("", "a", ""), ("", "a.", "")]),
+    r"[^.\[\]]+": ("findall", [("", "a", ""), ("", "a.", "")]),
+    r"(?<=[a-z])(?=[A-Z])": ("findall", [("", "aA", "")]),
+    r"\d{1,12}(\.\d+)?": ("fullmatch", [("1.", "1", "x")]),
+}
+
+
+def regular_expressions() -> Iterator[str]:
+    """Yield the name of each compiled one, ``module.NAME``, and the text of each other one."""
+    for path in sorted([*ROOT.glob("keys/**/*.py"), *ROOT.glob("webhook/**/*.py")]):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            assigned = node.targets[0] if isinstance(node, ast.Assign) else None
+            assigned = node.target if isinstance(node, ast.AnnAssign) else assigned
+            for call in filter(_is_regular_expression, ast.walk(node)):
+                assert isinstance(call, ast.Call)
+                if isinstance(assigned, ast.Name):
+                    yield f"{module}.{assigned.id}"
+                else:
+                    yield str(ast.literal_eval(call.args[0]))
+
+
+def _is_regular_expression(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "re"
+        and node.func.attr not in ("escape", "purge")
+    )
+
+
+def compiled(name: str) -> re.Pattern[Any]:
+    if name.startswith(("keys.", "webhook.")):
+        module, _, attribute = name.rpartition(".")
+        pattern = getattr(importlib.import_module(module), attribute)
+        assert isinstance(pattern, re.Pattern)
+        return pattern
+    return re.compile(name)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_bad_input_57_regular_expressions_are_linear(name: str) -> None:
+    pattern = compiled(name)
+    method, inputs = PATTERNS[name]
+    for start, unit, end in inputs:
+        texts = [start + unit * (size // len(unit)) + end for size in (SIZE, 2 * SIZE)]
+        is_bytes = isinstance(pattern.pattern, bytes)
+        data = [text.encode() if is_bytes else text for text in texts]
+        call, twice = (lambda text=text: getattr(pattern, method)(text) for text in data)
+        assert growth(call, twice) <= MAX_GROWTH, (start, unit, end)
+
+
+def test_bad_input_57_no_regular_expression_is_left_out() -> None:
+    assert set(regular_expressions()) == set(PATTERNS)
