@@ -8,8 +8,10 @@ directory; only who may run commands makes that file grow.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -64,12 +66,15 @@ def token_fields(claims: Claims, token: str) -> Mapping[str, object]:
 def append_line(path: Path, seconds: float, message: str, fields: Fields) -> None:
     """Append a record to a file that only its owner may read, as a whole or not at all.
 
-    Raises OSError where it cannot be written.
+    A symbolic link is not followed. Raises OSError where the file cannot be written.
     """
     data = json_line(seconds, "info", message, fields).encode("ascii") + b"\n"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    # A pipe that nobody reads would hold the command up without O_NONBLOCK.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a plain file")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         try:

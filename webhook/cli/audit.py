@@ -1,13 +1,13 @@
 """The audit lines of commands: ``audit.log`` in the data directory."""
 
+import errno
 import os
 import pwd
 from pathlib import Path
 from time import time
 
-import click
-
 from webhook.audit import AUDIT_FILE, DONE, append_line, audit_fields, audit_message
+from webhook.cli.output import say
 
 
 def audit(data_dir: Path, action: str, **fields: object) -> None:
@@ -21,8 +21,9 @@ def audit(data_dir: Path, action: str, **fields: object) -> None:
         line = audit_fields(action, DONE, "command", who, fields)
         append_line(path, time(), audit_message(action, DONE), line)
     except OSError as error:
-        why = error.strerror or str(error)
-        click.echo(f"leeway: warning: this was done, but not noted in {path}: {why}", err=True)
+        is_link = error.errno == errno.ELOOP
+        why = "it is a symbolic link" if is_link else error.strerror or str(error)
+        say(f"leeway: warning: this was done, but not noted in {path}: {why}", err=True)
 
 
 def _operating_user() -> str:

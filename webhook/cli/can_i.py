@@ -96,7 +96,7 @@ def _show_range(
         "roles": access.roles,
         "uncovered": [{"key": start, "rangeEnd": end} for start, end in gaps],
     }
-    show(value, text, output)
+    show(value, printable(text), output)
     return access.allowed
 
 

@@ -23,7 +23,7 @@ from webhook.certificates import (
     server_url,
 )
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLS_FOLDER
 from webhook.duration import utc
@@ -78,8 +78,8 @@ def create(name: str, data_dir: Path, days: int) -> None:
     made = create_client(data_dir, name, timedelta(days=days), _now(), url)
     audit(data_dir, "cert.create", user=name, expiresAt=utc(made.not_after.timestamp()))
     for path in made.paths:
-        click.echo(f"created {path}")
-    click.echo(f"good until {_utc(made.not_after)}")
+        say(f"created {path}")
+    say(f"good until {_utc(made.not_after)}")
 
 
 @cert.command(
@@ -111,8 +111,8 @@ def renew_certificates(
         expires = utc(renewed.not_after.timestamp())
         audit(data_dir, "cert.renew", name=renewed.name, expiresAt=expires)
         for path in renewed.paths:
-            click.echo(f"replaced {path}")
-        click.echo(f"{printable(renewed.name)} is good until {_utc(renewed.not_after)}")
+            say(f"replaced {path}")
+        say(f"{printable(renewed.name)} is good until {_utc(renewed.not_after)}")
     if not done:
         click.echo("nothing is due")
     if any(path.suffix == ".yaml" for renewed in done for path in renewed.paths):
@@ -144,10 +144,10 @@ def revoke_certificates(name: str, data_dir: Path, serials: tuple[int, ...], day
     new, made = revoke(data_dir, name, serials, _now(), timedelta(days=days))
     for serial in new:
         audit(data_dir, "cert.revoke", user=name or None, serial=serial_text(serial))
-        click.echo(f"certificate {serial_text(serial)} revoked")
+        say(f"certificate {serial_text(serial)} revoked")
     if not new:
         click.echo("revoked already, the list was renewed")
-    click.echo(
+    say(
         f"{made.paths[0]} is good until {_utc(made.not_after)}: renew it before that with "
         f"`leeway cert renew {REVOCATION_LIST}`, or no client certificate is accepted"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.store import opened_store
 
 
@@ -26,7 +26,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.grant_group_role(name, role)
         audit(data_dir, "group.grant-role", group=name, role=role, revision=store.own_revision)
-    click.echo(f"Role {role} is granted to group {name}")
+    say(f"Role {role} is granted to group {name}")
 
 
 @group.command(
@@ -41,7 +41,7 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.revoke_group_role(name, role)
         audit(data_dir, "group.revoke-role", group=name, role=role, revision=store.own_revision)
-    click.echo(f"Role {role} is revoked from group {name}")
+    say(f"Role {role} is revoked from group {name}")
 
 
 @group.command(epilog=example("leeway group get system:serviceaccounts:argo-run"))
@@ -53,7 +53,7 @@ def get(data_dir: Path, name: str, output: str) -> None:
     with opened_store(data_dir) as (store, _):
         found = store.state.groups.get(name)
     roles = found.roles if found else ()
-    text = f"Group: {name}\n" + " ".join(["Roles:", *roles])
+    text = f"Group: {printable(name)}\n" + printable(" ".join(["Roles:", *roles]))
     show({"name": name, "roles": roles}, text, output)
 
 
@@ -64,4 +64,4 @@ def list_groups(data_dir: Path, output: str) -> None:
     """Show all groups that have roles."""
     with opened_store(data_dir) as (store, _):
         names = sorted(store.state.groups)
-    show(names, "\n".join(names), output)
+    show(names, "\n".join(map(printable, names)), output)

@@ -6,7 +6,7 @@ from time import time
 
 import click
 
-from webhook.cli.output import data_dir_option, example
+from webhook.cli.output import data_dir_option, example, say
 from webhook.data_dir import InitOptions, initialise
 
 
@@ -37,6 +37,6 @@ def init(
     options = InitOptions(issuer, audiences, hosts, algorithm)
     made = initialise(data_dir, options, time(), os.environ)
     for path in made:
-        click.echo(f"created {path}")
+        say(f"created {path}")
     if not made:
-        click.echo(f"{data_dir} is complete, nothing was changed")
+        say(f"{data_dir} is complete, nothing was changed")

@@ -17,7 +17,7 @@ from keys.pem import ALGORITHMS
 from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, say, show
 from webhook.config_file import load_configuration
 from webhook.data_dir import KEYS_FOLDER
 from webhook.duration import utc
@@ -57,7 +57,7 @@ def generate(data_dir: Path, algorithm: str) -> None:
     """Make a key: active if it is the first one, else pending, that is published only."""
     key = generate_key(_checked(data_dir) / KEYS_FOLDER, algorithm, int(time()))
     audit(data_dir, "keys.generate", kid=key.kid, algorithm=algorithm, state=key.state.value)
-    click.echo(f"key {key.kid} created, it is {key.state.value}")
+    say(f"key {key.kid} created, it is {key.state.value}")
 
 
 @keys.command(
@@ -108,7 +108,7 @@ def retire_key(data_dir: Path, kid: str, force: bool) -> None:
     changed = retire(_checked(data_dir) / KEYS_FOLDER, kid, policy, now, force=force)
     _audit(data_dir, "keys.retire", changed, force=force)
     if not changed.steps:
-        click.echo(f"key {kid} is retired already")
+        say(f"key {kid} is retired already")
     _tell(changed, policy, now)
 
 
@@ -128,19 +128,19 @@ def _audit(data_dir: Path, action: str, changed: Changed, *, force: bool) -> Non
 
 def _tell(changed: Changed, policy: RotationPolicy, now: int) -> None:
     if changed.broken:
-        click.echo(f"leeway: warning: {changed.broken}", err=True)
+        say(f"leeway: warning: {changed.broken}", err=True)
     for step in changed.steps:
         if step.kind is StepKind.PUBLISH:
-            click.echo(f"key {step.kid} created, it is {changed.keyring.key(step.kid).state}")
+            say(f"key {step.kid} created, it is {changed.keyring.key(step.kid).state}")
         elif step.kind is StepKind.ACTIVATE:
-            click.echo(f"key {step.kid} is active")
+            say(f"key {step.kid} is active")
         else:
-            click.echo(f"key {step.kid} is retired")
+            say(f"key {step.kid} is retired")
     if changed.steps:
         for key in changed.keyring.keys:
             if key.state in (KeyState.PENDING, KeyState.VERIFY_ONLY):
                 row = _row(changed.keyring, key, policy, now)
-                click.echo(f"next: key {key.kid} {_step_text(row)}")
+                say(f"next: key {key.kid} {_step_text(row)}")
 
 
 def _row(

@@ -39,6 +39,7 @@ _UNREACHABLE: Final = (
     StoreError,
     StoreUnavailableError,
 )
+_MAX_MESSAGE: Final = 1000
 _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument"
 _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
@@ -153,5 +154,9 @@ def _usage(error: click.ClickException) -> str:
 
 def _fail(message: str, code: int) -> int:
     # An argument may be a token where a file's name belongs, and a name anything at all.
-    click.echo(f"leeway: {printable(redact(message))}", err=True)
+    text = printable(redact(message))
+    if len(text) > _MAX_MESSAGE:
+        # What to do is at the end of it.
+        text = f"{text[: _MAX_MESSAGE // 2]}...{text[-_MAX_MESSAGE // 2 :]}"
+    click.echo(f"leeway: {text}", err=True)
     return code

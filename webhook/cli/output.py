@@ -1,5 +1,6 @@
 """What commands share: the data directory option, and showing a value as text, JSON or YAML."""
 
+import json
 import os
 from pathlib import Path
 
@@ -57,11 +58,31 @@ def show(value: object, text: str, output: str) -> None:
     """Print a value: ``text`` as it is, or ``value`` as JSON or YAML."""
     if output == "json":
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
+        # An escape of JSON's own, and only texts can hold what is escaped.
+        text = "\n".join(map(_json_printable, text.split("\n")))
     elif output == "yaml":
         text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
     click.echo(text)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever the names in it hold."""
+    click.echo(printable(text), err=err)
+
+
 def printable(text: str) -> str:
-    """Make harmless what anybody may have written: it cannot move the cursor or begin a line."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    """Escape what could move the cursor, begin a line or turn the direction of a text."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _json_printable(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)

@@ -10,7 +10,7 @@ import click
 from webhook.assembly import lifetimes_of
 from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.duration import utc
@@ -50,7 +50,7 @@ def revoke_jti(data_dir: Path, jti: str) -> None:
     with opened_store(data_dir) as (store, configuration):
         store.revoke_jti(jti, lifetimes_of(configuration), time())
         audit(data_dir, "revoke.jti", jti=jti, revision=store.own_revision)
-    click.echo(f"Token with jti {jti} revoked")
+    say(f"Token with jti {jti} revoked")
 
 
 @revoke.command("serviceaccount", epilog=example("leeway revoke serviceaccount argo-run/loofah"))
@@ -65,7 +65,7 @@ def revoke_account(data_dir: Path, account: str) -> None:
         )
     now = time()
     _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", now, is_account=True)
-    click.echo(f"Tokens of service account {account} issued up to {utc(now)} revoked")
+    say(f"Tokens of service account {account} issued up to {utc(now)} revoked")
 
 
 @revoke.command("user", epilog=example("leeway revoke user alice"))
@@ -81,7 +81,7 @@ def revoke_user(data_dir: Path, name: str) -> None:
     namespace, _, account = name.removeprefix(USERNAME_PREFIX).partition(":")
     is_account = name.startswith(USERNAME_PREFIX) and _is_account(namespace, account)
     _revoke_subject(data_dir, name, now, is_account=is_account)
-    click.echo(f"Tokens of user {name} issued up to {utc(now)} revoked")
+    say(f"Tokens of user {name} issued up to {utc(now)} revoked")
 
 
 @revoke.command("list", epilog=example("leeway revoke list -o json"))
@@ -99,10 +99,10 @@ def list_revocations(data_dir: Path, output: str) -> None:
             ),
         ]
     rows = [_row(*entry) for entry in sorted(found) if now <= entry[2].until]
-    width = max((len(f"{row['what']} {row['name']}") for row in rows), default=4)
+    width = max((len(printable(f"{row['what']} {row['name']}")) for row in rows), default=4)
     lines = [f"{'WHAT':<{width}}  {'BEFORE':<20}  UNTIL"]
     for row in rows:
-        what = f"{row['what']} {row['name']}"
+        what = printable(f"{row['what']} {row['name']}")
         lines.append(f"{what:<{width}}  {row['before']}  {row['until'] or 'never dropped'}")
     show(rows, "\n".join(lines), output)
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.store import (
     GoFlagsCommand,
     from_key_option,
@@ -32,7 +32,7 @@ def add(data_dir: Path, name: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.add_role(name)
         audit(data_dir, "role.add", role=name, revision=store.own_revision)
-    click.echo(f"Role {name} created")
+    say(f"Role {name} created")
 
 
 @role.command(epilog=example("leeway role delete app"))
@@ -43,7 +43,7 @@ def delete(data_dir: Path, name: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.delete_role(name)
         audit(data_dir, "role.delete", role=name, revision=store.own_revision)
-    click.echo(f"Role {name} deleted")
+    say(f"Role {name} deleted")
 
 
 @role.command(epilog=example("leeway role get app"))
@@ -63,7 +63,7 @@ def get(data_dir: Path, name: str, output: str) -> None:
 
 def permission_lines(found: Role) -> list[str]:
     """Render a role as ``etcdctl role get`` does."""
-    lines = [f"Role {found.name}"]
+    lines = [f"Role {printable(found.name)}"]
     for title, wanted in (
         ("KV Read:", [p for p in found.permissions if p.type.reads]),
         ("KV Write:", [p for p in found.permissions if p.type.writes]),
@@ -75,9 +75,9 @@ def permission_lines(found: Role) -> list[str]:
 
 def _permission_in_words(permission: Permission) -> str:
     key, range_end = permission.key, permission.range_end
-    words = in_words(key, range_end)
+    words = printable(in_words(key, range_end))
     if range_end and key and prefix_end(key) == range_end:
-        words += f" (prefix {in_words(key, b'')})"
+        words += f" (prefix {printable(in_words(key, b''))})"
     return words
 
 
@@ -88,7 +88,7 @@ def list_roles(data_dir: Path, output: str) -> None:
     """Show all roles."""
     with opened_store(data_dir) as (store, _):
         names = store.role_names()
-    show(names, "\n".join(names), output)
+    show(names, "\n".join(map(printable, names)), output)
 
 
 @role.command(
@@ -116,9 +116,9 @@ def grant_permission(
         keys = in_words(permission.key, permission.range_end)
         about = {"role": name, "permission": permission.type.name, "keys": keys}
         audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
-    click.echo(f"Role {name} updated")
+    say(f"Role {name} updated")
     if covers_every_object(permission.span):
-        click.echo(
+        say(
             f"leeway: warning: {keys} holds more than paths: under /registry/ is every object "
             "of a cluster that asks Leeway. If only paths are meant, revoke it, and grant them "
             "one by one",
@@ -147,4 +147,4 @@ def revoke_permission(
         about = {"role": name, "keys": in_words(start, end)}
         audit(data_dir, "role.revoke-permission", **about, revision=store.own_revision)
     what = "range" if end else "key"
-    click.echo(f"Permission of {what} {in_words(start, end)} is revoked from role {name}")
+    say(f"Permission of {what} {in_words(start, end)} is revoked from role {name}")

@@ -137,7 +137,8 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
     for place, check in enumerate(explanation.checks, 1):
         start = f"  {place:>2}  {check.name:<10}  {check.result:<4}  "
         indent = " " * len(start)
-        lines.append(fill(check.detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
+        detail = printable(check.detail)
+        lines.append(fill(detail, _WIDTH, initial_indent=start, subsequent_indent=indent))
     lines += ["", printable(explanation.verdict), "", fill(explanation.advice, _WIDTH)]
     return "\n".join(lines)
 

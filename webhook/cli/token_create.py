@@ -14,7 +14,7 @@ from webhook.audit import token_fields
 from webhook.bound_objects import ObjectSource
 from webhook.claims import ObjectReference
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example
+from webhook.cli.output import data_dir_option, example, say
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.duration import parse_duration
@@ -100,7 +100,7 @@ def create(
     issued = issue_token(request, policy_of(configuration), keyring, now)
     audit(data_dir, "token.issue", **token_fields(issued.claims, issued.token))
     if issued.warning:
-        click.echo(f"leeway: warning: {issued.warning}", err=True)
+        say(f"leeway: warning: {issued.warning}", err=True)
     click.echo(issued.token)
 
 

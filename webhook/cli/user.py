@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.role import permission_lines
 from webhook.cli.store import GoFlagsCommand, interactive_option, opened_store, password_of
 from webhook.rbac.passwords import Passwords
@@ -50,7 +50,7 @@ def add(
             password_hash = passwords.hash(password_of(name, given, ask=interactive))
         store.add_user(name, password_hash)
         audit(data_dir, "user.add", user=name, revision=store.own_revision)
-    click.echo(f"User {name} created")
+    say(f"User {name} created")
 
 
 @user.command(epilog=example("leeway user delete alice"))
@@ -61,7 +61,7 @@ def delete(data_dir: Path, name: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.delete_user(name)
         audit(data_dir, "user.delete", user=name, revision=store.own_revision)
-    click.echo(f"User {name} deleted")
+    say(f"User {name} deleted")
 
 
 @user.command(cls=GoFlagsCommand, epilog=example("leeway user get alice --detail"))
@@ -73,12 +73,12 @@ def get(data_dir: Path, name: str, output: str, *, detail: bool) -> None:
     """Show a user and its roles."""
     with opened_store(data_dir) as (store, _):
         roles = store.user(name).roles
-        lines = [f"User: {name}"]
+        lines = [f"User: {printable(name)}"]
         if detail:
             for role in roles:
                 lines += ["", *permission_lines(store.role(role))]
         else:
-            lines.append(" ".join(["Roles:", *roles]))
+            lines.append(printable(" ".join(["Roles:", *roles])))
     show({"name": name, "roles": roles}, "\n".join(lines), output)
 
 
@@ -89,7 +89,7 @@ def list_users(data_dir: Path, output: str) -> None:
     """Show all users."""
     with opened_store(data_dir) as (store, _):
         names = store.user_names()
-    show(names, "\n".join(names), output)
+    show(names, "\n".join(map(printable, names)), output)
 
 
 @user.command(cls=GoFlagsCommand, epilog=example("leeway user passwd alice"))
@@ -115,7 +115,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.grant_role(name, role)
         audit(data_dir, "user.grant-role", user=name, role=role, revision=store.own_revision)
-    click.echo(f"Role {role} is granted to user {name}")
+    say(f"Role {role} is granted to user {name}")
 
 
 @user.command("revoke-role", epilog=example("leeway user revoke-role alice app"))
@@ -127,4 +127,4 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
     with opened_store(data_dir) as (store, _):
         store.revoke_role(name, role)
         audit(data_dir, "user.revoke-role", user=name, role=role, revision=store.own_revision)
-    click.echo(f"Role {role} is revoked from user {name}")
+    say(f"Role {role} is revoked from user {name}")

@@ -95,11 +95,10 @@ def test_questions_and_failures_have_none(leeway: Leeway, data_dir: Path, comman
 def test_what_is_done_stays_done_where_the_line_cannot_be_written(
     leeway: Leeway, data_dir: Path
 ) -> None:
-    (data_dir / "audit.log").symlink_to("/dev/full")
+    (data_dir / "audit.log").mkdir()
     ran = leeway("role", "add", "r", "--data-dir", data_dir)
     assert (ran.code, ran.out) == (0, "Role r created\n")
     assert ran.err == (
-        f"leeway: warning: this was done, but not noted in {data_dir}/audit.log: "
-        "No space left on device\n"
+        f"leeway: warning: this was done, but not noted in {data_dir}/audit.log: Is a directory\n"
     )
     assert "r" in leeway("role", "list", "--data-dir", data_dir).out.split()
