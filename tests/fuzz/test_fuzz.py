@@ -98,7 +98,7 @@ def header_is_acceptable(header: dict) -> bool:
     algorithm = header.get("alg")
     if forbidden & header.keys() or ("typ" in header and header["typ"] != "JWT"):
         return False
-    if "kid" in header:
+    if header.get("kid", "") != "":
         return isinstance(header["kid"], str) and by_kid.get(header["kid"]) == algorithm
     return algorithm in by_kid.values()
 
@@ -152,6 +152,9 @@ def claims_are_acceptable(claims: dict, asked: tuple[str, ...], now: float) -> b
     if not is_object(account, uid_required=True):
         return False
     if claims.get("sub") != f"system:serviceaccount:{namespace}:{account['name']}":
+        return False
+    known = {"namespace", "serviceaccount", "pod", "secret", "node", "warnafter"}
+    if any(isinstance(private[name], dict | list) for name in private.keys() - known):
         return False
     pod, secret, node = (private.get(kind) for kind in ("pod", "secret", "node"))
     if not all(is_object(bound, uid_required=True) for bound in (pod, secret) if bound is not None):
