@@ -27,6 +27,8 @@ KIND: Final = "LeewayConfiguration"
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
 # Where a server listens on every address, it does on this one.
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+RESERVED_GROUPS: Final = "system:"
+"""What the groups that Kubernetes itself gives rights to begin with."""
 # Bytes.
 _MIB: Final = 1024 * 1024
 
@@ -250,6 +252,16 @@ class MappingSection(Section, frozen=True):
     """How roles come back as groups; an empty prefix turns it off."""
 
     role_group_prefix: str = "leeway:role:"
+
+    def __post_init__(self) -> None:
+        prefix = self.role_group_prefix
+        # Neither may a role complete it: "sys" and a role "tem:masters" are system:masters too.
+        if prefix and (prefix.startswith(RESERVED_GROUPS) or RESERVED_GROUPS.startswith(prefix)):
+            raise ValueError(
+                f"roleGroupPrefix is {prefix[:64]!r}, with which a role could become a group of "
+                f"Kubernetes' own ({RESERVED_GROUPS}masters); a prefix with which no group begins "
+                f"with {RESERVED_GROUPS} is allowed"
+            )
 
 
 class AuthorizerSection(Section, frozen=True):

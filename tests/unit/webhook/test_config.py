@@ -524,6 +524,21 @@ def test_remote_keys(tmp_path: Path, url: str) -> None:
         assert f"the keys of issuer {URL} have not been fetched yet" in issuer_keys.problem()
 
 
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("prefix", ["system:", "system:x:", "system", "sys", "s"])
+def test_no_role_becomes_a_group_of_kubernetes(prefix: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(f"mapping: {{roleGroupPrefix: '{prefix}'}}")
+    text = str(raised.value)
+    assert f"{SOURCE}: mapping: roleGroupPrefix is {prefix!r}" in text
+    assert "system:masters" in text
+
+
+@pytest.mark.parametrize("prefix", ["", "leeway:role:", "systems:", "a:system:", "System:", "x"])
+def test_other_prefixes_of_role_groups(prefix: str) -> None:
+    assert parse(f"mapping: {{roleGroupPrefix: '{prefix}'}}").mapping.role_group_prefix == prefix
+
+
 @pytest.mark.fault(5)
 @pytest.mark.parametrize(
     "url",
