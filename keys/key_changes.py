@@ -76,6 +76,15 @@ def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
         return folder.add(key, now)
 
 
+def write_schedule(directory: Path, now: int) -> None:
+    """Write the states of the keys down as ``load_keyring`` reads them.
+
+    Raises what ``generate_key`` does, and OSError where the folder cannot be written.
+    """
+    with _locked(directory, now) as folder:
+        folder.write(folder.keyring)
+
+
 def advance(directory: Path, policy: RotationPolicy, now: int) -> Changed:
     """Write down what lags behind, and take the steps that are due by themselves.
 

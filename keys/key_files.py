@@ -108,8 +108,10 @@ def _read(directory: Path, text: bytes) -> FolderContents:
     found = _read_keys(paths, schedule)
     if not schedule.keys and len(paths) > 1:
         raise KeyScheduleError(
-            f"{path} is missing, so nothing tells which of {len(paths)} keys "
-            "is in use; restore it, or leave only the key to sign with"
+            f"{path} is missing, so nothing tells which of {len(paths)} keys is in use "
+            f"({', '.join(path.name for path in paths[:5])}{', …' if len(paths) > 5 else ''}); "
+            "restore it, or leave only the key to sign with, run `leeway init`, and then put the "
+            "others back"
         )
     gone = tuple(entry for entry in schedule.keys if entry.file not in found)
     for entry in gone:

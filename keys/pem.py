@@ -71,7 +71,9 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
     """
     blocks = [text for label, text in _blocks(pem, name) if label in _PRIVATE_LABELS]
     if len(blocks) != 1:
-        raise KeyFileError(f"{name} holds {len(blocks)} private keys, one is allowed")
+        raise KeyFileError(
+            f"{name} holds {len(blocks)} private keys, one is allowed; leave one key in the file"
+        )
     try:
         private = _load_private_key(blocks[0])
     except TypeError as error:

@@ -8,6 +8,7 @@ Invariants:
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Final
 import msgspec
 
 from keys.files import check_private_file, create_file, read_private_file, read_public_file
-from keys.key_changes import generate_key
+from keys.key_changes import generate_key, write_schedule
+from keys.key_files import SCHEDULE_FILE, load_keyring
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
@@ -111,7 +113,8 @@ def initialise(
     is called.
 
     Raises DataDirectoryError where the directory cannot be made or holds half a pair,
-    ConfigurationError for an issuer or audience that is not allowed, and the errors of ``keys``.
+    ConfigurationError for an issuer or audience that is not allowed, and the errors of ``keys``,
+    also for a private file that is there and that the server would refuse.
     """
     # Before anything is made: wrong options make nothing.
     text = configuration_text(options)
@@ -119,6 +122,9 @@ def initialise(
     date = _date(now)
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
+    if folders[0].is_dir():
+        load_keyring(folders[0])
+    check_private_files(data_dir)
     try:
         if data_dir.is_dir() and not any(data_dir.iterdir()):
             # Made for us, by mkdir or as a volume. One with files in it may serve others too.
@@ -171,10 +177,14 @@ def _make_store(path: Path) -> list[Path]:
 
 
 def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:
-    if any(folder.glob("*.pem")):
-        return []
     before = set(folder.iterdir())
-    generate_key(folder, algorithm, int(now))
+    if load_keyring(folder).active is None:
+        generate_key(folder, algorithm, int(now))
+    elif not (folder / SCHEDULE_FILE).exists():
+        # With a schedule a key that is put beside it later is known for another one. Where nothing
+        # can be written, nothing can be put there either.
+        with suppress(OSError):
+            write_schedule(folder, int(now))
     return sorted(set(folder.iterdir()) - before)
 
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import NOW
+from support import NOW, signing_key
 
-from keys.errors import UnusableKeyError
+from keys.errors import InvalidKeyError, KeyFileError, UnusableKeyError
 from keys.key_files import load_keyring
+from keys.keyring import KeyState
+from keys.pem import private_key_pem, public_key_pem
 from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise, tls_files
 from webhook.errors import ConfigurationError, DataDirectoryError
@@ -120,9 +122,84 @@ def test_own_signing_key_is_kept(tmp_path: Path) -> None:
     target = other / "keys" / "mine.pem"
     target.touch(0o600)
     target.write_bytes(source.read_bytes())
-    initialise(other, InitOptions(algorithm="RS256"), NOW)
-    assert [path.name for path in (other / "keys").iterdir()] == ["mine.pem"]
+    made = initialise(other, InitOptions(algorithm="RS256"), NOW)
+    assert other / "keys" / "schedule.json" in made
+    assert {path.name for path in (other / "keys").iterdir()} == {"mine.pem", "schedule.json"}
     assert load_keyring(other / "keys").signing_key().verification_key.algorithm == "ES256"
+    assert initialise(other, InitOptions(algorithm="RS256"), NOW) == []
+
+
+def pem(name: str) -> bytes:
+    return private_key_pem(signing_key("ES256", name).private_key)
+
+
+def lay(path: Path, data: bytes, mode: int = 0o600) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+@pytest.mark.fault(8)
+def test_a_key_that_is_put_beside_ours_later_only_verifies(tmp_path: Path) -> None:
+    lay(tmp_path / "keys" / "sa.pem", pem("own"))
+    initialise(tmp_path, OPTIONS, NOW)
+    lay(tmp_path / "keys" / "another.pem", pem("another"))
+    assert initialise(tmp_path, OPTIONS, NOW) == []
+    keyring = load_keyring(tmp_path / "keys")
+    own, another = (signing_key("ES256", name).verification_key for name in ("own", "another"))
+    assert keyring.signing_key().verification_key.kid == own.kid
+    assert keyring.key(another.kid).state is KeyState.VERIFY_ONLY
+
+
+@pytest.mark.fault(8)
+def test_beside_public_keys_alone_a_signing_key_is_made(tmp_path: Path) -> None:
+    public = public_key_pem(signing_key("ES256").verification_key.public_key)
+    lay(tmp_path / "keys" / "old.pem", public)
+    initialise(tmp_path, OPTIONS, NOW)
+    keyring = load_keyring(tmp_path / "keys")
+    assert len(keyring.keys) == 2
+    assert keyring.signing_key().verification_key.algorithm == "ES256"
+
+
+REFUSED_KEYS = [
+    pytest.param({"sa.pem": pem("own") + pem("another")}, 0o600, "one is allowed", id="two-keys"),
+    pytest.param({"sa.pem": pem("own")}, 0o644, "chmod 600", id="readable-by-others"),
+    pytest.param({"sa.pem": pem("own")}, 0o640, "chmod 600", id="readable-by-a-group"),
+    pytest.param({"sa.pem": b""}, 0o600, "empty", id="empty"),
+    pytest.param({"sa.pem": pem("own")[:100]}, 0o600, "restore it", id="cut"),
+    pytest.param(
+        {"sa.pem": pem("own"), "another.pem": pem("another")},
+        0o600,
+        "2 keys is in use (another.pem, sa.pem)",
+        id="two-files",
+    ),
+    pytest.param({"schedule.json": b"{"}, 0o600, "restore it", id="schedule"),
+]
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize(("files", "mode", "why"), REFUSED_KEYS)
+def test_bad_input_39_keys_that_the_server_would_refuse(
+    tmp_path: Path, files: dict[str, bytes], mode: int, why: str
+) -> None:
+    for name, data in files.items():
+        lay(tmp_path / "keys" / name, data, mode)
+    before = contents(tmp_path)
+    with pytest.raises(InvalidKeyError) as raised:
+        initialise(tmp_path, OPTIONS, NOW)
+    assert why in str(raised.value)
+    assert str(tmp_path / "keys") in str(raised.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("name", ["tls/root.key", "tls/server.key", "kubeconfig/root.yaml"])
+def test_bad_input_39_private_files_that_others_can_read(tmp_path: Path, name: str) -> None:
+    initialise(tmp_path, OPTIONS, NOW)
+    (tmp_path / name).chmod(0o644)
+    with pytest.raises(KeyFileError, match="chmod 600") as raised:
+        initialise(tmp_path, OPTIONS, NOW)
+    assert str(tmp_path / name) in str(raised.value)
 
 
 @pytest.mark.parametrize(
