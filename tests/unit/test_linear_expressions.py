@@ -23,7 +23,15 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "keys.pki._HOST_NAME": ("fullmatch", [("", "a.", "!"), ("", "a", "!"), ("*.", "-", "")]),
     "webhook.claims._DNS_LABEL": ("fullmatch", [("", "a", "!"), ("a", "-", "")]),
     "webhook.claims._DNS_SUBDOMAIN": ("fullmatch", [("", "a", "!"), ("", "a.", "!")]),
+    "webhook.cli.at_time._RELATIVE": ("fullmatch", [("exp-", "1", "\n")]),
     "webhook.cli.keys._DASHED_KID": ("fullmatch", [("-", "a", "!")]),
+    "webhook.cli.token_argument._BASE64": ("fullmatch", [("", "a", "!"), ("", "=", "")]),
+    "webhook.cli.token_argument._JWT": ("fullmatch", [("eyJ", "a", "!"), ("eyJ", ".", "")]),
+    "webhook.cli.token_argument._SCHEME": ("match", [("authorization:", " ", "!")]),
+    "webhook.cli.token_argument._YAML_KIND": (
+        "search",
+        [("", "kind:\n", ""), ("kind:", " ", "")],
+    ),
     "webhook.config._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
     "webhook.config_file._PATH": ("search", [("", " - at `$", ""), (" - at `$", "a", "")]),
     "webhook.config_environment._SERVICE": (
@@ -68,6 +76,9 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     r"[A-Za-z]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"[^.\[\]]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"(?<=[a-z])(?=[A-Z])": ("findall", [("", "aA", "")]),
+    r"-----BEGIN": ("match", [("", "-", "")]),
+    r"[a-z0-9]{6}\.[a-z0-9]{16}\Z": ("match", [("", "a", "")]),
+    r"k8s-aws-v1\.": ("match", [("", "k8s-", "")]),
     r"\d{1,12}(\.\d+)?": ("fullmatch", [("1.", "1", "x")]),
 }
 
@@ -81,7 +92,7 @@ def regular_expressions() -> Iterator[str]:
             assigned = node.target if isinstance(node, ast.AnnAssign) else assigned
             for call in filter(_is_regular_expression, ast.walk(node)):
                 assert isinstance(call, ast.Call)
-                if isinstance(assigned, ast.Name):
+                if isinstance(assigned, ast.Name) and getattr(node, "value", None) is call:
                     yield f"{module}.{assigned.id}"
                 else:
                     yield str(ast.literal_eval(call.args[0]))
