@@ -22,6 +22,7 @@ from webhook.discovery import MAX_AGE_SECONDS
 from webhook.errors import ConfigurationError
 from webhook.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreError
 from webhook.rbac.revoking import Lifetimes
 from webhook.skew import SkewTracker
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
@@ -197,9 +198,16 @@ def store_of(
 ) -> AuthStore:
     """Open the store of users and roles.
 
-    One that is missing or empty is not made unless ``create`` says so: in an empty store auth is
-    disabled. With ``read_only`` nothing of it is changed. Raises StoreError where it is damaged,
-    StoreUnavailableError where it cannot be opened.
+    One that is missing or empty is not made, and one in which nothing was ever written not opened,
+    unless ``create`` says so: auth is disabled there. With ``read_only`` nothing of it is changed.
+    Raises StoreError where it is damaged, StoreUnavailableError where it cannot be opened.
     """
     path = data_dir / configuration.store.sqlite.path
-    return AuthStore(SQLiteBackend(path, create=create, read_only=read_only))
+    store = AuthStore(SQLiteBackend(path, create=create, read_only=read_only))
+    if not (create or store.state.revision):
+        store.close()
+        raise StoreError(
+            f"nothing was ever written to {path}; fill it with `leeway init`, or restore it from a "
+            "backup"
+        )
+    return store

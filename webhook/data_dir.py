@@ -8,7 +8,7 @@ Invariants:
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,10 +151,11 @@ def _make_files(
 
 
 def _make_store(path: Path) -> list[Path]:
-    """Make the users of the certificates, and turn auth on."""
-    if path.exists():
+    """Make the users of the certificates, and turn auth on, where nothing was ever written."""
+    is_there = path.exists()
+    if is_there and _is_filled(path):
         return []
-    # Made beside its place, so that half of it is never taken for the whole.
+    # Made beside its place, so that half of it is never taken for all of it.
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     store = AuthStore(SQLiteBackend(unfinished))
@@ -170,10 +171,18 @@ def _make_store(path: Path) -> list[Path]:
         store.enable()
     finally:
         store.close()
-    path.hardlink_to(unfinished)
-    unfinished.unlink()
+    if is_there:
+        unfinished.replace(path)
+    else:
+        path.hardlink_to(unfinished)
+        unfinished.unlink()
     unfinished.with_name(f"{unfinished.name}-journal").unlink(missing_ok=True)
     return [path]
+
+
+def _is_filled(path: Path) -> bool:
+    with closing(AuthStore(SQLiteBackend(path, read_only=True))) as store:
+        return store.state.revision > 0
 
 
 def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:

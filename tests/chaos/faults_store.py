@@ -64,6 +64,9 @@ async def locked(run: Run, window: Window) -> None:
     window.permits = _is_refused_write
     for _ in range(run.times(1, 3)):
         kind = run.rng.choice(["IMMEDIATE", "EXCLUSIVE"])
+        async with run.load.no_writes():
+            # What is acknowledged and locked away before it is read is a 503 in every route.
+            await asyncio.sleep(0.3)
         async with helper("locker", run.machine.database, kind) as locker:
             # Nothing is read from the store meanwhile, and it may be a little before we hear of it.
             run.load.stale_since = time.monotonic()

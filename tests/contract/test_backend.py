@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.backends import sqlite as sqlite_backend
+from webhook.backends import sqlite_records
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.backends.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION
@@ -175,7 +175,7 @@ def test_many_records_in_one_commit(place: Place) -> None:
 def test_changes_that_do_not_reach_back_say_so(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_backend, "_TOMBSTONES_KEPT", 10)
+    monkeypatch.setattr(sqlite_records, "_TOMBSTONES_KEPT", 10)
     backend = place.open()
     live = [Record("user", b"live", b"")]
     revision = backend.commit(0, live)
@@ -206,7 +206,7 @@ def test_changes_that_do_not_reach_back_say_so(
 def test_one_transaction_with_more_tombstones_than_are_kept(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_backend, "_TOMBSTONES_KEPT", 10)
+    monkeypatch.setattr(sqlite_records, "_TOMBSTONES_KEPT", 10)
     ours, theirs = place.open(), place.open()
     ours.commit(0, [Record("permission", b"%d" % i, b"\1") for i in range(100)])
     stale = theirs.load()[0]
@@ -348,7 +348,7 @@ def test_sqlite_modes(database: Path) -> None:
     backend = SQLiteBackend(database)
     backend.commit(0, [A])
     for name, value in (("journal_mode", "persist"), ("synchronous", 2), ("trusted_schema", 0)):
-        assert backend._connection.execute(f"PRAGMA {name}").fetchone() == (value,)
+        assert backend._file.connection.execute(f"PRAGMA {name}").fetchone() == (value,)
     assert not database.with_name("store.db-wal").exists()
     backend.close()
 
@@ -466,12 +466,12 @@ def test_sqlite_notices_damage_in_the_changes_too(database: Path) -> None:
 
 
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailableError, match=r"cannot be opened|is missing"):
+    with pytest.raises(StoreUnavailableError, match=r"cannot be made: No such file"):
         SQLiteBackend(tmp_path / "no" / "store.db")
 
 
 def test_sqlite_that_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreError, match="is not a plain file"):
         SQLiteBackend(tmp_path)
 
 

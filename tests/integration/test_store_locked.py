@@ -9,7 +9,7 @@ import pytest
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.access import explain_access
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import from_wire
 from webhook.rbac.records import TokenRecord, token_record
@@ -136,11 +136,31 @@ def test_news_are_taken_over_when_the_lock_is_gone(
     theirs.revoke_permission("r", b"k", b"")
     theirs.close()
     other.execute("BEGIN EXCLUSIVE")
-    store.refresh()
-    assert may_read(store)
+    # It was acknowledged: no answer without it.
+    for _ in range(2):
+        with pytest.raises(StoreLockedError, match="another process keeps locked"):
+            store.refresh()
     other.execute("ROLLBACK")
     store.refresh()
     assert not may_read(store)
+
+
+def test_what_another_process_is_still_writing_is_no_news(
+    tmp_path: Path, store: AuthStore, other: sqlite3.Connection
+) -> None:
+    other.execute("PRAGMA cache_size = 1")
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("CREATE TABLE filler (data)")
+    for _ in range(200):
+        other.execute("INSERT INTO filler VALUES (zeroblob(4000))")
+    assert (tmp_path / "store.db").stat().st_size > 400_000  # Pages of it are in the file.
+    for _ in range(2):
+        store.refresh()
+        assert may_read(store)
+    other.execute("ROLLBACK")
+    store.refresh()
+    assert may_read(store)
+    assert store.user("u")
 
 
 @pytest.mark.parametrize(
@@ -180,9 +200,10 @@ def test_news_are_not_missed_where_reading_them_failed(
     with monkeypatch.context() as patch:
 
         def locked(after: int, *, wait: bool = True) -> None:
-            raise StoreUnavailableError("locked")
+            raise StoreLockedError("locked")
 
         patch.setattr(backend, "changes", locked)
-        store.refresh()
+        with pytest.raises(StoreLockedError):
+            store.refresh()
     store.refresh()
     assert not may_read(store)

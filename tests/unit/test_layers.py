@@ -55,6 +55,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.rbac.records",
         "webhook.rbac.state",
         "webhook.rbac.changes",
+        "webhook.rbac.replaced",
         "webhook.rbac.revoking",
     ),
     3: (

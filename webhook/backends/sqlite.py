@@ -8,87 +8,86 @@ Invariants:
 2. Each record, and the row of revisions, carries a checksum over all of it, and the schema is
    that of `sqlite_schema.py`: a bit that flips is noticed when it is loaded and not believed.
 3. Revisions of the store grow by one with each transaction. A record that is gone stays as a
-   tombstone until ``_TOMBSTONES_KEPT`` later ones are there; who is further behind loads all.
-4. Of one file a process has one backend: closing it would let go of the locks of another one.
-5. A lock that is held for longer than BUSY_SECONDS is not waited for again until the database has
+   tombstone until 10,000 later ones are there; who is further behind loads all.
+4. Of one file a process has one backend: closing it would drop the locks of another one.
+5. What is at the path counts, at each call. Each commit leaves a random record of kind ``head``,
+   the last 256 are kept: by that of the revision in use it is told whether the data at the path is
+   that data with commits added, or other data, in whichever way it got there. A commit that goes
+   into a file which is not at the path any more is a conflict.
+6. A lock that is held for longer than BUSY_SECONDS is not waited for again until the database has
    been reached: however many callers queue up, each is refused within that time.
 """
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from sqlite3 import SQLITE_BUSY, Connection, OperationalError
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from webhook.backends.sqlite_schema import (
-    damaged,
-    prepare,
-    record_checksum,
-    store_checksum,
-    transaction,
-    translating,
-)
-from webhook.rbac.errors import StoreUnavailableError
-from webhook.rbac.records import ConflictError, Record
+from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
+from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE, read_journal
+from webhook.backends.sqlite_records import read_head, read_records, read_store, write_records
+from webhook.backends.sqlite_schema import transaction, translating
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.records import ConflictError, Record, ReplacedError
 
-BUSY_SECONDS: Final = 1.5
-_TOMBSTONES_KEPT: Final = 10_000
+_UNKNOWN: Final = COUNTER_MODULUS
 _T = TypeVar("_T")
+
+
+class _Found(NamedTuple):
+    """What was read: where, and the revision with the record of its commit."""
+
+    mark: Mark
+    revision: int
+    head: bytes | None
 
 
 class SQLiteBackend:
     """Records in a table of a SQLite database."""
 
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
-        """Open the database; ``create`` tells whether one that is missing or empty is made anew.
+        """Open the database; with ``create`` one that is missing or empty is made.
 
         With ``read_only`` nothing of it is changed, its mode included, and none is made. Raises
         StoreError where it is damaged or of a later version, StoreUnavailableError where it cannot
         be opened.
         """
-        self._path = path
+        self._path = path.absolute()
         self._read_only = read_only
         self._lock = Lock()
         self._busy_seconds = BUSY_SECONDS
         self._waited_in_vain: set[str] = set()
-        self._found_counter = self._applied_counter = b""
         self._is_writing = False
+        may_create = create and not read_only
+        if may_create:
+            self._create()
+        self._file = StoreFile(self._path, read_only=read_only, fill=may_create)
+        self._seen = self._file.look_again()
+        # Whether the file has to be opened, and all of it checked, before it is read again.
+        self._is_doubtful = False
+        self._found = self._applied = _Found(Mark(b"", 0, 0, 0), 0, None)
+
+    def _create(self) -> None:
+        # Before SQLite does it with the mode of the umask.
         try:
-            if create and not read_only:
-                # Before SQLite does it with the mode of the umask.
-                with suppress(FileExistsError):
-                    path.touch(0o600, exist_ok=False)
-            elif not path.stat().st_size:
-                raise damaged(self._path, "it is empty")
-        except FileNotFoundError as error:
+            with suppress(FileExistsError):
+                self._path.touch(0o600, exist_ok=False)
+        except OSError as error:
             raise StoreUnavailableError(
-                f"{path} is missing; restore it from a backup, or make a new one with `leeway init`"
+                f"{self._path} cannot be made: {error.strerror}; let the user that this runs as "
+                "write there"
             ) from error
-        except OSError as error:
-            raise StoreUnavailableError(f"{path} cannot be opened: {error.strerror}") from error
-        with translating(self._path):
-            self._connection = self._connect()
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            self._connection.close()
-            raise StoreUnavailableError(f"{path} cannot be opened: {error.strerror}") from error
-        try:
-            with translating(self._path):
-                prepare(self._connection, path, read_only=read_only)
-        except BaseException:
-            self.close()
-            raise
 
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and every record of it; a record that is damaged is a StoreError."""
 
-        def read() -> tuple[int, list[Record]]:
-            revision, _ = self._read_store()
-            rows = self._connection.execute("SELECT * FROM records")
-            found = [self._checked(row) for row in rows]
+        def read(
+            connection: Connection, revision: int, _compacted: int
+        ) -> tuple[int, list[Record]]:
+            found = read_records(connection, self._path)
             return revision, [record for record in found if record.value is not None]
 
         return self._reading(read, wait=wait)
@@ -96,14 +95,20 @@ class SQLiteBackend:
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``."""
 
-        def read() -> tuple[int, list[Record]] | None:
-            revision, compacted = self._read_store()
+        def read(
+            connection: Connection, revision: int, compacted: int
+        ) -> tuple[int, list[Record]] | None:
+            applied = self._applied
+            if after and after == applied.revision:
+                if applied.head is None:
+                    return None
+                if read_head(connection, self._path, after) != applied.head:
+                    raise ReplacedError
             if revision == after:
                 return revision, []
             if after < compacted or after > revision:
                 return None
-            rows = self._connection.execute("SELECT * FROM records WHERE revision > ?", (after,))
-            return revision, [self._checked(row) for row in rows]
+            return revision, read_records(connection, self._path, after)
 
         return self._reading(read, wait=wait)
 
@@ -113,141 +118,157 @@ class SQLiteBackend:
         return self._is_writing
 
     def applied(self) -> None:
-        """Take note that what was read last is in use now."""
-        self._applied_counter = self._found_counter
+        """Take note that what was read or written last is in use now."""
+        self._applied = self._found
 
     def unread(self) -> int:
-        """Say how many commits are not in use yet, one that is being made included.
+        """Return how many commits are not in use yet, one that is being made included.
 
         Each adds one to the counter, which it writes right after it has locked readers out.
         """
-        counter = self._read_counter()
-        if counter == self._applied_counter:
-            return 0
-        return (int.from_bytes(counter) - int.from_bytes(self._applied_counter)) % (1 << 32)
+        applied = self._applied.mark
+        try:
+            if self._file.is_at(applied):
+                return 0
+            mark = self._file.look()
+        except OSError:
+            return _UNKNOWN
+        if not mark.is_same_file(applied):
+            return _UNKNOWN
+        ahead = int.from_bytes(mark.counter) - int.from_bytes(applied.counter)
+        return ahead % COUNTER_MODULUS or _UNKNOWN
+
+    def misses_commit(self) -> bool:
+        """Return whether a commit that has ended may not be in use, where ``unread`` is not 0."""
+        applied = self._applied.mark
+        try:
+            is_same_file = self._file.look().is_same_file(applied)
+        except OSError:
+            return True
+        return not (is_same_file and self._is_being_written(applied))
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
-        """Write all records in one transaction."""
+        """Write all records in one transaction.
+
+        Raises ConflictError where the file was replaced too.
+        """
         try:
-            with (
-                self._lock,
-                translating(self._path),
-                self._waiting_once("to write"),
-                transaction(self._connection, "BEGIN IMMEDIATE"),
-            ):
-                return self._write(expected, records)
+            with self._lock:
+                with (
+                    translating(self._path),
+                    self._waiting_once("to write"),
+                    transaction(self._file.connection, "BEGIN IMMEDIATE"),
+                ):
+                    before = self._require_place().counter
+                    revision, head = self._write(expected, records)
+                # What went into a file that has just been replaced is not kept.
+                mark = self._require_place()
+                after = (int.from_bytes(before) + 1) % COUNTER_MODULUS
+                # Another process may have committed since.
+                self._seen = mark._replace(counter=after.to_bytes(COUNTER_SIZE))
+                self._found = _Found(self._seen, revision, head)
+                return revision
+        except StoreUnavailableError:
+            # SQLite refuses to write a file that was moved, with other words.
+            self._require_place()
+            raise
         finally:
             self._is_writing = False
 
     def close(self) -> None:
         """Close the database."""
         with self._lock:
-            self._connection.close()
-            # Not before: it lets go of every lock that this process has on the file.
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+            self._file.close()
 
-    def _write(self, expected: int, records: Sequence[Record]) -> int:
-        execute = self._connection.execute
-        current, compacted = self._read_store()
+    def _is_being_written(self, mark: Mark) -> bool:
+        """Return whether what is at the path is a commit to that content, and has not ended."""
+        journal = read_journal(self._path)
+        return journal is not None and journal.counter == int.from_bytes(mark.counter)
+
+    def _require_place(self) -> Mark:
+        """Return what is at the path. Raises ConflictError where that is not the open file."""
+        try:
+            mark = self._file.look()
+        except OSError as error:
+            raise ConflictError from error
+        opened = os.fstat(self._file.descriptor)
+        if (mark.inode, mark.device) != (opened.st_ino, opened.st_dev):
+            raise ConflictError
+        return mark
+
+    def _follow(self, *, wait: bool) -> None:
+        """Open the file at the path again where it is another one, or may have been overwritten.
+
+        Raises StoreUnavailableError or StoreError where it cannot be used.
+        """
+        verify = True
+        if not self._is_doubtful:
+            mark = self._file.look_again()
+            is_same_file = mark.is_same_file(self._seen)
+            is_continued = mark.counter != self._seen.counter or mark == self._seen
+            if is_same_file and (is_continued or self._is_being_written(mark)):
+                self._file.require_own_journal()
+                return
+            # With the same counter SQLite would go by the pages that it has.
+            verify = not is_same_file
+        self._is_doubtful = True
+        self._file.close()
+        self._busy_seconds = BUSY_SECONDS if wait else 0.0
+        self._file = StoreFile(
+            self._path, read_only=self._read_only, verify=verify, busy_seconds=self._busy_seconds
+        )
+        self._seen = self._file.look_again()
+        self._is_doubtful = False
+
+    def _write(self, expected: int, records: Sequence[Record]) -> tuple[int, bytes]:
+        connection, path = self._file.connection, self._path
+        current, compacted = read_store(connection, path)
         if current != expected:
             raise ConflictError
+        applied = self._applied
+        if current == applied.revision and read_head(connection, path, current) != applied.head:
+            raise ConflictError
         self._is_writing = True
-        revision: int = current + 1
-        rows = [
-            (kind, record_id, value, revision, record_checksum(kind, record_id, value, revision))
-            for kind, record_id, value in records
-        ]
-        self._connection.executemany("REPLACE INTO records VALUES (?, ?, ?, ?, ?)", rows)
-        if any(value is None for _, _, value in records):
-            compacted = max(compacted, self._compact())
-        execute(
-            "UPDATE store SET revision = ?, compacted = ?, checksum = ?",
-            (revision, compacted, store_checksum(revision, compacted)),
-        )
-        return revision
+        return current + 1, write_records(connection, current + 1, compacted, records)
 
-    def _compact(self) -> int:
-        execute = self._connection.execute
-        row = execute(
-            "SELECT revision FROM records WHERE value IS NULL ORDER BY revision DESC "
-            "LIMIT 1 OFFSET ?",
-            (2 * _TOMBSTONES_KEPT,),
-        ).fetchone()
-        if row is None:
-            return 0
-        until: int = execute(
-            "SELECT revision FROM records WHERE value IS NULL ORDER BY revision DESC "
-            "LIMIT 1 OFFSET ?",
-            (_TOMBSTONES_KEPT,),
-        ).fetchone()[0]
-        execute("DELETE FROM records WHERE value IS NULL AND revision <= ?", (until,))
-        return until
-
-    def _reading(self, read: Callable[[], _T], *, wait: bool = True) -> _T:
-        with (
-            self._lock,
-            translating(self._path),
-            self._waiting_once("to read", wait=wait),
-            transaction(self._connection, "BEGIN"),
-        ):
-            found = read()
-            # Within the transaction, whose lock keeps it from changing: it is that of what was
-            # found, and not that of a commit that comes to nothing.
-            counter = self._read_counter()
-        self._found_counter = counter
-        return found
-
-    def _read_counter(self) -> bytes:
-        """Read the file change counter, which each commit changes, without a lock.
-
-        Source: https://www.sqlite.org/fileformat2.html, section 1.3.7. ``PRAGMA data_version``
-        says the same for ten times the time, and every request asks.
-        """
-        try:
-            return os.pread(self._file, 4, 24)
-        except OSError as error:
-            message = f"{self._path} cannot be read now: {error.strerror}; try again"
-            raise StoreUnavailableError(message) from error
-
-    def _read_store(self) -> tuple[int, int]:
-        rows = self._connection.execute("SELECT * FROM store").fetchall()
-        if len(rows) != 1 or rows[0][2] != store_checksum(*rows[0][:2]):
-            raise damaged(self._path, "the checksum of the revision is wrong")
-        revision, compacted, _ = rows[0]
-        return revision, compacted
-
-    def _connect(self) -> sqlite3.Connection:
-        mode = "ro" if self._read_only else "rwc"
-        return sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-
-    def _checked(self, row: tuple[str, bytes, bytes | None, int, int]) -> Record:
-        kind, record_id, value, revision, checksum = row
-        # SQLite holds no column to its type.
-        is_typed = isinstance(kind, str) and isinstance(record_id, bytes)
-        is_typed = is_typed and isinstance(value, bytes | None)
-        if not is_typed or checksum != record_checksum(kind, record_id, value, revision):
-            raise damaged(self._path, f"the checksum of a record of kind {kind!r} is wrong")
-        return Record(kind, record_id, value)
+    def _reading(self, read: Callable[[Connection, int, int], _T], *, wait: bool = True) -> _T:
+        with self._lock:
+            self._follow(wait=wait)
+            connection = self._file.connection
+            try:
+                with (
+                    translating(self._path),
+                    self._waiting_once("to read", wait=wait),
+                    transaction(connection, "BEGIN"),
+                ):
+                    revision, compacted = read_store(connection, self._path)
+                    result = read(connection, revision, compacted)
+                    head = read_head(connection, self._path, revision)
+                    # Within the transaction, whose lock keeps it from changing: it is that of what
+                    # was found, and not that of a commit that comes to nothing.
+                    mark = self._file.look()
+            except (StoreError, ReplacedError):
+                # To be checked as one that is opened, and without the pages from before.
+                self._is_doubtful = True
+                raise
+            except OSError as error:
+                message = f"{self._path} cannot be read now: {error.strerror}; try again"
+                raise StoreUnavailableError(message) from error
+            self._seen = mark
+            self._found = _Found(mark, revision, head)
+            return result
 
     @contextmanager
     def _waiting_once(self, purpose: str, *, wait: bool = True) -> Iterator[None]:
         seconds = BUSY_SECONDS if wait and purpose not in self._waited_in_vain else 0.0
         if seconds != self._busy_seconds:
-            self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            self._file.connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
             self._busy_seconds = seconds
         if wait:
             self._waited_in_vain.discard(purpose)
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        except OperationalError as error:
+            if wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_BUSY:
                 self._waited_in_vain.add(purpose)
             raise

@@ -1,13 +1,14 @@
 """What a SQLite file of Leeway looks like: schema, checksums, and what is wrong with one."""
 
 import sqlite3
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4C454557  # "LEEW": tells `file` and us what this database is
@@ -44,8 +45,10 @@ _PASSING: Final = frozenset(
 )
 
 
-def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    """Set a connection up, bring the schema to SCHEMA_VERSION and check the whole file.
+def prepare(
+    connection: sqlite3.Connection, path: Path, *, read_only: bool, verify: bool = True
+) -> None:
+    """Set a connection up, bring the schema to SCHEMA_VERSION and, with ``verify``, check the file.
 
     With ``read_only`` nothing of it is changed. Raises StoreError where it is damaged, of a later
     version or no database of Leeway.
@@ -55,12 +58,16 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
     with transaction(connection, "BEGIN"):
         version = _recognised_version(connection, path)
     if not read_only:
-        path.chmod(0o600)
+        # Else every command would change what others know the file by.
+        if stat.S_IMODE(path.stat().st_mode) != 0o600:
+            path.chmod(0o600)
         execute("PRAGMA journal_mode = PERSIST")
         execute("PRAGMA synchronous = FULL")
     if version < SCHEMA_VERSION and not read_only:
         with transaction(connection, "BEGIN IMMEDIATE"):
             _migrate(connection, _recognised_version(connection, path))
+    if not verify:
+        return
     with transaction(connection, "BEGIN"):
         problem = execute("PRAGMA integrity_check(1)").fetchone()[0]
         if problem != "ok":
@@ -132,6 +139,8 @@ def translating(path: Path) -> Iterator[None]:
             raise  # a mistake of ours, such as a question after `close`
         if code is not None and code & 0xFF in _PASSING:
             message = f"{path} cannot be used now: {error}; try again"
+            if code & 0xFF == sqlite3.SQLITE_BUSY:
+                raise StoreLockedError(message) from error
             raise StoreUnavailableError(message) from error
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:

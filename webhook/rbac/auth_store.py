@@ -9,7 +9,7 @@ Invariants:
 2. What a method has returned is written down.
 3. Each change adds 1 to the auth revision; enabling auth, and what changes nothing, do not.
 4. A question is answered from memory, from everything that this process has written and everything
-   that others had written when ``refresh`` was last called.
+   that others had written when ``refresh`` last returned.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,9 +17,16 @@ from threading import Event, Lock, local
 from typing import Final
 
 from webhook.rbac import changes, revoking
-from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Permission, Role, User
-from webhook.rbac.records import Backend, ConflictError, Record, meta_record, text_id
+from webhook.rbac.records import (
+    Backend,
+    ConflictError,
+    Record,
+    ReplacedError,
+    meta_record,
+    text_id,
+)
 from webhook.rbac.revoking import Lifetimes
 from webhook.rbac.state import State
 
@@ -38,6 +45,8 @@ class AuthStore:
         self._own = local()
         # How many commits could not be read in time, None where the last time all could.
         self._given_up_on: int | None = None
+        self.on_replaced: Callable[[State, State], None] = lambda _before, _after: None
+        """Called with the state before and after where the store was replaced; never raises."""
         self.state = State()
         self.state.apply(*backend.load())
         backend.applied()
@@ -68,12 +77,12 @@ class AuthStore:
         What is being written is news for a later call. Where somebody else keeps the news locked,
         or a thread of ours is about to take them over, waits for up to 50 ms, and no second time
         for the same news.
+
+        Raises StoreUnavailableError or StoreError where there may be news that cannot be read:
+        then nothing may be answered from what was known before.
         """
-        try:
-            if self._backend.unread():
-                self._take_over_news()
-        except StoreUnavailableError:
-            pass
+        if self._backend.unread():
+            self._take_over_news()
 
     def _take_over_news(self) -> None:
         for _ in range(_REFRESH_TRIES):
@@ -82,17 +91,20 @@ class AuthStore:
                 try:
                     self._catch_up(wait=False)
                     return
-                except StoreUnavailableError:
-                    if unread <= 1:
-                        return  # It is that which is being written that is locked.
+                except StoreLockedError:
+                    if not self._backend.misses_commit():
+                        return
                 finally:
                     self._lock.release()
-            elif self._backend.is_writing or not unread:
+            elif self._backend.is_writing or not unread or not self._backend.misses_commit():
                 return  # All that there was before what a thread of ours writes is here.
             if unread == self._given_up_on:
-                return
+                break
             Event().wait(_BETWEEN_TRIES_SECONDS)
         self._given_up_on = unread
+        raise StoreLockedError(
+            "the store has changes that another process keeps locked; end what locks it"
+        )
 
     def enable(self) -> None:
         """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
@@ -231,18 +243,35 @@ class AuthStore:
                 except ConflictError:
                     continue
                 self.state.apply(revision, records)
+                self._backend.applied()
                 self._own.revision = self.revision
                 return
         raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def _catch_up(self, *, wait: bool = True) -> None:
-        news = self._backend.changes(self.state.revision, wait=wait)
+        is_replaced = False
+        try:
+            news = self._backend.changes(self.state.revision, wait=wait)
+        except ReplacedError:
+            news, is_replaced = None, True
         if news is None:
-            fresh = State()
-            fresh.apply(*self._backend.load(wait=wait))
-            self.state = fresh
+            self._take_over_all(*self._backend.load(wait=wait), is_replaced=is_replaced)
         else:
             self.state.apply(*news)
         # Not before: other threads answer from the state as soon as nothing is unread.
         self._backend.applied()
         self._given_up_on = None
+
+    def _take_over_all(
+        self, revision: int, records: Iterable[Record], *, is_replaced: bool
+    ) -> None:
+        if not revision and self.state.revision:
+            raise StoreError(
+                "the store was replaced by one in which nothing was ever written; restore it from "
+                "a backup"
+            )
+        fresh = State()
+        fresh.apply(revision, records)
+        if is_replaced:
+            self.on_replaced(self.state, fresh)
+        self.state = fresh

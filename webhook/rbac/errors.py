@@ -116,3 +116,7 @@ class StoreError(LeewayError):
 
 class StoreUnavailableError(LeewayError):
     """The store cannot be written now; try again."""
+
+
+class StoreLockedError(StoreUnavailableError):
+    """Another process holds the store's lock; try again."""

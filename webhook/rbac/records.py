@@ -40,23 +40,30 @@ class ConflictError(Exception):
     """Somebody else wrote first: read the changes, and decide again."""
 
 
+class ReplacedError(Exception):
+    """What is stored is not what was in use with commits added to it: load all of it."""
+
+
 class Backend(Protocol):
     """Persistence: transactions that compare a revision, and a change feed.
 
-    Every method may be called from any thread.
+    Every method may be called from any thread. Those that read or write raise StoreUnavailableError
+    where the data cannot be reached now, StoreLockedError where somebody else keeps it locked, and
+    StoreError where it is damaged.
     """
 
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
-        """Return the revision and every record of it. Raises StoreError for damaged data.
+        """Return the revision and every record of it.
 
-        Without ``wait``, raises StoreUnavailableError at once where somebody else is writing.
+        Without ``wait``, raises StoreLockedError at once where somebody else is writing.
         """
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``, the gone ones included.
 
         None means that the feed does not reach back that far: load everything again. Without
-        ``wait``, raises StoreUnavailableError at once where somebody else is writing.
+        ``wait``, raises StoreLockedError at once where somebody else is writing. Raises
+        ReplacedError where ``after`` is in use (``applied``) and is not of the past of this data.
         """
 
     @property
@@ -64,13 +71,17 @@ class Backend(Protocol):
         """Whether a commit of this process is under way, and keeps all others from theirs."""
 
     def applied(self) -> None:
-        """Take note that what ``load`` or ``changes`` found last is in use now."""
+        """Take note that what ``load``, ``changes`` or ``commit`` dealt with last is in use."""
 
     def unread(self) -> int:
-        """Say, quickly and without ever waiting, how many commits are not in use (``applied``).
+        """Return, quickly and without ever waiting, how many commits are not in use (``applied``).
 
-        The last of them may still be being made.
+        The last of them may still be being made. A large number stands for data that was replaced,
+        or cannot be reached.
         """
+
+    def misses_commit(self) -> bool:
+        """Return whether a commit that has ended may not be in use, where ``unread`` is not 0."""
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records, or none, and return the new revision.

@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
@@ -28,7 +27,6 @@ from webhook.config import Configuration
 from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
 from webhook.metrics import Metrics
-from webhook.rbac.errors import StoreError
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.failures import in_words, traceback_of
@@ -39,6 +37,7 @@ from webhook.server.parts import PartsMaker, differences, started, waiting_for_r
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.documents import HealthCheck
 from webhook.server.skew_writer import keep_written
+from webhook.server.store_keeper import StoreKeeper
 from webhook.server.use_writer import UseWriter
 from webhook.skew import SkewTracker
 from webhook.skew_files import SkewFiles
@@ -50,7 +49,6 @@ _CLOSE_AFTER_SECONDS: Final = 5.0
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
 _FAILURES_SECONDS: Final = 1.0
-_FRESH_SECONDS: Final = 0.1
 _LOOK_UP_THREADS: Final = 8
 _logger = logging.getLogger("leeway")
 
@@ -88,6 +86,7 @@ class LiveApplication:
         configuration = configure()
         self._started_with = started_with or configuration
         self.store = store_of(data_dir, self._started_with)
+        self._store_keeper = StoreKeeper(self.store)
         try:
             self._compose_first(configuration)
         except BaseException:
@@ -115,6 +114,7 @@ class LiveApplication:
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
             log_in_queue(cores, lambda: self.over_limit("login")),
             flask_threads(),
+            self._store_keeper.problem,
         )
         self._use_writer = UseWriter(self._lasting.uses)
         self._maker = PartsMaker(self._data_dir, self._lasting)
@@ -235,13 +235,6 @@ class LiveApplication:
             metrics.report_reload(what, failing=bool(problem))
         metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
 
-    async def _keep_fresh(self) -> None:
-        # Else a worker that nobody asks is far behind when somebody locks the database.
-        while True:
-            await asyncio.sleep(_FRESH_SECONDS)
-            with suppress(StoreError):  # Requests meet it too, and say so.
-                self.store.refresh()
-
     async def _keep_reporting(self) -> None:
         # What the parts follow by themselves tells nobody when it breaks or is mended.
         while True:
@@ -267,7 +260,7 @@ class LiveApplication:
                 keep_written(self._lasting.skew),
                 self._use_writer.keep(),
                 self._memory.keep(),
-                self._keep_fresh(),
+                self._store_keeper.keep(),
                 self._keep_reporting(),
                 self._warm_up(),
             )

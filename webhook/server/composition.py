@@ -46,7 +46,8 @@ class Lasting:
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
     at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects;
-    ``log_ins`` is the queue of log-ins.
+    ``log_ins`` is the queue of log-ins; ``store_problem`` returns why nothing can be
+    answered from the store, empty where it can.
     """
 
     store: AuthStore
@@ -59,6 +60,7 @@ class Lasting:
     look_ups: Executor
     log_ins: FairQueue
     flask_threads: Threads
+    store_problem: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
     checks: list[HealthCheck] = [("ping", lambda: "")]
     ready = [
         *checks,
+        ("store", lasting.store_problem),
         ("signing-key", lambda: _signing_problem(keyring)),
         ("issuer-keys", parts.issuer_keys.problem),
     ]

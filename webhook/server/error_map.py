@@ -57,6 +57,8 @@ _GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
     rbac.AuthNotEnabledError: _FAILED_PRECONDITION,
     rbac.InvalidAuthTokenError: _UNAUTHENTICATED,
     rbac.UnknownAuthKeyError: _UNAUTHENTICATED,
+    rbac.StoreError: _UNAVAILABLE,
+    rbac.StoreLockedError: _UNAVAILABLE,
     rbac.StoreUnavailableError: _UNAVAILABLE,
     rbac.TooManyRequestsError: _UNAVAILABLE,
 }

@@ -116,7 +116,7 @@ def failing(app: LiveApplication) -> set[str]:
 
 def test_a_worker_that_nobody_asks_stays_fresh(app: LiveApplication, tmp_path: Path) -> None:
     async def is_seen(name: str) -> bool:
-        keeping = asyncio.ensure_future(app._keep_fresh())
+        keeping = asyncio.ensure_future(app._store_keeper.keep())
         for _ in range(100):
             if name in app.store.state.users:
                 break

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, NOW
 from webhook.backends.memory import MemoryBackend
-from webhook.errors import LeewayError
+from webhook.errors import DataDirectoryError, LeewayError
 from webhook.issuer import TokenPolicy
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
@@ -112,7 +112,8 @@ def post(client: FlaskClient, call: str, body: bytes) -> tuple[int, bytes]:
     ("error", "status", "is_crash"),
     [
         (StoreUnavailableError(f"{PLACE} is locked"), 503, False),
-        (StoreError(f"{PLACE} is damaged"), 500, True),
+        (StoreError(f"{PLACE} is damaged"), 503, False),
+        (DataDirectoryError(f"{PLACE} is lost"), 500, True),
     ],
 )
 def test_what_no_request_should_cause_is_logged_and_not_told(

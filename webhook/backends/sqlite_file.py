@@ -1,0 +1,157 @@
+"""The file of a SQLite database: opened, and whether it is still the one at its path."""
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from webhook.backends.sqlite_journal import COUNTER_AT, COUNTER_SIZE, is_foreign
+from webhook.backends.sqlite_schema import damaged, prepare, translating
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+
+BUSY_SECONDS: Final = 1.5
+
+
+class Mark(NamedTuple):
+    """What tells one content of a path from another.
+
+    The change counter, which each commit changes; the file; and when it was last changed, which
+    nobody can set (``cp -p`` sets the modification time).
+    """
+
+    counter: bytes
+    inode: int
+    device: int
+    changed_ns: int
+
+    def is_same_file(self, other: "Mark") -> bool:
+        """Return whether both are of one file, whatever is in it."""
+        return self.inode == other.inode and self.device == other.device
+
+
+class StoreFile:
+    """An open database. Of one file a process has one: closing it drops the locks of another."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool,
+        verify: bool = True,
+        fill: bool = False,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        """Open a file that is there, bring its schema up to date and, with ``verify``, check it.
+
+        One that is empty becomes a database only with ``fill``. Raises StoreError where it is
+        damaged or not a database of Leeway, StoreUnavailableError where it cannot be opened.
+        """
+        self._path = path
+        self._name = os.fsencode(path)
+        self._may_be_empty = fill
+        before = self._status()
+        with translating(path):
+            self.connection = self._connect("ro" if read_only else "rw", busy_seconds)
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self.connection.close()
+            raise _cannot_be_opened(path, error) from error
+        try:
+            # Else the connection and the descriptor may be of two files.
+            opened = os.fstat(self.descriptor)
+            if (before.st_ino, before.st_dev) != (opened.st_ino, opened.st_dev):
+                raise StoreUnavailableError(f"{path} is being replaced; try again")
+            self.require_own_journal()
+            with translating(path):
+                prepare(self.connection, path, read_only=read_only, verify=verify)
+            self._may_be_empty = False
+        except BaseException:
+            self.close()
+            raise
+
+    def look(self) -> Mark:
+        """Read the counter of the open file, and what is at its path, without a lock.
+
+        Source: https://www.sqlite.org/fileformat2.html, section 1.3.7. ``PRAGMA data_version``
+        says the same of the counter for ten times the time, and every request asks.
+
+        Raises OSError.
+        """
+        found = os.stat(self._name)  # noqa: PTH116 - for every request
+        counter = os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT)
+        return Mark(counter, found.st_ino, found.st_dev, found.st_ctime_ns)
+
+    def is_at(self, mark: Mark) -> bool:
+        """Return whether ``look`` would find that, for half the time. Raises OSError."""
+        counter, inode, device, changed_ns = mark
+        found = os.stat(self._name)  # noqa: PTH116 - for every request
+        return (
+            found.st_ctime_ns == changed_ns
+            and found.st_ino == inode
+            and found.st_dev == device
+            and os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT) == counter
+        )
+
+    def look_again(self) -> Mark:
+        """Return what ``look`` does, of a file that can be used.
+
+        Raises StoreUnavailableError where it is missing or cannot be read, StoreError where it is
+        empty or not a plain file.
+        """
+        self._status()
+        if not os.access(self._path, os.R_OK):
+            raise StoreUnavailableError(
+                f"{self._path} cannot be read: Permission denied; let the user that this runs as "
+                "read it"
+            )
+        try:
+            return self.look()
+        except OSError as error:
+            raise _cannot_be_opened(self._path, error) from error
+
+    def require_own_journal(self) -> None:
+        """Raise StoreError where the journal beside the file is that of another one."""
+        if is_foreign(self._path, lambda: self.look().counter):
+            raise StoreError(
+                f"{self._path} was replaced, and {self._path}-journal is still that of the file "
+                "before; remove the journal, or SQLite would mix the two"
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+        # Not before: it drops every lock that this process has on the file.
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _status(self) -> os.stat_result:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError as error:
+            raise StoreUnavailableError(
+                f"{self._path} is missing; restore it from a backup, or make a new one with "
+                "`leeway init`"
+            ) from error
+        except OSError as error:
+            raise _cannot_be_opened(self._path, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{self._path} is not a plain file; restore it from a backup")
+        if not (status.st_size or self._may_be_empty):
+            raise damaged(self._path, "it is empty")
+        return status
+
+    def _connect(self, mode: str, busy_seconds: float) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+
+def _cannot_be_opened(path: Path, error: OSError) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{path} cannot be opened: {error.strerror}")

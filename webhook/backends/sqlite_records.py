@@ -1,0 +1,87 @@
+"""The rows of a SQLite file of Leeway, read and written within a transaction of the caller."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Final
+
+from webhook.backends.sqlite_schema import damaged, record_checksum, store_checksum
+from webhook.rbac.records import Record
+
+_TOMBSTONES_KEPT: Final = 10_000
+_HEAD: Final = "head"
+_HEADS_KEPT: Final = 256
+
+
+def read_store(connection: Connection, path: Path) -> tuple[int, int]:
+    """Return the revision, and the one up to which tombstones are gone. Raises StoreError."""
+    rows = connection.execute("SELECT * FROM store").fetchall()
+    if len(rows) != 1 or rows[0][2] != store_checksum(*rows[0][:2]):
+        raise damaged(path, "the checksum of the revision is wrong")
+    revision, compacted, _ = rows[0]
+    return revision, compacted
+
+
+def read_records(connection: Connection, path: Path, after: int = -1) -> list[Record]:
+    """Return the records written after a revision, tombstones included. Raises StoreError."""
+    rows = connection.execute("SELECT * FROM records WHERE revision > ?", (after,))
+    found = [_checked(path, row) for row in rows]
+    return [record for record in found if record.kind != _HEAD]
+
+
+def read_head(connection: Connection, path: Path, revision: int) -> bytes | None:
+    """Return what the commit of a revision left, None where that is not known any more."""
+    row = connection.execute(
+        "SELECT * FROM records WHERE kind = ? AND id = ?", (_HEAD, _head_id(revision))
+    ).fetchone()
+    value = None if row is None else _checked(path, row).value
+    return value if value and value.startswith(revision.to_bytes(8)) else None
+
+
+def write_records(
+    connection: Connection, revision: int, compacted: int, records: Sequence[Record]
+) -> bytes:
+    """Write records as a revision, and return what ``read_head`` returns for it."""
+    head = revision.to_bytes(8) + os.urandom(8)
+    rows = [
+        (kind, record_id, value, revision, record_checksum(kind, record_id, value, revision))
+        for kind, record_id, value in (*records, Record(_HEAD, _head_id(revision), head))
+    ]
+    connection.executemany("REPLACE INTO records VALUES (?, ?, ?, ?, ?)", rows)
+    if any(value is None for _, _, value in records):
+        compacted = max(compacted, _compact(connection))
+    connection.execute(
+        "UPDATE store SET revision = ?, compacted = ?, checksum = ?",
+        (revision, compacted, store_checksum(revision, compacted)),
+    )
+    return head
+
+
+def _compact(connection: Connection) -> int:
+    row = connection.execute(
+        "SELECT revision FROM records WHERE value IS NULL ORDER BY revision DESC LIMIT 1 OFFSET ?",
+        (2 * _TOMBSTONES_KEPT,),
+    ).fetchone()
+    if row is None:
+        return 0
+    until: int = connection.execute(
+        "SELECT revision FROM records WHERE value IS NULL ORDER BY revision DESC LIMIT 1 OFFSET ?",
+        (_TOMBSTONES_KEPT,),
+    ).fetchone()[0]
+    connection.execute("DELETE FROM records WHERE value IS NULL AND revision <= ?", (until,))
+    return until
+
+
+def _head_id(revision: int) -> bytes:
+    return (revision % _HEADS_KEPT).to_bytes(2)
+
+
+def _checked(path: Path, row: tuple[str, bytes, bytes | None, int, int]) -> Record:
+    kind, record_id, value, revision, checksum = row
+    # SQLite holds no column to its type.
+    is_typed = isinstance(kind, str) and isinstance(record_id, bytes)
+    is_typed = is_typed and isinstance(value, bytes | None)
+    if not is_typed or checksum != record_checksum(kind, record_id, value, revision):
+        raise damaged(path, f"the checksum of a record of kind {kind!r} is wrong")
+    return Record(kind, record_id, value)

@@ -1,0 +1,66 @@
+"""Keeps the store fresh where nobody asks, and says what is wrong with it."""
+
+import asyncio
+import logging
+from time import monotonic
+from typing import Final
+
+from webhook.audit import DONE, audit_fields, audit_message
+from webhook.logs import AUDIT_LOGGER
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.replaced import lacking
+from webhook.rbac.state import State
+
+INTERVAL_SECONDS: Final = 0.1
+_BETWEEN_LINES_SECONDS: Final = 1.0
+_logger = logging.getLogger("leeway")
+
+
+class StoreKeeper:
+    """Refreshes a store, and logs when it cannot be read and when it can: one line a second."""
+
+    def __init__(self, store: AuthStore) -> None:
+        self._store = store
+        self._logged = ""
+        self._logged_at = float("-inf")
+        store.on_replaced = _report_replaced
+
+    async def keep(self) -> None:
+        """Refresh every INTERVAL_SECONDS, until cancelled.
+
+        Else a worker that nobody asks is far behind when somebody locks the database.
+        """
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            self.problem()
+
+    def problem(self) -> str:
+        """Return why nothing can be answered from the store, empty where it can."""
+        try:
+            self._store.refresh()
+        except (StoreError, StoreUnavailableError) as error:
+            problem = str(error)
+        else:
+            problem = ""
+        if problem != self._logged and monotonic() - self._logged_at >= _BETWEEN_LINES_SECONDS:
+            if problem:
+                _logger.error("requests that need the store are refused: %s", problem)
+            else:
+                _logger.info("the store can be read again")
+            self._logged, self._logged_at = problem, monotonic()
+        return problem
+
+
+def _report_replaced(before: State, after: State) -> None:
+    lacks = lacking(before, after)
+    action = "store.replace"
+    _logger.warning(
+        "the store was replaced and taken over; it lacks: %s", "; ".join(lacks) or "nothing"
+    )
+    fields = {"revision": after.meta.revision, "storeRevision": after.revision, "lacks": lacks}
+    logging.getLogger(AUDIT_LOGGER).info(
+        "%s",
+        audit_message(action, DONE),
+        extra={"fields": audit_fields(action, DONE, "server", {}, fields)},
+    )
