@@ -1,7 +1,6 @@
 """What the commands on users and roles share: the store, keys as arguments, Go's boolean flags."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +32,6 @@ class GoFlagsCommand(click.Command):
 
 
 prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
-interactive_option = click.option(
-    "--interactive/--no-interactive", default=True, help="Ask for the password at a terminal."
-)
 from_key_option = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
 
 
@@ -75,14 +71,3 @@ def wire_range(
     if prefix or from_key:
         return start or b"\0", OPEN_END
     return start, b""
-
-
-def password_of(name: str, given: str | None, *, ask: bool) -> str:
-    """Return a password: the one given, or one that is typed twice, or a line of standard input."""
-    if given is not None:
-        return given
-    if not (ask and sys.stdin.isatty()):
-        return sys.stdin.readline().rstrip("\r\n")
-    again = f"Type password of {name} again for confirmation"
-    typed: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=again)
-    return typed

@@ -6,8 +6,9 @@ import click
 
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
+from webhook.cli.passwords import interactive_option, password_file_option, password_of
 from webhook.cli.role import permission_lines
-from webhook.cli.store import GoFlagsCommand, interactive_option, opened_store, password_of
+from webhook.cli.store import GoFlagsCommand, opened_store
 from webhook.rbac.passwords import Passwords
 
 
@@ -18,12 +19,17 @@ def user() -> None:
 
 @user.command(
     cls=GoFlagsCommand,
-    epilog=example("leeway user add alice", "leeway user add lead --no-password"),
+    epilog=example(
+        "leeway user add alice",
+        "leeway user add alice --password-file alice.txt",
+        "leeway user add lead --no-password",
+    ),
 )
-@click.argument("name", metavar="NAME[:PASSWORD]")
+@click.argument("name")
 @data_dir_option
 @click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
 @click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
+@password_file_option
 @interactive_option
 def add(
     data_dir: Path,
@@ -31,23 +37,27 @@ def add(
     *,
     no_password: bool,
     new_user_password: str | None,
+    password_file: str | None,
     interactive: bool,
 ) -> None:
-    """Add a user. Without a password it is asked for.
+    """Add a user. The password is typed twice, or read from a file or standard input.
 
+    NAME:PASSWORD is taken too, as etcdctl does, but others can see it in the list of processes.
     With a flag about its password the whole of NAME is the name, so it may have colons.
     """
     given = new_user_password
-    if no_password and given is not None:
-        raise click.UsageError("a password and --no-password exclude each other")
-    if not no_password and given is None:
+    if no_password + (given is not None) + (password_file is not None) > 1:
+        raise click.UsageError(
+            "a password, --password-file and --no-password exclude each other; give one of them"
+        )
+    if not no_password and given is None and password_file is None:
         name, colon, inline = name.partition(":")
         given = inline if colon else None
     with opened_store(data_dir) as (store, configuration):
         password_hash = b""
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)
-            password_hash = passwords.hash(password_of(name, given, ask=interactive))
+            password_hash = passwords.hash(password_of(name, given, password_file, ask=interactive))
         store.add_user(name, password_hash)
         audit(data_dir, "user.add", user=name, revision=store.own_revision)
     say(f"User {name} created")
@@ -95,13 +105,19 @@ def list_users(data_dir: Path, output: str) -> None:
 @user.command(cls=GoFlagsCommand, epilog=example("leeway user passwd alice"))
 @click.argument("name")
 @data_dir_option
+@password_file_option
 @interactive_option
-def passwd(data_dir: Path, name: str, *, interactive: bool) -> None:
-    """Change a password; it is asked for. The user's auth tokens stop working."""
+def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive: bool) -> None:
+    """Change a password: it is typed twice, or read from a file or standard input.
+
+    The user's auth tokens stop working.
+    """
     with opened_store(data_dir) as (store, configuration):
         store.user(name)
         passwords = Passwords(configuration.auth.bcrypt_cost)
-        store.change_password(name, passwords.hash(password_of(name, None, ask=interactive)))
+        store.change_password(
+            name, passwords.hash(password_of(name, None, password_file, ask=interactive))
+        )
         audit(data_dir, "user.passwd", user=name, revision=store.own_revision)
     click.echo("Password updated")
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,13 @@ CTRL_D = b"\x04"
 
 
 def run_on_terminal(
-    *arguments: str | Path, typed: bytes = b"", wait_for: bytes = b"", **environment: str
+    *arguments: str | Path, typed: Sequence[tuple[bytes, bytes]] = (), **environment: str
 ) -> tuple[int, str]:
-    """Run ``leeway`` on a terminal, type once ``wait_for`` shows; return its status and output."""
+    """Run ``leeway`` on a terminal; return its status and output.
+
+    Of ``typed`` each first text is waited for, and then the second one typed.
+    """
+    waiting = list(typed)
     ours, theirs = pty.openpty()
     own = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
@@ -38,7 +43,7 @@ def run_on_terminal(
         start_new_session=True,
     )
     os.close(theirs)
-    shown, deadline = b"", time.monotonic() + 60
+    shown, deadline = b"", time.monotonic() + 30
     try:
         while time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:
@@ -46,12 +51,12 @@ def run_on_terminal(
                     shown += os.read(ours, 65536)
                 except OSError:  # the other side is closed
                     break
-            if typed and wait_for in shown:
-                if typed == CTRL_C:
+            if waiting and waiting[0][0] in shown:
+                _, text = waiting.pop(0)
+                if text == CTRL_C:
                     process.send_signal(signal.SIGINT)
                 else:
-                    os.write(ours, typed)
-                typed = b""
+                    os.write(ours, text)
         return process.wait(10), shown.decode()
     finally:
         os.close(ours)
@@ -126,7 +131,7 @@ def test_what_a_kubelet_sets_for_a_service_is_nobody_s_typing_error(
 @pytest.mark.fault(35)
 def test_ctrl_c_at_a_prompt_exits_as_a_shell_expects(data_dir: Path) -> None:
     arguments = ("user", "passwd", "root", "--data-dir", data_dir)
-    code, shown = run_on_terminal(*arguments, typed=CTRL_C, wait_for=b"Password of root")
+    code, shown = run_on_terminal(*arguments, typed=[(b"Password of root", CTRL_C)])
     assert code == 130
     assert shown.endswith("leeway: interrupted\r\n")
     assert "Traceback" not in shown
@@ -135,7 +140,7 @@ def test_ctrl_c_at_a_prompt_exits_as_a_shell_expects(data_dir: Path) -> None:
 @pytest.mark.fault(35)
 def test_the_end_of_input_at_a_prompt_is_wrong_input(data_dir: Path) -> None:
     arguments = ("user", "passwd", "root", "--data-dir", data_dir)
-    code, shown = run_on_terminal(*arguments, typed=CTRL_D, wait_for=b"Password of root")
+    code, shown = run_on_terminal(*arguments, typed=[(b"Password of root", CTRL_D)])
     assert (code, "Traceback" in shown) == (2, False)
 
 
