@@ -265,7 +265,8 @@ def _audiences(value: str | list[str]) -> tuple[str, ...]:
         )
     if "" in audiences:
         raise InvalidClaimsError(_invalid("aud has an empty entry"))
-    _check_text("".join(audiences), "aud")
+    if not "".join(audiences).isprintable():
+        raise InvalidClaimsError(_invalid("aud is not printable text"))
     return audiences
 
 

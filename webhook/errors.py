@@ -7,7 +7,28 @@ with their numbers, and never lets them out as exceptions.
 from collections.abc import Sequence
 from enum import StrEnum
 from math import ceil
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
+
+# Of a text that a client sent; Kubernetes repeats all of it.
+_MAX_SHOWN: Final = 256
+_GO_ESCAPES: Final = {
+    '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
+    "\t": "\\t", "\v": "\\v",
+}  # fmt: skip
+
+
+def go_quoted(text: str) -> str:
+    """Return a text as Go's ``%q`` shows it, cut after 256 characters."""
+    return f'"{"".join(map(_go_character, text[:_MAX_SHOWN]))}"'
+
+
+def _go_character(character: str) -> str:
+    if character in _GO_ESCAPES or character.isprintable():
+        return _GO_ESCAPES.get(character, character)
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class LeewayError(Exception):
@@ -87,9 +108,9 @@ class ObjectNotFoundError(LeewayError):
     """An object that a request needs is not there. ``resource`` is its plural, ``pods``."""
 
     def __init__(self, resource: str, name: str) -> None:
-        super().__init__(f'{resource} "{name}" not found')
+        super().__init__(f"{resource} {go_quoted(name)} not found")
         self.resource = resource
-        self.name = name
+        self.name = name[:_MAX_SHOWN]
 
 
 class ObjectConflictError(LeewayError):
@@ -97,10 +118,10 @@ class ObjectConflictError(LeewayError):
 
     def __init__(self, kind: str, group: str, name: str, why: str) -> None:
         qualified = f"{kind}.{group}" if group else kind
-        super().__init__(f'Operation cannot be fulfilled on {qualified} "{name}": {why}')
+        super().__init__(f"Operation cannot be fulfilled on {qualified} {go_quoted(name)}: {why}")
         self.kind = kind
         self.group = group
-        self.name = name
+        self.name = name[:_MAX_SHOWN]
 
 
 class NotIssuedError(LeewayError):

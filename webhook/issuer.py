@@ -81,7 +81,7 @@ def issue_token(
     Raises IssueError where the request is out of range, KeyScheduleError where no key is active.
     """
     check_request(request, policy)
-    audiences = tuple(dict.fromkeys(request.audiences)) or policy.audiences
+    audiences = tuple(request.audiences) or policy.audiences
     seconds = request.expiration_seconds or policy.default_seconds
     warning = ""
     if seconds > policy.max_seconds:
@@ -157,12 +157,20 @@ def check_request(request: TokenRequest, policy: TokenPolicy) -> None:
     for reference in (request.pod, request.secret, request.node):
         if reference is not None:
             _check_name(reference.name, "spec.boundObjectRef.name")
+    check_seconds(request.expiration_seconds, policy)
     if len(request.audiences) > MAX_AUDIENCES:
         raise IssueError(
             f"{len(request.audiences)} audiences are too many, {MAX_AUDIENCES} are allowed",
             "spec.audiences",
         )
-    seconds = request.expiration_seconds
+    for place, audience in enumerate(request.audiences):
+        if not (audience and audience.isprintable()):
+            field, rule = f"spec.audiences[{place}]", "must be printable text, and not empty"
+            raise IssueError(f"{field} is {audience[:64]!r}, but {rule}", field, audience, rule)
+
+
+def check_seconds(seconds: int | None, policy: TokenPolicy) -> None:
+    """Check that a token may live that long. Raises IssueError."""
     if seconds is None:
         return
     if seconds < policy.min_seconds:

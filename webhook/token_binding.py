@@ -1,22 +1,35 @@
 """What a token is asked to stand and fall with: looked up, or taken at its word.
 
-Source: kubernetes ``pkg/registry/core/serviceaccount/storage/token.go``, ``Create``: the order of
-the checks and their phrases; ``pkg/apis/authentication/validation``.
+Sources: kubernetes ``pkg/registry/core/serviceaccount/storage/token.go``, ``Create``: the order of
+the checks and their phrases; ``pkg/apis/authentication/validation``; ``apiserver/pkg/registry``,
+``rest/meta.go`` and ``generic/registry/store.go``.
+
+Stricter than Kubernetes on purpose, each after its own checks:
+
+1. Without a source of objects a bound object needs a UID, printable ASCII: it is in the token as
+   it was sent.
+2. An audience is not empty and has no control characters, there are 100 at most, and the token is
+   at most 32 KiB: no more is accepted in a review.
+3. A member twice, or in another case than Kubernetes writes it, is refused, as in every body here;
+   so are a body that is ``null``, and ``null`` in a list of audiences. This comes first.
+
+Namespaces are not looked up: where one does not exist, the service account is what is not found.
 """
 
 from dataclasses import replace
 from typing import Final
 
-from webhook.bound_objects import Absence, Kind, ObjectKey, ObjectSource, ObjectState
-from webhook.claims import ObjectReference
+from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState
+from webhook.claims import ObjectReference, is_dns_label, is_dns_subdomain
 from webhook.errors import (
     InvalidReviewError,
     IssueError,
     LookupUnavailableError,
     ObjectConflictError,
     ObjectNotFoundError,
+    go_quoted,
 )
-from webhook.issuer import TokenPolicy, TokenRequest, check_request, stable_uid
+from webhook.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
 from webhook.reviews import AUTHENTICATION_GROUP
 from webhook.token_requests import KIND, AskedToken, BoundObjectReference
 
@@ -36,7 +49,7 @@ def resolve_token_request(
     leeway: float,
     now: float,
 ) -> tuple[AskedToken, TokenRequest]:
-    """Find the objects of a request; return it with their UIDs, and what the issuer is to sign.
+    """Check a request and find its objects; return it with the account's UID, and what to sign.
 
     Asks ``objects``, which takes a bounded time for each; without them the request is taken at
     its word. An object that has been deleted for longer than ``leeway`` seconds is not there.
@@ -45,10 +58,23 @@ def resolve_token_request(
     """
     namespace, name = asked.namespace, asked.name
     finder = _Finder(objects, leeway, now)
-    # 1. The service account is there.
+    # 1. The body names the namespace of the URL, or none.
+    if asked.sent_namespace not in ("", namespace):
+        raise InvalidReviewError(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    # 2. A namespace can have that name.
+    if not is_dns_label(namespace):
+        raise ObjectNotFoundError("namespaces", namespace)
+    # 3. The body names the service account of the URL, or none.
+    if asked.sent_name not in ("", name):
+        detail = "must match the service account name if specified"
+        raise IssueError(detail, "metadata.name", asked.sent_name)
+    # 4. The service account is there.
+    _check_name(name)
     account = finder.find(Kind.SERVICE_ACCOUNT, namespace, name)
     uid = account.uid if account else stable_uid(policy.issuer, namespace, name)
-    # 2. It is the one that the request means.
+    # 5. It is the one that the request means.
     if asked.uid and asked.uid != uid:
         raise ObjectConflictError(
             KIND,
@@ -57,7 +83,8 @@ def resolve_token_request(
             f"the UID in the token request ({asked.uid[:64]}) does not match the UID of the "
             f"service account ({uid})",
         )
-    # 3. The rest of the request is in range.
+    # 6. The token lives neither too short nor too long.
+    check_seconds(asked.expiration_seconds, policy)
     request = TokenRequest(
         namespace,
         name,
@@ -66,27 +93,23 @@ def resolve_token_request(
         asked.expiration_seconds,
         objects_confirmed=objects is not None,
     )
-    check_request(request, policy)
-    _check_texts(asked)
     bound = asked.bound
     if bound is None:
         return replace(asked, uid=uid), request
-    # 4. A token can be bound to objects of that kind.
+    # 7. A token can be bound to objects of that kind.
     kind = _bound_kind(bound)
-    _require(bound, "name", "a token is bound to an object by its name")
-    if objects is None:
-        why = "no source of objects is configured that it could be looked up in"
-        _require(bound, "uid", why)
-    # 5. The object is there.
-    check_request(replace(request, secret=ObjectReference(bound.name)), policy)
+    # 8. The object is there.
+    _check_name(bound.name)
     found = finder.find(kind, "" if kind is Kind.NODE else namespace, bound.name)
-    # 6. A Pod runs as this service account.
+    if found is None:
+        _check_uid(bound.uid)
+    # 9. A Pod runs as this service account.
     if found and kind is Kind.POD and found.service_account != name:
         raise InvalidReviewError(
             f'cannot bind token for serviceaccount "{name}" to pod running with different '
             "serviceaccount name."
         )
-    # 7. It is the one that the request means.
+    # 10. It is the one that the request means.
     if found and bound.uid and bound.uid != found.uid:
         raise ObjectConflictError(
             bound.kind,
@@ -102,8 +125,7 @@ def resolve_token_request(
         request = replace(request, secret=reference)
     else:
         request = replace(request, node=reference)
-    whole = BoundObjectReference(bound.kind, "v1", reference.name, reference.uid)
-    return replace(asked, uid=uid, bound=whole), request
+    return replace(asked, uid=uid), request
 
 
 class _Finder:
@@ -115,10 +137,13 @@ class _Finder:
         self, kind: Kind, namespace: str, name: str, *, optional: bool = False
     ) -> ObjectState | None:
         """Return an object, or None without a source, or where it is optional and not there."""
-        if self._objects is None:
-            return None
         key = ObjectKey(kind, namespace, name)
-        answer = self._objects.look_up(key)
+        answer: Answer = Absence.GONE
+        # There is none of another name, so nobody is asked.
+        if is_dns_subdomain(name):
+            if self._objects is None:
+                return None
+            answer = self._objects.look_up(key)
         if isinstance(answer, ObjectState):
             if answer.deleted_at is None or answer.deleted_at >= self._oldest:
                 return answer
@@ -141,28 +166,37 @@ def _node_of(pod: ObjectState | None, finder: _Finder) -> ObjectReference | None
 
 
 def _bound_kind(bound: BoundObjectReference) -> Kind:
-    if bound.api_version in ("", "v1"):
+    # As FromAPIVersionAndKind has it: any version, and what is no GROUP/VERSION is neither.
+    group, slash, version = bound.api_version.partition("/")
+    if not slash:
+        group, version = "", group
+    elif "/" in version:
+        group = version = ""
+    if not group:
         for kind in _BOUND_KINDS:
             if bound.kind == kind:
                 return kind
-    # As GroupVersionKind.String has it, which leaves out what is no GROUP/VERSION.
-    group, _, version = bound.api_version.rpartition("/")
-    shown = f"{group}/{version}" if "/" not in group else "/"
     raise InvalidReviewError(
-        f"cannot bind token to object of type {shown[:128]}, Kind={bound.kind[:64]}"
+        f"cannot bind token to object of type {group[:128]}/{version[:128]}, Kind={bound.kind[:64]}"
     )
 
 
-def _require(bound: BoundObjectReference, field: str, why: str) -> None:
-    if not getattr(bound, field):
-        raise IssueError(why, f"spec.boundObjectRef.{field}", required=True)
+def _check_name(name: str) -> None:
+    if not name:
+        raise InvalidReviewError("Name parameter required.")
+    if name in (".", ".."):
+        faults = [f"may not be '{name}'"]
+    else:
+        faults = [f"may not contain '{character}'" for character in "/%" if character in name]
+    if faults:
+        raise InvalidReviewError(f"Name parameter invalid: {go_quoted(name)}: {';'.join(faults)}")
 
 
-def _check_texts(asked: AskedToken) -> None:
-    texts = [(f"spec.audiences[{place}]", text) for place, text in enumerate(asked.audiences)]
-    if asked.bound and asked.bound.uid:
-        texts.append(("spec.boundObjectRef.uid", asked.bound.uid))
-    for field, text in texts:
-        if not (text and text.isascii() and text.isprintable()):
-            rule = "must be printable ASCII, and not empty"
-            raise IssueError(f"{field} is {text[:64]!r}, but {rule}", field, text, rule)
+def _check_uid(uid: str) -> None:
+    field = "spec.boundObjectRef.uid"
+    if not uid:
+        why = "no source of objects is configured that it could be looked up in"
+        raise IssueError(why, field, required=True)
+    if not (uid.isascii() and uid.isprintable()):
+        rule = "must be printable ASCII, and not empty"
+        raise IssueError(f"{field} is {uid[:64]!r}, but {rule}", field, uid, rule)

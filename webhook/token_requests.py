@@ -4,15 +4,16 @@ Sources: kubernetes ``k8s.io/api/authentication/v1`` and ``pkg/registry/core/ser
 token.go``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from webhook.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
-from webhook.errors import InvalidReviewError, IssueError
+from webhook.bodies import read_object, read_text, read_texts, refuse_other_case
+from webhook.errors import InvalidReviewError
 from webhook.issuer import IssuedToken
 from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
 from webhook.reviews import AUTHENTICATION_GROUP
@@ -22,6 +23,8 @@ KIND: Final = "TokenRequest"
 _SPEC_FIELDS: Final = ("audiences", "boundObjectRef", "expirationSeconds")
 _REFERENCE_FIELDS: Final = ("kind", "apiVersion", "name", "uid")
 _METADATA_FIELDS: Final = ("name", "namespace", "uid")
+_FIELD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_WARNINGS: Final = 8
 _REFERENCE: Final = Message({n: Field(name) for n, name in enumerate(_REFERENCE_FIELDS, 1)})
 _SPEC: Final = Message(
     {
@@ -40,20 +43,23 @@ MESSAGE: Final = Message(
 """The same as a protocol buffer: ``k8s.io/api/authentication/v1/generated.proto``."""
 
 
-class BoundObjectReference(msgspec.Struct, frozen=True, rename={"api_version": "apiVersion"}):
-    """What a token is to be bound to; ``uid`` is empty where the request has none."""
+class BoundObjectReference(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"api_version": "apiVersion"}
+):
+    """What a token is to be bound to; empty where the request says nothing."""
 
-    kind: str
-    api_version: str
-    name: str
-    uid: str
+    kind: str = ""
+    api_version: str = ""
+    name: str = ""
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedToken:
     """What a body asks for. ``namespace`` and ``name`` are those of the URL.
 
-    ``uid`` is the service account's where the request names one.
+    ``uid`` is the service account's where the request names one; ``sent_namespace`` and
+    ``sent_name`` are those of the body. ``unknown_fields`` of ``spec`` have no effect.
     """
 
     namespace: str
@@ -62,6 +68,9 @@ class AskedToken:
     audiences: tuple[str, ...] = ()
     expiration_seconds: int | None = None
     bound: BoundObjectReference | None = None
+    sent_namespace: str = ""
+    sent_name: str = ""
+    unknown_fields: tuple[str, ...] = ()
 
 
 class _Metadata(msgspec.Struct, rename={"created": "creationTimestamp"}):
@@ -92,55 +101,59 @@ class _TokenRequest(msgspec.Struct, rename="camel"):
 
 
 def parse_token_request(body: bytes, namespace: str, name: str) -> AskedToken:
-    """Parse the body of a request for a token of a service account.
+    """Parse the body of a request for a token of a service account; only its types are checked.
 
-    ``kind``, ``apiVersion`` and the names may be left out; ``status`` and what else is in
-    ``metadata`` are ignored. Raises InvalidReviewError, and IssueError where the names are not
-    those of the URL.
+    Everything may be left out; ``status`` and what else is in ``metadata`` are ignored. Raises
+    InvalidReviewError.
     """
     value = read_object(body, KIND, API_VERSION)
     metadata = value.get("metadata") or {}
     refuse_other_case(metadata, _METADATA_FIELDS, "metadata.")
-    for field, own in (("name", name), ("namespace", namespace)):
-        found = read_text(metadata, field, "metadata.")
-        if found and found != own:
-            detail = f"must match the service account {field} if specified"
-            raise IssueError(detail, f"metadata.{field}", found)
-    spec = read_spec(value, _SPEC_FIELDS, "audiences and expirationSeconds, or {}")
-    # A limit that is asked for in a way that is not understood must not be left out of the token.
-    _refuse_unknown(spec, _SPEC_FIELDS, "spec.")
+    sent_name, sent_namespace, uid = (
+        read_text(metadata, field, "metadata.") for field in _METADATA_FIELDS
+    )
+    spec = _read_members(value, "spec", _SPEC_FIELDS) or {}
     audiences = read_texts(spec, "audiences", "spec.")
     seconds = spec.get("expirationSeconds")
     if seconds is not None and (type(seconds) is not int or abs(seconds) >= 1 << 63):
         raise InvalidReviewError("spec.expirationSeconds must be a whole number of seconds")
+    unknown = _unknown(spec, _SPEC_FIELDS, "spec.")
+    reference = _read_members(spec, "boundObjectRef", _REFERENCE_FIELDS, "spec.")
+    bound = None
+    if reference is not None:
+        path = "spec.boundObjectRef."
+        bound = BoundObjectReference(
+            *[read_text(reference, field, path) for field in _REFERENCE_FIELDS]
+        )
+        unknown += _unknown(reference, _REFERENCE_FIELDS, path)
     return AskedToken(
         namespace,
         name,
-        read_text(metadata, "uid", "metadata."),
+        uid,
         audiences,
         seconds,
-        _read_reference(spec.get("boundObjectRef")),
+        bound,
+        sent_namespace,
+        sent_name,
+        tuple(unknown[:_MAX_WARNINGS]),
     )
 
 
-def _read_reference(value: object) -> BoundObjectReference | None:
+def _read_members(
+    members: Mapping[str, Any], name: str, fields: tuple[str, ...], path: str = ""
+) -> Mapping[str, Any] | None:
+    value = members.get(name)
     if value is None:
         return None
-    path = "spec.boundObjectRef."
     if not isinstance(value, dict):
-        raise InvalidReviewError("spec.boundObjectRef must be an object with kind, name and uid")
-    refuse_other_case(value, _REFERENCE_FIELDS, path)
-    _refuse_unknown(value, _REFERENCE_FIELDS, path)
-    kind, api_version, name, uid = (read_text(value, field, path) for field in _REFERENCE_FIELDS)
-    return BoundObjectReference(kind, api_version, name, uid)
+        raise InvalidReviewError(f"{path}{name} must be an object with {', '.join(fields)}")
+    refuse_other_case(value, fields, f"{path}{name}.")
+    return value
 
 
-def _refuse_unknown(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> None:
-    for name in members:
-        if name not in fields:
-            raise InvalidReviewError(
-                f"unknown field {path}{name[:64]}; {', '.join(fields)} are known"
-            )
+def _unknown(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> list[str]:
+    # Only what fits into a header; a limit that is misspelt is then at least pointed out.
+    return [path + name for name in members if name not in fields and _FIELD.fullmatch(name)]
 
 
 def render_token_request(asked: AskedToken, issued: IssuedToken) -> bytes:

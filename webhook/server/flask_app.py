@@ -184,12 +184,13 @@ def _create_token(
     if not protobuf:
         require_json(_scope())
     data = _body()
-    body, warning = token_requests.create(namespace, name, data, audit, protobuf=protobuf)
+    body, warnings = token_requests.create(namespace, name, data, audit, protobuf=protobuf)
     response = Response(body, 201, content_type="application/json")
     # What is in it opens doors, so no cache on the way may keep it.
     response.headers["Cache-Control"] = "no-store"
-    if warning:
-        response.headers["Warning"] = f'299 - "{warning}"'
+    for warning in warnings:
+        quoted = warning.replace('"', '\\"')
+        response.headers.add("Warning", f'299 - "{quoted}"')
     return response
 
 

@@ -281,6 +281,10 @@ def test_bad_input_20_character_in_subject(subject: str) -> None:
 @pytest.mark.parametrize("place", ["namespace", "name", "uid", "jti", "aud", "pod"])
 @pytest.mark.parametrize("character", ["\0", "\n", "\u200b", "é", "\x7f", "\U0001f600"], ids=ascii)
 def test_bad_input_20_character_in_another_claim(place: str, character: str) -> None:
+    if place == "aud" and character.isprintable():
+        # Kubernetes signs tokens for any text.
+        accept(good_claims(aud=[AUDIENCE, f"a{character}"]))
+        return
     account = {"name": ACCOUNT, "uid": ACCOUNT_UID}
     claims = {
         "namespace": private(namespace=NAMESPACE + character),

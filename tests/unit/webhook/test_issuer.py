@@ -129,7 +129,7 @@ def test_expiration(asked: int | None, given: int, warning: str) -> None:
         pytest.param(
             {"pod": POD, "secret": ObjectReference("s", "u")}, "two objects", id="pod-and-secret"
         ),
-        pytest.param({"audiences": [""]}, "aud ", id="audience-empty"),
+        pytest.param({"audiences": [""]}, "printable text, and not empty", id="audience-empty"),
         pytest.param({"audiences": ["a\n"]}, "printable", id="audience-newline"),
         pytest.param({"audiences": ["a"] * 101}, "101 audiences", id="101-audiences"),
         pytest.param({"uid": "u\0"}, "printable", id="uid-NUL"),
@@ -143,8 +143,12 @@ def test_request_out_of_range(members: dict, why: str) -> None:
         issue(**members)
 
 
-def test_audiences_are_asked_for_once() -> None:
-    assert claims_of(issue(audiences=["b", "a", "b"]))["aud"] == ["b", "a"]
+@pytest.mark.fault(62)
+def test_audiences_are_kept_as_they_are_sent() -> None:
+    sent = ["b", "a", "b", "café", "\U0001f600"]
+    issued = issue(audiences=sent)
+    assert claims_of(issued)["aud"] == sent
+    assert issued.claims.audiences == tuple(sent)
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,18 @@ FOUND = [
         reference("Secret", "s-0"), {"secret": ObjectReference("s-0", "u-secret")}, id="secret"
     ),
     pytest.param(reference("Node", "n-0", "u-node"), {"node": NODE_REFERENCE}, id="node"),
+    *(
+        pytest.param(
+            reference("Secret", "s-0", "", version),
+            {"secret": ObjectReference("s-0", "u-secret")},
+            id=f"secret-of-version-{version}",
+        )
+        for version in ("v2", "/v1", "/", "a/b/c", "x" * 1000)
+    ),
 ]
 
 
+@pytest.mark.fault(62)
 @pytest.mark.parametrize(("bound", "expected"), FOUND)
 def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) -> None:
     answered, request = resolve(source_with(), bound, audiences=("a",), expiration_seconds=601)
@@ -100,11 +109,8 @@ def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) 
         **expected,  # type: ignore[arg-type]
     )
     assert answered.uid == ACCOUNT_UID
-    if bound is None:
-        assert answered.bound is None
-    else:
-        uid = OBJECTS[{"Pod": POD, "Secret": SECRET, "Node": NODE}[bound.kind]].uid  # type: ignore[union-attr]
-        assert answered.bound == reference(bound.kind, bound.name, uid)
+    # As it was sent: the UID that was looked up is in the token only.
+    assert answered.bound == bound
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,10 @@ NOT_FOUND = [
     pytest.param({}, reference("Secret", "p-0"), 'secrets "p-0" not found', id="secret"),
     pytest.param({}, reference("Node", "n-1"), 'nodes "n-1" not found', id="node"),
     pytest.param({"pod": DELETED}, reference("Pod", "p-0"), 'pods "p-0" not found', id="deleted"),
+    # No object has such a name.
+    pytest.param({}, reference("Pod", "P"), 'pods "P" not found', id="upper-case"),
+    pytest.param({}, reference("Pod", 'a"\n\0é'), 'pods "a\\"\\n\\x00é" not found', id="odd"),
+    pytest.param({}, reference("Node", "a" * 300), f'nodes "{"a" * 256}" not found', id="long"),
 ]
 
 
@@ -212,9 +222,11 @@ KINDS = [
     ("v1", "ConfigMap", "/v1, Kind=ConfigMap"),
     ("v1", "pod", "/v1, Kind=pod"),
     ("v1", "ServiceAccount", "/v1, Kind=ServiceAccount"),
-    ("v2", "Pod", "/v2, Kind=Pod"),
+    ("v2", "X", "/v2, Kind=X"),
     ("apps/v1", "Pod", "apps/v1, Kind=Pod"),
-    ("a/b/c", "Pod", "/, Kind=Pod"),
+    ("v1/", "Pod", "v1/, Kind=Pod"),
+    ("a/b/c", "X", "/, Kind=X"),
+    ("/", "X", "/, Kind=X"),
     ("", "", "/, Kind="),
 ]
 
@@ -243,35 +255,10 @@ OUT_OF_RANGE: dict[str, tuple[dict[str, object], str, str]] = {
         "spec.expirationSeconds",
         "may not specify a duration larger than 2^32 seconds",
     ),
-    "audience": (
-        {"audiences": ("a", "")},
-        "spec.audiences[1]",
-        "must be printable ASCII, and not empty",
-    ),
-    "audience-newline": (
-        {"audiences": ("a\n",)},
-        "spec.audiences[0]",
-        "must be printable ASCII, and not empty",
-    ),
-    "audiences": (
-        {"audiences": ("a",) * 101},
-        "spec.audiences",
-        "101 audiences are too many, 100 are allowed",
-    ),
-    "uid": (
-        {"bound": reference("Pod", "p-0", "é")},
-        "spec.boundObjectRef.uid",
-        "must be printable ASCII, and not empty",
-    ),
     "name": (
-        {"bound": reference("Pod", "P/0", "u")},
-        "spec.boundObjectRef.name",
-        "use at most 253 of a-z 0-9 '-' and '.', beginning and ending with a letter or digit",
-    ),
-    "no-name": (
-        {"bound": reference("Pod", "", "u")},
-        "spec.boundObjectRef.name",
-        "a token is bound to an object by its name",
+        {"sent_name": "other"},
+        "metadata.name",
+        "must match the service account name if specified",
     ),
 }
 
@@ -286,6 +273,54 @@ def test_out_of_range(
     with pytest.raises(IssueError) as caught:
         resolve(source, **members)  # type: ignore[arg-type]
     assert (caught.value.field, caught.value.detail) == (field, detail)
+
+
+NOT_A_NAME = {
+    "": "Name parameter required.",
+    ".": """Name parameter invalid: ".": may not be '.'""",
+    "..": """Name parameter invalid: "..": may not be '..'""",
+    "../p": """Name parameter invalid: "../p": may not contain '/'""",
+    "a%b": """Name parameter invalid: "a%b": may not contain '%'""",
+    "%/": """Name parameter invalid: "%/": may not contain '/';may not contain '%'""",
+}
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize(("name", "message"), NOT_A_NAME.items())
+@pytest.mark.parametrize("kind", ["Pod", "Secret", "Node"])
+@pytest.mark.parametrize("source", [None, source_with()], ids=["none", "source"])
+def test_a_name_that_is_not_one(source: Source | None, kind: str, name: str, message: str) -> None:
+    with pytest.raises(InvalidReviewError) as caught:
+        resolve(source, reference(kind, name, "u"))
+    assert str(caught.value) == message
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize(
+    ("namespace", "name", "message"),
+    [
+        (NAMESPACE, "Loofah", 'serviceaccounts "Loofah" not found'),
+        (NAMESPACE, "a" * 254, f'serviceaccounts "{"a" * 254}" not found'),
+        ("Argo", ACCOUNT, 'namespaces "Argo" not found'),
+        ("a.b", "..", 'namespaces "a.b" not found'),
+    ],
+)
+@pytest.mark.parametrize("source", [None, source_with()], ids=["none", "source"])
+def test_names_that_nothing_can_have(
+    source: Source | None, namespace: str, name: str, message: str
+) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        resolve_token_request(AskedToken(namespace, name), POLICY, source, 60, NOW)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("uid", ["é", "a\n"])
+def test_without_a_source_a_uid_is_printable_ascii(uid: str) -> None:
+    with pytest.raises(IssueError) as caught:
+        resolve(None, reference("Pod", "p-0", uid))
+    assert caught.value.field == "spec.boundObjectRef.uid"
+    with pytest.raises(ObjectConflictError):
+        resolve(source_with(), reference("Pod", "p-0", uid))
 
 
 def test_minimum_of_the_configuration() -> None:
@@ -316,16 +351,22 @@ def test_bad_input_25_the_look_up_fails(answer: Absence, objects: str, name: str
 
 # Each is wrong in all that comes after it too, and the first thing that is wrong is what is said.
 ORDER: list[tuple[dict[ObjectKey, Answer], dict[str, object], type[LeewayError], str]] = [
+    ({}, {"sent_namespace": "x", "sent_name": "x"}, InvalidReviewError, "the namespace of the"),
+    ({}, {"sent_name": "x", "uid": "x"}, IssueError, "must match the service account name"),
     ({}, {"uid": "x", "expiration_seconds": 1}, ObjectNotFoundError, "serviceaccounts"),
     (OBJECTS, {"uid": "x", "expiration_seconds": 1}, ObjectConflictError, "token request"),
     (OBJECTS, {"expiration_seconds": 1, "bound": reference("X", "")}, IssueError, "duration"),
     (OBJECTS, {"bound": reference("X", "")}, InvalidReviewError, "of type"),
+    (OBJECTS, {"bound": reference("Pod", "", "x")}, InvalidReviewError, "Name parameter"),
     (OBJECTS, {"bound": reference("Pod", "gone", "x")}, ObjectNotFoundError, "pods"),
+    # An audience is judged when the token is made, after all of these.
+    (OBJECTS, {"bound": reference("Pod", "gone"), "audiences": ("",)}, ObjectNotFoundError, "pods"),
 ]
 
 
+@pytest.mark.fault(62)
 @pytest.mark.parametrize(
-    ("objects", "members", "error", "words"), ORDER, ids=[str(n) for n in range(1, 6)]
+    ("objects", "members", "error", "words"), ORDER, ids=[str(n) for n in range(1, 10)]
 )
 def test_order_of_the_checks(
     objects: dict[ObjectKey, Answer],

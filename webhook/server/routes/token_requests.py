@@ -23,7 +23,7 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
-from webhook.issuer import TokenPolicy, check_names, issue_token
+from webhook.issuer import TokenPolicy, issue_token
 from webhook.metrics import Metrics
 from webhook.protobuf import json_of
 from webhook.reviews import AUTHENTICATION_GROUP
@@ -48,22 +48,18 @@ class TokenRequests:
     clock: Callable[[], float]
 
     def authorize(self, caller: Caller, namespace: str, name: str) -> None:
-        """Let a caller through who may make tokens of a service account.
+        """Let a caller through who is allowed to make tokens of a service account.
 
-        Raises RequestError 403, and 422 for names that no service account can have.
+        Neither name has a slash, or it would reach into the keys of another. Raises RequestError
+        403.
         """
-        try:
-            # Before they become part of a key: no name may reach into another's keys.
-            check_names(namespace, name)
-        except IssueError as error:
-            raise _invalid(error, name) from error
         key = f"/leeway/serviceaccounts/{namespace}/{name}/token"
-        self.callers.require(caller, key.encode("ascii"))
+        self.callers.require(caller, key.encode("utf-8"))
 
     def create(
         self, namespace: str, name: str, body: bytes, audit: Audit, *, protobuf: bool = False
-    ) -> tuple[bytes, str]:
-        """Make a token; return the answer, and a warning or nothing.
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """Make a token; return the answer, and warnings.
 
         The body is JSON, or a protocol buffer; the answer is JSON. A token that was made gets a
         line of ``audit``. Raises RequestError.
@@ -93,7 +89,10 @@ class TokenRequests:
             raise RequestError(503, f"no token can be signed now: {error}", _RETRY) from error
         self.metrics.tokens_issued.inc()
         audit("token.issue", DONE, token_fields(issued.claims, issued.token))
-        return render_token_request(resolved, issued), issued.warning
+        warnings = [f'unknown field "{field}"' for field in asked.unknown_fields]
+        if issued.warning:
+            warnings.append(issued.warning)
+        return render_token_request(resolved, issued), tuple(warnings)
 
 
 def _conflict(error: ObjectConflictError) -> Mapping[str, object]:

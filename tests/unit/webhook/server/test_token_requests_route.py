@@ -40,7 +40,7 @@ def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRe
     return TokenRequests(Parts().callers, POLICY, keyring, objects, 60, Metrics(), lambda: NOW)
 
 
-def create(requests: TokenRequests, **spec: object) -> tuple[bytes, str]:
+def create(requests: TokenRequests, **spec: object) -> tuple[bytes, tuple[str, ...]]:
     body = json.dumps({"spec": spec}).encode()
     return requests.create(NAMESPACE, ACCOUNT, body, lambda *_line: None)
 
@@ -50,9 +50,9 @@ SECRET = {"kind": "Secret", "name": "s", "uid": "u"}
 
 
 def test_what_is_looked_up_is_in_the_token() -> None:
-    body, warning = create(route(Objects(HERE)))
+    body, warnings = create(route(Objects(HERE)))
     assert json.loads(body)["metadata"]["uid"] == ACCOUNT_UID
-    assert warning == ""
+    assert warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,10 @@ def test_without_an_active_key_it_is_503() -> None:
 
 
 def test_a_long_name_is_not_said_back_whole() -> None:
+    requests, name = route(), "A" * 100_000
+    requests.authorize(Caller("root"), NAMESPACE, name)
     with pytest.raises(RequestError) as caught:
-        route().authorize(Caller("root"), NAMESPACE, "A" * 100_000)
-    assert caught.value.code == 422
+        requests.create(NAMESPACE, name, b"{}", lambda *_line: None)
+    assert caught.value.code == 404
     assert len(str(caught.value)) < 1000
+    assert len(str(caught.value.details)) < 1000
