@@ -108,9 +108,13 @@ class _Loader(PlainNumbers, yaml.SafeLoader):
 
 
 def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
-    """Parse a mapping in YAML. Raises ConfigurationError, which shows nothing of the text."""
+    """Parse the first document of a text in YAML, as Kubernetes does: a mapping.
+
+    Raises ConfigurationError, which shows nothing of the text.
+    """
     try:
-        document = yaml.load(data, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        documents = yaml.load_all(data, Loader=_Loader)
+        document = next((found for found in documents if found is not None), None)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"{name} is not YAML{line}: {error.problem}") from error

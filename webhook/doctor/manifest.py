@@ -1,11 +1,14 @@
 """A static Pod manifest of kube-apiserver: its flags, and which files of the machine it sees.
 
 Sources: ``k8s.io/apiserver/pkg/server/options``, ``pkg/kubeapiserver/options`` (v1.36), and
-spf13/pflag, which kube-apiserver's flags are parsed with.
+spf13/pflag, which kube-apiserver's flags are parsed with. kube-apiserver is started directly
+(kubeadm), by a program that writes its log (kops: ``/go-runner``), by a shell (kube-up), or as a
+part of hyperkube.
 """
 
 import posixpath
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +17,11 @@ from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.errors import ConfigurationError
 
 _PROGRAM: Final = "kube-apiserver"
+_HYPERKUBE: Final = "hyperkube"
+_SHELLS: Final = frozenset({"sh", "ash", "bash", "dash"})
+_SCRIPT_OPTION = re.compile(r"-[a-z]*c")
+_REDIRECTION = re.compile(r"(?<!\S)\d*(?:>>?|<)(?:&\d|\s*[^\s;&|]+)")
+_OPERATOR = re.compile(r"[();<>|&]+")
 _FLAG = re.compile(r"--([A-Za-z0-9_.-]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -64,7 +72,7 @@ class Manifest:
 def parse_manifest(data: bytes, name: str) -> Manifest:
     """Parse a manifest; ``name`` is what errors call it.
 
-    Raises ConfigurationError where it is no Pod with a container that runs kube-apiserver.
+    Raises ConfigurationError where it is not a Pod with a container that runs kube-apiserver.
     """
     document = parse_yaml(data, name)
     spec = _mapping(document.get("spec"))
@@ -73,9 +81,51 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         raise ConfigurationError(f"{name} is a manifest of kind {kind!r}, not of a Pod")
     for container in _mappings(spec.get("containers")):
         words = [str(w) for f in ("command", "args") for w in _list(container.get(f))]
-        if any(posixpath.basename(word) == _PROGRAM for word in words[:1]):
-            return Manifest(_flags(words[1:]), _mounts(container, spec))
-    raise ConfigurationError(f"{name} has no container whose command is {_PROGRAM}")
+        arguments = _arguments(_script_words(words, name) or words)
+        if arguments is not None:
+            return Manifest(_flags(arguments), _mounts(container, spec))
+    raise ConfigurationError(f"{name} has no container that runs {_PROGRAM}")
+
+
+def _arguments(words: Sequence[str]) -> Sequence[str] | None:
+    """Return what follows kube-apiserver in a command line, None where it is not in it."""
+    programs = [posixpath.basename(word) for word in words]
+    for index, program in enumerate(programs):
+        is_part = program == "apiserver" and programs[:index][-1:] == [_HYPERKUBE]
+        if program == _PROGRAM or is_part:
+            return words[index + 1 :]
+    return None
+
+
+def _script_words(words: Sequence[str], name: str) -> list[str]:
+    """Return the words of the command of a shell script that runs kube-apiserver.
+
+    Empty where no shell runs a script, or the script does not run it. Raises ConfigurationError.
+    """
+    if not words or posixpath.basename(words[0]) not in _SHELLS:
+        return []
+    options = [index for index, word in enumerate(words) if _SCRIPT_OPTION.fullmatch(word)]
+    if not options:
+        return []
+    script = " ".join(words[options[0] + 1 : options[0] + 2]).replace("\\\n", " ")
+    script = _REDIRECTION.sub(" ", script).replace("\n", " ; ")
+    lexer = shlex.shlex(script, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    command: list[str] = []
+    try:
+        for word in lexer:
+            if not _OPERATOR.fullmatch(word):
+                command.append(word)
+            elif _arguments(command) is None:
+                command.clear()
+            else:
+                break  # another command follows
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} has a shell script with a quote that is not closed"
+        ) from error
+    return command
 
 
 def _flags(words: Sequence[str]) -> dict[str, list[str]]:

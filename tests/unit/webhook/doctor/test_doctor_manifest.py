@@ -32,6 +32,60 @@ def test_flags_as_pflag_takes_them(field: str) -> None:
     assert manifest("--l=a,b", "--l=c").values("l") == ["a", "b", "c"]
 
 
+def pod(**container: object) -> bytes:
+    spec = {"containers": [{"name": "other", "command": ["/healthcheck"]}, container]}
+    return yaml.safe_dump({"kind": "Pod", "spec": spec}).encode()
+
+
+BINARY = "/usr/local/bin/kube-apiserver"
+STARTED = [
+    pytest.param(
+        {
+            "command": ["/go-runner"],
+            "args": ["--log-file=/var/log/kube-apiserver.log", "--also-stdout", BINARY, "--a=1"],
+        },
+        id="kops",
+    ),
+    pytest.param({"command": ["kube-log-runner", "-log-file", "x.log", BINARY, "--a=1"]}, id="old"),
+    pytest.param(
+        {"command": ["/bin/sh", "-c", f"exec {BINARY} --a=1 1>>/var/log/k.log 2>&1"]}, id="kube-up"
+    ),
+    pytest.param(
+        {"command": ["/bin/bash", "-euo", "pipefail", "-c"], "args": [f"{BINARY} --a=1 | tee x"]},
+        id="bash",
+    ),
+    pytest.param(
+        {
+            "command": [
+                "sh",
+                "-ec",
+                f"mkdir -p /x; ulimit -n 9 &&\n{BINARY} \\\n  --a='1' >x; ls --b",
+            ]
+        },
+        id="script",
+    ),
+    pytest.param({"command": ["sh", "-c", "kube-apiserver --a 1 2> /x"]}, id="spaced redirection"),
+    pytest.param({"command": ["/hyperkube", "kube-apiserver", "--a=1"]}, id="hyperkube"),
+    pytest.param({"command": ["/hyperkube", "apiserver"], "args": ["--a=1"]}, id="old hyperkube"),
+    pytest.param({"args": ["tini", "--", "kube-apiserver", "--a=1"]}, id="tini"),
+]
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("container", STARTED)
+def test_kube_apiserver_is_found_however_it_is_started(container: Any) -> None:
+    assert parse_manifest(pod(**container), "m.yaml").flags == {"a": ["1"]}
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize(
+    "text", [b"---\n%s", b"%s---\n", b"%s...\n", b"# kops\n---\n%s\n---\n# end\n"]
+)
+def test_a_manifest_may_have_lines_that_divide_documents(text: bytes) -> None:
+    manifest = pod(command=["kube-apiserver", "--a=1"])
+    assert parse_manifest(text % manifest, "m.yaml").flags == {"a": ["1"]}
+
+
 MOUNTS = [
     {"name": "etc", "mountPath": "/etc/kubernetes/"},
     {"name": "hook", "mountPath": "/etc/kubernetes/leeway"},
@@ -72,6 +126,10 @@ def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> 
         (b"kind: Pod\nspec: 1", "no container"),
         (b"kind: Pod\nspec: {containers: [{command: [etcd]}, 3]}", "no container"),
         (b"kind: Pod\nspec: {containers: [{command: kube-apiserver}]}", "no container"),
+        (b"kind: Pod\nspec: {containers: [{command: [sh, -c, sleep 1]}]}", "no container"),
+        (b"kind: Pod\nspec: {containers: [{command: [sh, kube-apiserver.sh]}]}", "no container"),
+        (b"kind: Pod\nspec: {containers: [{command: [apiserver]}]}", "no container"),
+        (b'kind: Pod\nspec: {containers: [{command: [sh, -c, "k \'"]}]}', "quote that is not"),
     ],
 )
 def test_what_is_no_manifest(text: bytes, part: str) -> None:
