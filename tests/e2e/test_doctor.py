@@ -19,6 +19,7 @@ from webhook.doctor.findings import Report, Status
 
 from .doctor_faults import FAULTS, Fault
 from .doctor_patient import (
+    ETCETERA,
     Patient,
     cut_key,
     damage_store,
@@ -111,6 +112,29 @@ def test_finds_a_planted_fault_and_nothing_else(patient: Patient, fault: Fault) 
         mended = patient.examine()
         assert [c for c in mended.checks if c.status is not Status.OK] == []
         assert [entry.name for entry in mended.not_checked] == ["clock"]
+
+
+@pytest.mark.fault(30)
+def test_the_file_of_authorizers_is_read_where_it_is_mounted_from(patient: Patient) -> None:
+    for flag in ("authorization-mode", "authorization-webhook-config-file"):
+        set_flag(flag, None)(patient)
+    set_flag("authorization-webhook-version", None)(patient)
+    set_flag("authorization-config", f"{ETCETERA}/authorizers.yaml")(patient)
+    patient.write_manifest()
+    shown = patient.manifest.read_text()
+    patient.manifest.write_text(shown.replace("/var/lib/leeway", str(patient.manifest.parent)))
+
+    def finding() -> str:
+        checks = {check.name: check for check in patient.examine().checks}
+        assert checks["access cache"].status is Status.OK
+        return checks["access cache"].finding
+
+    assert "not on this machine" in finding()
+    (patient.manifest.parent / "authorizers.yaml").write_text(
+        "kind: AuthorizationConfiguration\n"
+        "authorizers: [{type: Webhook, name: leeway, webhook: {authorizedTTL: 42s}}]\n"
+    )
+    assert "up to 42s more (authorizedTTL of authorizer leeway)" in finding()
 
 
 @pytest.mark.fault(1)
@@ -207,9 +231,9 @@ def test_a_healthy_set_up_is_healthy(patient: Patient, api_server: IssuerServer)
     ran = run(patient, *around, "--manifest", str(patient.manifest))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     lines = [line for line in ran.stdout.splitlines() if line.startswith("  ")]
-    assert len(lines) == 31
+    assert len(lines) == 32
     assert {line[len("  kube-apiserver certificate  ") :].split()[0] for line in lines} == {"ok"}
-    assert ran.stdout.endswith("\n\nHEALTHY: nothing wrong in 31 checks\n")
+    assert ran.stdout.endswith("\n\nHEALTHY: nothing wrong in 32 checks\n")
 
 
 def test_nothing_secret_is_shown(patient: Patient) -> None:

@@ -1,15 +1,17 @@
 """Whether kube-apiserver's flags make it ask Leeway, as Leeway answers.
 
-Source: kubernetes ``pkg/kubeapiserver/options``, ``authentication.go`` and ``authorization.go``
-(v1.36).
+Source: kubernetes ``pkg/kubeapiserver/options``, ``authentication.go`` and ``authorization.go``,
+and ``k8s.io/apiserver/pkg/apis/apiserver/v1`` (v1.36).
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from webhook.doctor.findings import Verdict, failure, ok, warning
+from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.doctor.manifest import Manifest
 from webhook.duration import format_duration, parse_duration
+from webhook.errors import ConfigurationError
 
 TOKEN_FILE: Final = "authentication-token-webhook-config-file"
 TOKEN_VERSION: Final = "authentication-token-webhook-version"
@@ -18,10 +20,8 @@ ACCESS_FILE: Final = "authorization-webhook-config-file"
 ACCESS_VERSION: Final = "authorization-webhook-version"
 ACCESS_MODE: Final = "authorization-mode"
 ACCESS_CONFIG: Final = "authorization-config"
-_ACCESS_TTLS: Final = (
-    "authorization-webhook-cache-authorized-ttl",
-    "authorization-webhook-cache-unauthorized-ttl",
-)
+ALLOWED_TTL: Final = "authorization-webhook-cache-authorized-ttl"
+REFUSED_TTL: Final = "authorization-webhook-cache-unauthorized-ttl"
 API_AUDIENCES: Final = "api-audiences"
 ISSUER: Final = "service-account-issuer"
 _SINGLE: Final = (
@@ -31,11 +31,14 @@ _SINGLE: Final = (
     ACCESS_FILE,
     ACCESS_VERSION,
     ACCESS_CONFIG,
-    *_ACCESS_TTLS,
+    ALLOWED_TTL,
+    REFUSED_TTL,
 )
 _VERSIONS: Final = ("v1", "v1beta1")
 _DEFAULT_VERSION: Final = "v1beta1"
 _DEFAULT_TTL: Final = 120.0
+_DEFAULT_ALLOWED_TTL: Final = 300.0
+_DEFAULT_REFUSED_TTL: Final = 30.0
 _LONGEST_TTL: Final = 600.0
 _FOLDER: Final = "/etc/kubernetes/leeway"
 
@@ -74,15 +77,25 @@ def _check_version(manifest: Manifest, flag: str, asked: str, file: str) -> Verd
 
 def check_token_cache(manifest: Manifest) -> Verdict:
     """Say for how long a revoked token goes on working: as long as a verdict is kept."""
-    text = manifest.value(TOKEN_TTL)
     fix = f"set --{TOKEN_TTL}={format_duration(_DEFAULT_TTL)}"
     try:
-        seconds = parse_duration(text) if text else _DEFAULT_TTL
+        seconds, shown = _kept(manifest.value(TOKEN_TTL), _DEFAULT_TTL, TOKEN_TTL)
     except ValueError as error:
-        return failure(f"--{TOKEN_TTL} is {error}", fix)
-    how = "" if text else ", the default"
-    finding = f"a revoked token works for up to {format_duration(seconds)} more ({TOKEN_TTL}{how})"
+        return failure(str(error), fix)
+    finding = f"a revoked token works for up to {shown}"
     return warning(finding, fix) if seconds > _LONGEST_TTL else ok(finding)
+
+
+def _kept(text: str, default: float, name: str) -> tuple[float, str]:
+    """Return how long an answer is kept, in seconds and in words; an empty text is the default.
+
+    Raises ValueError, which names the setting.
+    """
+    try:
+        seconds = parse_duration(text) if text else default
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return seconds, f"{format_duration(seconds)} more ({name}{'' if text else ', the default'})"
 
 
 def check_access_flags(manifest: Manifest) -> Verdict:
@@ -114,6 +127,69 @@ def _check_access_config(manifest: Manifest) -> Verdict:
         finding = f"kube-apiserver does not start with --{ACCESS_CONFIG} beside {names}"
         return failure(finding, f"remove {names}")
     return ok(f"access is asked about as {manifest.value(ACCESS_CONFIG)} says; not looked into")
+
+
+def check_access_cache(manifest: Manifest, authorizers: bytes | None) -> Verdict:
+    """Return for how long a permission that was taken away goes on working.
+
+    ``authorizers`` is the content of the file that ``--authorization-config`` names, None where it
+    cannot be read here.
+    """
+    path = manifest.value(ACCESS_CONFIG)
+    try:
+        if path:
+            return _access_config_cache(path, authorizers)
+        if not (manifest.value(ACCESS_FILE) and "Webhook" in manifest.values(ACCESS_MODE)):
+            return ok("no answer about access is kept: none is asked for")
+        refused = _kept(manifest.value(REFUSED_TTL), _DEFAULT_REFUSED_TTL, REFUSED_TTL)
+        allowed = _kept(manifest.value(ALLOWED_TTL), _DEFAULT_ALLOWED_TTL, ALLOWED_TTL)
+    except (ConfigurationError, ValueError) as error:
+        fix = f"edit {path}" if path else f"set --{ALLOWED_TTL}=30s and --{REFUSED_TTL}=10s"
+        return failure(str(error), fix)
+    return _access_cache([allowed], [refused], f"set --{ALLOWED_TTL}=30s")
+
+
+def _access_config_cache(path: str, authorizers: bytes | None) -> Verdict:
+    if authorizers is None:
+        default = format_duration(_DEFAULT_ALLOWED_TTL)
+        return ok(
+            f"a permission that was taken away works for as long as {path} says, {default} by "
+            "default; the file is not on this machine"
+        )
+    document = parse_yaml(authorizers, path)
+    if document.get("kind") != "AuthorizationConfiguration":
+        return failure(f"{path} is not an AuthorizationConfiguration", f"edit {path}")
+    allowed, refused = [], []
+    entries = document.get("authorizers")
+    for entry in entries if isinstance(entries, list) else []:
+        webhook = entry.get("webhook") if isinstance(entry, dict) else None
+        if isinstance(webhook, dict):
+            name = f"of authorizer {str(entry.get('name'))[:64]}"
+            allowed.append(_kept_by(webhook, "Authorized", _DEFAULT_ALLOWED_TTL, name))
+            refused.append(_kept_by(webhook, "Unauthorized", _DEFAULT_REFUSED_TTL, name))
+    if not allowed:
+        return ok(f"no answer about access is kept: {path} names no webhook")
+    return _access_cache(allowed, refused, f"set authorizedTTL: 30s in {path}")
+
+
+def _kept_by(
+    webhook: Mapping[Any, Any], answers: str, default: float, name: str
+) -> tuple[float, str]:
+    field = f"{answers.lower()}TTL"
+    if webhook.get(f"cache{answers}Requests") is False:
+        return 0.0, f"0s more (cache{answers}Requests {name})"
+    text = str(webhook.get(field) or "")
+    # kube-apiserver reads a zero as the default here.
+    return _kept("" if text in ("0", "0s") else text, default, f"{field} {name}")
+
+
+def _access_cache(
+    allowed: Sequence[tuple[float, str]], refused: Sequence[tuple[float, str]], fix: str
+) -> Verdict:
+    longest, shown = max(allowed)
+    wait = format_duration(max(refused)[0])
+    finding = f"a permission that was taken away works for up to {shown}; a new one may take {wait}"
+    return warning(finding, fix) if longest > _LONGEST_TTL else ok(finding)
 
 
 def check_mounts(manifest: Manifest) -> Verdict:

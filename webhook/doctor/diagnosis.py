@@ -1,6 +1,7 @@
 """Every check of ``leeway doctor`` in its order. Nothing is changed, nothing is made."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +34,22 @@ from webhook.doctor.outside import Reach, examine_clock, examine_server
 from webhook.doctor.signing_keys import check_keyring, check_schedule
 from webhook.duration import utc
 
+
+def _check_access_cache(manifest: Manifest) -> Verdict:
+    # The file of authorizers is there where doctor runs on the API server's machine.
+    authorizers = None
+    if path := manifest.host_path(manifest.value(api_server_flags.ACCESS_CONFIG)):
+        with suppress(OSError):
+            authorizers = Path(path).read_bytes()
+    return api_server_flags.check_access_cache(manifest, authorizers)
+
+
 _MANIFEST_CHECKS: Final[tuple[tuple[str, Callable[[Manifest], Verdict]], ...]] = (
     ("flags once", api_server_flags.check_flags_once),
     ("token flags", api_server_flags.check_token_flags),
     ("token cache", api_server_flags.check_token_cache),
     ("access flags", api_server_flags.check_access_flags),
+    ("access cache", _check_access_cache),
     ("webhook files", api_server_flags.check_mounts),
 )
 

@@ -185,3 +185,84 @@ def test_what_is_wrong(check: Any, words: tuple[str, ...], part: str) -> None:
     assert verdict.status is Status.FAILURE, verdict
     assert part in verdict.finding
     assert verdict.fix
+
+
+ALLOWED, REFUSED = (f"--authorization-webhook-cache-{a}authorized-ttl" for a in ("", "un"))
+ASKED = ("--authorization-webhook-config-file=/a", "--authorization-mode=Webhook")
+CONFIG = ("--authorization-config=/etc/a.yaml",)
+
+
+def authorizers(*webhooks: dict[str, object]) -> bytes:
+    entries = [{"type": "RBAC", "name": "rbac"}]
+    entries += [
+        {"type": "Webhook", "name": f"w{number}", "webhook": webhook}  # type: ignore[dict-item]
+        for number, webhook in enumerate(webhooks)
+    ]
+    document = {"kind": "AuthorizationConfiguration", "authorizers": entries}
+    return yaml.safe_dump(document).encode()
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize(
+    ("words", "file", "status", "parts"),
+    [
+        ((), None, Status.OK, ("none is asked for",)),
+        (
+            ASKED,
+            None,
+            Status.OK,
+            (
+                "works for up to 5m more (authorization-webhook-cache-authorized-ttl, the default)",
+                "; a new one may take 30s",
+            ),
+        ),
+        (
+            (*ASKED, f"{ALLOWED}=10s", f"{REFUSED}=0"),
+            None,
+            Status.OK,
+            ("up to 10s more (authorization-webhook-cache-authorized-ttl)", "take 0s"),
+        ),
+        ((*ASKED, f"{ALLOWED}=1h"), None, Status.WARNING, ("up to 1h more",)),
+        ((*ASKED, f"{ALLOWED}=5"), None, Status.FAILURE, ("-authorized-ttl: '5'",)),
+        (CONFIG, None, Status.OK, ("as long as /etc/a.yaml says, 5m by default",)),
+        (CONFIG, authorizers(), Status.OK, ("/etc/a.yaml names no webhook",)),
+        (
+            CONFIG,
+            authorizers({}),
+            Status.OK,
+            (
+                "up to 5m more (authorizedTTL of authorizer w0, the default)",
+                "; a new one may take 30s",
+            ),
+        ),
+        (
+            CONFIG,
+            authorizers({"authorizedTTL": "1m"}, {"authorizedTTL": "2m", "unauthorizedTTL": "0s"}),
+            Status.OK,
+            ("up to 2m more (authorizedTTL of authorizer w1)", "take 30s"),
+        ),
+        (
+            CONFIG,
+            authorizers({"cacheAuthorizedRequests": False, "authorizedTTL": "9h"}),
+            Status.OK,
+            ("up to 0s more (cacheAuthorizedRequests of authorizer w0)",),
+        ),
+        (CONFIG, authorizers({"authorizedTTL": "20m"}), Status.WARNING, ("up to 20m more",)),
+        (CONFIG, authorizers({"authorizedTTL": 5}), Status.FAILURE, ("of authorizer w0: '5'",)),
+    ],
+)
+def test_how_long_an_answer_about_access_is_kept(
+    words: tuple[str, ...], file: bytes | None, status: Status, parts: tuple[str, ...]
+) -> None:
+    verdict = flags.check_access_cache(manifest(*words), file)
+    assert verdict.status is status, verdict
+    for part in parts:
+        assert part in verdict.finding
+    assert (verdict.fix == "") is (status is Status.OK)
+
+
+def test_another_file_than_one_of_authorizers() -> None:
+    for text in (b"kind: Pod", b"[1]", b"a: ["):
+        verdict = flags.check_access_cache(manifest(*CONFIG), text)
+        assert verdict.status is Status.FAILURE
+        assert verdict.finding.startswith("/etc/a.yaml is not")
