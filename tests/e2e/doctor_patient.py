@@ -159,6 +159,27 @@ def use_server_certificate(patient: Patient) -> None:
     patient.write_pair("kube-apiserver", pair)
 
 
+def made_through_root(patient: Patient, user: str) -> CertifiedKey:
+    """Make a client certificate that the ordinary certificate of root has signed."""
+    root = read_pair(patient.data_dir / "tls", "root")
+    pair = make_client_certificate(root, user, datetime.now(UTC))
+    return CertifiedKey(pair.certificate + root.certificate, pair.private_key)
+
+
+def chain_through_root(patient: Patient) -> None:
+    patient.write_pair("kube-apiserver", made_through_root(patient, "kube-apiserver"))
+
+
+def kubeconfig_through_root(patient: Patient) -> None:
+    set_client_pair(patient, "root", made_through_root(patient, "root"))
+
+
+def set_client_pair(patient: Patient, stem: str, pair: CertifiedKey) -> None:
+    for name, data in (("certificate", pair.certificate), ("key", pair.private_key)):
+        text = base64.b64encode(data).decode()
+        patient.edit_kubeconfig(stem, "user", f"client-{name}-data", text)
+
+
 def old_ca(patient: Patient) -> None:
     pair = make_ca("leeway CA", datetime.now(UTC) - timedelta(days=4000))
     patient.write_pair("ca", pair)
@@ -171,10 +192,7 @@ def old_crl(patient: Patient) -> None:
 
 def old_kubeconfig(patient: Patient) -> None:
     moment = datetime.now(UTC) - timedelta(days=400)
-    pair = make_client_certificate(patient.ca(), "root", moment)
-    for name, data in (("certificate", pair.certificate), ("key", pair.private_key)):
-        text = base64.b64encode(data).decode()
-        patient.edit_kubeconfig("root", "user", f"client-{name}-data", text)
+    set_client_pair(patient, "root", make_client_certificate(patient.ca(), "root", moment))
 
 
 def trust_other_ca(patient: Patient) -> None:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from keys.errors import KeysError
 from keys.files import read_public_file
 from webhook.assembly import issuer_keys_of, source_of, store_of
@@ -23,8 +25,9 @@ from webhook.data_dir import (
 )
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
-from webhook.doctor.findings import Examination, Loaded, Verdict, ok, warning
+from webhook.doctor.findings import Examination, Loaded, Status, Verdict, failure, ok, warning
 from webhook.doctor.fixes import Fixes
+from webhook.doctor.handshake import refusal
 from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubeconfig
 from webhook.doctor.users import check_auth, check_permissions, check_users
 from webhook.errors import LeewayError
@@ -66,7 +69,9 @@ def examine_certificates(
         pem = read_public_file(folder / f"{name}.crt")
         private_key = read_public_file(folder / f"{name}.key")
         usage, user = (SERVER_USAGE, "") if name == "server" else (CLIENT_USAGE, name)
-        return check_leaf(pem, private_key, ca.get(), usage, now, f"tls/{name}.crt", fix, user)
+        path = f"tls/{name}.crt"
+        verdict = check_leaf(pem, private_key, ca.get(), usage, now, path, fix, user)
+        return _in_a_handshake(verdict, pem, private_key, ca.get(), usage, path, fix)
 
     remake = fixes.remake_server()
     exam.check("server certificate", lambda: check("server", remake), remake)
@@ -89,6 +94,22 @@ def examine_certificates(
     return ca
 
 
+def _in_a_handshake(
+    verdict: Verdict,
+    pem: bytes,
+    private_key: bytes,
+    ca: bytes,
+    usage: x509.ObjectIdentifier,
+    name: str,
+    fix: str,
+) -> Verdict:
+    """Return a verdict on a certificate, or a failure where a handshake refuses it."""
+    if verdict.status is Status.FAILURE or not (pem and private_key):
+        return verdict
+    refused = refusal(pem, private_key, ca, usage)
+    return failure(f"{name} is refused in a TLS handshake: {refused}", fix) if refused else verdict
+
+
 def examine_kubeconfigs(
     exam: Examination,
     data_dir: Path,
@@ -104,7 +125,10 @@ def examine_kubeconfigs(
 
         def check(name: str = name, path: str = path, user: str = user, fix: str = fix) -> Verdict:
             found = parse_kubeconfig((data_dir / name).read_bytes(), name)
-            return check_kubeconfig(found, path, ca.get(), user, now, name, fix)
+            verdict = check_kubeconfig(found, path, ca.get(), user, now, name, fix)
+            pem, key = found.certificate, found.private_key
+            what = f"the client certificate in {name}"
+            return _in_a_handshake(verdict, pem, key, ca.get(), CLIENT_USAGE, what, fix)
 
         exam.check(f"{stem}.yaml", check, fix)
     exam.check(
