@@ -150,6 +150,24 @@ class KeysUnavailableError(LeewayError):
     """The keys of a trusted issuer could not be fetched, or what was fetched cannot be used."""
 
 
+class HandshakeFailure(StrEnum):
+    """Why a TLS handshake failed, as in the label of its metric."""
+
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate-not-yet-valid"
+    CERTIFICATE_REVOKED = "certificate-revoked"
+    CERTIFICATE_UNTRUSTED = "certificate-untrusted"
+    CERTIFICATE_NOT_FOR_CLIENTS = "certificate-not-for-clients"
+    CERTIFICATE_REFUSED = "certificate-refused"
+    REVOCATION_LIST = "revocation-list"
+    REFUSED_BY_CLIENT = "refused-by-client"
+    NO_COMMON_VERSION = "no-common-version"
+    NOT_TLS = "not-tls"
+    SESSION_RESUMED = "session-resumed"
+    UNFINISHED = "unfinished"
+    OTHER = "other"
+
+
 class Reason(StrEnum):
     """Why a token is refused, as in the annotation ``leeway.dev/reason``."""
 

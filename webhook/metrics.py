@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from webhook.errors import Reason
+from webhook.errors import HandshakeFailure, Reason
 from webhook.metric_lots import Later, Lots
 from webhook.outcome import Authenticated, Outcome
 from webhook.skew import Estimate
@@ -132,6 +132,14 @@ class Metrics:
         for what in ("login", "connection"):
             self._over_limit.labels(what)
 
+        handshakes = Counter(
+            "leeway_tls_handshakes_failed",
+            "TLS handshakes that failed, by the reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._handshakes = {failure: handshakes.labels(failure) for failure in HandshakeFailure}
+
         checks = Counter(
             "leeway_permission_checks",
             "Questions about permissions answered in reviews, by the answer.",
@@ -160,6 +168,10 @@ class Metrics:
     def count_over_limit(self, what: Literal["login", "connection"]) -> None:
         """Count what was refused or closed because there were too many of it."""
         self._over_limit.labels(what).inc()
+
+    def count_failed_handshake(self, failure: HandshakeFailure) -> None:
+        """Count a TLS handshake that failed."""
+        self._handshakes[failure].inc()
 
     def report_reload(self, what: str, *, failing: bool) -> None:
         """Note whether changed files could not be loaded."""

@@ -26,6 +26,7 @@ from webhook.assembly import rotation_policy_of, store_of
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
+from webhook.errors import HandshakeFailure
 from webhook.metrics import Metrics
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
@@ -171,6 +172,11 @@ class LiveApplication:
         """Count and log what was refused or closed because there was too much of it."""
         self._lasting.metrics.count_over_limit(what)
         self._lasting.log.over_limit(what)
+
+    def handshake_failed(self, failure: HandshakeFailure, why: str) -> None:
+        """Count and log a TLS handshake that failed."""
+        self._lasting.metrics.count_failed_handshake(failure)
+        self._lasting.log.handshake_failed(failure, why)
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration

@@ -1,4 +1,4 @@
-"""TLS handshakes of the listening port: no session is resumed.
+"""TLS handshakes of the listening port: none resumes a session, and those that fail are reported.
 
 Invariant: a handshake is complete only if it was a full one, in which the client's certificate was
 checked against the CA and the list of revoked certificates of that moment. OpenSSL keeps the
@@ -7,16 +7,62 @@ resumes one is called off before the server has answered.
 """
 
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+
+from webhook.errors import HandshakeFailure
 
 # From the client, as far as OpenSSL can tell: alert (21), TLS 1.2, two bytes: fatal (2),
 # handshake_failure (40). RFC 5246 section 7.2.
 _FATAL_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x28"
 
 
+# openssl/x509_vfy.h.
+_VERIFY_CODES: Final = {
+    **dict.fromkeys((2, 7, 18, 19, 20, 21), HandshakeFailure.CERTIFICATE_UNTRUSTED),
+    **dict.fromkeys(
+        (3, 5, 8, 11, 12, 15, 16, 33, 35, 36, 44, 54), HandshakeFailure.REVOCATION_LIST
+    ),
+    9: HandshakeFailure.CERTIFICATE_NOT_YET_VALID,
+    10: HandshakeFailure.CERTIFICATE_EXPIRED,
+    23: HandshakeFailure.CERTIFICATE_REVOKED,
+    26: HandshakeFailure.CERTIFICATE_NOT_FOR_CLIENTS,
+}
+_REASONS: Final = {
+    **dict.fromkeys(
+        ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
+        HandshakeFailure.NOT_TLS,
+    ),
+    **dict.fromkeys(
+        (
+            "NO_SHARED_CIPHER",
+            "NO_SUITABLE_KEY_SHARE",
+            "NO_SHARED_SIGNATURE_ALGORITHMS",
+            "UNSUPPORTED_PROTOCOL",
+            "VERSION_TOO_LOW",
+        ),
+        HandshakeFailure.NO_COMMON_VERSION,
+    ),
+}
+_ADVICE: Final = {
+    HandshakeFailure.CERTIFICATE_EXPIRED: "; renew it",
+    HandshakeFailure.CERTIFICATE_UNTRUSTED: "; use one that the CA in tls/ca.crt has signed",
+    HandshakeFailure.CERTIFICATE_NOT_FOR_CLIENTS: "; use one for clients (clientAuth)",
+    HandshakeFailure.REVOCATION_LIST: "; renew tls/ca.crl",
+    HandshakeFailure.NOT_TLS: "; only https is served",
+}
+_ALERTS_ABOUT_OURS: Final = ("certificate", "unknown ca")
+Report = Callable[[HandshakeFailure, str], None]
+
+
 class ServerContext(ssl.SSLContext):
-    """A context for servers whose connections all begin with a full handshake."""
+    """A context for servers whose connections all begin with a full handshake.
+
+    ``report`` is called for each handshake that fails, with one sentence that says why.
+    """
+
+    report: Report = staticmethod(lambda _failure, _why: None)
 
     def wrap_bio(
         self,
@@ -29,30 +75,65 @@ class ServerContext(ssl.SSLContext):
         """Make the TLS of a connection, as asyncio and uvloop do."""
         made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         if isinstance(made, _Handshake):
-            made.incoming = incoming
+            made.incoming, made.report = incoming, self.report
         return made
 
 
 class _Handshake(ssl.SSLObject):
     incoming: ssl.MemoryBIO
+    report: Report | None = None
+    """None once the handshake is complete, or its failure reported."""
 
     def do_handshake(self) -> None:
         """Go on with the handshake. Raises ssl.SSLError for one that resumes a session."""
         try:
             super().do_handshake()
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             if self.session_reused:
                 self._call_off()
             raise
+        except ssl.SSLError as error:
+            self._failed(*failure_of(error))
+            raise
         if self.session_reused:
-            raise ssl.SSLError("a session was resumed")
+            self._call_off()
+        self.report = None
 
     def _call_off(self) -> None:
         # OpenSSL forgets a session at a fatal alert, so the client's next handshake is a full one.
         self.incoming.write(_FATAL_ALERT)
         with suppress(ssl.SSLError):
             super().do_handshake()
-        raise ssl.SSLError("a session was resumed")
+        why = "the client resumed a session, which is not served; its next handshake is a full one"
+        self._failed(HandshakeFailure.SESSION_RESUMED, why)
+        raise ssl.SSLError(why)
+
+    def _failed(self, failure: HandshakeFailure, why: str) -> None:
+        if self.report is not None:
+            self.report(failure, why)
+            self.report = None
+
+    def __del__(self) -> None:
+        # A client that leaves or takes too long is not told to TLS: its connection just ends.
+        self._failed(HandshakeFailure.UNFINISHED, "the client left, or took too long")
 
 
 ServerContext.sslobject_class = _Handshake
+
+
+def failure_of(error: ssl.SSLError) -> tuple[HandshakeFailure, str]:
+    """Return why a handshake failed, as a label and as a sentence."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        failure = _VERIFY_CODES.get(error.verify_code, HandshakeFailure.CERTIFICATE_REFUSED)
+        why = f"the client's certificate is not accepted: {error.verify_message}"
+        return failure, why + _ADVICE.get(failure, "")
+    reason = error.reason or "unknown"
+    words = reason.lower().replace("_", " ")
+    if "ALERT" in reason:
+        alert = words.rpartition("alert ")[2]
+        why = f"the client called it off with the alert {alert!r}"
+        if any(word in alert for word in _ALERTS_ABOUT_OURS):
+            why += "; give it this server's tls/ca.crt, and see that the certificate has its name"
+        return HandshakeFailure.REFUSED_BY_CLIENT, why
+    failure = _REASONS.get(reason, HandshakeFailure.OTHER)
+    return failure, f"TLS failed: {words}" + _ADVICE.get(failure, "")

@@ -2,10 +2,10 @@
 
 Invariants:
 
-1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker, and
-   ``CRASHES_A_SECOND`` with a traceback; how many more there would have been is one line a second.
-   Changes that were made are never left out.
-   Of limits that are reached a worker writes one line a second each.
+1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker,
+   ``HANDSHAKES_A_SECOND`` of failed handshakes, and ``CRASHES_A_SECOND`` with a traceback; how many
+   more there would have been is one line a second. Changes that were made are never left out, and
+   limits that were reached have a line a second each.
 2. Never a token: its fingerprint. Issuer and subject of a token only once its signature held.
 3. What is not logged costs the hot path the question whether it is, and nothing else.
 """
@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any, Final, Literal
 
 from webhook.audit import DONE, Audit, audit_fields, audit_message, fingerprint
-from webhook.errors import Reason
+from webhook.errors import HandshakeFailure, Reason
 from webhook.log_lines import Fields
 from webhook.logs import AUDIT_LOGGER, LOGGER
 from webhook.outcome import Authenticated, Outcome
@@ -28,6 +28,7 @@ from webhook.server.http import Scope, header
 
 LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10
+HANDSHAKES_A_SECOND: Final = 10
 REQUEST_ID_HEADER: Final = b"x-request-id"
 _OVER_LIMIT: Final = {
     "login": "log-ins were refused because too many were waiting",
@@ -130,6 +131,7 @@ class RequestLog:
         self._denials = BoundedLog("denied")
         self._requests = BoundedLog("request")
         self._crashes = BoundedLog("crash", CRASHES_A_SECOND)
+        self._handshakes = BoundedLog("handshake", HANDSHAKES_A_SECOND)
         self._failed_audits = BoundedLog("audit")
         self._limits = {what: BoundedLog("over-limit", 1) for what in _OVER_LIMIT}
 
@@ -208,6 +210,13 @@ class RequestLog:
         """Log that a limit was reached."""
         fields: Fields = {"event": "over-limit", "what": what}
         self._limits[what].log(_logger, logging.WARNING, _OVER_LIMIT[what], lambda: fields)
+
+    def handshake_failed(self, failure: HandshakeFailure, why: str) -> None:
+        """Log a TLS handshake that failed; at level debug where the client only left."""
+        fields: Fields = {"event": "handshake", "reason": failure}
+        is_quiet = failure is HandshakeFailure.UNFINISHED
+        level = logging.DEBUG if is_quiet else logging.INFO
+        self._handshakes.log(_logger, level, f"a TLS handshake failed: {why}", lambda: fields)
 
     def audit_of(self, scope: Scope) -> Audit:
         """Return what writes audit lines of a request."""

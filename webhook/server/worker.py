@@ -17,7 +17,6 @@ import os
 import shlex
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 
 from webhook.data_dir import TLSFiles, crl_beside
 from webhook.server.failures import in_words, traceback_of
+from webhook.server.handshake import ServerContext
 from webhook.server.protocol import ABORT_SECONDS, STALL_SECONDS, LeewayProtocol
 from webhook.server.stop_signals import hold, leave_at_once, release
 from webhook.server.tls import load_context
@@ -58,7 +58,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         # A handshake that fails does not report to its protocol, but lets go of it.
         self.handshakes: WeakSet[LeewayProtocol] = WeakSet()
         self._wake = asyncio.Event()
-        self._context: ssl.SSLContext | None = None
+        self._context: ServerContext | None = None
         self._watch: FileWatch | None = None
 
     def load_wsgi(self) -> None:
@@ -161,8 +161,12 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         paths = (files.certificate, files.private_key, files.client_ca, crl)
         return FileWatch(paths, self._reload_tls, "leeway-tls-files")
 
-    def _load_context(self) -> ssl.SSLContext | None:
-        return load_context(self._tls_files()) if self.cfg.is_ssl else None
+    def _load_context(self) -> ServerContext | None:
+        if not self.cfg.is_ssl:
+            return None
+        context = load_context(self._tls_files())
+        context.report = self.asgi.handshake_failed
+        return context
 
     def _reload_tls(self) -> bool:
         """Load the files of TLS again, in any thread; broken ones change nothing."""
@@ -178,7 +182,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         self.asgi.report("tls", "")
         return True
 
-    async def _use_context(self, context: ssl.SSLContext | None) -> None:
+    async def _use_context(self, context: ServerContext | None) -> None:
         if self.draining or not self.alive:
             return
         self._context = context
