@@ -237,15 +237,6 @@ def file_stem(name: str) -> str:
     return stem
 
 
-def server_url(data_dir: Path, port: str) -> str:
-    """Return the URL by which clients call the server: the first host of its certificate."""
-    path = data_dir / TLS_FOLDER / "server.crt"
-    host = next(
-        (host for host in _facts(path).hosts if not host.startswith("*.")), DEFAULT_HOSTS[0]
-    )
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-
-
 def _facts(path: Path) -> CertificateFacts:
     return read_certificate(read_public_file(path), str(path))
 

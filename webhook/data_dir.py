@@ -20,7 +20,13 @@ import msgspec
 from keys.files import check_private_file, create_file, read_private_file, read_public_file
 from keys.key_changes import generate_key, write_schedule
 from keys.key_files import SCHEDULE_FILE, load_keyring
-from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from keys.pki import (
+    CertifiedKey,
+    make_ca,
+    make_client_certificate,
+    make_server_certificate,
+    read_certificate,
+)
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, parse_configuration
@@ -33,6 +39,7 @@ from webhook.reviews import AUTHENTICATION_GROUP
 KEYS_FOLDER: Final = "keys"
 TLS_FOLDER: Final = "tls"
 KUBECONFIG_FOLDER: Final = "kubeconfig"
+DEFAULT_ALGORITHM: Final = "RS256"
 DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 SERVER_NAME: Final = "leeway"
 API_SERVER_USER: Final = "kube-apiserver"
@@ -56,12 +63,12 @@ class TLSFiles:
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What ``leeway init`` is told. Empty means the default."""
+    """What ``leeway init`` is told. Empty means the default, RS256 for the algorithm."""
 
     issuer: str = ""
     audiences: Sequence[str] = ()
     hosts: Sequence[str] = ()
-    algorithm: str = "RS256"
+    algorithm: str = ""
 
 
 def tls_files(data_dir: Path) -> TLSFiles:
@@ -144,7 +151,7 @@ def _make_files(
     if create_file(path, text.encode("utf-8")):
         made.append(path)
     configuration = parse_configuration(path.read_text("utf-8"), str(path), environment, {})
-    made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm, now)
+    made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm or DEFAULT_ALGORITHM, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
     return made + _make_store(data_dir / configuration.store.sqlite.path)
@@ -216,9 +223,7 @@ def _make_certificates(data_dir: Path, hosts: Sequence[str], now: float) -> list
 def _make_kubeconfigs(
     data_dir: Path, hosts: Sequence[str], configuration: Configuration
 ) -> list[Path]:
-    host = hosts[0] if hosts else DEFAULT_HOSTS[0]
-    port = configuration.server.bind.rpartition(":")[2]
-    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    server = server_url(data_dir, configuration, hosts)
     made = []
     for name, path, user in (
         ("tokenreview", TOKEN_REVIEW_PATH, API_SERVER_USER),
@@ -232,6 +237,18 @@ def _make_kubeconfigs(
         if create_file(file, document):
             made.append(file)
     return made
+
+
+def server_url(data_dir: Path, configuration: Configuration, hosts: Sequence[str] = ()) -> str:
+    """Return the URL by which clients call the server.
+
+    Its host is the first of ``hosts``, else of the server's certificate. Raises KeyFileError.
+    """
+    path = data_dir / TLS_FOLDER / "server.crt"
+    known = hosts or read_certificate(read_public_file(path), str(path)).hosts
+    host = next((host for host in known if not host.startswith("*.")), DEFAULT_HOSTS[0])
+    port = configuration.server.bind.rpartition(":")[2]
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def read_pair(folder: Path, name: str) -> CertifiedKey:

@@ -43,6 +43,10 @@ class DataDirectoryError(LeewayError):
     """A data directory in which something is missing, too open, or already there."""
 
 
+class DirectoryDiffersError(DataDirectoryError):
+    """A data directory that was made with other options than those that are given now."""
+
+
 class CertificateError(LeewayError):
     """A certificate that cannot be made, renewed or revoked as asked for."""
 

@@ -95,6 +95,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.config_file",
         "webhook.data_dir",
         "webhook.audit",
+        "webhook.init_differences",
         "webhook.kubeconfig",
         "webhook.logs",
         "webhook.metrics",

@@ -20,12 +20,11 @@ from webhook.certificates import (
     revocation_list,
     revoke,
     serial_text,
-    server_url,
 )
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.config_file import load_configuration
-from webhook.data_dir import TLS_FOLDER
+from webhook.data_dir import TLS_FOLDER, server_url
 from webhook.duration import utc
 
 _MAX_DAYS: Final = 3650
@@ -73,8 +72,7 @@ def create(name: str, data_dir: Path, days: int) -> None:
     NAME is the certificate's common name. The user's roles are those of `leeway user get NAME`;
     `leeway user add NAME --no-password` adds a user that has no password.
     """
-    port = load_configuration(data_dir, os.environ, {}).server.bind.rpartition(":")[2]
-    url = server_url(data_dir, port)
+    url = server_url(data_dir, load_configuration(data_dir, os.environ, {}))
     made = create_client(data_dir, name, timedelta(days=days), _now(), url)
     audit(data_dir, "cert.create", user=name, expiresAt=utc(made.not_after.timestamp()))
     for path in made.paths:

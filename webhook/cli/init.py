@@ -7,7 +7,8 @@ from time import time
 import click
 
 from webhook.cli.output import data_dir_option, example, say
-from webhook.data_dir import InitOptions, initialise
+from webhook.data_dir import DEFAULT_ALGORITHM, InitOptions, initialise
+from webhook.init_differences import require_same
 
 
 @click.command(
@@ -23,18 +24,23 @@ from webhook.data_dir import InitOptions, initialise
 @click.option(
     "--algorithm",
     type=click.Choice(["RS256", "ES256", "ES384", "ES512"]),
-    default="RS256",
-    show_default=True,
+    show_default=DEFAULT_ALGORITHM,
     help="What the first signing key is for.",
 )
 def init(
-    data_dir: Path, issuer: str, audiences: tuple[str, ...], hosts: tuple[str, ...], algorithm: str
+    data_dir: Path,
+    issuer: str,
+    audiences: tuple[str, ...],
+    hosts: tuple[str, ...],
+    algorithm: str | None,
 ) -> None:
     """Make a data directory: configuration, keys, certificates, kubeconfigs.
 
-    Nothing is ever overwritten; running it twice changes nothing.
+    Nothing is ever overwritten; running it twice changes nothing. Exit 1 where a flag is not what
+    the data directory was made with.
     """
-    options = InitOptions(issuer, audiences, hosts, algorithm)
+    options = InitOptions(issuer, audiences, hosts, algorithm or "")
+    require_same(data_dir, options, os.environ)
     made = initialise(data_dir, options, time(), os.environ)
     for path in made:
         say(f"created {path}")

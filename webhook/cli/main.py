@@ -16,6 +16,7 @@ from keys.errors import KeyFileError, KeysError, UnsafeStepError
 from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
 from webhook.errors import (
     DataDirectoryError,
+    DirectoryDiffersError,
     LeewayError,
     LookupUnavailableError,
     NotIssuedError,
@@ -127,10 +128,10 @@ def main() -> None:
         code = EXIT_USAGE
     except click.ClickException as error:
         code = _fail(_usage(error), EXIT_USAGE)
+    except (DirectoryDiffersError, NotIssuedError, UnsafeStepError) as error:
+        code = _fail(str(error), EXIT_NO)
     except _UNREACHABLE as error:
         code = _fail(str(error), EXIT_UNREACHABLE)
-    except (NotIssuedError, UnsafeStepError) as error:
-        code = _fail(str(error), EXIT_NO)
     except AuthError as error:
         code = _fail(f"{error}; {error.advice}" if error.advice else str(error), EXIT_USAGE)
     except (LeewayError, KeysError) as error:

@@ -34,7 +34,7 @@ def test_prints_each_file_it_made_and_the_second_time_changes_nothing(
     lines = leeway("init", "--data-dir", folder).assert_done().splitlines()
     before = contents(folder)
     assert sorted(lines) == sorted(f"created {folder / name}" for name in before)
-    again = leeway("init", "--data-dir", folder, "--host", "other.example", "--algorithm", "ES256")
+    again = leeway("init", "--data-dir", folder)
     assert again.assert_done() == f"{folder} is complete, nothing was changed\n"
     assert contents(folder) == before
 
@@ -163,3 +163,75 @@ def test_a_wrong_environment_makes_nothing(
     ran = leeway("init", "--data-dir", tmp_path / "data")
     ran.assert_failed(2, "environment variable LEEWAY_SERVER_WORKERS")
     assert not (tmp_path / "data").exists()
+
+
+OPTIONS = (
+    "--issuer",
+    "https://i.example",
+    "--audience",
+    "a",
+    "--host",
+    "h.example",
+    "--host",
+    "::1",
+)
+DIFFERENT = [
+    (("--issuer", "https://j.example"), ("issuer is https://i.example, not https://j.example",)),
+    (("--audience", "b"), ("audiences is a, not b",)),
+    (("--audience", "a", "--audience", "b"), ("audiences is a, not a, b",)),
+    (
+        ("--host", "k.example"),
+        ("server.crt is for h.example, ::1, ", "not for k.example", "cert renew server --host k"),
+    ),
+    (("--host", "h.example", "--host", "192.0.2.1"), ("not for 192.0.2.1",)),
+    (("--host", "127.0.0.1"), ("lead to h.example, not to 127.0.0.1",)),
+    (("--algorithm", "ES384"), ("the signing key is for ES256, not ES384",)),
+    (("--issuer", "https://j.example", "--algorithm", "ES384"), ("j.example", "; the signing key")),
+]
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(("flags", "parts"), DIFFERENT, ids=[" ".join(c[0]) for c in DIFFERENT])
+def test_other_flags_than_before_are_said_and_change_nothing(
+    leeway: Leeway, tmp_path: Path, flags: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "data"
+    leeway("init", "--data-dir", folder, *OPTIONS, "--algorithm", "ES256").assert_done()
+    (folder / "kubeconfig" / "tokenreview.yaml").unlink()
+    before = contents(folder)
+    leeway("init", "--data-dir", folder, *flags).assert_failed(1, *parts)
+    assert contents(folder) == before
+
+
+SAME = [
+    OPTIONS,
+    (),
+    ("--host", "H.example"),
+    ("--host", "h.example", "--host", "0:0::1"),
+    ("--algorithm", "ES256"),
+]
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("flags", SAME, ids=" ".join)
+def test_the_same_flags_again_change_nothing(
+    leeway: Leeway, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    leeway("init", "--data-dir", tmp_path / "d", *OPTIONS, "--algorithm", "ES256").assert_done()
+    out = leeway("init", "--data-dir", tmp_path / "d", *flags).assert_done()
+    assert out == f"{tmp_path / 'd'} is complete, nothing was changed\n"
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("host", ["h.example", "192.0.2.1", "2001:db8::1"])
+def test_kubeconfigs_that_were_removed_lead_to_the_host_of_before(
+    leeway: Leeway, tmp_path: Path, host: str
+) -> None:
+    flags = ("--algorithm", "ES256", "--host", host, "--host", "other.example")
+    leeway("init", "--data-dir", tmp_path / "d", *flags).assert_done()
+    paths = sorted((tmp_path / "d" / "kubeconfig").iterdir())
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    leeway("init", "--data-dir", tmp_path / "d").assert_done()
+    assert [path.read_bytes() for path in paths] == before

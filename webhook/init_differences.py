@@ -1,0 +1,100 @@
+"""Whether a data directory that exists is the one that the options of ``leeway init`` describe."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+from keys.files import read_public_file
+from keys.key_files import load_keyring
+from keys.pki import read_certificate
+from webhook.config_file import FILE_NAME, load_configuration
+from webhook.data_dir import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER, InitOptions
+from webhook.errors import DirectoryDiffersError
+from webhook.yaml_errors import YAML_ERRORS
+
+
+def require_same(data_dir: Path, options: InitOptions, environment: Mapping[str, str]) -> None:
+    """Raise DirectoryDiffersError where something exists and is not what the options ask for.
+
+    An option that is not given differs from nothing. Raises the errors of the configuration and of
+    ``keys`` too.
+    """
+    found = [
+        *_of_configuration(data_dir, options, environment),
+        *_of_hosts(data_dir, options),
+        *_of_algorithm(data_dir, options),
+    ]
+    if found:
+        raise DirectoryDiffersError(
+            f"{data_dir} exists with other options, and nothing was changed: {'; '.join(found)}"
+        )
+
+
+def _of_configuration(
+    data_dir: Path, options: InitOptions, environment: Mapping[str, str]
+) -> Iterator[str]:
+    path = data_dir / FILE_NAME
+    if not path.exists() or not (options.issuer or options.audiences):
+        return
+    configuration = load_configuration(data_dir, environment, {})
+    if options.issuer and options.issuer != configuration.issuer:
+        yield f"issuer is {configuration.issuer}, not {options.issuer}; edit {path}"
+    if options.audiences and tuple(options.audiences) != configuration.audiences:
+        there, wanted = ", ".join(configuration.audiences), ", ".join(options.audiences)
+        yield f"audiences is {there}, not {wanted}; edit {path}"
+
+
+def _of_hosts(data_dir: Path, options: InitOptions) -> Iterator[str]:
+    path = data_dir / TLS_FOLDER / "server.crt"
+    if not options.hosts:
+        return
+    if path.exists():
+        hosts = read_certificate(read_public_file(path), str(path)).hosts
+        known = {_normal(host) for host in hosts}
+        missing = [host for host in options.hosts if _normal(host) not in known]
+        if missing:
+            flags = " ".join(f"--host {host}" for host in dict.fromkeys((*options.hosts, *hosts)))
+            yield (
+                f"{path} is for {', '.join(hosts)}, not for {', '.join(missing)}; run `leeway cert "
+                f"renew server {flags}`"
+            )
+    wanted = {_normal(host) for host in options.hosts}
+    leads = {name: host for name, host in _kubeconfigs(data_dir) if host}
+    if leads and not wanted & set(leads.values()):
+        there = ", ".join(dict.fromkeys(leads.values()))
+        yield (
+            f"{' and '.join(leads)} lead to {there}, not to {options.hosts[0]}; remove them and "
+            "run `leeway init` again"
+        )
+
+
+def _of_algorithm(data_dir: Path, options: InitOptions) -> Iterator[str]:
+    folder = data_dir / KEYS_FOLDER
+    if not options.algorithm or not folder.is_dir():
+        return
+    active = load_keyring(folder).active
+    if active is not None and active.verification_key.algorithm != options.algorithm:
+        yield (
+            f"the signing key is for {active.verification_key.algorithm}, not {options.algorithm}; "
+            f"run `leeway keys generate --algorithm {options.algorithm}`, then `leeway keys rotate`"
+        )
+
+
+def _kubeconfigs(data_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield the path and the host of each kubeconfig that can be read."""
+    for path in sorted((data_dir / KUBECONFIG_FOLDER).glob("*.yaml")):
+        try:
+            server = yaml.safe_load(path.read_bytes())["clusters"][0]["cluster"]["server"]
+            yield str(path), _normal(urlsplit(str(server)).hostname or "")
+        except (*YAML_ERRORS, OSError):
+            continue
+
+
+def _normal(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower()
