@@ -42,25 +42,34 @@ def load_configuration(
     ``flags`` maps dotted paths (``server.bind``) to values; None means not given. Raises
     ConfigurationError, or DataDirectoryError where the file cannot be read.
     """
+    text = _read(data_dir / FILE_NAME)
+    return parse_configuration(text, str(data_dir / FILE_NAME), environment, flags)
+
+
+def read_members(data_dir: Path) -> dict[str, Any]:
+    """Return the members of ``leeway.yaml``, unchecked. Raises as ``load_configuration`` does."""
     path = data_dir / FILE_NAME
+    return _load_yaml(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except FileNotFoundError:
         raise DataDirectoryError(f"{path} is missing; make it with `leeway init`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataDirectoryError(f"{path} cannot be read: {error}") from error
-    return parse_configuration(text, str(path), environment, flags)
 
 
 def parse_configuration(
     text: str, source: str, environment: Mapping[str, str], flags: Mapping[str, object]
 ) -> Configuration:
     """Parse the YAML of a configuration; ``source`` is what errors call it."""
-    require_known(environment, _environment_names())
+    require_known(environment, environment_names())
     members = _load_yaml(text, source)
     changes = [
         _Change(f"environment variable {name}", dotted, _environment_value(dotted, value))
-        for name, dotted in _environment_names().items()
+        for name, dotted in environment_names().items()
         if (value := environment.get(name)) is not None
     ]
     changes += [
@@ -220,7 +229,8 @@ def _choices(dotted: str) -> str:
     return " or ".join(repr(choice) for choice in get_args(kind))
 
 
-def _environment_names() -> dict[str, str]:
+def environment_names() -> dict[str, str]:
+    """Return the variable of each field that has one, with the field's dotted path."""
     names = {}
 
     def walk(section: Any, path: str) -> None:

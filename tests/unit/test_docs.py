@@ -12,7 +12,7 @@ import pytest
 from webhook.cli.main import cli
 from webhook.cli.store import GoFlagsCommand
 from webhook.config import Configuration, Duration
-from webhook.config_file import _environment_names
+from webhook.config_file import environment_names
 from webhook.duration import parse_duration
 from webhook.metrics import Metrics
 from webhook.skew import Estimate, State
@@ -199,7 +199,7 @@ def test_environment_variables_of_the_configuration() -> None:
     documented = {
         cells[3].strip("`"): cells[0].strip("`") for cells in rows() if cells[3].strip("`")
     }
-    assert documented == _environment_names()
+    assert documented == environment_names()
 
 
 def test_every_field_of_the_configuration_has_a_row() -> None:

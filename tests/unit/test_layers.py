@@ -94,6 +94,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.config_environment",
         "webhook.config_file",
         "webhook.data_dir",
+        "webhook.effective",
         "webhook.audit",
         "webhook.init_differences",
         "webhook.kubeconfig",

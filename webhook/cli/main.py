@@ -46,6 +46,7 @@ _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
     "can-i": "webhook.cli.can_i:can_i",
     "cert": "webhook.cli.cert:cert",
+    "config": "webhook.cli.config:config",
     "completion": "webhook.cli.completion:completion",
     "demo": "webhook.cli.demo:demo",
     "doctor": "webhook.cli.doctor:doctor",

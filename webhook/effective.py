@@ -1,0 +1,88 @@
+"""The configuration as it takes effect: each field, its value, and where that comes from."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from webhook.config import Duration
+from webhook.config_file import environment_names, load_configuration, read_members
+from webhook.duration import format_duration
+from webhook.log_lines import redact
+
+HIDDEN: Final = "(not shown)"
+_NOT_SET: Final = object()
+
+
+class Field(NamedTuple):
+    """A field: its dotted path, its value as JSON has it, and its origin in words."""
+
+    path: str
+    value: object
+    origin: str
+
+
+def effective_fields(
+    data_dir: Path, environment: Mapping[str, str], flags: Mapping[str, object]
+) -> list[Field]:
+    """Return every field of the configuration of a data directory, in the order of the manual.
+
+    A value that could hold a secret is HIDDEN. Raises as ``load_configuration`` does.
+    """
+    configuration = load_configuration(data_dir, environment, flags)
+    members = read_members(data_dir)
+    variables = {dotted: name for name, dotted in environment_names().items()}
+
+    def origin(path: str) -> str:
+        if flags.get(path) is not None:
+            return "flag"
+        if variables.get(path, "") in environment:
+            return f"environment {variables[path]}"
+        return "file" if _member(members, path) is not _NOT_SET else "default"
+
+    fields = [Field(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")]
+    # It follows another field where it is not set itself.
+    issued_at = format_duration(configuration.leeway.issued_at_seconds)
+    return [
+        f._replace(value=issued_at) if f.path == "leeway.issuedAt" and f.value is None else f
+        for f in fields
+    ]
+
+
+def _leaves(section: msgspec.Struct, path: str) -> Iterator[tuple[str, object]]:
+    for field in msgspec.structs.fields(section):
+        dotted = f"{path}.{field.encode_name}".lstrip(".")
+        value = getattr(section, field.name)
+        if isinstance(value, msgspec.Struct):
+            yield from _leaves(value, dotted)
+        elif isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
+            for place, entry in enumerate(value):
+                yield from _leaves(entry, f"{dotted}[{place}]")
+        else:
+            yield dotted, value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Duration):
+        return format_duration(value)
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return HIDDEN if isinstance(value, str) and _could_be_secret(value) else value
+
+
+def _could_be_secret(text: str) -> bool:
+    # Keys may be fetched from a URL with a password or a key in it.
+    return redact(text) != text or ("://" in text and ("@" in text or "?" in text))
+
+
+def _member(members: Any, path: str) -> object:
+    for part in re.findall(r"[^.\[\]]+", path):
+        if isinstance(members, list) and part.isdigit() and int(part) < len(members):
+            members = members[int(part)]
+        elif isinstance(members, dict) and part in members:
+            members = members[part]
+        else:
+            return _NOT_SET
+    return members
