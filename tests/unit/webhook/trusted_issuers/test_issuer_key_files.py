@@ -22,7 +22,9 @@ from support import (
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
+from webhook.assembly import issuer_keys_of
 from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.config_file import parse_configuration
 from webhook.errors import Reason
 from webhook.trusted_issuers.files import FileKeys
 
@@ -180,6 +182,29 @@ def test_entries_of_one_issuer_must_not_name_two_keys_alike(
     (tmp_path / "b.json").write_bytes(jwks(other))
     assert keys.reload()
     assert list(second.keys) == [other.verification_key.kid]
+
+
+@pytest.mark.fault(5)
+def test_an_issuer_is_failing_while_any_of_its_entries_is(tmp_path: Path) -> None:
+    entries = []
+    for name, key in (("a", OLD), ("b", NEW)):
+        (tmp_path / f"{name}.json").write_bytes(jwks(key))
+        entries.append({"url": ISSUER, "keys": {"jwksFile": f"{name}.json"}})
+    text = json.dumps({"issuer": "https://own.example", "trustedIssuers": entries})
+    configuration = parse_configuration(text, "test", {}, {})
+    reports: list[tuple[str, bool]] = []
+    sources = issuer_keys_of(tmp_path, configuration, lambda *report: reports.append(report))
+    first, second = sources._sources
+    assert isinstance(first, FileKeys)
+    assert isinstance(second, FileKeys)
+    (tmp_path / "a.json").write_bytes(b"{")
+    assert not first.reload()
+    assert second.reload()
+    assert reports == [(ISSUER, True)] * 2
+    assert sources.broken_files() == first.warning() != ""
+    (tmp_path / "a.json").write_bytes(jwks(OLD))
+    assert first.reload()
+    assert reports[2:] == [(ISSUER, False)]
 
 
 @pytest.mark.fault(4)
