@@ -54,7 +54,7 @@ FAULTS = {
     45: "A token is extended to a year only for an object that was looked up",
     46: "`leeway revoke serviceaccount` covers tokens of a signer whose clock is ahead",
     47: "Anonymous log-ins wait in a bounded queue, in which client addresses take turns",
-    48: "Connections without a certificate are bounded in number and in memory",
+    48: "Connections without a certificate are bounded, and an idle one makes room for a new one",
     49: "No private file may be readable by others, whatever it is for",
     50: "A chunked request may be cut anywhere",
     51: "No control character reaches a terminal or a log, and no file is written through a link",

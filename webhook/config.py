@@ -170,6 +170,7 @@ class ServerSection(Section, frozen=True):
     workers: int = 2
     max_body_bytes: int = 3145728
     max_worker_bytes: int = 384 * _MIB
+    max_anonymous_connections: int = 1000
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -180,6 +181,7 @@ class ServerSection(Section, frozen=True):
         require("workers", self.workers, 1, 64)
         require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
         require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
+        require("maxAnonymousConnections", self.max_anonymous_connections, 10, 100_000)
 
 
 class SQLiteSection(Section, frozen=True):

@@ -24,6 +24,7 @@ _INTEGERS: Final = (
     "server.workers",
     "server.maxBodyBytes",
     "server.maxWorkerBytes",
+    "server.maxAnonymousConnections",
     "auth.bcryptCost",
 )
 _PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")

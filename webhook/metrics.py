@@ -7,7 +7,7 @@ is imported.
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -21,6 +21,9 @@ from webhook.outcome import Authenticated, Outcome
 from webhook.skew import Estimate
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+Limit = Literal["login", "connection", "file"]
+"""What there can be too many of."""
+LIMITS: Final[tuple[Limit, ...]] = get_args(Limit)
 _DURATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
 
 
@@ -125,11 +128,12 @@ class Metrics:
         self._over_limit = Counter(
             "leeway_over_limit",
             "Log-ins (login) and connections without a client certificate (connection) that were "
-            "refused or closed because there were too many of them.",
+            "refused or closed because there were too many of them, and times that connections had "
+            "to wait for a file descriptor (file).",
             ["what"],
             registry=self.registry,
         )
-        for what in ("login", "connection"):
+        for what in LIMITS:
             self._over_limit.labels(what)
 
         handshakes = Counter(
@@ -165,7 +169,7 @@ class Metrics:
             multiprocess_mode="livemax",
         )
 
-    def count_over_limit(self, what: Literal["login", "connection"]) -> None:
+    def count_over_limit(self, what: Limit) -> None:
         """Count what was refused or closed because there were too many of it."""
         self._over_limit.labels(what).inc()
 

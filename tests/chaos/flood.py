@@ -58,7 +58,10 @@ async def log_in(port: int, context: ssl.SSLContext, count: int, body: bytes) ->
     ]
     print("connected", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    head = f"{_LOG_IN}\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"{_LOG_IN}\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
     started = time.monotonic()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:

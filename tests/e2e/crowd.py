@@ -6,6 +6,7 @@ what became of them, as JSON, when its standard input ends. The kinds are those 
 
 import asyncio
 import json
+import resource
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ _ROOT = Path(__file__).parents[2]
 _AT_ONCE = 50
 _FIELDS = "".join(f"X-{number}: {'v' * 8000}\r\n" for number in range(100))
 _ENDLESS = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n{_FIELDS}".encode()
+_PROBE = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 _LOG_IN_BODY = b'{"name":"nobody","password":"wrong"}'
 _LOG_IN = (
     f"POST /v3/auth/authenticate HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
@@ -48,7 +50,14 @@ class Crowd:
         return await asyncio.open_connection(self.host, self.port, **options)  # type: ignore[arg-type]
 
     async def idle(self, streams: Streams) -> None:
-        """Send nothing."""
+        """Send one request, and nothing more."""
+        with suppress(OSError, EOFError):
+            streams[1].write(_PROBE)
+            await streams[0].readuntil(b"\r\n\r\nok")
+        self.ends[await self._end_of(streams[0])] += 1
+
+    async def silent(self, streams: Streams) -> None:
+        """Send nothing, not even the beginning of a handshake."""
         self.ends[await self._end_of(streams[0])] += 1
 
     async def fields(self, streams: Streams) -> None:
@@ -84,7 +93,7 @@ class Crowd:
 
 KINDS: dict[str, tuple[bool, Callable[[Crowd, Streams], Awaitable[None]]]] = {
     "idle": (True, Crowd.idle),
-    "silent": (False, Crowd.idle),
+    "silent": (False, Crowd.silent),
     "fields": (True, Crowd.fields),
     "log-ins": (True, Crowd.log_ins),
 }
@@ -92,6 +101,8 @@ KINDS: dict[str, tuple[bool, Callable[[Crowd, Streams], Awaitable[None]]]] = {
 
 async def run(kind: str, count: int, crowd: Crowd) -> None:
     tls, act = KINDS[kind]
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     clients: list[asyncio.Task[None]] = []
     turns = asyncio.Semaphore(_AT_ONCE)
 

@@ -100,6 +100,7 @@ class UnknownAuthKeyError(InvalidAuthTokenError):
 
 class TooManyRequestsError(AuthError):
     text = "too many requests"
+    default_advice = "too many log-ins are waiting; try again in a second"
 
 
 class InvalidAuthManagementError(AuthError):

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
-from typing import Final, Literal
+from typing import Final
 
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
@@ -27,7 +27,7 @@ from webhook.config import Configuration
 from webhook.config_file import FILE_NAME
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
-from webhook.metrics import Metrics
+from webhook.metrics import Limit, Metrics
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.failures import in_words, traceback_of
@@ -168,7 +168,12 @@ class LiveApplication:
         self._report_failures()
         return is_news(cause or problem, before)
 
-    def over_limit(self, what: Literal["login", "connection"]) -> None:
+    @property
+    def max_anonymous_connections(self) -> int:
+        """How many connections without a client certificate a worker keeps."""
+        return self._parts.configuration.server.max_anonymous_connections
+
+    def over_limit(self, what: Limit) -> None:
         """Count and log what was refused or closed because there was too much of it."""
         self._lasting.metrics.count_over_limit(what)
         self._lasting.log.over_limit(what)

@@ -81,9 +81,7 @@ class LateFlask:
             async with self._log_ins.turn(_client_of(scope)):
                 await mounted.log_ins(scope, receive, send)
         except NoTurnError as error:
-            raise TooManyRequestsError(
-                "this server checks only a few passwords at a time; try again in a second"
-            ) from error
+            raise TooManyRequestsError from error
 
     def load(self) -> "Mounted":
         """Make the application where it is not there yet; in any thread but the event loop's."""

@@ -4,6 +4,7 @@
 * A limit of 9 s for each request from its first byte to its last, and for a client that takes no
   byte of its answer.
 * A bound on the requests that a client sends ahead.
+* Smaller limits for a client without a certificate, and for the number of such clients.
 * 400 for a request without Host, and ``Connection: close`` where the body is not read to its end.
 * A short way: a whole request that can be answered without waiting is answered where it is read,
   without a task and the messages of ASGI. What is not answered there has left no trace, and goes
@@ -14,10 +15,10 @@ move, and pyproject.toml pins the version range.
 """
 
 import asyncio
+import socket
 from asyncio import Transport
 from sys import maxsize
 from typing import Any, Final, Protocol
-from weakref import WeakSet
 
 from gunicorn.asgi.parser import InvalidHeader
 from gunicorn.asgi.protocol import (
@@ -27,6 +28,7 @@ from gunicorn.asgi.protocol import (
     _get_cached_status_line,
 )
 
+from webhook.server.anonymous import AnonymousConnections
 from webhook.server.error_map import JSON
 from webhook.server.parser import LeewayParser
 from webhook.server.tls import tls_extension
@@ -37,6 +39,13 @@ STALL_SECONDS: Final = 9.0
 # How long a client that stalled or was idle may take to let go of a connection.
 ABORT_SECONDS: Final = 1.0
 _MAX_HEADS: Final = 16
+# For clients without a certificate. A bearer token fits into one field.
+ANONYMOUS_FIELDS: Final = 32
+ANONYMOUS_FIELD_BYTES: Final = 2048
+ANONYMOUS_BUFFER_BYTES: Final = 16 * 1024
+# Linux doubles it. A connection begins with this, and gets more with a certificate.
+ANONYMOUS_RECEIVE_BYTES: Final = 32 * 1024
+_RECEIVE_BYTES: Final = 256 * 1024
 
 
 class ProtocolOwner(Protocol):
@@ -48,7 +57,7 @@ class ProtocolOwner(Protocol):
     nr: int
     max_requests: int
     protocols: "set[LeewayProtocol]"
-    handshakes: "WeakSet[LeewayProtocol]"
+    anonymous: AnonymousConnections
 
 
 class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
@@ -78,20 +87,31 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._last_answer = 0.0
         # A client sends the same head again and again.
         self._heads: dict[bytes, Head | None] = {}
-        worker.handshakes.add(self)
+        self._is_anonymous = self._is_refused = False
 
     def connection_made(self, transport: Transport) -> None:
         """Take over a connection whose handshake is done."""
-        self.worker.handshakes.discard(self)
-        self.worker.protocols.add(self)
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
             self._tls = tls_extension(ssl_object)
+        if not (self._tls and self._tls["client_cert_chain"]):
+            if not self.worker.anonymous.admit(self):
+                self._is_refused = True
+                transport.abort()
+                return
+            self._limit_anonymous()
+        else:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        self.worker.protocols.add(self)
         super().connection_made(transport)
         self._start_stall_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a connection."""
+        if self._is_refused:
+            return
+        self.worker.anonymous.discard(self)
         self.worker.protocols.discard(self)
         self._stop_stall_timer()
         self._stop_write_timer()
@@ -100,6 +120,21 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
             self._let_go()
         else:
             self._task.add_done_callback(self._let_go)
+
+    def _limit_anonymous(self) -> None:
+        self._is_anonymous = True
+        self._max_buffer_size = ANONYMOUS_BUFFER_BYTES
+        # It remembers heads, and only a certificate can take it.
+        self._has_short_way = False
+
+    @property
+    def can_be_dropped(self) -> bool:
+        """Whether no request is being answered that is here completely, to a client that reads."""
+        return self._in_request or self.is_idle or self._flow_control.write_paused
+
+    def drop(self) -> None:
+        """Close the connection at once, whatever it is doing."""
+        self.transport.abort()
 
     def _let_go(self, _task: object = None) -> None:
         # In a circle with its parser and its transport a connection would stay, and all of its TLS
@@ -219,8 +254,12 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _setup_callback_parser(self) -> None:
         super()._setup_callback_parser()
-        # gunicorn has no way to name a class for it.
-        self._callback_parser.__class__ = LeewayParser
+        parser = self._callback_parser
+        # gunicorn has no way to name a class for it, nor limits for one connection.
+        parser.__class__ = LeewayParser
+        if self._is_anonymous:
+            parser._limit_request_fields = ANONYMOUS_FIELDS
+            parser._limit_request_field_size = ANONYMOUS_FIELD_BYTES
 
     def _http1_buffered(self) -> int:
         # gunicorn counts what waits behind a whole request for its own class only.
@@ -246,6 +285,8 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         # gunicorn runs each call in a task of its own, for applications that go on after they have
         # answered. Ours does not, and a task for each request would cost for nothing.
         keep_alive: bool = await self._handle_http_request(request, sockname, peername)
+        if self._is_anonymous:
+            self.worker.anonymous.used(self)
         return keep_alive
 
     def _start_stall_timer(self) -> None:

@@ -16,12 +16,13 @@ import secrets
 from collections.abc import Callable
 from threading import Lock, Timer
 from time import monotonic
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from webhook.audit import DONE, Audit, audit_fields, audit_message, fingerprint
 from webhook.errors import HandshakeFailure, Reason
 from webhook.log_lines import Fields
 from webhook.logs import AUDIT_LOGGER, LOGGER
+from webhook.metrics import Limit
 from webhook.outcome import Authenticated, Outcome
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import Scope, header
@@ -30,10 +31,12 @@ LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10
 HANDSHAKES_A_SECOND: Final = 10
 REQUEST_ID_HEADER: Final = b"x-request-id"
-_OVER_LIMIT: Final = {
+_OVER_LIMIT: Final[dict[Limit, str]] = {
     "login": "log-ins were refused because too many were waiting",
     "connection": "connections without a client certificate were closed because there were too "
     "many; server.maxAnonymousConnections is the limit",
+    "file": "connections have to wait because this process has no file descriptor left; raise its "
+    "limit (ulimit -n, LimitNOFILE= in systemd)",
 }
 _REQUEST_ID: Final = "leeway.request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -206,7 +209,7 @@ class RequestLog:
             error,
         )
 
-    def over_limit(self, what: Literal["login", "connection"]) -> None:
+    def over_limit(self, what: Limit) -> None:
         """Log that a limit was reached."""
         fields: Fields = {"event": "over-limit", "what": what}
         self._limits[what].log(_logger, logging.WARNING, _OVER_LIMIT[what], lambda: fields)

@@ -1,6 +1,8 @@
 """gunicorn's ``asgi`` worker with what it leaves out.
 
-* A limit of 9 s for the handshake; ``protocol.py`` has those of requests.
+* A limit of 9 s for the handshake, and one on their number (``acceptor.py``); ``protocol.py`` has
+  those of requests.
+* A limit on connections without a client certificate (``anonymous.py``).
 * New certificates for new connections as soon as their files change; what is open stays open.
 * A drain that drops nothing: after SIGTERM connections are accepted until the listener closes,
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
@@ -20,16 +22,22 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
-from weakref import WeakSet
+from typing import Any, Final, Literal, NoReturn
 
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
 from webhook.data_dir import TLSFiles, crl_beside
+from webhook.server.acceptor import Acceptor
+from webhook.server.anonymous import AnonymousConnections
 from webhook.server.failures import in_words, traceback_of
 from webhook.server.handshake import ServerContext
-from webhook.server.protocol import ABORT_SECONDS, STALL_SECONDS, LeewayProtocol
+from webhook.server.protocol import (
+    ABORT_SECONDS,
+    ANONYMOUS_RECEIVE_BYTES,
+    STALL_SECONDS,
+    LeewayProtocol,
+)
 from webhook.server.stop_signals import hold, leave_at_once, release
 from webhook.server.tls import load_context
 from webhook.watching import FileWatch
@@ -39,7 +47,6 @@ from webhook.watching import FileWatch
 _CLOSE_SECONDS: Final = 2.0
 _ACCEPT_WHILE_DRAINING_SECONDS: Final = 0.5
 _IDLE_WHILE_DRAINING_SECONDS: Final = 2.0
-_BACKLOG: Final = 2048
 _RETRY_SECONDS: Final = 1.0
 _EVERYWHERE: Final = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared with, not listened on
 _GC_THRESHOLDS: Final = (50_000, 10, 10)
@@ -55,8 +62,8 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.draining = False
         self.protocols: set[LeewayProtocol] = set()
-        # A handshake that fails does not report to its protocol, but lets go of it.
-        self.handshakes: WeakSet[LeewayProtocol] = WeakSet()
+        self.anonymous = AnonymousConnections(self._max_anonymous, self._over_limit)
+        self._acceptor = Acceptor(self._connect, self._max_anonymous, self._over_limit)
         self._wake = asyncio.Event()
         self._context: ServerContext | None = None
         self._watch: FileWatch | None = None
@@ -127,7 +134,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             self._watch = self._tls_watch()
             self._context = self._load_context()
             await self.lifespan.startup()
-            await self._listen(listeners)
+            self._acceptor.start(listeners)
             if self.age == 1:
                 self.log.info("%s", ready_line(self.cfg.bind[0], self.cfg.ca_certs))
             if self._watch is not None:
@@ -186,23 +193,21 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         if self.draining or not self.alive:
             return
         self._context = context
-        # A listener keeps the context that it was made with. What waits to be accepted stays in the
-        # queue of the kernel, for the master has the socket too.
-        for server in self.servers:
-            server.close()
-        self.servers.clear()
-        await self._listen([listener.sock for listener in self.sockets])
         self.log.info("New connections get the certificates that are there now")
 
-    async def _listen(self, listeners: list[socket.socket]) -> None:
-        for listener in listeners:
-            server = await self.loop.create_server(
-                self._new_protocol, sock=listener.dup(), backlog=_BACKLOG, **self._tls_options()
-            )
-            self.servers.append(server)
+    def _max_anonymous(self) -> int:
+        limit: int = self.asgi.max_anonymous_connections
+        return limit
 
-    def _new_protocol(self) -> LeewayProtocol:
-        return LeewayProtocol(self)
+    def _over_limit(self, what: Literal["connection", "file"] = "connection") -> None:
+        self.asgi.over_limit(what)
+
+    async def _connect(self, client: socket.socket) -> None:
+        # What one read of an unknown client may bring, with all its copies on the way.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANONYMOUS_RECEIVE_BYTES)
+        await self.loop.connect_accepted_socket(
+            lambda: LeewayProtocol(self), client, **self._tls_options()
+        )
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -212,27 +217,22 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         self.log.info("Draining %d connections", len(self.protocols))
         deadline = self.loop.time() + self.cfg.graceful_timeout - ABORT_SECONDS
         await asyncio.sleep(_ACCEPT_WHILE_DRAINING_SECONDS)
-        for server in self.servers:
-            server.close()
+        await self._acceptor.stop()
         # The kernel has accepted these clients already; closing the listener would reset them.
-        clients = [client for listener in listeners for client in _accept_backlog(listener)]
-        options = self._tls_options()
-        last_handshakes = asyncio.gather(
-            *(
-                self.loop.connect_accepted_socket(self._new_protocol, client, **options)
-                for client in clients
-            ),
-            return_exceptions=True,
-        )
-        await asyncio.sleep(0)
+        for listener in listeners:
+            for client in _accept_backlog(listener):
+                self._acceptor.begin(client)
         idle_until = self.loop.time() + _IDLE_WHILE_DRAINING_SECONDS
-        while (self.protocols or self.handshakes) and self.loop.time() < deadline and self.alive:
+        while self._is_busy() and self.loop.time() < deadline and self.alive:
             self.notify()
             if self.loop.time() >= idle_until:
                 for protocol in [p for p in self.protocols if p.is_idle]:
                     protocol.close_idle()
             await asyncio.sleep(0.05)
-        last_handshakes.cancel()
+        self._acceptor.close()
+
+    def _is_busy(self) -> bool:
+        return bool(self.protocols or self._acceptor.handshakes)
 
     def _tls_options(self) -> dict[str, Any]:
         if self._context is None:

@@ -86,13 +86,14 @@ WORKER_ATTRIBUTES = {
     "log",
     "loop",
     "ppid",
-    "servers",
     "sockets",
     "state",
 }
 OWN_ATTRIBUTES = {
     "_has_short_way",
     "_heads",
+    "_is_anonymous",
+    "_is_refused",
     "_in_request",
     "_last_answer",
     "_stall_timer",
@@ -157,7 +158,7 @@ def test_the_lists_above_are_complete() -> None:
     methods = {name for owner, name, _ in METHODS if owner is ASGIProtocol}
     assert attributes_read_in(protocol, "LeewayProtocol") <= own | methods | PROTOCOL_ATTRIBUTES
     own = {name for name in vars(LeewayWorker) if not name.startswith("__")}
-    own |= {"draining", "protocols", "handshakes", "_wake", "_context", "_watch"}
+    own |= {"draining", "protocols", "anonymous", "_acceptor", "_wake", "_context", "_watch"}
     methods = {name for owner, name, _ in METHODS if owner is ASGIWorker}
     assert attributes_read_in(worker, "LeewayWorker") <= own | methods | WORKER_ATTRIBUTES
 
