@@ -1,8 +1,9 @@
 """What the pages show is what the script makes and what the types allow."""
 
+import os
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ import yaml
 from deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
 from test_alerts import rules
 from test_kind import flags, patches, run_script
+
+from tests.docs.shell import steps_of
+from tests.secrets_made import folder_made
+from webhook.cli.serve import prepare_to_serve
+from webhook.config_file import load_configuration
+from webhook.data_dir import tls_files
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +85,23 @@ def test_kubernetes_page_names_the_address_the_components_and_the_secrets() -> N
     assert set(re.findall(r"create secret generic ([a-z-]+)", text)) == wanted
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_certificate_of_the_monitoring_page(made: Path, tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```console\n(\$ openssl.*?)^```", page("monitoring"), re.M | re.S)
-    commands = [line for line in re.sub(r"\\\n\s*", "", text).splitlines() if line[:2] == "$ "]
-    (tmp_path / "leeway-data").symlink_to(made / "leeway-data")
-    for command in commands[:-1]:
-        subprocess.run(["sh", "-c", command[2:]], cwd=tmp_path, check=True, capture_output=True)
-    ca = made / "leeway-data" / "tls" / "ca.crt"
-    verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca]
-    done = subprocess.run(
-        [*verify, tmp_path / "tls.crt"], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip().endswith("OK"), done.stderr
-    assert (tmp_path / "tls.key").stat().st_mode & 0o077 == 0
+@pytest.mark.fault(59)
+def test_a_kubeadm_node_gets_no_key_that_could_make_an_identity(tmp_path: Path) -> None:
+    commands = [step.command for step in steps_of(page("kubeadm").partition("## 2.")[0])]
+    node = tmp_path / "node"
+    script = "\n".join(["set -e", *commands]).replace("/etc/leeway", str(node))
+    # Anybody can run it so: only root may give a file to another user.
+    script = script.replace("-o 65532 -g 65532", f"-o {os.getuid()} -g {os.getgid()}")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, env=environment)
+    folder_made(tmp_path)
+    configuration = load_configuration(node, {}, {})
+    prepare_to_serve(node, configuration, tls_files(node))
+    private = {
+        str(path.relative_to(node))
+        for path in node.rglob("*")
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes()
+    }
+    signing = {f"keys/{path.name}" for path in (node / "keys").glob("*.pem")}
+    assert private == {"tls/server.key"} | signing
+    assert len(signing) == 1
