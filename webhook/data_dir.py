@@ -201,7 +201,8 @@ def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:
         # can be written, nothing can be put there either.
         with suppress(OSError):
             write_schedule(folder, int(now))
-    return sorted(set(folder.iterdir()) - before)
+    # The key first, as a key's name may come after the schedule's.
+    return sorted(set(folder.iterdir()) - before, key=lambda path: (path.suffix != ".pem", path))
 
 
 def _make_certificates(data_dir: Path, hosts: Sequence[str], now: float) -> list[Path]:

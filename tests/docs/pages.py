@@ -35,14 +35,17 @@ class Adapted:
 class Page:
     """How the commands of one page are run.
 
-    ``before`` is run first, and ``needs`` are programs without which the page is skipped.
-    ``not_run`` has the reason by the beginning of a command, ``exits`` the exit codes other than
-    0, and ``not_compared`` the reason why what a command printed is not what it prints each time.
+    ``before`` is run first, and ``needs`` are programs without which the page is skipped. The
+    tables go by the beginning of a command; one that ends in ``#2`` is for the second time only
+    that the page shows that command. ``first`` has what is run before a command, ``not_run`` why a
+    command is left out, ``exits`` the exit codes other than 0, and ``not_compared`` why what a
+    command prints is another text each time.
     """
 
     before: str = ""
     needs: tuple[str, ...] = ()
     adapted: tuple[Adapted, ...] = ()
+    first: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     exits: dict[str, int] = field(default_factory=dict)
     not_compared: dict[str, str] = field(default_factory=dict)
@@ -53,15 +56,250 @@ SERVE: Final = Adapted(
     f"leeway serve > server.log 2>&1 &\n{UNTIL_READY}",
     "its log would come between the output of other commands, and a shell waits for no server",
 )
+TOOLS: Final = ("curl",)
+KUBECTL: Final = ("curl", "kubectl")
+CHECKOUT: Final = Adapted(
+    r"(?<![\w/.-])(?=deploy/|make demo)", f"{ROOT}/", "the page is read in a checkout"
+)
+ETC: Final = Adapted(r"(?<=[ =\"])/etc/", "$MACHINE/etc/", "/etc is the machine's own")
+NO_SKEW: Final = "the estimates depend on the moment at which each token was made and used"
+NO_API_SERVER: Final = "needs an API server; tests/e2e/test_doctor.py has what stands in for it"
+REVIEW: Final = """\
+review() { curl -sf --json @- --cacert leeway-data/tls/ca.crt \
+  --cert leeway-data/tls/kube-apiserver.crt --key leeway-data/tls/kube-apiserver.key \
+  https://127.0.0.1:8443/apis/authentication.k8s.io/v1/tokenreviews; }
+printf '{"spec": {"token": "%s"}}' "$(cat token)" | review > review.log"""
+AS_ROOT: Final = (
+    "--cacert leeway-data/tls/ca.crt --cert leeway-data/tls/root.crt --key leeway-data/tls/root.key"
+)
+V3: Final = "https://127.0.0.1:8443/v3/auth"
+WITH_OBJECTS: Final = """\
+cat >> leeway-data/leeway.yaml <<'END'
+objects: {source: file, file: {path: objects.yaml}}
+END
+cat > leeway-data/objects.yaml <<'END'
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: loofah, namespace: argo-run, uid: 66bff4eb-5231-4bfa-b116-b20312443c46}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: loofah-0, namespace: argo-run, uid: 0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5}
+spec: {serviceAccountName: loofah}
+END"""
+TOO_MUCH: Final = "sed -i 's/notBefore: 60s/notBefore: 10m/' leeway-data/leeway.yaml"
+ENOUGH: Final = "sed -i 's/notBefore: 10m/notBefore: 60s/' leeway-data/leeway.yaml"
+NOT_REACHED: Final = """\
+kill %1; wait
+cat >> leeway-data/leeway.yaml <<'END'
+trustedIssuers:
+- url: https://kubernetes.default.svc.cluster.local
+  keys: {jwksURL: "https://127.0.0.1:6443/openid/v1/jwks"}
+END
+leeway serve > server.log 2>&1 &
+until curl -s --cacert leeway-data/tls/ca.crt "https://127.0.0.1:8443/readyz?verbose" |
+  grep -F "could not be fetched"; do kill -0 $!; sleep 0.1; done; sleep 2"""
 PAGES: Final = {
     "README.md": Page(
-        needs=("curl",),
+        needs=TOOLS,
         adapted=(
             SERVE,
-            Adapted(r"^make demo$", f"make -C {ROOT} --no-print-directory demo", "elsewhere"),
+            Adapted("^make demo$", f"make --no-print-directory -C {ROOT} demo", "see CHECKOUT"),
             Adapted(r"\. \.venv/bin/activate", ":", "the session has the commands on its PATH"),
         ),
         exits={"leeway token review @token --at": 1},
+    ),
+    "docs/authorizer.md": Page(
+        before=INITIALISED,
+        first={
+            "leeway can-i --user jane --group signers": "leeway role add signer\n"
+            "leeway role grant-permission --prefix signer write "
+            "/registry/certificates.k8s.io/signers:approve/\n"
+            "leeway group grant-role signers signer"
+        },
+        exits={
+            "leeway can-i read --prefix /registry/pods/ ": 1,
+            "leeway can-i write /registry/pods:exec/": 1,
+            "leeway can-i --user jane \\\n": 1,
+        },
+    ),
+    "docs/certificates.md": Page(before=f"{SERVING}\nleeway user add lead --no-password"),
+    "docs/chaos.md": Page(not_run={".venv/bin/python -m tests.chaos": TAKES_LONG}),
+    "docs/clock-skew.md": Page(
+        before=INITIALISED,
+        needs=("curl", "faketime"),
+        adapted=(SERVE,),
+        exits={"leeway token review @token --data-dir then": 1, "leeway skew": 1},
+        not_compared={"leeway skew": NO_SKEW, "curl": NO_SKEW},
+    ),
+    "docs/configuration.md": Page(
+        before=INITIALISED,
+        needs=("curl", "sqlite3"),
+        first={
+            "leeway serve": TOO_MUCH,
+            'curl -s --cacert leeway-data/tls/ca.crt "': f"{ENOUGH}\n{SERVE.replacement}\n"
+            f"{TOO_MUCH}\nkill -HUP $!; sleep 2",
+            "curl -s --cacert leeway-data/tls/ca.crt '": f"{ENOUGH}\n{NOT_REACHED}",
+            "leeway doctor": "leeway user add alice --no-password\nkill %1; wait",
+        },
+        exits={"leeway serve": 2, "LEEWAY_ISUER": 2},
+        not_run={
+            "kubectl": NEEDS_CLUSTER,
+            "LEEWAY_DATA_DIR=/etc/leeway gunicorn": "tests/deploy/test_gunicorn_conf.py runs it",
+        },
+    ),
+    "docs/curl-and-kubectl.md": Page(
+        before=f"{SERVING}\n{WITH_TOKEN}",
+        needs=KUBECTL,
+        first={"python review.py": "cat > review.py <<'END'\n{python}END"},
+        exits={
+            "kubectl --kubeconfig leeway-data/kubeconfig/root.yaml auth can-i list pods "
+            "-n argo-run --as alice#1": 1,
+            "kubectl --kubeconfig leeway-data/kubeconfig/root.yaml auth can-i list pods -A": 1,
+            "kubectl --kubeconfig leeway-data/kubeconfig/root.yaml auth can-i create pods": 1,
+        },
+    ),
+    "docs/doctor.md": Page(not_run={"leeway doctor": NO_API_SERVER}),
+    "docs/issuing-tokens.md": Page(
+        before=SERVING,
+        needs=KUBECTL,
+        first={
+            "leeway token create loofah -n argo-run --bound-object-kind Pod "
+            "--bound-object-name loofah-0": WITH_OBJECTS
+        },
+        exits={
+            "leeway can-i write /leeway/serviceaccounts/kube-system": 1,
+            "kubectl --kubeconfig leeway-data/kubeconfig/lead.yaml create token default": 1,
+            "kubectl --kubeconfig leeway-data/kubeconfig/root.yaml create token loofah "
+            "-n argo-run --duration 5m": 1,
+            "leeway token create loofah -n argo-run --bound-object-kind Pod "
+            "--bound-object-name loofah-1": 1,
+        },
+    ),
+    "docs/kind.md": Page(
+        before="umask 077",
+        adapted=(CHECKOUT,),
+        not_run={"docker": NEEDS_CONTAINERS, "kubectl": NEEDS_CLUSTER},
+    ),
+    "docs/kube-apiserver.md": Page(
+        before="umask 077; mkdir etc",
+        needs=TOOLS,
+        adapted=(
+            ETC,
+            Adapted(
+                r"leeway serve --data-dir \$MACHINE/etc/leeway --bind 0.0.0.0:8443",
+                "leeway serve --data-dir $MACHINE/etc/leeway --bind 127.0.0.1:8443 "
+                "> server.log 2>&1 &\n" + UNTIL_READY.replace("leeway-data", "etc/leeway"),
+                f"{SERVE.reason}; nobody else is to reach it",
+            ),
+        ),
+    ),
+    "docs/kubeadm.md": Page(
+        adapted=(ETC,), not_run={"kubectl": NEEDS_CLUSTER, "kubeadm": NEEDS_CLUSTER}
+    ),
+    "docs/kubernetes.md": Page(
+        adapted=(CHECKOUT,), not_run={"kubectl": NEEDS_CLUSTER, "docker": NEEDS_CONTAINERS}
+    ),
+    "docs/logging.md": Page(
+        before=f"{SERVING}\n{WITH_TOKEN}\nleeway revoke serviceaccount argo-run/loofah\n{REVIEW}",
+        needs=("curl", "jq", "kubectl"),
+        first={
+            """jq -c 'select(.event == "audit")'""": f"""\
+leeway user add alice --no-password
+leeway role add team-a
+curl -sf {AS_ROOT} --json '{{"name": "team-a", "perm": {{"permType": "WRITE", \
+"key": "L3RlYW0tYS8=", "range_end": "L3RlYW0tYTA="}}}}' {V3}/role/grant
+curl -s {AS_ROOT} --json '{{"name": "alice", "password": "x"}}' {V3}/authenticate
+kubectl --kubeconfig leeway-data/kubeconfig/root.yaml create token loofah -n argo-run \
+--audience vault > vault.token""",
+        },
+        not_compared={
+            """jq -c 'select(.event == "handshake")'""": "needs clients that fail; "
+            "tests/e2e/test_handshakes.py has them"
+        },
+    ),
+    "docs/monitoring.md": Page(
+        before=SERVING,
+        needs=("curl", "promtool"),
+        adapted=(CHECKOUT,),
+        not_run={"kubectl": NEEDS_CLUSTER},
+    ),
+    "docs/objects.md": Page(
+        before=f"{INITIALISED}\n{WITH_TOKEN}",
+        needs=TOOLS,
+        first={
+            "leeway token review": WITH_OBJECTS
+            + """
+leeway token create loofah -n argo-run --bound-object-kind Pod \
+  --bound-object-name loofah-0 > token
+sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1c11/' \
+  leeway-data/objects.yaml""",
+            "leeway serve": "printf 'a: b\\n- c\\n' > leeway-data/objects.yaml",
+        },
+        exits={"leeway token review": 1, "leeway serve": 2},
+        not_run={
+            "curl": "needs an API server that is away; tests/e2e/test_objects.py has one",
+        },
+    ),
+    "docs/performance.md": Page(
+        not_run={"make bench": TAKES_LONG, "make profile": TAKES_LONG, "make soak": TAKES_LONG},
+    ),
+    "docs/revoking.md": Page(before=f"{INITIALISED}\n{WITH_TOKEN}"),
+    "docs/roles.md": Page(
+        needs=TOOLS,
+        adapted=(
+            Adapted(
+                "^leeway user add root$",
+                "printf 'a-good-password\\n' | leeway user add root",
+                "nobody types the password",
+            ),
+        ),
+        first={
+            "leeway user add alice": "umask 077; echo another-password > alice.txt",
+            "curl#1": f"rm -rf leeway-data\n{SERVING}\n"
+            "leeway user add alice --password-file alice.txt\n"
+            """echo '{"name": "alice", "password": "another-password"}' > login.json""",
+        },
+        exits={"leeway can-i write hey": 1, "leeway can-i read /xxx": 1},
+        not_compared={
+            "leeway user add root": "a terminal shows the prompts too",
+            f"curl -s --cacert leeway-data/tls/ca.crt {V3}/authenticate": "a token is random",
+        },
+    ),
+    "docs/rotating-keys.md": Page(
+        before=INITIALISED,
+        needs=("curl", "faketime"),
+        adapted=(
+            Adapted(
+                "bAluyg6X5GQdMYmEo0OZ1m83UDGJKW5Q0WmJHz_4OSA",
+                """$(leeway keys list | awk '$3 == "verify-only" {print $1}')""",
+                "each key has a name of its own",
+            ),
+        ),
+        first={
+            "leeway keys list#1": 'leeway() { faketime -f +2h leeway "$@"; }',
+            "leeway keys rotate#4": 'leeway() { faketime -f +367d leeway "$@"; }',
+            "leeway keys rotate#5": "unset -f leeway; rm -rf leeway-data; leeway init > init.log",
+            "curl": SERVING.partition("\n")[2].partition("\n")[2],
+        },
+        exits={"leeway keys rotate#2": 1},
+    ),
+    "docs/why-refused.md": Page(
+        before=f"{INITIALISED}\n{WITH_TOKEN}\n"
+        "leeway token create other -n argo-run > other\n"
+        'echo "$(cut -d. -f1 token).$(cut -d. -f2 other).$(cut -d. -f3 token)" > forged',
+        first={
+            "leeway token review - < review.json": """printf \\
+  '{"kind": "TokenReview", "spec": {"token": "%s"}}' "$(cat token)" > review.json"""
+        },
+        exits={
+            "leeway token review @token --a": 1,
+            "leeway token review @forged": 1,
+            "leeway token review - < review.json": 2,
+            "fold": 2,
+            "base64": 2,
+            "leeway token review token": 2,
+        },
     ),
 }
 

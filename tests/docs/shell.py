@@ -59,6 +59,7 @@ class Session:
     """One shell in one folder, from the first command of a page to its last."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
         self._process = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
