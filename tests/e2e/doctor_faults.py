@@ -24,6 +24,7 @@ from .doctor_patient import (
     server_pair,
     set_flag,
     set_state,
+    trust_keys,
     trust_other_ca,
     use_server_certificate,
 )
@@ -387,6 +388,21 @@ FAULTS = [
         "trusted issuers",
         ("https://i.example", "jwks.json cannot be"),
         "edit",
+    ),
+    Fault(
+        "a key of a trusted issuer with the name of our own",
+        lambda p: trust_keys(p, "https://leeway.default.svc", {}),
+        "trusted issuers",
+        ("names a different key of issuer https://leeway.default.svc in keys/",),
+        "edit",
+    ),
+    Fault(
+        "a key of a trusted issuer that is never used",
+        lambda p: trust_keys(p, "kubernetes.default.svc", {"kty": "AKP", "kid": "pq"}),
+        "trusted issuers",
+        ("keys of issuer kubernetes.default.svc are skipped: key 1 ('pq'): its", "'AKP'"),
+        "remove these keys",
+        Status.WARNING,
     ),
     Fault(
         "no server",

@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time
@@ -14,7 +14,10 @@ import yaml
 from issuer_server import IssuerServer
 from support import revocation_list
 
+from keys.jwk import to_jwk
+from keys.pem import generate_signing_key
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from webhook.assembly import keyring_of
 from webhook.data_dir import read_pair
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report
@@ -210,6 +213,16 @@ def damage_store(patient: Patient) -> None:
 def add_configuration(patient: Patient, text: str) -> None:
     path = patient.data_dir / "leeway.yaml"
     path.write_text(f"{path.read_text()}{text}\n")
+
+
+def trust_keys(patient: Patient, issuer: str, unusual: dict[str, str]) -> None:
+    """Trust a key of another issuer that has the name of our own, and an unusual one beside it."""
+    (own,) = keyring_of(patient.data_dir).verification_keys()
+    other = replace(generate_signing_key("ES256").verification_key, kid=own.kid)
+    keys = [to_jwk(other), *([unusual] if unusual else [])]
+    (patient.data_dir / "trusted.json").write_text(json.dumps({"keys": keys}))
+    source = "keys: {jwksFile: trusted.json}"
+    add_configuration(patient, f"trustedIssuers: [{{url: '{issuer}', {source}}}]")
 
 
 def no_server(patient: Patient) -> None:

@@ -87,7 +87,7 @@ def examine(request: Request, now: float) -> Report:
     ca = examine_certificates(exam, data_dir, fixes, date)
     examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
     examine_store(exam, data_dir, configuration, fixes)
-    examine_sources(exam, data_dir, configuration)
+    examine_sources(exam, data_dir, configuration, keyring)
     examine_server(exam, request.reach, configuration, keyring, ca, fixes)
     examine_clock(exam, request.reach, configuration)
     _examine_manifest(exam, request.manifest, configuration)

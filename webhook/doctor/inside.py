@@ -10,7 +10,8 @@ from cryptography import x509
 
 from keys.errors import KeysError
 from keys.files import read_public_file
-from webhook.assembly import issuer_keys_of, source_of, store_of
+from keys.keyring import Keyring
+from webhook.assembly import authenticator_of, issuer_keys_of, source_of, store_of
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME
 from webhook.data_dir import (
@@ -25,7 +26,16 @@ from webhook.data_dir import (
 )
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
-from webhook.doctor.findings import Examination, Loaded, Status, Verdict, failure, ok, warning
+from webhook.doctor.findings import (
+    Examination,
+    Loaded,
+    MissingError,
+    Status,
+    Verdict,
+    failure,
+    ok,
+    warning,
+)
 from webhook.doctor.fixes import Fixes
 from webhook.doctor.handshake import refusal
 from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubeconfig
@@ -183,12 +193,17 @@ def examine_store(
 
 
 def examine_sources(
-    exam: Examination, data_dir: Path, configuration: Loaded[Configuration]
+    exam: Examination,
+    data_dir: Path,
+    configuration: Loaded[Configuration],
+    keyring: Loaded[Keyring],
 ) -> None:
     """Check the source of objects and the trusted issuers' keys; nothing is fetched."""
     edit = f"edit {data_dir / FILE_NAME}, or the file that is named"
     exam.check("objects", lambda: _check_objects(data_dir, configuration.get()), edit)
-    exam.check("trusted issuers", lambda: _check_issuers(data_dir, configuration.get()), edit)
+    exam.check(
+        "trusted issuers", lambda: _check_issuers(data_dir, configuration.get(), keyring), edit
+    )
 
 
 def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
@@ -199,8 +214,14 @@ def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
     return ok(f"source {configuration.objects.source} can be read")
 
 
-def _check_issuers(data_dir: Path, configuration: Configuration) -> Verdict:
+def _check_issuers(
+    data_dir: Path, configuration: Configuration, keyring: Loaded[Keyring]
+) -> Verdict:
+    own = Keyring()
+    with suppress(MissingError):  # What is wrong with ours is a finding of its own.
+        own = keyring.get()
     with closing(issuer_keys_of(data_dir, configuration)) as found:
+        authenticator_of(data_dir, configuration, own, issuer_keys=found)
         keys = [f"{issuer.url} ({len(issuer.keys)} keys)" for issuer in found.issuers]
         skipped = found.skipped()
     if skipped:
