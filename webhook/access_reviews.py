@@ -6,6 +6,7 @@ v1beta1`` and ``pkg/apis/authorization/validation``.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -136,6 +137,7 @@ _OTHER_MESSAGES: Final = {
 }
 
 
+@cache
 def message_of(kind: str, version: str = "v1") -> Message:
     """Return a kind as a protocol buffer, for the path of a version.
 

@@ -7,28 +7,9 @@ with their numbers, and never lets them out as exceptions.
 from collections.abc import Sequence
 from enum import StrEnum
 from math import ceil
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, NamedTuple
 
-# Of a text that a client sent; Kubernetes repeats all of it.
-_MAX_SHOWN: Final = 256
-_GO_ESCAPES: Final = {
-    '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
-    "\t": "\\t", "\v": "\\v",
-}  # fmt: skip
-
-
-def go_quoted(text: str) -> str:
-    """Return a text as Go's ``%q`` shows it, cut after 256 characters."""
-    return f'"{"".join(map(_go_character, text[:_MAX_SHOWN]))}"'
-
-
-def _go_character(character: str) -> str:
-    if character in _GO_ESCAPES or character.isprintable():
-        return _GO_ESCAPES.get(character, character)
-    code = ord(character)
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+from webhook.go_text import MAX_SHOWN, go_quoted
 
 
 class LeewayError(Exception):
@@ -114,7 +95,7 @@ class ObjectNotFoundError(LeewayError):
     def __init__(self, resource: str, name: str) -> None:
         super().__init__(f"{resource} {go_quoted(name)} not found")
         self.resource = resource
-        self.name = name[:_MAX_SHOWN]
+        self.name = name[:MAX_SHOWN]
 
 
 class ObjectConflictError(LeewayError):
@@ -125,7 +106,7 @@ class ObjectConflictError(LeewayError):
         super().__init__(f"Operation cannot be fulfilled on {qualified} {go_quoted(name)}: {why}")
         self.kind = kind
         self.group = group
-        self.name = name[:_MAX_SHOWN]
+        self.name = name[:MAX_SHOWN]
 
 
 class NotIssuedError(LeewayError):

@@ -26,6 +26,7 @@ Invariants:
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -34,6 +35,7 @@ from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, merge, prefix_end
 
 _ROOT: Final = "/registry/"
+ROOT_KEY: Final = _ROOT.encode()
 _ALL: Final = ("", "*")
 _READ_VERBS: Final = frozenset(("get", "list", "watch"))
 _READ_PATH_VERBS: Final = frozenset(("get", "head"))
@@ -104,6 +106,40 @@ def question_of(request: Request) -> Question:
     if request.verb == "get" and request.subresource in _ACTING_SUBRESOURCES:
         kinds = _BOTH
     return Question(kinds, _resource_spans(request))
+
+
+def resource_of(key: bytes) -> ResourceRequest | None:
+    """Return what a key is about, or a prefix of keys that ends in a slash; None for neither.
+
+    The verb is empty unless it is a part of the key, and so are namespace and name of a prefix; a
+    group or resource of which it holds all is ``*``.
+    """
+    if key == ROOT_KEY:
+        return ResourceRequest("", "*", "*")
+    if not key.startswith(ROOT_KEY):
+        return None
+    try:
+        first, *rest = key.removeprefix(ROOT_KEY).decode("utf-8").split("/")
+    except UnicodeDecodeError:
+        return None
+    group = ""
+    if not first or (":" not in first and (first.endswith(".") or _is_plain_group(first))):
+        group = unquote(first.removesuffix("."))
+        first, *rest = rest or [""]
+        if group and not first:
+            first, rest = "*", ["", ""]
+    resource, *parts = first.split(":")
+    subresource = "" if not parts or _grants_more(parts[0]) else parts.pop(0)
+    is_namespaced = _NAMESPACED.get((group, unquote(resource)), False)
+    if len(rest) == 1 and not (is_namespaced and rest[0]):
+        rest.insert(0, "")
+    if not resource or len(rest) != 2:
+        return None
+    verb, *others = map(unquote, (":".join(parts), resource, subresource, *rest))
+    found = ResourceRequest(verb, group, *others)
+    # What is spelt in another way than `question_of` spells it is not the key of a request.
+    asked = msgspec.structs.replace(found, verb=found.verb or "update")
+    return found if question_of(asked).spans[0].start == key else None
 
 
 def covers_every_object(span: Range) -> bool:

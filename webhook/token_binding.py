@@ -27,8 +27,8 @@ from webhook.errors import (
     LookupUnavailableError,
     ObjectConflictError,
     ObjectNotFoundError,
-    go_quoted,
 )
+from webhook.go_text import go_quoted
 from webhook.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
 from webhook.reviews import AUTHENTICATION_GROUP
 from webhook.token_requests import KIND, AskedToken, BoundObjectReference

@@ -1,6 +1,7 @@
 """kubectl against a running server: it prints what it prints against an API server."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -293,3 +294,26 @@ def test_create_is_for_those_who_may(kubectl: Kubectl) -> None:
     error = kubectl.run("create", "-f", file, "--as", VIEWER, fails=True)
     assert error.startswith("Error from server (Forbidden): ")
     assert f"user '{VIEWER}' may not write /leeway/subjectaccessreviews" in error
+
+
+def test_can_i_list(server: RunningServer, kubectl: Kubectl) -> None:
+    as_root(
+        server,
+        ("role/add", {"name": "listed"}),
+        ("role/grant", grant("listed", "READ", b"/registry/pods/demo/", b"/registry/pods/demo0")),
+        ("role/grant", grant("listed", "WRITE", b"/registry/pods:exec/demo/p-0")),
+        ("role/grant", grant("listed", "READ", b"/metrics")),
+        ("user/add", {"name": "lister", "options": {"no_password": True}}),
+        ("user/grant", {"user": "lister", "role": "listed"}),
+    )
+    rows = [
+        ["Resources", "Non-Resource URLs", "Resource Names", "Verbs"],
+        ["pods/exec", "[]", "[p-0]", "[update patch delete]"],
+        ["pods", "[]", "[]", "[get list watch]"],
+        ["", "[/metrics]", "[]", "[get]"],
+        ["", "[/metrics]", "[]", "[head]"],
+    ]
+    out = kubectl.run("auth", "can-i", "--list", "-n", "demo", "--as", "lister")
+    assert sorted(re.split(r" {2,}", line) for line in out.splitlines()) == sorted(rows)
+    assert "*.*" in kubectl.run("auth", "can-i", "--list")
+    assert "pods" not in kubectl.run("auth", "can-i", "--list", "-n", "other", "--as", "lister")

@@ -33,6 +33,7 @@ from .harness import HOST, REVIEWS, REVIEWS_BETA, Answer, RunningServer
 
 WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 MAY_I = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+WHAT_MAY_I = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
 MAY_THEY = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 MAY_THEY_BETA = "/apis/authorization.k8s.io/v1beta1/subjectaccessreviews"
 TOKEN = "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token"
@@ -60,7 +61,11 @@ READ = (
     "/openapi/v3/apis/<name>/<version>",
 )
 # With any identity, and a body.
-ASKED: dict[str, object] = {WHO_AM_I: {}, MAY_I: {"spec": GET_POD}}
+ASKED: dict[str, object] = {
+    WHO_AM_I: {},
+    MAY_I: {"spec": GET_POD},
+    WHAT_MAY_I: {"spec": {"namespace": "a"}},
+}
 # The key that must be written, and a body where there is one.
 NEEDS_KEY: dict[str, tuple[str, object]] = {
     REVIEWS: ("/leeway/tokenreviews", {"spec": {"token": "a.b.c"}}),

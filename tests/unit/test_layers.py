@@ -12,6 +12,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
     0: (
         "keys.errors",
         "webhook.errors",
+        "webhook.go_text",
         "webhook.duration",
         "webhook.version",
         "webhook.yaml_errors",
@@ -71,6 +72,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.mapping",
         "webhook.range_reviews",
         "webhook.request_access",
+        "webhook.rules_reviews",
         "webhook.skew_report",
         "webhook.skew_verdict",
         "webhook.token_binding",

@@ -13,10 +13,14 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from webhook import rules_reviews
+from webhook.access_reviews import AUTHORIZATION_GROUP
 from webhook.audit import Audit
 from webhook.data_dir import SKEW_KEY
-from webhook.errors import LeewayError
+from webhook.errors import InvalidReviewError, LeewayError
 from webhook.metrics import CONTENT_TYPE, Metrics
+from webhook.protobuf import json_of
+from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
 from webhook.server.caller import CALLER, NOBODY, Caller, Callers
@@ -40,6 +44,7 @@ from webhook.skew_report import SKEW_PATH, report_of
 _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"
 _AUTH_RULE = f"/v3/auth/{_AUTH_NAME}"
+_RULES_PATH = f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectrulesreviews"
 
 
 class _App(Flask):
@@ -84,6 +89,10 @@ def create_flask_app(
         view_func=create_token,
         methods=["POST"],
     )
+
+    @app.post(_RULES_PATH)
+    def review_rules() -> Response:
+        return _review_rules(auth.store)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -192,6 +201,22 @@ def _create_token(
         quoted = warning.replace('"', '\\"')
         response.headers.add("Warning", f'299 - "{quoted}"')
     return response
+
+
+def _review_rules(store: AuthStore) -> Response:
+    protobuf = is_protobuf(_scope())
+    if not protobuf:
+        require_json(_scope())
+    body, caller = _body(), _scope()[CALLER]
+    try:
+        if protobuf:
+            body = json_of(body, rules_reviews.MESSAGE)
+        namespace = rules_reviews.parse_rules_review(body)
+    except InvalidReviewError as error:
+        raise RequestError(400, str(error)) from error
+    rules = rules_reviews.rules_of(store, caller.username, caller.groups, namespace)
+    answer = rules_reviews.render_rules_review(rules)
+    return Response(answer, 201, content_type="application/json")
 
 
 def _log_error(log: RequestLog, response: Response) -> Response:

@@ -19,6 +19,7 @@ from webhook.registry import (
     Question,
     ResourceRequest,
     question_of,
+    resource_of,
 )
 
 READ, WRITE, READWRITE = PermissionType
@@ -529,6 +530,27 @@ def test_two_objects_never_have_one_key(one: ResourceRequest, other: ResourceReq
     ours, theirs = question_of(one).spans[0], question_of(other).spans[0]
     if is_single(ours) and is_single(theirs):
         assert (ours == theirs) == (spell(one) == spell(other))
+
+
+@given(RESOURCE_REQUESTS)
+def test_a_key_says_what_it_is_about(request: ResourceRequest) -> None:
+    for span in question_of(request).spans:
+        if is_single(span):
+            found = resource_of(span.start)
+            assert found is not None
+            assert spell(found) == spell(request)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/", "/registry", "/registry//", "/registry//*", "/other/pods/a/b",
+     "registry/pods/a/b", "/registry/pods/a", "/registry/pods/a/b/c", "/registry/apps",
+     "/registry/nodes/a/b",
+     "/registry/pods:/a/b", "/registry/pods/a/%62", "/registry/pods:exec:get/a/b"],
+)  # fmt: skip
+def test_what_is_not_the_key_of_a_request(key: str) -> None:
+    assert resource_of(key.encode()) is None
+    assert resource_of(key.encode() + b"\xff") is None
 
 
 @pytest.mark.fault(11)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webhook import range_reviews
+from webhook import range_reviews, rules_reviews
 from webhook.access_reviews import AUTHORIZATION_GROUP, SUBJECT_KIND
 from webhook.known_resources import KNOWN
 from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
@@ -90,6 +90,7 @@ _ACCESS_REVIEWS: Final[dict[str, tuple[Resource, ...]]] = {
     "v1": (
         Resource("selfsubjectaccessreviews", "SelfSubjectAccessReview", _object(**_ATTRIBUTES)),
         _subject_access_review("groups"),
+        Resource("selfsubjectrulesreviews", rules_reviews.KIND, _texts("namespace")),
     ),
     "v1beta1": (_subject_access_review("group"),),
 }

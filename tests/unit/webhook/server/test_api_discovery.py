@@ -16,6 +16,7 @@ CREATED = {
     "/apis/authentication.k8s.io/v1/selfsubjectreviews": "SelfSubjectReview",
     "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": "SelfSubjectAccessReview",
     "/apis/authorization.k8s.io/v1/subjectaccessreviews": "SubjectAccessReview",
+    "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews": "SelfSubjectRulesReview",
     "/apis/authorization.k8s.io/v1beta1/subjectaccessreviews": "SubjectAccessReview",
     "/apis/leeway.dev/v1/rangeaccessreviews": "RangeAccessReview",
 }
