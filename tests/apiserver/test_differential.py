@@ -1,6 +1,6 @@
 """Random tokens, signed with a key that both know, reviewed by kube-apiserver and by Leeway.
 
-``LEEWAY_DIFF_SEED`` repeats a run, ``LEEWAY_DIFF_TOKENS`` makes it longer.
+``TEST_DIFF_SEED`` repeats a run, ``TEST_DIFF_TOKENS`` makes it longer.
 """
 
 import json
@@ -54,9 +54,9 @@ def _objects(cluster: APIServer) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def test_random_tokens_have_the_same_verdict(cluster: APIServer, leeway: RunningServer) -> None:
-    seed = int(os.environ.get("LEEWAY_DIFF_SEED") or secrets.randbelow(2**32))
-    count = int(os.environ.get("LEEWAY_DIFF_TOKENS") or 3000)
-    print(f"LEEWAY_DIFF_SEED={seed}")
+    seed = int(os.environ.get("TEST_DIFF_SEED") or secrets.randbelow(2**32))
+    count = int(os.environ.get("TEST_DIFF_TOKENS") or 3000)
+    print(f"TEST_DIFF_SEED={seed}")
     chance = random.Random(seed)
     account_uid, objects = _objects(cluster)
     plan = [[name] for name in MUTATIONS for _ in range(_ALONE)]
