@@ -197,8 +197,8 @@ def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:
     if load_keyring(folder).active is None:
         generate_key(folder, algorithm, int(now))
     elif not (folder / SCHEDULE_FILE).exists():
-        # With a schedule a key that is put beside it later is known for another one. Where nothing
-        # can be written, nothing can be put there either.
+        # The schedule tells this key from one that is added later; a folder that cannot be written
+        # gets no other key either.
         with suppress(OSError):
             write_schedule(folder, int(now))
     # The key first, as a key's name may come after the schedule's.
