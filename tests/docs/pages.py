@@ -149,7 +149,7 @@ PAGES: Final = {
         },
     ),
     "docs/curl-and-kubectl.md": Page(
-        before=f"{SERVING}\n{WITH_TOKEN}",
+        before=SERVING,
         needs=KUBECTL,
         first={"python review.py": "cat > review.py <<'END'\n{python}END"},
         exits={
@@ -285,9 +285,7 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
         exits={"leeway keys rotate#2": 1},
     ),
     "docs/why-refused.md": Page(
-        before=f"{INITIALISED}\n{WITH_TOKEN}\n"
-        "leeway token create other -n argo-run > other\n"
-        'echo "$(cut -d. -f1 token).$(cut -d. -f2 other).$(cut -d. -f3 token)" > forged',
+        before=f"{INITIALISED}\n{WITH_TOKEN}",
         first={
             "leeway token review - < review.json": """printf \\
   '{"kind": "TokenReview", "spec": {"token": "%s"}}' "$(cat token)" > review.json"""

@@ -117,6 +117,7 @@ def is_port_free() -> bool:
     return False
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_of_a_page(name: str, tmp_path: Path) -> None:
     page = PAGES[name]
