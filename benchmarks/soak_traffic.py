@@ -144,7 +144,8 @@ class Traffic:
         self, connection: http.client.HTTPSConnection, path: str, body: dict[str, object]
     ) -> None:
         try:
-            connection.request("POST", f"/v3/auth/{path}", json.dumps(body))
+            kind = {"Content-Type": "application/json"}
+            connection.request("POST", f"/v3/auth/{path}", json.dumps(body), kind)
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:

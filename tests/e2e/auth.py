@@ -55,9 +55,7 @@ def call_on(
 ) -> Answer:
     if isinstance(password := body.get("password"), str):
         password_made(password)
-    headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = token
+    headers = {"Authorization": token} if token else {}
     return request_on(connection, "POST", f"/v3/auth/{name}", json.dumps(body).encode(), headers)
 
 

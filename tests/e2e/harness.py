@@ -258,8 +258,11 @@ def request_on(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request and read its answer to the end."""
-    connection.request(method, path, body, dict(headers or {}))
+    """Send one request and read its answer to the end. Bodies of etcd's API are said to be JSON."""
+    sent = dict(headers or {})
+    if path.startswith("/v3/"):
+        sent.setdefault("Content-Type", "application/json")
+    connection.request(method, path, body, sent)
     response = connection.getresponse()
     names = {name.lower(): value for name, value in response.getheaders()}
     answer = Answer(response.status, names, response.read())

@@ -4,6 +4,7 @@ Invariants:
 
 1. A path that is not in the table of public routes is answered only to a caller with an identity.
 2. Nothing that blocks runs on the event loop.
+3. What a page of another site makes a browser send changes nothing.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from webhook.errors import LeewayError
 from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.caller import BAD_IDENTITY, CALLER, Callers
+from webhook.server.cross_site import refuse_cross_site
 from webhook.server.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body
 from webhook.server.http import (
     DisconnectedError,
@@ -125,6 +127,7 @@ class Application:
             raise request_error_of(error) from error
 
     async def _route(self, scope: Scope) -> Route:
+        refuse_cross_site(scope)
         path = scope["path"]
         route = self._public.get(path)
         if route is not None:

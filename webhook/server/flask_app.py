@@ -146,6 +146,8 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
 
 
 def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> Response:
+    if name in call_names():
+        require_json(_scope(), may_be_missing=False)
     try:
         body = auth.call(name, _etcd_caller(name), _body(), log.audit_of(_scope()))
     except LeewayError as error:

@@ -93,9 +93,15 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def require_json(scope: Scope) -> None:
-    """Let requests through whose body is JSON as it is. Raises RequestError 415."""
+def require_json(scope: Scope, *, may_be_missing: bool = True) -> None:
+    """Let requests through whose body is JSON as it is. Raises RequestError 415.
+
+    Kubernetes takes a body without ``Content-Type`` for JSON. A page of any site can have a browser
+    send one, as it can send what forms send.
+    """
     content_type = header(scope, b"content-type")
+    if content_type is None and not may_be_missing:
+        raise RequestError(415, "there is no Content-Type; send Content-Type: application/json")
     if content_type not in (None, JSON) and not _is_json(content_type):
         shown = content_type[:64].decode("ascii", "replace")
         raise RequestError(415, f"content type {shown!r} is not served; send application/json")
