@@ -163,7 +163,7 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
 
 
 def lifetimes_of(configuration: Configuration) -> Lifetimes:
-    """Say how long a token may live that is accepted here.
+    """Return how long a token may live that is accepted here, and how far its iat may be ahead.
 
     Of trusted issuers only Kubernetes' own limit is known, and that legacy tokens never expire.
     """
@@ -171,7 +171,12 @@ def lifetimes_of(configuration: Configuration) -> Lifetimes:
     own = max(policy.max_seconds, EXTENDED_SECONDS if policy.extend else 0)
     others = configuration.trusted_issuers
     foreign = float(MAX_REQUEST_SECONDS) if others else 0.0
-    return Lifetimes(own, inf if any(section.legacy for section in others) else foreign)
+    leeways = [section.leeway.over(configuration.leeway) for section in others]
+    return Lifetimes(
+        own,
+        inf if any(section.legacy for section in others) else foreign,
+        max(leeway.issued_at_seconds for leeway in (configuration.leeway, *leeways)),
+    )
 
 
 def rotation_policy_of(configuration: Configuration) -> RotationPolicy:

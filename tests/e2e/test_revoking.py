@@ -26,6 +26,7 @@ from .auth import (
 from .harness import LEEWAY, REVIEWS, RunningServer, request_on, review_of, serve, start_server
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+LEEWAY_SECONDS = 60.0
 WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
 
@@ -115,9 +116,25 @@ def test_every_worker_refuses_from_its_next_request_on(
     expected = "Revoked" if all_of_account else "accepted"
     assert reviewed_by_every_worker(server, sibling, caller) == {expected}
     assert reviewed_by_every_worker(server, other, caller) == {"accepted"}
-    # What is issued later is another token; within that second it cannot be told.
-    time.sleep(1)
-    assert reviewed_by_every_worker(server, server.sign(account), caller) == {"accepted"}
+    # What is issued later is another token; within the leeway it cannot be told.
+    time.sleep(2)
+    later = server.sign(account, ahead=int(LEEWAY_SECONDS) if all_of_account else 0)
+    assert reviewed_by_every_worker(server, later, caller) == {"accepted"}
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("name", ["demo/{}", "system:serviceaccount:demo:{}"])
+def test_a_token_of_a_signer_whose_clock_is_ahead_is_revoked_too(
+    server: RunningServer, name: str
+) -> None:
+    what = "user" if ":" in name else "serviceaccount"
+    account = f"ahead-{what}"
+    caller = server.sign("caller")
+    token = server.sign(account, ahead=int(LEEWAY_SECONDS) - 2)
+    assert reviewed_by_every_worker(server, token, caller) == {"accepted"}
+    said = revoke(server, what, name.format(account))
+    assert said.endswith(" (now, and the leeway of 60s) revoked\n")
+    assert reviewed_by_every_worker(server, token, caller) == {"Revoked"}
 
 
 def test_a_revoked_token_is_no_identity_either(server: RunningServer) -> None:

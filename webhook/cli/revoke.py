@@ -63,9 +63,8 @@ def revoke_account(data_dir: Path, account: str) -> None:
         raise click.UsageError(
             f"{account[:320]!r} is no service account; write it NAMESPACE/NAME, like default/build"
         )
-    now = time()
-    _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", now, is_account=True)
-    say(f"Tokens of service account {account} issued up to {utc(now)} revoked")
+    until = _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", is_account=True)
+    say(f"Tokens of service account {account} issued up to {until} revoked")
 
 
 @revoke.command("user", epilog=example("leeway revoke user alice"))
@@ -77,11 +76,10 @@ def revoke_user(data_dir: Path, name: str) -> None:
     The auth tokens of a user of `leeway user`; and the tokens of the service account that a NAME
     like system:serviceaccount:NAMESPACE:NAME stands for.
     """
-    now = time()
     namespace, _, account = name.removeprefix(USERNAME_PREFIX).partition(":")
     is_account = name.startswith(USERNAME_PREFIX) and _is_account(namespace, account)
-    _revoke_subject(data_dir, name, now, is_account=is_account)
-    say(f"Tokens of user {name} issued up to {utc(now)} revoked")
+    until = _revoke_subject(data_dir, name, is_account=is_account)
+    say(f"Tokens of user {name} issued up to {until} revoked")
 
 
 @revoke.command("list", epilog=example("leeway revoke list -o json"))
@@ -116,8 +114,14 @@ def _is_account(namespace: str, name: str) -> bool:
     return is_dns_label(namespace) and is_dns_subdomain(name)
 
 
-def _revoke_subject(data_dir: Path, subject: str, now: float, *, is_account: bool) -> None:
+def _revoke_subject(data_dir: Path, subject: str, *, is_account: bool) -> str:
+    """Revoke tokens, and return up to when they were issued."""
+    now = time()
     with opened_store(data_dir) as (store, configuration):
-        store.revoke_subject(subject, lifetimes_of(configuration), now, is_account=is_account)
+        lifetimes = lifetimes_of(configuration)
+        store.revoke_subject(subject, lifetimes, now, is_account=is_account)
         action = "revoke.serviceaccount" if is_account else "revoke.user"
         audit(data_dir, action, subject=subject, revision=store.own_revision)
+    if is_account and lifetimes.ahead:
+        return f"{utc(now + lifetimes.ahead)} (now, and the leeway of {lifetimes.ahead:g}s)"
+    return utc(now)

@@ -185,6 +185,8 @@ class AuthStore:
     ) -> None:
         """Revoke every token of a subject issued up to ``now`` (Unix seconds).
 
+        By a signer whose clock may be ahead by as much as ``lifetimes`` has it.
+
         Those of the service account that it is the user name of, where ``is_account`` says so, and
         the auth tokens of the user of that name. Raises UserNotFoundError for neither.
         """

@@ -109,7 +109,7 @@ class TokenRecord(msgspec.Struct, frozen=True):
 
 
 class Revocation(msgspec.Struct, frozen=True, gc=False):
-    """A revocation: ``before`` is the Unix second of it, the last whose tokens it revokes.
+    """A revocation: ``before`` is the last Unix second whose tokens it revokes.
 
     After ``until`` (Unix seconds, infinite for never) there is no token left that it concerns.
     """

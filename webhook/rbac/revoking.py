@@ -48,11 +48,13 @@ class Lifetimes:
     """How long tokens live at most under the settings in force, in seconds.
 
     ``own`` is of tokens signed here, ``foreign`` of those of trusted issuers: infinite where
-    nothing limits it, 0 where there are none.
+    nothing limits it, 0 where there are none. ``ahead`` is how far the ``iat`` of an accepted token
+    may lie ahead, of any issuer.
     """
 
     own: float
     foreign: float = 0.0
+    ahead: float = 0.0
 
 
 def revoke_jti(state: State, jti: str, lifetimes: Lifetimes, now: float) -> Change:
@@ -74,7 +76,8 @@ def revoke_subject(
     meta = state.meta
     records: list[Record] = []
     if is_account:
-        records += _revoking(state, REVOKED_SUBJECT, subject, lifetimes, now)
+        # Tokens of a signer whose clock is ahead are in use already.
+        records += _revoking(state, REVOKED_SUBJECT, subject, lifetimes, now + lifetimes.ahead)
     if user is not None:
         meta = AuthMeta(meta.enabled, meta.revision + 1)
         records += _logging_out(state, replace(user, generation=meta.revision))

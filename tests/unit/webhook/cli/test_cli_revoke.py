@@ -9,6 +9,7 @@ import yaml
 from cli_support import Leeway
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+AHEAD = TIME + r" \(now, and the leeway of 60s\)"
 JTI = "23c4d832-c540-422a-9e85-304452db3136"
 ACCOUNT = "system:serviceaccount:argo-run:loofah"
 
@@ -21,9 +22,9 @@ ACCOUNT = "system:serviceaccount:argo-run:loofah"
         (("jti", "~ " * 128), f"Token with jti {'~ ' * 128} revoked\n"),
         (
             ("serviceaccount", "argo-run/loofah"),
-            f"Tokens of service account argo-run/loofah issued up to {TIME} revoked\n",
+            f"Tokens of service account argo-run/loofah issued up to {AHEAD} revoked\n",
         ),
-        (("user", ACCOUNT), f"Tokens of user {ACCOUNT} issued up to {TIME} revoked\n"),
+        (("user", ACCOUNT), f"Tokens of user {ACCOUNT} issued up to {AHEAD} revoked\n"),
         (("user", "root"), f"Tokens of user root issued up to {TIME} revoked\n"),
     ],
 )

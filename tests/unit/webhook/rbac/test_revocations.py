@@ -32,6 +32,7 @@ from webhook.config import (
     Configuration,
     Duration,
     IssuerKeysSection,
+    IssuerLeewaySection,
     TokensSection,
     TrustedIssuerSection,
 )
@@ -213,13 +214,25 @@ OTHER, LEGACY = _issuer("https://other.example"), _issuer(LEGACY_ISSUER, legacy=
 @pytest.mark.parametrize(
     ("tokens", "issuers", "expected"),
     [
-        pytest.param({}, (), Lifetimes(YEAR), id="extended"),
-        pytest.param({"extend": False}, (), Lifetimes(DAY), id="not-extended"),
+        pytest.param({}, (), Lifetimes(YEAR, 0, 60), id="extended"),
+        pytest.param({"extend": False}, (), Lifetimes(DAY, 0, 60), id="not-extended"),
         pytest.param(
-            {"max_expiration": Duration(2 * YEAR)}, (), Lifetimes(2 * YEAR), id="longer-than-a-year"
+            {"max_expiration": Duration(2 * YEAR)},
+            (),
+            Lifetimes(2 * YEAR, 0, 60),
+            id="longer-than-a-year",
         ),
-        pytest.param({"extend": False}, (OTHER,), Lifetimes(DAY, 1 << 32), id="trusted-issuer"),
-        pytest.param({"extend": False}, (OTHER, LEGACY), Lifetimes(DAY, inf), id="legacy-issuer"),
+        pytest.param({"extend": False}, (OTHER,), Lifetimes(DAY, 1 << 32, 60), id="trusted-issuer"),
+        pytest.param(
+            {"extend": False}, (OTHER, LEGACY), Lifetimes(DAY, inf, 60), id="legacy-issuer"
+        ),
+        pytest.param(
+            {"extend": False},
+            (msgspec.structs.replace(OTHER, leeway=IssuerLeewaySection(issued_at=Duration(90))),),
+            Lifetimes(DAY, 1 << 32, 90),
+            id="trusted-issuer-with-more-leeway",
+            marks=pytest.mark.fault(46),
+        ),
     ],
 )
 def test_lifetimes_of_a_configuration(
