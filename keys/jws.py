@@ -23,6 +23,7 @@ from keys.errors import AlgorithmNotAllowedError, EncodingError, MalformedJWSErr
 from keys.jwk import KID_MAX_LENGTH, PrivateKey, VerificationKey
 
 MAX_COMPACT_LENGTH: Final = 32 * 1024
+DEFAULT_TYPE: Final = "JWT"
 _MAX_HEADER_LENGTH: Final = 4 * 1024
 
 
@@ -147,20 +148,21 @@ def parse(token: str) -> CompactJWS:
     return CompactJWS(header_segment, signing_input, payload, signature_segment)
 
 
-def header(jws: CompactJWS) -> Header:
-    """Return the protected header.
+def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
+    """Return the protected header of a token of that type (RFC 8725 section 3.11).
 
-    Raises MalformedJWSError for one that is not accepted, and AlgorithmNotAllowedError where its
-    ``alg`` is none of the signature algorithms served.
+    A header without ``typ`` is of the default type. Raises MalformedJWSError for one that is not
+    accepted, and AlgorithmNotAllowedError where its ``alg`` is none of the signature algorithms
+    served.
     """
     try:
-        return _parse_header(jws.header_segment)
+        return _parse_header(jws.header_segment, token_type)
     except EncodingError as error:
         raise MalformedJWSError(f"its header is {error}") from error
 
 
 @lru_cache(maxsize=256)
-def _parse_header(segment: bytes) -> Header:
+def _parse_header(segment: bytes, token_type: str) -> Header:
     # Memoised because it is the same for every token of a key; a refusal is not kept.
     if len(segment) > _MAX_HEADER_LENGTH:
         raise MalformedJWSError(f"its header is longer than {_MAX_HEADER_LENGTH} characters")
@@ -170,8 +172,8 @@ def _parse_header(segment: bytes) -> Header:
     for parameter in _REFUSED_PARAMETERS:
         if parameter in members:
             raise MalformedJWSError(f'its header has "{parameter}", which is not accepted')
-    if members.get("typ", "JWT") != "JWT":
-        raise MalformedJWSError('the "typ" of its header is not "JWT"')
+    if members.get("typ", DEFAULT_TYPE) != token_type:
+        raise MalformedJWSError(f'the "typ" of its header is not "{token_type}"')
     kid = members.get("kid", "")
     if not isinstance(kid, str) or len(kid) > KID_MAX_LENGTH or not kid.isprintable():
         raise MalformedJWSError(
@@ -184,13 +186,13 @@ def _parse_header(segment: bytes) -> Header:
     return Header(algorithm, kid or None)
 
 
-def verify(jws: CompactJWS, key: VerificationKey) -> bool:
-    """Tell whether the signature is one by this key.
+def verify(jws: CompactJWS, key: VerificationKey, token_type: str = DEFAULT_TYPE) -> bool:
+    """Return whether the signature of a token of that type is one by this key.
 
     Raises AlgorithmNotAllowedError where the header names another algorithm than the key's
     (RFC 8725 section 3.1), and MalformedJWSError where header or signature cannot be decoded.
     """
-    named = header(jws).algorithm
+    named = header(jws, token_type).algorithm
     if named != key.algorithm:
         raise AlgorithmNotAllowedError(
             f'the "alg" of its header is {named}, but the key is for {key.algorithm}'
@@ -203,15 +205,22 @@ def verify(jws: CompactJWS, key: VerificationKey) -> bool:
     return verified
 
 
-def sign(payload: bytes, key: SigningKey) -> str:
-    """Sign a payload and return the compact JWS, its header as Kubernetes writes it."""
-    segments = _header_segment(key.verification_key) + b"." + encode_base64url(payload).encode()
+def sign(payload: bytes, key: SigningKey, token_type: str = DEFAULT_TYPE) -> str:
+    """Sign a payload and return the compact JWS.
+
+    The default type is not written, as Kubernetes does not write it.
+    """
+    header_segment = _header_segment(key.verification_key, token_type)
+    segments = header_segment + b"." + encode_base64url(payload).encode()
     algorithm = _ALGORITHMS[key.verification_key.algorithm]
     signature: bytes = algorithm.sign(segments, key.private_key)
     return f"{segments.decode()}.{encode_base64url(signature)}"
 
 
 @lru_cache(maxsize=16)
-def _header_segment(key: VerificationKey) -> bytes:
-    header = msgspec.json.encode({"alg": key.algorithm, "kid": key.kid})
+def _header_segment(key: VerificationKey, token_type: str) -> bytes:
+    members = {"alg": key.algorithm, "kid": key.kid}
+    if token_type != DEFAULT_TYPE:
+        members["typ"] = token_type
+    header = msgspec.json.encode(members)
     return encode_base64url(header).encode("ascii")

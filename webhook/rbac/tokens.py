@@ -28,6 +28,8 @@ from webhook.rbac.records import Record, TokenRecord, token_record
 from webhook.rbac.state import State
 from webhook.rbac.token_uses import TokenUses
 
+AUTH_TOKEN_TYPE: Final = "leeway-auth+jwt"
+AUTH_TOKEN_AUDIENCE: Final = "leeway"
 DEFAULT_TTL_SECONDS: Final = 300.0
 MAX_TOKEN_LENGTH: Final = 4096
 # By this part of the TTL a last use may lie ahead, for workers that are not quite in step.
@@ -109,19 +111,35 @@ class SimpleTokens:
         return record.user
 
 
+def is_auth_jwt(token: str) -> bool:
+    """Return whether the header of a token says that it is an auth token; nothing is verified."""
+    try:
+        jws.header(jws.parse(token), AUTH_TOKEN_TYPE)
+    except (MalformedJWSError, AlgorithmNotAllowedError, EncodingError, RecursionError):
+        return False
+    return True
+
+
 class _JWTClaims(msgspec.Struct):
+    iss: str
+    aud: str
     username: str
     revision: int
     exp: int
 
 
 class JWTTokens:
-    """Provider ``jwt``: signed by the keyring, nothing kept."""
+    """Provider ``jwt``: signed by the keyring, nothing kept.
+
+    The keys are those of service account tokens, of ``issuer``: the type in the header tells the
+    two apart, wherever one is verified.
+    """
 
     def __init__(
-        self, store: AuthStore, keyring: Keyring, ttl: float = DEFAULT_TTL_SECONDS
+        self, store: AuthStore, keyring: Keyring, issuer: str, ttl: float = DEFAULT_TTL_SECONDS
     ) -> None:
         self._store = store
+        self._issuer = issuer
         self._ttl = ttl
         self.use_keyring(keyring)
 
@@ -136,8 +154,10 @@ class JWTTokens:
         # Read before the user is: a password that changes in between makes the token stale.
         revision = self._store.revision
         _require_unchanged(self._store.state, user)
-        claims = _JWTClaims(user.name, revision, int(now + self._ttl))
-        return jws.sign(msgspec.json.encode(claims), self._keyring.signing_key())
+        expires = int(now + self._ttl)
+        claims = _JWTClaims(self._issuer, AUTH_TOKEN_AUDIENCE, user.name, revision, expires)
+        payload = msgspec.json.encode(claims)
+        return jws.sign(payload, self._keyring.signing_key(), AUTH_TOKEN_TYPE)
 
     def resolve(self, token: str, now: float) -> str:
         """Return the user of a token that is not older than the user's password."""
@@ -145,13 +165,13 @@ class JWTTokens:
             raise InvalidAuthTokenError
         try:
             parsed = jws.parse(token)
-            kid = jws.header(parsed).kid
+            kid = jws.header(parsed, AUTH_TOKEN_TYPE).kid
             # Decoded first, so that no key is asked for on behalf of another kind of token.
             claims = msgspec.json.decode(parsed.unverified_payload, type=_JWTClaims)
             key = self._keys.get(kid or "")
             if key is None:
                 raise UnknownAuthKeyError if kid else InvalidAuthTokenError
-            if not jws.verify(parsed, key):
+            if not jws.verify(parsed, key, AUTH_TOKEN_TYPE):
                 raise InvalidAuthTokenError
         except (
             MalformedJWSError,
@@ -162,8 +182,12 @@ class JWTTokens:
             RecursionError,
         ) as error:
             raise InvalidAuthTokenError from error
-        user = self._store.state.users.get(claims.username)
-        if user is None or claims.revision < user.generation or now > claims.exp:
+        if claims.iss != self._issuer or claims.aud != AUTH_TOKEN_AUDIENCE or now > claims.exp:
+            raise InvalidAuthTokenError
+        state = self._store.state
+        user = state.users.get(claims.username)
+        # A later revision than that of the store is of a store that this one has replaced.
+        if user is None or not user.generation <= claims.revision <= state.meta.revision:
             raise InvalidAuthTokenError
         return user.name
 

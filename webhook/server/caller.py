@@ -17,7 +17,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
-from webhook.rbac.tokens import TokenProvider
+from webhook.rbac.tokens import TokenProvider, is_auth_jwt
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
 from webhook.server.tls import TLS_1_2, peer_certificate
@@ -141,10 +141,11 @@ class Callers:
         token = authorization_token(scope)
         if not token or not self._store.enabled:
             return None
-        outcome = await self._verifier.authenticate(token, self._audiences)
-        account = self._service_account(outcome, token)
-        if account is not None:
-            return account
+        if not is_auth_jwt(token):
+            outcome = await self._verifier.authenticate(token, self._audiences)
+            account = self._service_account(outcome, token)
+            if account is not None:
+                return account
         try:
             return await self._user_of(token)
         except InvalidAuthTokenError as error:
@@ -167,11 +168,12 @@ class Callers:
 
         It may be of any trusted issuer, or an auth token.
         """
-        outcome = await self._verifier.authenticate(token, ())
-        if not isinstance(outcome, Refused):
-            return _caller_of(outcome)
-        if outcome.error.is_ours:
-            return str(outcome.error)
+        if not is_auth_jwt(token):
+            outcome = await self._verifier.authenticate(token, ())
+            if not isinstance(outcome, Refused):
+                return _caller_of(outcome)
+            if outcome.error.is_ours:
+                return str(outcome.error)
         try:
             return await self._user_of(token)
         except InvalidAuthTokenError:

@@ -148,7 +148,7 @@ def token_provider(
     """Make the provider of auth tokens that a configuration chooses."""
     ttl = configuration.auth.auth_token_ttl
     if configuration.auth.token_provider == "jwt":
-        return JWTTokens(store, keyring, ttl)
+        return JWTTokens(store, keyring, configuration.issuer, ttl)
     if configuration.auth.token_provider == "none":
         return NopTokens()
     return SimpleTokens(store, uses, ttl)

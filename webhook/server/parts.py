@@ -81,7 +81,7 @@ class PartsMaker:
             issuer_keys = self._issuer_keys(configuration)
         if not {"issuer", "objects", "trusted_issuers", "audiences", "leeway"} <= same:
             authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
-        if "auth" not in same:
+        if not {"issuer", "auth"} <= same:
             tokens = self._tokens(configuration, keyring)
         return Parts(configuration, keyring, objects, issuer_keys, authenticator, tokens)
 

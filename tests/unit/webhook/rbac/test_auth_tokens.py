@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from support import NOW, b64, raw_jws, sign_text, signing_key
+from support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 
 from keys import jws
 from keys.keyring import Keyring
@@ -28,7 +28,7 @@ def make_simple(store: AuthStore) -> SimpleTokens:
 
 
 def make_jwt(store: AuthStore) -> TokenProvider:
-    return JWTTokens(store, KEYRING, TTL)
+    return JWTTokens(store, KEYRING, ISSUER, TTL)
 
 
 BOTH = pytest.mark.parametrize("make", [make_simple, make_jwt])
@@ -216,7 +216,51 @@ def test_jwt_claims() -> None:
     _, store = prepared()
     token = make_jwt(store).assign(store.user("a"), NOW + 0.5)
     payload = msgspec.json.decode(jws.parse(token).unverified_payload)
-    assert payload == {"username": "a", "revision": store.revision, "exp": int(NOW + TTL)}
+    assert payload == claims_of(store)
+    header = msgspec.json.decode(unb64(token.split(".")[0]))
+    assert header == {"alg": "ES256", "kid": KEY.verification_key.kid, "typ": "leeway-auth+jwt"}
+
+
+def claims_of(store: AuthStore) -> dict[str, object]:
+    return {
+        "iss": ISSUER,
+        "aud": "leeway",
+        "username": "a",
+        "revision": store.revision,
+        "exp": int(NOW + TTL),
+    }
+
+
+HEADER = {"alg": "ES256", "kid": KEY.verification_key.kid, "typ": "leeway-auth+jwt"}
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize(
+    ("header", "claims"),
+    [
+        pytest.param({"typ": None}, {}, id="no typ"),
+        pytest.param({"typ": "JWT"}, {}, id="typ of a service account token"),
+        pytest.param({"typ": "LEEWAY-AUTH+JWT"}, {}, id="typ in capitals"),
+        pytest.param({}, {"iss": None}, id="no iss"),
+        pytest.param({}, {"iss": "https://other.example"}, id="another iss"),
+        pytest.param({}, {"aud": None}, id="no aud"),
+        pytest.param({}, {"aud": ISSUER}, id="another aud"),
+        pytest.param({}, {"aud": ["leeway"]}, id="a list as aud"),
+        pytest.param({}, {"revision": 1 << 40}, id="a revision that the store has not reached"),
+    ],
+)
+def test_jwt_needs_its_type_issuer_and_audience(
+    header: dict[str, object], claims: dict[str, object]
+) -> None:
+    _, store = prepared()
+
+    def made(header: dict[str, object], claims: dict[str, object]) -> str:
+        members = {k: v for k, v in (HEADER | header).items() if v is not None}
+        payload = {k: v for k, v in (claims_of(store) | claims).items() if v is not None}
+        return raw_jws(msgspec.json.encode(members), msgspec.json.encode(payload), KEY)
+
+    assert make_jwt(store).resolve(made({}, {}), NOW) == "a"
+    assert_refused(make_jwt(store), made(header, claims), NOW)
 
 
 def test_jwt_runs_out_whether_used_or_not() -> None:
@@ -233,9 +277,8 @@ def test_jwt_of_another_key_or_shape() -> None:
     token = provider.assign(store.user("a"), NOW)
     header, payload, signature = token.split(".")
     other = signing_key("ES256", "another")
-    claims = {"username": "a", "revision": store.revision, "exp": int(NOW + TTL)}
-    kid = KEY.verification_key.kid
-    own_header = msgspec.json.encode({"alg": "ES256", "kid": kid})
+    claims = claims_of(store)
+    own_header = msgspec.json.encode(HEADER)
     # The fixture itself: what is refused below is refused for what is said beside it.
     good = raw_jws(own_header, msgspec.json.encode(claims), KEY)
     assert provider.resolve(good, NOW) == "a"
@@ -243,9 +286,9 @@ def test_jwt_of_another_key_or_shape() -> None:
         sign_text(f"{header}.{payload}", other),
         f"{header}.{payload}.",
         f"{header}.{b64(msgspec.json.encode(claims | {'username': 'b'}))}.{signature}",
-        raw_jws(msgspec.json.encode({"alg": "ES256"}), msgspec.json.encode(claims), KEY),
+        raw_jws(msgspec.json.encode(HEADER | {"kid": ""}), msgspec.json.encode(claims), KEY),
         raw_jws(
-            msgspec.json.encode({"alg": "none", "kid": kid}),
+            msgspec.json.encode(HEADER | {"alg": "none"}),
             msgspec.json.encode(claims),
             KEY,
             "ES256",
@@ -254,8 +297,14 @@ def test_jwt_of_another_key_or_shape() -> None:
         raw_jws(own_header, b"[]", KEY),
         raw_jws(own_header, b"\xff", KEY),
         raw_jws(own_header, msgspec.json.encode(claims)[:-1] + b',"z":' + NESTED, KEY),
-        raw_jws(b'{"alg":"RS256","kid":"x"}', b'{"z":' + NESTED, KEY, "ES256"),
+        raw_jws(
+            msgspec.json.encode(HEADER | {"alg": "RS256", "kid": "x"}),
+            b'{"z":' + NESTED,
+            KEY,
+            "ES256",
+        ),
         raw_jws(own_header, msgspec.json.encode({"username": "a", "revision": 1}), KEY),
+        raw_jws(own_header, msgspec.json.encode({k: claims[k] for k in claims if k != "exp"}), KEY),
         raw_jws(own_header, msgspec.json.encode(claims | {"revision": 1}), KEY),
         raw_jws(own_header, msgspec.json.encode(claims | {"exp": str(claims["exp"])}), KEY),
         raw_jws(own_header, msgspec.json.encode(claims | {"x": "x" * MAX_TOKEN_LENGTH}), KEY),
@@ -286,7 +335,7 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
     user = store.user("a")
     changing = Changing()
     try:
-        token = JWTTokens(changing, KEYRING, TTL).assign(user, NOW)
+        token = JWTTokens(changing, KEYRING, ISSUER, TTL).assign(user, NOW)
     except AuthFailedError:
         return
     assert store.user("a").generation > user.generation
@@ -315,7 +364,7 @@ def test_simple_is_not_purged_within_the_ttl_of_a_use_that_was_not_written_down(
 def test_jwt_with_a_key_that_is_not_known_yet() -> None:
     _, store = prepared()
     rotated = Keyring().with_new_key(signing_key("ES256", "another"), 0)
-    provider, elsewhere = make_jwt(store), JWTTokens(store, rotated, TTL)
+    provider, elsewhere = make_jwt(store), JWTTokens(store, rotated, ISSUER, TTL)
     token = elsewhere.assign(store.user("a"), NOW)
     with pytest.raises(UnknownAuthKeyError, match=r"^etcdserver: invalid auth token$"):
         provider.resolve(token, NOW)
@@ -328,16 +377,17 @@ def test_jwt_with_a_key_that_is_not_known_yet() -> None:
 @pytest.mark.parametrize(
     ("header", "payload"),
     [
-        ({"alg": "ES256"}, {"username": "a", "revision": 9, "exp": int(NOW)}),
-        ({"alg": "ES256", "kid": ""}, {"username": "a", "revision": 9, "exp": int(NOW)}),
-        ({"alg": "ES256", "kid": "x"}, {"sub": "a", "iss": "https://x", "exp": int(NOW)}),
+        (HEADER | {"kid": ""}, {}),
+        ({"alg": "ES256", "kid": "x"}, {}),
+        (HEADER | {"kid": "x"}, {"username": 1}),
     ],
 )
 def test_no_key_is_asked_for_without_a_name_or_for_another_kind_of_token(
     header: dict[str, object], payload: dict[str, object]
 ) -> None:
     _, store = prepared()
-    token = raw_jws(msgspec.json.encode(header), msgspec.json.encode(payload), KEY, "ES256")
+    body = msgspec.json.encode(claims_of(store) | payload)
+    token = raw_jws(msgspec.json.encode(header), body, KEY, "ES256")
     with pytest.raises(InvalidAuthTokenError) as refused:
         make_jwt(store).resolve(token, NOW)
     assert not isinstance(refused.value, UnknownAuthKeyError)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 
 import bcrypt
+import msgspec
 import pytest
 from caller_parts import (
     FOREIGN_ISSUER,
@@ -19,6 +20,7 @@ from caller_parts import (
     scope_of,
 )
 
+from keys.jws import sign
 from keys.keyring import Keyring
 from tests.support import (
     AUDIENCE,
@@ -30,12 +32,19 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from webhook.authenticator import Authenticator
+from webhook.authenticator import Authenticator, TrustedIssuer
+from webhook.errors import Reason
 from webhook.log_lines import Fields
-from webhook.rbac.errors import AuthError, AuthFailedError, PermissionDeniedError
+from webhook.outcome import Refused
+from webhook.rbac.errors import (
+    AuthError,
+    AuthFailedError,
+    InvalidAuthTokenError,
+    PermissionDeniedError,
+)
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
-from webhook.rbac.tokens import JWTTokens
+from webhook.rbac.tokens import AUTH_TOKEN_TYPE, JWTTokens
 from webhook.server.caller import NOBODY, Caller, Callers
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI
@@ -236,11 +245,11 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
 ) -> None:
     old = Keyring().with_new_key(signing_key("ES256"), 0)
     new = Keyring().with_new_key(signing_key("ES256", "another"), 0)
-    tokens = JWTTokens(parts.store, old)
+    tokens = JWTTokens(parts.store, old, ISSUER)
     newer_keys = NewerKeys(tokens, new if is_there else old)
     verifier = TokenVerifier(Authenticator([], LEEWAY), lambda: NOW, None, newer_keys)
     callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
-    token = JWTTokens(parts.store, new).assign(parts.store.user("alice"), NOW)
+    token = JWTTokens(parts.store, new, ISSUER).assign(parts.store.user("alice"), NOW)
     if is_there:
         found = asyncio.run(callers.find(scope_of(f"Bearer {token}")))
         assert found == Caller("alice", by_token=True)
@@ -257,7 +266,7 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
 
 def test_an_auth_token_that_is_refused_for_another_reason_asks_for_no_keys(parts: Parts) -> None:
     keyring = Keyring().with_new_key(signing_key("ES256"), 0)
-    tokens = JWTTokens(parts.store, keyring)
+    tokens = JWTTokens(parts.store, keyring, ISSUER)
     newer_keys = NewerKeys(tokens, keyring)
     verifier = TokenVerifier(Authenticator([], LEEWAY), lambda: NOW, None, newer_keys)
     callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
@@ -324,3 +333,33 @@ def test_a_token_opens_nothing_when_auth_is_disabled_behind_its_back(
         api.call(call, Caller("anybody"), body, unheard)
     except AuthError as error:
         raise AssertionError(error) from error
+
+
+@pytest.mark.fault(60)
+def test_auth_tokens_and_service_account_tokens_of_one_key_are_told_apart(parts: Parts) -> None:
+    key = signing_key("RS256")
+    keyring = Keyring().with_new_key(key, 0)
+    tokens = JWTTokens(parts.store, keyring, ISSUER)
+    issuers = [TrustedIssuer(ISSUER, [AUDIENCE, "leeway"], [key.verification_key])]
+    authenticator = Authenticator(issuers, LEEWAY)
+    verifier = TokenVerifier(authenticator, lambda: NOW)
+    callers = Callers(parts.store, tokens, verifier, ISSUER, ("leeway",), lambda: NOW)
+    auth_token = tokens.assign(parts.store.user("alice"), NOW)
+    # One that would be either, but for its type.
+    claims = good_claims(aud=["leeway"])
+    both = claims | {"username": "alice", "revision": parts.store.revision}
+
+    def signed(claims: dict[str, object], typ: str) -> str:
+        return sign(msgspec.json.encode(claims), key, typ)
+
+    account = signed(both, "JWT")
+    assert asyncio.run(callers.find(scope_of(f"Bearer {account}"))) == SERVICE_ACCOUNT
+    with pytest.raises(InvalidAuthTokenError):
+        tokens.resolve(account, NOW)
+    user = signed(both | {"aud": "leeway"}, AUTH_TOKEN_TYPE)
+    for token in (auth_token, user):
+        found = asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+        assert found == asyncio.run(callers.subject_of(token)) == Caller("alice", by_token=True)
+        outcome = authenticator.authenticate(token, ["leeway"], NOW)
+        assert isinstance(outcome, Refused)
+        assert outcome.error.reason is Reason.MALFORMED

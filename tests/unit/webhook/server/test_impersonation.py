@@ -172,7 +172,8 @@ def test_a_token_acts_as_nobody_when_auth_is_disabled_behind_its_back(
 ) -> None:
     parts, key = Parts(), signing_key("RS256")
     keyring = Keyring().with_new_key(key, 0)
-    tokens = JWTTokens(parts.store, Keyring().with_new_key(signing_key("RS256", "another"), 0))
+    older = Keyring().with_new_key(signing_key("RS256", "another"), 0)
+    tokens = JWTTokens(parts.store, older, ISSUER)
     authenticator = Authenticator([TrustedIssuer(ISSUER, [AUDIENCE], [])], LEEWAY)
 
     def use() -> None:
@@ -182,7 +183,7 @@ def test_a_token_acts_as_nobody_when_auth_is_disabled_behind_its_back(
     newer_keys = AuthGoesOff(parts.store, use)
     verifier = TokenVerifier(authenticator, lambda: NOW, None, newer_keys)
     callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
-    auth_token = JWTTokens(parts.store, keyring).assign(parts.store.user("alice"), NOW)
+    auth_token = JWTTokens(parts.store, keyring, ISSUER).assign(parts.store.user("alice"), NOW)
     token = auth_token if is_auth_token else token_of(good_claims())
     scope = with_headers(("user", "root"))
     scope["headers"].append((b"authorization", f"Bearer {token}".encode()))
