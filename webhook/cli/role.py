@@ -9,6 +9,7 @@ from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.store import (
     GoFlagsCommand,
+    create_option,
     from_key_option,
     opened_store,
     prefix_option,
@@ -27,9 +28,10 @@ def role() -> None:
 @role.command(epilog=example("leeway role add app"))
 @click.argument("name")
 @data_dir_option
-def add(data_dir: Path, name: str) -> None:
+@create_option
+def add(data_dir: Path, name: str, *, create: bool) -> None:
     """Add a role."""
-    with opened_store(data_dir) as (store, _):
+    with opened_store(data_dir, create=create) as (store, _):
         store.add_role(name)
         audit(data_dir, "role.add", role=name, revision=store.own_revision)
     say(f"Role {name} created")

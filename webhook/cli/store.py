@@ -35,16 +35,37 @@ prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin
 from_key_option = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
 
 
+create_option = click.option(
+    "--create", is_flag=True, help="Create a store in a folder that is not a data directory."
+)
+
+
 @contextmanager
-def opened_store(data_dir: Path) -> Iterator[tuple[AuthStore, Configuration]]:
-    """Open the store of a data directory; without ``leeway.yaml`` the defaults hold."""
+def opened_store(
+    data_dir: Path, *, create: bool = False
+) -> Iterator[tuple[AuthStore, Configuration]]:
+    """Open the store of a data directory; without ``leeway.yaml`` the defaults hold.
+
+    With ``create`` a folder without either gets an empty store. Raises DataDirectoryError where
+    there is nothing to open, and the errors of ``store_of``.
+    """
     if not data_dir.is_dir():
-        raise DataDirectoryError(f"{data_dir} is no data directory; make one with `leeway init`")
+        raise DataDirectoryError(
+            f"{data_dir} is not a data directory; create one with `leeway init`, or give another "
+            "with --data-dir"
+        )
     configuration = Configuration()
-    initialised = (data_dir / FILE_NAME).exists()
-    if initialised:
+    if (data_dir / FILE_NAME).exists():
+        # What is missing there is lost: in an empty store auth is disabled.
+        create = False
         configuration = load_configuration(data_dir, os.environ, {})
-    store = store_of(data_dir, configuration, create=not initialised)
+    elif not (create or (data_dir / configuration.store.sqlite.path).exists()):
+        raise DataDirectoryError(
+            f"{data_dir} is not a data directory, it has neither {FILE_NAME} nor "
+            f"{configuration.store.sqlite.path}; create one with `leeway init`, a store alone with "
+            "`leeway user add --create`, or give another with --data-dir"
+        )
+    store = store_of(data_dir, configuration, create=create)
     try:
         yield store, configuration
     finally:

@@ -8,7 +8,7 @@ from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.passwords import interactive_option, password_file_option, password_of
 from webhook.cli.role import permission_lines
-from webhook.cli.store import GoFlagsCommand, opened_store
+from webhook.cli.store import GoFlagsCommand, create_option, opened_store
 from webhook.rbac.passwords import Passwords
 
 
@@ -31,6 +31,7 @@ def user() -> None:
 @click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
 @password_file_option
 @interactive_option
+@create_option
 def add(
     data_dir: Path,
     name: str,
@@ -39,6 +40,7 @@ def add(
     new_user_password: str | None,
     password_file: str | None,
     interactive: bool,
+    create: bool,
 ) -> None:
     """Add a user. The password is typed twice, or read from a file or standard input.
 
@@ -53,7 +55,7 @@ def add(
     if not no_password and given is None and password_file is None:
         name, colon, inline = name.partition(":")
         given = inline if colon else None
-    with opened_store(data_dir) as (store, configuration):
+    with opened_store(data_dir, create=create) as (store, configuration):
         password_hash = b""
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)

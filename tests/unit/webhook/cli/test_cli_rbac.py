@@ -8,7 +8,7 @@ import pytest
 from cli_support import Leeway
 
 SESSION = [
-    ("user add root:root-Zb6mXq9RtY3kPw", "User root created\n"),
+    ("user add --create root:root-Zb6mXq9RtY3kPw", "User root created\n"),
     ("role add root", "Role root created\n"),
     ("user grant-role root root", "Role root is granted to user root\n"),
     ("user get root", "User: root\nRoles: root\n"),
@@ -61,6 +61,41 @@ def test_the_words_of_etcdctl(leeway: Leeway, folder: Path) -> None:
     for line, printed in SESSION:
         done = leeway(*line.split(), "--data-dir", folder)
         assert (done.code, done.out, done.err) == (0, printed, ""), line
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "user add alice:pw", "user delete alice", "user get alice", "user list",
+        "user passwd alice:pw", "user grant-role alice r", "user revoke-role alice r",
+        "role add r", "role delete r", "role get r", "role list",
+        "role grant-permission r read a", "role revoke-permission r a",
+        "auth enable", "auth disable", "auth status",
+        "group grant-role devs r", "group revoke-role devs r", "group get devs", "group list",
+        "can-i read a --user alice",
+        "revoke jti x", "revoke serviceaccount a/b", "revoke user alice", "revoke list",
+    ],
+)  # fmt: skip
+def test_no_command_makes_a_store_unless_told_to(leeway: Leeway, folder: Path, line: str) -> None:
+    (folder / "notes.txt").write_text("of something else")
+    done = leeway(*line.split(), "--data-dir", folder)
+    done.assert_failed(3, f"{folder} is not a data directory", "leeway.yaml", "leeway init")
+    assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("line", ["user add alice --no-password", "role add r"])
+def test_create_is_for_folders_that_are_no_data_directory(
+    leeway: Leeway, folder: Path, data_dir: Path, line: str
+) -> None:
+    leeway(*line.split(), "--create", "--data-dir", folder).assert_done()
+    leeway("user", "list", "--data-dir", folder).assert_done()
+    # A store that is lost there is not made again: auth would be disabled.
+    (data_dir / "auth.db").unlink()
+    done = leeway(*line.split(), "--create", "--data-dir", data_dir)
+    done.assert_failed(3, "auth.db is missing")
+    assert not (data_dir / "auth.db").exists()
 
 
 NO = [
