@@ -77,7 +77,10 @@ class Commands:
         return run([*command, *line.split()], stdin, {"ETCDCTL_API": "3"})
 
     def leeway(self, line: str, stdin: str = "") -> tuple[bool, str]:
-        return run([LEEWAY, *line.split()], stdin, {"LEEWAY_DATA_DIR": str(self.folder)})
+        words = line.split()
+        if not (self.folder / "auth.db").exists():
+            words.append("--create")
+        return run([LEEWAY, *words], stdin, {"LEEWAY_DATA_DIR": str(self.folder)})
 
 
 def run(command: list[str], stdin: str, environment: dict[str, str]) -> tuple[bool, str]:
