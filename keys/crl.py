@@ -52,11 +52,14 @@ def check_revocation_lists(
     )
 
 
+def load_lists(lists: bytes, name: str) -> list[x509.CertificateRevocationList]:
+    """Return every list of a PEM text. Raises KeyFileError."""
+    return [_load(block, name) for block in _blocks(lists, name)]
+
+
 def revoked_serials(lists: bytes, name: str) -> frozenset[int]:
     """Return the serial numbers in every list of a PEM text. Raises KeyFileError."""
-    return frozenset(
-        entry.serial_number for block in _blocks(lists, name) for entry in _load(block, name)
-    )
+    return frozenset(entry.serial_number for crl in load_lists(lists, name) for entry in crl)
 
 
 def list_is_due(lists: bytes, now: datetime, name: str) -> bool:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from webhook.errors import HandshakeFailure
+from webhook.server.client_trust import ClientTrust
 
 # From the client, as far as OpenSSL can tell: alert (21), TLS 1.2, two bytes: fatal (2),
 # handshake_failure (40). RFC 5246 section 7.2.
@@ -59,10 +60,12 @@ Report = Callable[[HandshakeFailure, str], None]
 class ServerContext(ssl.SSLContext):
     """A context for servers whose connections all begin with a full handshake.
 
-    ``report`` is called for each handshake that fails, with one sentence that says why.
+    ``report`` is called for each handshake that fails, with one sentence that says why. ``trust``
+    is what client certificates are checked against.
     """
 
     report: Report = staticmethod(lambda _failure, _why: None)
+    trust: ClientTrust = ClientTrust(b"", b"")
 
     def wrap_bio(
         self,

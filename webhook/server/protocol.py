@@ -29,6 +29,7 @@ from gunicorn.asgi.protocol import (
 )
 
 from webhook.server.anonymous import AnonymousConnections
+from webhook.server.client_trust import ClientTrust
 from webhook.server.error_map import JSON
 from webhook.server.parser import LeewayParser
 from webhook.server.tls import tls_extension
@@ -75,7 +76,10 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._stall_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_request = False
+        self.is_ending = False
         self._tls: dict[str, Any] | None = None
+        self.trust: ClientTrust | None = None
+        """What its client certificate was checked against."""
         # Hooks and an access log of the operator's see every request, and so need the long way.
         self._has_short_way = (
             self._pre_request is None
@@ -94,6 +98,7 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
             self._tls = tls_extension(ssl_object)
+            self.trust = ssl_object.context.trust
         if not (self._tls and self._tls["client_cert_chain"]):
             if not self.worker.anonymous.admit(self):
                 self._is_refused = True
@@ -165,7 +170,10 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
             and not self._flow_control.write_paused
             and self._answer_at_once(data)
         ):
-            super().data_received(data)
+            if not self.is_ending:
+                super().data_received(data)
+            elif self.is_idle:
+                self.close_idle()
 
     def _answer_at_once(self, data: bytes) -> bool:
         head, body = split(data)
@@ -232,6 +240,20 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         self._close_transport()
         self._request_ready.set()
         self._abort_later()
+
+    @property
+    def certificate(self) -> str:
+        """The client's certificate in PEM, empty where it has shown none."""
+        chain = self._tls["client_cert_chain"] if self._tls else ()
+        return chain[0] if chain else ""
+
+    def end(self) -> None:
+        """Take no other request: close the connection, or let it be closed after an answer."""
+        self.is_ending, self._has_short_way = True, False
+        if self._in_request and self._body_receiver is not None:
+            self._body_receiver.signal_disconnect()
+        if self._in_request or self.is_idle:
+            self.close_idle()
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         proceed: bool
@@ -322,6 +344,7 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         # A body that is not here yet is not waited for; where it ends the next request begins.
         return (
             self.worker.draining
+            or self.is_ending
             or self._in_request
             or super()._will_close(request, response_requires_close)
         )

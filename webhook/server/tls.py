@@ -8,6 +8,8 @@ Invariants:
    clients, or the handshake fails.
 3. Where there is a list of revoked certificates, it must be a good one for the CA of each client
    certificate at the time of the handshake, or the handshake fails.
+4. A change of the CA or the list ends the connections whose certificate it no longer accepts
+   (``client_trust.py``).
 """
 
 import ssl
@@ -24,6 +26,7 @@ from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
 from webhook.data_dir import TLSFiles, check_tls_files
 from webhook.errors import DataDirectoryError
+from webhook.server.client_trust import ClientTrust
 from webhook.server.handshake import ServerContext
 
 TLS_1_2 = 0x0303
@@ -52,13 +55,16 @@ def load_context(files: TLSFiles) -> ServerContext:
     if files.client_crl is not None:
         revocations_of(files, files.client_crl)
     try:
-        return server_context(files)
+        context = server_context(files)
     except ssl.SSLError as error:
         raise DataDirectoryError(
             f"{files.certificate}, {files.private_key.name} and {files.client_ca.name} beside it "
             f"cannot be served with: {error.strerror or error}; restore them, or remove the broken "
             "pair and run `leeway init`"
         ) from error
+    lists = b"" if files.client_crl is None else read_public_file(files.client_crl)
+    context.trust = ClientTrust(read_public_file(files.client_ca), lists)
+    return context
 
 
 def revocations_of(files: TLSFiles, lists: Path) -> RevocationLists:

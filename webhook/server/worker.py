@@ -146,6 +146,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             if self.ppid != os.getppid():
                 self.log.info("The master is gone, shutting down")
                 break
+            await self._end_untrusted()
             await self._pause(1.0)
         if self._watch is not None:
             # It may wait for its thread, which may wait for this loop.
@@ -194,6 +195,25 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             return
         self._context = context
         self.log.info("New connections get the certificates that are there now")
+
+    async def _end_untrusted(self) -> None:
+        """End the connections whose certificate is not accepted since a change of files."""
+        trust = self._context.trust if self._context is not None else None
+        stale = [p for p in self.protocols if p.trust is not trust and p.certificate]
+        if trust is None or not stale:
+            return
+        shown = {p.certificate for p in stale if p.trust != trust}
+        refused = await asyncio.to_thread(lambda: {c for c in shown if not trust.accepts(c)})
+        ended = 0
+        for protocol in stale:
+            if protocol.certificate not in refused:
+                protocol.trust = trust
+                continue
+            ended += not protocol.is_ending
+            protocol.end()
+        if ended:
+            text = "Ending connections with a client certificate that is no longer accepted: %d"
+            self.log.info(text, ended)
 
     def _max_anonymous(self) -> int:
         limit: int = self.asgi.max_anonymous_connections

@@ -99,6 +99,8 @@ OWN_ATTRIBUTES = {
     "_stall_timer",
     "_tls",
     "_write_timer",
+    "is_ending",
+    "trust",
 }
 
 
