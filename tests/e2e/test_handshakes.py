@@ -133,7 +133,7 @@ def test_a_failed_handshake_is_logged_and_counted(
     fail(server, tmp_path)
     soon(lambda: [r for r in failures(server) if r["reason"] == reason])
     (record,) = [record for record in failures(server) if record["reason"] == reason]
-    assert record["level"] == "info"
+    assert (record["level"], record["address"]) == ("info", HOST)
     assert record["message"].startswith(f"a TLS handshake failed: {words}")
     assert count(server, reason) == before + 1
 

@@ -178,10 +178,10 @@ class LiveApplication:
         self._lasting.metrics.count_over_limit(what)
         self._lasting.log.over_limit(what)
 
-    def handshake_failed(self, failure: HandshakeFailure, why: str) -> None:
+    def handshake_failed(self, failure: HandshakeFailure, why: str, address: str) -> None:
         """Count and log a TLS handshake that failed."""
         self._lasting.metrics.count_failed_handshake(failure)
-        self._lasting.log.handshake_failed(failure, why)
+        self._lasting.log.handshake_failed(failure, why, address)
 
     def _reconfigure(self, configuration: Configuration) -> None:
         before = self._parts.configuration

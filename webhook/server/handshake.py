@@ -1,4 +1,4 @@
-"""TLS handshakes of the listening port: none resumes a session, and those that fail are reported.
+"""TLS handshakes of the listening port: none resumes a session; why one has failed.
 
 Invariant: a handshake is complete only if it was a full one, in which the client's certificate was
 checked against the CA and the list of revoked certificates of that moment. OpenSSL keeps the
@@ -7,7 +7,6 @@ resumes one is called off before the server has answered.
 """
 
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -54,17 +53,18 @@ _ADVICE: Final = {
     HandshakeFailure.NOT_TLS: "; only https is served",
 }
 _ALERTS_ABOUT_OURS: Final = ("certificate", "unknown ca")
-Report = Callable[[HandshakeFailure, str], None]
+
+
+class SessionResumedError(ssl.SSLError):
+    """A handshake that resumes a session."""
 
 
 class ServerContext(ssl.SSLContext):
     """A context for servers whose connections all begin with a full handshake.
 
-    ``report`` is called for each handshake that fails, with one sentence that says why. ``trust``
-    is what client certificates are checked against.
+    ``trust`` is what client certificates are checked against.
     """
 
-    report: Report = staticmethod(lambda _failure, _why: None)
     trust: ClientTrust = ClientTrust(b"", b"")
 
     def wrap_bio(
@@ -78,58 +78,49 @@ class ServerContext(ssl.SSLContext):
         """Make the TLS of a connection, as asyncio and uvloop do."""
         made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         if isinstance(made, _Handshake):
-            made.incoming, made.report = incoming, self.report
+            made.incoming = incoming
         return made
 
 
 class _Handshake(ssl.SSLObject):
     incoming: ssl.MemoryBIO
-    report: Report | None = None
-    """None once the handshake is complete, or its failure reported."""
 
     def do_handshake(self) -> None:
-        """Go on with the handshake. Raises ssl.SSLError for one that resumes a session."""
+        """Go on with the handshake. Raises SessionResumedError and other ssl.SSLErrors."""
         try:
             super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
             if self.session_reused:
                 self._call_off()
             raise
-        except ssl.SSLError as error:
-            self._failed(*failure_of(error))
-            raise
         if self.session_reused:
             self._call_off()
-        self.report = None
 
     def _call_off(self) -> None:
         # OpenSSL forgets a session at a fatal alert, so the client's next handshake is a full one.
         self.incoming.write(_FATAL_ALERT)
         with suppress(ssl.SSLError):
             super().do_handshake()
-        why = "the client resumed a session, which is not served; its next handshake is a full one"
-        self._failed(HandshakeFailure.SESSION_RESUMED, why)
-        raise ssl.SSLError(why)
-
-    def _failed(self, failure: HandshakeFailure, why: str) -> None:
-        if self.report is not None:
-            self.report(failure, why)
-            self.report = None
-
-    def __del__(self) -> None:
-        # A client that leaves or takes too long is not told to TLS: its connection just ends.
-        self._failed(HandshakeFailure.UNFINISHED, "the client left, or took too long")
+        raise SessionResumedError("a session was resumed")
 
 
 ServerContext.sslobject_class = _Handshake
 
 
-def failure_of(error: ssl.SSLError) -> tuple[HandshakeFailure, str]:
-    """Return why a handshake failed, as a label and as a sentence."""
+def failure_of(error: OSError) -> tuple[HandshakeFailure, str]:
+    """Return why a handshake failed, as a label and as a sentence.
+
+    An error that is not one of TLS is taken for a client that left, or took too long.
+    """
+    if isinstance(error, SessionResumedError):
+        why = "the client resumed a session, which is not served; its next handshake is a full one"
+        return HandshakeFailure.SESSION_RESUMED, why
     if isinstance(error, ssl.SSLCertVerificationError):
         failure = _VERIFY_CODES.get(error.verify_code, HandshakeFailure.CERTIFICATE_REFUSED)
         why = f"the client's certificate is not accepted: {error.verify_message}"
         return failure, why + _ADVICE.get(failure, "")
+    if not isinstance(error, ssl.SSLError):
+        return HandshakeFailure.UNFINISHED, "the client left, or took too long"
     reason = error.reason or "unknown"
     words = reason.lower().replace("_", " ")
     if "ALERT" in reason:

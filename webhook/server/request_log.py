@@ -214,9 +214,9 @@ class RequestLog:
         fields: Fields = {"event": "over-limit", "what": what}
         self._limits[what].log(_logger, logging.WARNING, _OVER_LIMIT[what], lambda: fields)
 
-    def handshake_failed(self, failure: HandshakeFailure, why: str) -> None:
+    def handshake_failed(self, failure: HandshakeFailure, why: str, address: str) -> None:
         """Log a TLS handshake that failed; at level debug where the client only left."""
-        fields: Fields = {"event": "handshake", "reason": failure}
+        fields: Fields = {"event": "handshake", "reason": failure, "address": address}
         is_quiet = failure is HandshakeFailure.UNFINISHED
         level = logging.DEBUG if is_quiet else logging.INFO
         self._handshakes.log(_logger, level, f"a TLS handshake failed: {why}", lambda: fields)

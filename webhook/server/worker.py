@@ -31,7 +31,7 @@ from webhook.data_dir import TLSFiles, crl_beside
 from webhook.server.acceptor import Acceptor
 from webhook.server.anonymous import AnonymousConnections
 from webhook.server.failures import in_words, traceback_of
-from webhook.server.handshake import ServerContext
+from webhook.server.handshake import ServerContext, failure_of
 from webhook.server.protocol import (
     ABORT_SECONDS,
     ANONYMOUS_RECEIVE_BYTES,
@@ -170,11 +170,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         return FileWatch(paths, self._reload_tls, "leeway-tls-files")
 
     def _load_context(self) -> ServerContext | None:
-        if not self.cfg.is_ssl:
-            return None
-        context = load_context(self._tls_files())
-        context.report = self.asgi.handshake_failed
-        return context
+        return load_context(self._tls_files()) if self.cfg.is_ssl else None
 
     def _reload_tls(self) -> bool:
         """Load the files of TLS again, in any thread; broken ones change nothing."""
@@ -225,9 +221,14 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
     async def _connect(self, client: socket.socket) -> None:
         # What one read of an unknown client may bring, with all its copies on the way.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANONYMOUS_RECEIVE_BYTES)
-        await self.loop.connect_accepted_socket(
-            lambda: LeewayProtocol(self), client, **self._tls_options()
-        )
+        address = client.getpeername()[0]
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: LeewayProtocol(self), client, **self._tls_options()
+            )
+        except OSError as error:
+            self.asgi.handshake_failed(*failure_of(error), address)
+            raise
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
