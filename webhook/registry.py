@@ -55,6 +55,11 @@ _VIRTUAL: Final = {
     ("certificates.k8s.io", "signers"): False,
 }
 _NAMESPACED: Final = {(known.group, known.plural): known.namespaced for known in KNOWN} | _VIRTUAL
+# What their keys begin with: none of them needs an escape, nor can be taken for a group.
+_STEMS: Final = {
+    (group, resource): f"{_ROOT}{group}/{resource}" if group else _ROOT + resource
+    for group, resource in _NAMESPACED
+}
 _DOTTED_GROUP: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _GROUPS_WITHOUT_DOT: Final = frozenset(
     ("extensions", *(known.group for known in KNOWN if known.group and "." not in known.group))
@@ -161,20 +166,24 @@ def _path_span(path: str) -> Range:
 
 
 def _resource_spans(request: ResourceRequest) -> tuple[Range, ...]:
-    verb, group, resource, subresource = msgspec.structs.astuple(request)[:4]
-    if group == "*" or (resource in _ALL and not group):
-        # The core group has no segment of its own: all of it is all there is.
-        return (_prefix(_ROOT),)
-    stem = _first_segments(group, resource)
-    if resource in _ALL:
-        return (_prefix(stem),)
-    stem += resource.translate(_ESCAPED_WITH_COLON)
+    verb, group, resource, subresource = (
+        request.verb, request.group, request.resource, request.subresource
+    )  # fmt: skip
+    stem = _STEMS.get((group, resource), "")
+    if not stem:
+        if group == "*" or (resource in _ALL and not group):
+            # The core group has no segment of its own: all of it is all there is.
+            return (_prefix(_ROOT),)
+        stem = _first_segments(group, resource)
+        if resource in _ALL:
+            return (_prefix(stem),)
+        stem += resource.translate(_ESCAPED_WITH_COLON)
     if subresource == "*":
         return (_prefix(f"{stem}:"),)
     if subresource:
         stem += f":{_subresource(subresource)}"
     if _grants_more(verb):
-        return (_object_span(f"{stem}:{verb.translate(_ESCAPED)}", request),)
+        return (_object_span(f"{stem}:{_escaped(verb)}", request),)
     span = _object_span(stem, request)
     # Any verb, those with a key of their own included.
     return (span, _prefix(f"{stem}:")) if verb in _ALL else (span,)
@@ -206,6 +215,11 @@ def _subresource(text: str) -> str:
     return text.translate(_ESCAPED_WITH_COLON)
 
 
+def _escaped(text: str) -> str:
+    # Nearly no text has either, and to look for them takes a third of the time.
+    return text.translate(_ESCAPED) if "/" in text or "%" in text else text
+
+
 def _grants_more(verb: str) -> bool:
     """Return whether a verb grants more than it changes, and so is a part of the key."""
     return verb in _GRANTING_VERBS or verb.startswith(_IMPERSONATE)
@@ -215,14 +229,14 @@ def _object_span(stem: str, request: ResourceRequest) -> Range:
     namespace, name = request.namespace, request.name
     all_names = name in _ALL or request.verb in _COLLECTION_VERBS
     namespaced = _NAMESPACED.get((request.group, request.resource))
-    name = name.translate(_ESCAPED)
+    name = _escaped(name)
     if namespaced is False or namespace in _ALL:
         # A name in all namespaces may be in any of them.
         everywhere = namespaced or (namespaced is None and namespace)
         if all_names or everywhere:
             return _prefix(f"{stem}/")
         return _single(f"{stem}/{name}")
-    stem = f"{stem}/{namespace.translate(_ESCAPED)}/"
+    stem = f"{stem}/{_escaped(namespace)}/"
     return _prefix(stem) if all_names else _single(stem + name)
 
 
