@@ -33,7 +33,7 @@ FAULTS = {
     24: "Certificates of CAs without key identifiers are trusted for outgoing connections",
     25: "A token file may end in a newline, and a token that cannot be sent is named",
     26: "A credential plugin that fails is named, and nothing is sent without credentials",
-    27: "`proxy-url` of a kubeconfig is used",
+    27: "`proxy-url` of a kubeconfig is used, or refused with what is allowed",
     28: "`leeway doctor` finds kube-apiserver in the manifests of kops, kube-up and hyperkube",
     29: "`leeway doctor` judges a certificate chain as OpenSSL does",
     30: "`leeway doctor` says how long an API server's caches outlive a revocation",

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from keys.showing import shown
 from webhook.claims import LEGACY_ISSUER
 from webhook.config_limits import (
     require,
@@ -177,7 +178,7 @@ class ServerSection(Section, frozen=True):
     def __post_init__(self) -> None:
         match = _BIND.fullmatch(self.bind)
         if match is None or not 0 <= int(match[1]) <= 65535:
-            raise ValueError(f"bind is {self.bind[:64]!r}; write it HOST:PORT, like 127.0.0.1:8443")
+            raise ValueError(f"bind is {shown(self.bind)}; write it HOST:PORT, like 127.0.0.1:8443")
         require("workers", self.workers, 1, 64)
         require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
         require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
@@ -297,7 +298,7 @@ class Configuration(Section, frozen=True):
             ("kind", self.kind, KIND),
         ):
             if value != served:
-                raise ValueError(f"{name} is {value[:64]!r}; {served!r} is served")
+                raise ValueError(f"{name} is {shown(value)}; {served!r} is served")
         require_https("issuer", self.issuer)
         if self.jwks_uri:
             require_https("jwksURI", self.jwks_uri)

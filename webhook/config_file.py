@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 import yaml
 
+from keys.showing import kind_of_secret, plain, shown
 from webhook.config import Configuration, Duration, Section
 from webhook.config_environment import DATA_DIR, PREFIX, require_known
 from webhook.config_limits import is_unicode
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
-from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
+from webhook.yaml_errors import YAML_ERRORS, PlainNumbers, yaml_problem
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"
@@ -27,6 +28,11 @@ _INTEGERS: Final = (
     "server.maxAnonymousConnections",
     "auth.bcryptCost",
 )
+_A_FILE: Final = "write it to a file of mode 0600, and give the path of the file where one belongs"
+_INSTEAD: Final = {
+    "a URL with a user or password": "an https URL without a user is allowed; a server that needs "
+    "a login gets the bearer token of tokenFile"
+}
 _PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 
 
@@ -59,7 +65,8 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise DataDirectoryError(f"{path} is missing; make it with `leeway init`") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataDirectoryError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise DataDirectoryError(f"{path} cannot be read: {why}") from error
 
 
 def parse_configuration(
@@ -118,18 +125,10 @@ def _load_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         members = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except YAML_ERRORS as error:
-        raise ConfigurationError(f"{source} is not YAML: {_in_one_line(error)}") from error
+        raise ConfigurationError(f"{source} is not YAML{yaml_problem(error)}") from None
     if not isinstance(members, dict):
         raise ConfigurationError(f"{source} must be a mapping that begins with apiVersion and kind")
     return members
-
-
-def _in_one_line(error: Exception) -> str:
-    # The name of a field that stands twice may be no text that can be written anywhere.
-    text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(error, yaml.YAMLError):
-        return text
-    return f"a value is not what it looks like or what its tag says ({text}); put it in quotes"
 
 
 class _UniqueKeyLoader(PlainNumbers, yaml.SafeLoader):
@@ -138,25 +137,26 @@ class _UniqueKeyLoader(PlainNumbers, yaml.SafeLoader):
         names = Counter(str(key.value) for key, _ in node.value)
         for name, count in names.items():
             if count > 1:
+                field = shown(name).strip("'")
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the field {name} stands twice", problem_mark=node.start_mark
+                    problem=f"the field {field} appears twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 def _convert(members: dict[str, Any], source: str) -> Configuration:
-    _require_unicode(members, source)
+    _check_texts(members, source)
     try:
         return msgspec.convert(members, Configuration, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_describe(str(error), members, source)) from error
 
 
-def _require_unicode(members: object, source: str) -> None:
-    """Raise ConfigurationError for half of a surrogate pair, in a name or a value.
+def _check_texts(members: object, source: str) -> None:
+    """Raise ConfigurationError for a name or a value that is a secret, or half of a surrogate pair.
 
-    YAML's escapes make such text, and bytes of the environment that are not UTF-8. No answer could
-    hold it.
+    No field is for a key or a token itself. YAML's escapes make half a pair, and bytes of the
+    environment that are not UTF-8; no answer could hold it.
     """
     found = [("", members)]
     seen: set[int] = set()
@@ -164,8 +164,13 @@ def _require_unicode(members: object, source: str) -> None:
         if isinstance(value, str):
             if not is_unicode(value):
                 raise ConfigurationError(
-                    f"{source}: {dotted + ': ' if dotted else ''}found {value[:128]!r}; text that "
+                    f"{source}: {dotted + ': ' if dotted else ''}found {shown(value)}; text that "
                     "UTF-8 can encode is allowed, so no half of a surrogate pair"
+                )
+            if kind := kind_of_secret(value):
+                raise ConfigurationError(
+                    f"{source}: {dotted + ': ' if dotted else ''}holds {kind}, which is not shown; "
+                    f"{_INSTEAD.get(kind, _A_FILE)}"
                 )
         elif id(value) not in seen:
             seen.add(id(value))
@@ -183,7 +188,9 @@ def _decode(kind: type, value: object) -> object:
         return Duration(parse_duration(value))
     if value == 0 and not isinstance(value, bool):
         return Duration(0)
-    raise ValueError(f"{value!r} is not a duration; write it with a unit, like 60s, 10m or 1h30m")
+    raise ValueError(
+        f"{shown(value)} is not a duration; write it with a unit, like 60s, 10m or 1h30m"
+    )
 
 
 def _describe(message: str, members: dict[str, Any], source: str) -> str:
@@ -193,11 +200,12 @@ def _describe(message: str, members: dict[str, Any], source: str) -> str:
     found = _found(members, dotted)
     if text.startswith("Object contains unknown field"):
         allowed = ", ".join(_field_names(dotted))
-        text = f"{text.replace('Object contains unknown', 'unknown')}; allowed are {allowed}"
+        name = text.removeprefix("Object contains unknown field ").strip("`")
+        text = f"unknown field {plain(name)}; allowed are {allowed}"
     elif text.startswith("Expected") and found is not None:
-        text = f"found {found!r}, {text[0].lower()}{text[1:]}"
+        text = f"found {shown(found)}, {text[0].lower()}{text[1:]}"
     elif text.startswith("Invalid enum value"):
-        text = f"found {found!r}, allowed is {_choices(dotted)}"
+        text = f"found {shown(found)}, allowed is {_choices(dotted)}"
     return f"{source}: {dotted + ': ' if dotted else ''}{text.replace('`', '')}"
 
 

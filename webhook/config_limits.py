@@ -3,8 +3,9 @@
 import re
 from typing import Final
 
+from keys.showing import shown
 from webhook.duration import format_duration
-from webhook.trusted_issuers.documents import parse_https_url
+from webhook.https_url import parse_https_url
 
 _HTTPS_URL: Final = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
 
@@ -28,7 +29,7 @@ def require_https(name: str, value: str, condition: str = ";") -> None:
     """Raise ValueError for what is not an https URL without query and fragment."""
     if not _HTTPS_URL.fullmatch(value):
         raise ValueError(
-            f"{name} is {value[:128]!r}{condition} an https URL without query and fragment is "
+            f"{name} is {shown(value)}{condition} an https URL without query and fragment is "
             "allowed"
         )
 
@@ -37,7 +38,7 @@ def require_issuer(value: str) -> None:
     """Raise ValueError for what cannot be the `iss` of a trusted issuer."""
     if not value or not value.isprintable():
         raise ValueError(
-            f"url is {value[:128]!r}; the `iss` of its tokens is allowed, byte for byte, which is "
+            f"url is {shown(value)}; the `iss` of its tokens is allowed, byte for byte, which is "
             "text that is not empty and has no control characters"
         )
 
@@ -53,7 +54,7 @@ def require_fetchable(name: str, value: str) -> None:
 def require_path(name: str, value: str) -> None:
     """Raise ValueError for what no file can be called; empty is left to others."""
     if "\0" in value:
-        raise ValueError(f"{name} is {value[:64]!r}; a path without NUL is allowed")
+        raise ValueError(f"{name} is {shown(value)}; a path without NUL is allowed")
 
 
 def is_unicode(text: str) -> bool:
@@ -71,6 +72,6 @@ def require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
         entry and entry.isascii() and entry.isprintable() for entry in audiences
     ):
         raise ValueError(
-            f"audiences is {str(list(audiences))[:128]}; entries of printable ASCII are allowed, "
+            f"audiences is {shown(list(audiences))}; entries of printable ASCII are allowed, "
             "none of them empty"
         )

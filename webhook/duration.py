@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from math import isinf
 from typing import Final
 
+from keys.showing import shown
+
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
@@ -19,7 +21,7 @@ def parse_duration(text: str) -> float:
         seconds += float(part[1]) * _UNITS[part[2]]
         position = part.end()
     if position == 0 or position != len(text) or isinf(seconds):
-        raise ValueError(f"{text[:32]!r} is not a duration; write it like 60s, 10m or 1h30m")
+        raise ValueError(f"{shown(text, 32)} is not a duration; write it like 60s, 10m or 1h30m")
     return seconds
 
 

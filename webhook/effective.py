@@ -7,10 +7,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from keys.showing import could_be_secret
 from webhook.config import Duration
 from webhook.config_file import environment_names, load_configuration, read_members
 from webhook.duration import format_duration
-from webhook.log_lines import redact
 
 HIDDEN: Final = "(not shown)"
 _NOT_SET: Final = object()
@@ -69,12 +69,7 @@ def _plain(value: object) -> object:
         return format_duration(value)
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
-    return HIDDEN if isinstance(value, str) and _could_be_secret(value) else value
-
-
-def _could_be_secret(text: str) -> bool:
-    # Keys may be fetched from a URL with a password or a key in it.
-    return redact(text) != text or ("://" in text and ("@" in text or "?" in text))
+    return HIDDEN if isinstance(value, str) and could_be_secret(value) else value
 
 
 def _member(members: Any, path: str) -> object:

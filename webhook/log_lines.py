@@ -28,6 +28,7 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _TOKEN_CHARACTERS: Final = re.compile(r"[\w.-]+", re.A)
 _PEM: Final = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.S)
 _BEARER: Final = re.compile(r"(bearer\s+)[\w.~+/=-]{16,}", re.A | re.I)
+_USER: Final = re.compile(r"//[^/?#\s@]*@")
 _PLAIN: Final = re.compile(r"[^\s\"=]+")
 
 Fields = Mapping[str, object]
@@ -58,13 +59,18 @@ def text_line(seconds: float, level: str, message: str, fields: Fields) -> str:
 
 
 def redact(text: str) -> str:
-    """Replace what looks like a JWT, a PEM block or a bearer token. Takes time linear in length."""
+    """Replace what looks like a JWT, a PEM block, a bearer token or the user of a URL.
+
+    Takes time linear in length.
+    """
     if "eyJ" in text:
         text = _TOKEN_CHARACTERS.sub(_without_token, text)
     if "-----BEGIN" in text:
         text = _PEM.sub(REDACTED, text)
     if "earer" in text or "EARER" in text:
         text = _BEARER.sub(rf"\1{REDACTED}", text)
+    if "//" in text:
+        text = _USER.sub(f"//{REDACTED}@", text)
     return text
 
 

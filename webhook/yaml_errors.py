@@ -1,8 +1,11 @@
 """What PyYAML raises for text that is not YAML, and what it reads in more than linear time."""
 
+import re
 from typing import Any, ClassVar, Final
 
 import yaml
+
+_QUOTED: Final = re.compile(r"""'[^'<][^']+'|"[^"]+"|!\S+""")
 
 YAML_ERRORS: Final = (
     yaml.YAMLError,
@@ -39,3 +42,19 @@ class PlainNumbers(yaml.constructor.SafeConstructor):
         """Return a floating-point number, or the text of one of base 60."""
         text = self.construct_scalar(node)
         return text if ":" in text else super().construct_yaml_float(node)
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return where a text is not YAML and why, to go after "is not YAML"; empty if not known.
+
+    The error's own text shows the line it happened on, and a tag or an anchor that may be part of a
+    password: neither is repeated.
+    """
+    if isinstance(error, yaml.reader.ReaderError):
+        return f": {error.reason}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return ": a value is not what it looks like or what its tag says; put it in quotes"
+    mark = error.problem_mark or error.context_mark
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    problem = error.problem or error.context or ""
+    return f"{where}: {_QUOTED.sub('...', problem)}" if problem else where

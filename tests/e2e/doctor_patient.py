@@ -22,7 +22,7 @@ from webhook.data_dir import read_pair
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report
 from webhook.doctor.outside import Reach
-from webhook.trusted_issuers.documents import parse_https_url
+from webhook.https_url import parse_https_url
 
 from .harness import HOST, LEEWAY, free_port
 

@@ -249,7 +249,7 @@ def test_nothing_secret_is_shown(patient: Patient) -> None:
     for output in ("text", "json", "yaml"):
         ran = run(patient, "-o", output)
         assert ran.returncode == 1, ran.stderr
-        assert "kubeconfig/tokenreview.yaml is not YAML in line" in ran.stdout
+        assert "kubeconfig/tokenreview.yaml is not YAML at line" in ran.stdout
         encoded = [base64.b64encode(secret.encode()).decode()[:40] for secret in secrets]
         assert len(secrets) > 20
         for secret in [*secrets, *encoded]:

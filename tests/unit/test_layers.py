@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 LEVELS: dict[int, tuple[str, ...]] = {
     0: (
         "keys.errors",
+        "keys.showing",
         "webhook.errors",
         "webhook.go_text",
         "webhook.duration",
@@ -24,6 +25,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "keys.jwk",
         "webhook.doctor.findings",
         "webhook.fact_cache",
+        "webhook.https_url",
         "webhook.known_resources",
         "webhook.log_lines",
         "webhook.memory_rule",
@@ -104,6 +106,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.metrics",
         "webhook.metric_lots",
         "webhook.objects",
+        "webhook.outbound",
         "webhook.trusted_issuers",
         "webhook.watching",
         "webhook.skew_files",

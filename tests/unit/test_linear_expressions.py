@@ -17,6 +17,13 @@ SIZE = 32 * 1024
 # What repeats in the input of each regular expression of the project, with what stands before and
 # after it, and how the expression is used. One that is not listed fails the test after these.
 PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
+    "keys.showing._LONG_RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
+    "keys.showing._RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
+    "keys.showing._TOKEN": (
+        "search",
+        [("", "eyJ", ""), ("", "bearer ", ""), ("bearer", " ", ""), ("", "a1", ""), ("", "a.", "")],
+    ),
+    "keys.showing._USER": ("search", [("", "//", ""), ("", "//a", "")]),
     "keys.crl._BLOCK": ("findall", [("", "-----BEGIN X509 CRL-----", "")]),
     "keys.key_changes._UNFINISHED": ("fullmatch", [(".", ".1", "x"), (".a.", "1", "")]),
     "keys.pem._BLOCK": ("findall", [("", "-----BEGIN A-----\n", ""), ("-----BEGIN ", "A", "")]),
@@ -56,6 +63,18 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "webhook.log_lines._PLAIN": ("fullmatch", [("", "a", "=")]),
     "webhook.log_lines._SURROGATES": ("findall", [("", "a", "")]),
+    "webhook.log_lines._USER": ("findall", [("", "//", ""), ("", "//a", "")]),
+    "webhook.cli.main._QUOTED": ("findall", [("", "'", ""), ("'", "a", "")]),
+    "webhook.objects.cluster._AUTHORIZATION": ("fullmatch", [("", "a", ""), ("a ", "a", " ")]),
+    "webhook.objects.cluster._HOST": ("fullmatch", [("", "a", "!"), ("::", "0", "!")]),
+    "webhook.objects.cluster._PROXY": (
+        "fullmatch",
+        [("http://", "a", "!"), ("http://", "@", ""), ("http://a:", "1", "")],
+    ),
+    "webhook.yaml_errors._QUOTED": (
+        "findall",
+        [("", "'", ""), ("", '"', ""), ("", "!", ""), ("'", "a", ""), ("", "!a", "")],
+    ),
     "webhook.log_lines._TOKEN_CHARACTERS": ("findall", [("", "a", ""), ("", "a!", "")]),
     "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
     "webhook.registry._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
@@ -67,7 +86,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],
     ),
     "webhook.trusted_issuers.documents._MAX_AGE": ("fullmatch", [("max-age=", "1", "")]),
-    "webhook.trusted_issuers.documents._URL": (
+    "webhook.https_url._URL": (
         "fullmatch",
         [("https://", "a.", " "), ("https://a/", "a", " ")],
     ),

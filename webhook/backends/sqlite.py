@@ -26,6 +26,7 @@ from sqlite3 import SQLITE_BUSY, Connection, OperationalError
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
 
+from keys.showing import shown_path
 from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
 from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE, read_journal
 from webhook.backends.sqlite_records import read_head, read_records, read_store, write_records
@@ -77,8 +78,8 @@ class SQLiteBackend:
                 self._path.touch(0o600, exist_ok=False)
         except OSError as error:
             raise StoreUnavailableError(
-                f"{self._path} cannot be made: {error.strerror}; let the user that this runs as "
-                "write there"
+                f"{shown_path(self._path)} cannot be made: {error.strerror}; let the user that "
+                "this runs as write there"
             ) from error
 
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
@@ -252,7 +253,9 @@ class SQLiteBackend:
                 self._is_doubtful = True
                 raise
             except OSError as error:
-                message = f"{self._path} cannot be read now: {error.strerror}; try again"
+                message = (
+                    f"{shown_path(self._path)} cannot be read now: {error.strerror}; try again"
+                )
                 raise StoreUnavailableError(message) from error
             self._seen = mark
             self._found = _Found(mark, revision, head)

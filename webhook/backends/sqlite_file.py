@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from keys.showing import shown_path
 from webhook.backends.sqlite_journal import COUNTER_AT, COUNTER_SIZE, is_foreign
 from webhook.backends.sqlite_schema import damaged, prepare, translating
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -62,7 +63,7 @@ class StoreFile:
             # Else the connection and the descriptor may be of two files.
             opened = os.fstat(self.descriptor)
             if (before.st_ino, before.st_dev) != (opened.st_ino, opened.st_dev):
-                raise StoreUnavailableError(f"{path} is being replaced; try again")
+                raise StoreUnavailableError(f"{shown_path(path)} is being replaced; try again")
             self.require_own_journal()
             with translating(path):
                 prepare(self.connection, path, read_only=read_only, verify=verify)
@@ -103,8 +104,8 @@ class StoreFile:
         self._status()
         if not os.access(self._path, os.R_OK):
             raise StoreUnavailableError(
-                f"{self._path} cannot be read: Permission denied; let the user that this runs as "
-                "read it"
+                f"{shown_path(self._path)} cannot be read: Permission denied; let the user that "
+                "this runs as read it"
             )
         try:
             return self.look()
@@ -114,8 +115,9 @@ class StoreFile:
     def require_own_journal(self) -> None:
         """Raise StoreError where the journal beside the file is that of another one."""
         if is_foreign(self._path, lambda: self.look().counter):
+            name = shown_path(self._path)
             raise StoreError(
-                f"{self._path} was replaced, and {self._path}-journal is still that of the file "
+                f"{name} was replaced, and {name}-journal is still that of the file "
                 "before; remove the journal, or SQLite would mix the two"
             )
 
@@ -132,13 +134,15 @@ class StoreFile:
             status = self._path.stat()
         except FileNotFoundError as error:
             raise StoreUnavailableError(
-                f"{self._path} is missing; restore it from a backup, or make a new one with "
-                "`leeway init`"
+                f"{shown_path(self._path)} is missing; restore it from a backup, or make a new one "
+                "with `leeway init`"
             ) from error
         except OSError as error:
             raise _cannot_be_opened(self._path, error) from error
         if not stat.S_ISREG(status.st_mode):
-            raise StoreError(f"{self._path} is not a plain file; restore it from a backup")
+            raise StoreError(
+                f"{shown_path(self._path)} is not a plain file; restore it from a backup"
+            )
         if not (status.st_size or self._may_be_empty):
             raise damaged(self._path, "it is empty")
         return status
@@ -154,4 +158,4 @@ class StoreFile:
 
 
 def _cannot_be_opened(path: Path, error: OSError) -> StoreUnavailableError:
-    return StoreUnavailableError(f"{path} cannot be opened: {error.strerror}")
+    return StoreUnavailableError(f"{shown_path(path)} cannot be opened: {error.strerror}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from keys.showing import shown_path
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 
 SCHEMA_VERSION: Final = 1
@@ -91,12 +92,12 @@ def _recognised_version(connection: sqlite3.Connection, path: Path) -> int:
         return 0
     if application != APPLICATION_ID:
         raise StoreError(
-            f"{path} is not a database of Leeway, or it is damaged; move it away, "
+            f"{shown_path(path)} is not a database of Leeway, or it is damaged; move it away, "
             "or restore it from a backup"
         )
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{path} has schema version {version}, this version of Leeway knows "
+            f"{shown_path(path)} has schema version {version}, this version of Leeway knows "
             f"{SCHEMA_VERSION}; use the version that wrote it, or restore it from a backup"
         )
     if version < 1:
@@ -138,7 +139,7 @@ def translating(path: Path) -> Iterator[None]:
         if code is None and not isinstance(error, sqlite3.OperationalError):
             raise  # a mistake of ours, such as a question after `close`
         if code is not None and code & 0xFF in _PASSING:
-            message = f"{path} cannot be used now: {error}; try again"
+            message = f"{shown_path(path)} cannot be used now: {error}; try again"
             if code & 0xFF == sqlite3.SQLITE_BUSY:
                 raise StoreLockedError(message) from error
             raise StoreUnavailableError(message) from error
@@ -149,7 +150,7 @@ def translating(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, problem: str) -> StoreError:
     """Return the error for a file that is not as it was written."""
-    return StoreError(f"{path} is damaged: {problem}; restore it from a backup")
+    return StoreError(f"{shown_path(path)} is damaged: {problem}; restore it from a backup")
 
 
 def record_checksum(kind: str, record_id: bytes, value: bytes | None, revision: int) -> int:

@@ -12,7 +12,7 @@ from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report, Status
 from webhook.doctor.outside import Reach
-from webhook.trusted_issuers.documents import HTTPSAddress
+from webhook.https_url import HTTPSAddress
 
 _COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILURE: "red"}
 _STATUS_WIDTH: Final = len("WARNING")

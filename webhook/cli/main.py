@@ -6,6 +6,7 @@ Errors are one line on stderr.
 """
 
 import os
+import re
 import sys
 from importlib import import_module
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
+from keys.showing import could_be_secret, shown
 from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
 from webhook.errors import (
     DataDirectoryError,
@@ -41,6 +43,7 @@ _UNREACHABLE: Final = (
     StoreUnavailableError,
 )
 _MAX_MESSAGE: Final = 1000
+_QUOTED: Final = re.compile("'([^']*)'")
 _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument"
 _COMMANDS: Final = {
     "auth": "webhook.cli.auth:auth",
@@ -151,6 +154,10 @@ def _usage(error: click.ClickException) -> str:
     if text.startswith(_EXTRA_ARGUMENTS):
         # One of them may be a password.
         text = "there are more arguments than it takes"
+    # Click repeats the argument, in quotes or not.
+    text = _QUOTED.sub(lambda match: shown(match[1], len(match[1])), text)
+    if could_be_secret(text):
+        text = "an argument that could be a secret is not allowed there"
     return text + hint
 
 

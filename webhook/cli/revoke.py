@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from keys.showing import shown
 from webhook.assembly import lifetimes_of
 from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.cli.audit import audit
@@ -61,7 +62,8 @@ def revoke_account(data_dir: Path, account: str) -> None:
     namespace, _, name = account.partition("/")
     if not _is_account(namespace, name):
         raise click.UsageError(
-            f"{account[:320]!r} is no service account; write it NAMESPACE/NAME, like default/build"
+            f"{shown(account, 320)} is no service account; write it NAMESPACE/NAME, like "
+            "default/build"
         )
     until = _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", is_account=True)
     say(f"Tokens of service account {account} issued up to {until} revoked")

@@ -4,8 +4,9 @@ from typing import Any, Final
 
 import click
 
+from keys.showing import shown
 from webhook.config import EVERY_ADDRESS
-from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
+from webhook.https_url import HTTPSAddress, parse_https_url
 
 METAVAR: Final = "URL|HOST:PORT"
 
@@ -25,9 +26,8 @@ class ServerAddress(click.ParamType[HTTPSAddress]):
             address = None
         has_port = "://" in text or text.rpartition(":")[2].isdigit()
         if address is None or address.target != "/" or not has_port:
-            shown = "what was given" if "@" in text else f"{text[:128]!a}"
             self.fail(
-                f"{shown} is not a server; write HOST:PORT, like 127.0.0.1:8443, or an "
+                f"{shown(text)} is not a server; write HOST:PORT, like 127.0.0.1:8443, or an "
                 "https URL without a path",
                 param,
                 ctx,

@@ -7,6 +7,7 @@ and ``k8s.io/apiserver/pkg/apis/apiserver/v1`` (v1.36).
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from keys.showing import plain, shown, shown_path
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.doctor.manifest import Manifest
@@ -49,7 +50,7 @@ def check_flags_once(manifest: Manifest) -> Verdict:
         values = manifest.flags.get(flag, ())
         if len(values) > 1:
             return failure(
-                f"--{flag} stands {len(values)} times; only the last, {values[-1][:128]!r}, counts",
+                f"--{flag} stands {len(values)} times; only the last, {shown(values[-1])}, counts",
                 f"remove all but one --{flag}",
             )
     return ok("no webhook flag stands twice")
@@ -69,10 +70,10 @@ def _check_version(manifest: Manifest, flag: str, asked: str, file: str) -> Verd
     # Both are answered at the URL of either, by the version of the body.
     version = manifest.value(flag)
     if version not in ("", *_VERSIONS):
-        finding = f"--{flag} is {version[:32]!r}; {' and '.join(_VERSIONS)} are served"
+        finding = f"--{flag} is {shown(version, 32)}; {' and '.join(_VERSIONS)} are served"
         return failure(finding, f"set --{flag}=v1")
-    shown = version or f"{_DEFAULT_VERSION}, the default"
-    return ok(f"{asked} asked about with {shown}, by {manifest.value(file)}")
+    used = version or f"{_DEFAULT_VERSION}, the default"
+    return ok(f"{asked} asked about with {used}, by {shown_path(manifest.value(file))}")
 
 
 def check_token_cache(manifest: Manifest) -> Verdict:
@@ -126,7 +127,10 @@ def _check_access_config(manifest: Manifest) -> Verdict:
         names = ", ".join(f"--{flag}" for flag in others)
         finding = f"kube-apiserver does not start with --{ACCESS_CONFIG} beside {names}"
         return failure(finding, f"remove {names}")
-    return ok(f"access is asked about as {manifest.value(ACCESS_CONFIG)} says; not looked into")
+    return ok(
+        f"access is asked about as {shown_path(manifest.value(ACCESS_CONFIG))} says; "
+        "not looked into"
+    )
 
 
 def check_access_cache(manifest: Manifest, authorizers: bytes | None) -> Verdict:
@@ -201,13 +205,17 @@ def check_mounts(manifest: Manifest) -> Verdict:
             continue
         host_path = manifest.host_path(path)
         if not host_path:
-            folder = path.rpartition("/")[0] or "/"
+            folder = shown_path(path.rpartition("/")[0] or "/")
             return failure(
-                f"--{flag} is {path}, which no hostPath volume is mounted over",
+                f"--{flag} is {shown_path(path)}, which no hostPath volume is mounted over",
                 f"add a volume with hostPath: {{path: {folder}}}, and mount it at {folder}",
             )
         found.append(host_path)
-    return ok(f"mounted from the machine: {', '.join(found)}" if found else "no file is needed")
+    return ok(
+        f"mounted from the machine: {', '.join(map(shown_path, found))}"
+        if found
+        else "no file is needed"
+    )
 
 
 def check_audiences(manifest: Manifest, audiences: Sequence[str]) -> Verdict:
@@ -219,10 +227,11 @@ def check_audiences(manifest: Manifest, audiences: Sequence[str]) -> Verdict:
     own = manifest.values(flag)
     shared = [audience for audience in audiences if audience in own]
     if shared:
-        return ok(f"{', '.join(shared)} in --{flag}")
-    wanted = ",".join([*own, *audiences])
-    called = f"--{flag} is {', '.join(own)}" if own else f"--{API_AUDIENCES} is not set"
+        return ok(f"{', '.join(map(plain, shared))} in --{flag}")
+    wanted = ",".join(map(plain, [*own, *audiences]))
+    called = f"--{flag} is {', '.join(map(plain, own))}" if own else f"--{API_AUDIENCES} is not set"
     return failure(
-        f"{called}, while audiences in leeway.yaml is {', '.join(audiences)}: no token is for both",
+        f"{called}, while audiences in leeway.yaml is {', '.join(map(plain, audiences))}: no token "
+        "is for both",
         f"set --{API_AUDIENCES}={wanted}, or the audiences in leeway.yaml",
     )

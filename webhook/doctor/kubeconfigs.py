@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
+from keys.showing import shown
 from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certificates
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.errors import ConfigurationError
-from webhook.trusted_issuers.documents import HTTPSAddress, parse_https_url
-from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
+from webhook.https_url import HTTPSAddress, parse_https_url
+from webhook.yaml_errors import YAML_ERRORS, PlainNumbers, yaml_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Kubeconfig:
     is_insecure: bool
 
     def __repr__(self) -> str:
-        return f"Kubeconfig({self.server.url!r}, ...)"
+        return f"Kubeconfig({self.server.display!r}, ...)"
 
 
 def parse_kubeconfig(data: bytes, name: str) -> Kubeconfig:
@@ -72,7 +73,7 @@ def check_kubeconfig(
         finding = f"{name} has insecure-skip-tls-verify: whoever answers is believed"
         return failure(finding, fix)
     if kubeconfig.server.target != path:
-        finding = f"{name} leads to {kubeconfig.server.target}, not to {path}"
+        finding = f"{name} leads to {kubeconfig.server.display_target}, not to {path}"
         return failure(finding, fix)
     missing = [
         field
@@ -100,7 +101,7 @@ def check_kubeconfig(
     )
     if verdict.fix:
         return verdict
-    return ok(f"{kubeconfig.server.url} as {user}, {verdict.finding.partition(',')[0]}")
+    return ok(f"{kubeconfig.server.display} as {user}, {verdict.finding.partition(',')[0]}")
 
 
 class _Loader(PlainNumbers, yaml.SafeLoader):
@@ -115,11 +116,8 @@ def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
     try:
         documents = yaml.load_all(data, Loader=_Loader)
         document = next((found for found in documents if found is not None), None)
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigurationError(f"{name} is not YAML{line}: {error.problem}") from error
     except YAML_ERRORS as error:
-        raise ConfigurationError(f"{name} is not YAML") from error
+        raise ConfigurationError(f"{name} is not YAML{yaml_problem(error)}") from None
     if not isinstance(document, dict):
         raise ConfigurationError(f"{name} is not a mapping in YAML")
     return document
@@ -134,7 +132,7 @@ def _entry(
             found = entry.get(field)
             if isinstance(found, dict):
                 return found
-    raise ConfigurationError(f"{name} has no {field} named {str(wanted)[:64]!r}")
+    raise ConfigurationError(f"{name} has no {field} named {shown(wanted, 64)}")
 
 
 def _inline(members: dict[Any, Any], field: str, name: str) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from keys.showing import shown
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.errors import ConfigurationError
 
@@ -77,8 +78,9 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     document = parse_yaml(data, name)
     spec = _mapping(document.get("spec"))
     if document.get("kind") != "Pod":
-        kind = str(document.get("kind"))[:64]
-        raise ConfigurationError(f"{name} is a manifest of kind {kind!r}, not of a Pod")
+        raise ConfigurationError(
+            f"{name} is a manifest of kind {shown(document.get('kind'))}, not of a Pod"
+        )
     for container in _mappings(spec.get("containers")):
         words = [str(w) for f in ("command", "args") for w in _list(container.get(f))]
         arguments = _arguments(_script_words(words, name) or words)

@@ -18,6 +18,7 @@ import yaml
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
+from keys.showing import shown
 from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.claims import is_dns_label, is_dns_subdomain
 from webhook.errors import ConfigurationError
@@ -131,7 +132,7 @@ def _key(kind: Kind, metadata: dict[str, object], where: str) -> ObjectKey:
     name = _text(metadata, "name", where, "metadata.")
     if not is_dns_subdomain(name):
         raise ConfigurationError(
-            f"{where}: metadata.name is {name[:64]!r}, which Kubernetes does not allow"
+            f"{where}: metadata.name is {shown(name, 64)}, which Kubernetes does not allow"
         )
     if kind is Kind.NODE:
         if metadata.get("namespace"):
@@ -140,7 +141,8 @@ def _key(kind: Kind, metadata: dict[str, object], where: str) -> ObjectKey:
     namespace = _text(metadata, "namespace", where, "metadata.")
     if not is_dns_label(namespace):
         raise ConfigurationError(
-            f"{where}: metadata.namespace is {namespace[:64]!r}, which Kubernetes does not allow"
+            f"{where}: metadata.namespace is {shown(namespace, 64)}, which Kubernetes does not "
+            "allow"
         )
     return ObjectKey(kind, intern(namespace), name)
 
@@ -161,7 +163,7 @@ def _deleted_at(metadata: dict[str, object], where: str) -> float | None:
         return unix_seconds(text)
     except ValueError as error:
         raise ConfigurationError(
-            f"{where}: metadata.deletionTimestamp is {text[:64]!r}; write it like "
+            f"{where}: metadata.deletionTimestamp is {shown(text, 64)}; write it like "
             "2026-01-31T12:00:00Z"
         ) from error
 
@@ -170,11 +172,11 @@ def unix_seconds(text: str) -> float:
     """Return the Unix seconds of an RFC 3339 time. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"{text[:64]!r} has no time zone")
+        raise ValueError(f"{shown(text, 64)} has no time zone")
     try:
         return moment.astimezone(UTC).timestamp()
     except OverflowError as error:
-        raise ValueError(f"{text[:64]!r} is before the year 1 or after 9999") from error
+        raise ValueError(f"{shown(text, 64)} is before the year 1 or after 9999") from error
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:

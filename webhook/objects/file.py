@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from keys.showing import shown_path
 from webhook.bound_objects import Absence, Answer, ObjectKey
 from webhook.errors import ConfigurationError
 from webhook.objects.documents import Objects, parse_objects
@@ -63,7 +64,7 @@ class FileObjects:
                 _logger.error("the objects were not read again: %s", self._warning)
             return False
         self._warning = ""
-        _logger.info("%d objects were read from %s", len(self._objects), self._path)
+        _logger.info("%d objects were read from %s", len(self._objects), shown_path(self._path))
         return True
 
     def _load(self) -> Objects:
@@ -71,6 +72,6 @@ class FileObjects:
             data = self._path.read_bytes()
         except OSError as error:
             raise ConfigurationError(
-                f"{self._path}, the file of objects, cannot be read: {error.strerror}"
+                f"{shown_path(self._path)}, the file of objects, cannot be read: {error.strerror}"
             ) from error
-        return parse_objects(data, str(self._path))
+        return parse_objects(data, shown_path(self._path))

@@ -12,6 +12,7 @@ from keys.errors import KeysError
 from keys.files import read_public_file
 from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
 from keys.pem import parse_public_keys
+from keys.showing import shown_path
 from webhook.authenticator import TrustedIssuer
 from webhook.errors import ConfigurationError
 from webhook.trusted_issuers.skipped import SkippedKeys
@@ -99,7 +100,8 @@ class FileKeys:
             self.issuer.replace_keys(keys)
         except KeysError as error:
             raise ConfigurationError(
-                f"the keys of trusted issuer {self.issuer.url} in {path} cannot be used: {error}"
+                f"the keys of trusted issuer {self.issuer.url} in {shown_path(path)} cannot be "
+                f"used: {error}"
             ) from error
         self.skipped.phrases = skipped
 
@@ -107,4 +109,4 @@ class FileKeys:
         data = read_public_file(path)
         if path == self._jwks_file:
             return parse_jwks(data)
-        return KeySet(parse_public_keys(data, str(path)), ())
+        return KeySet(parse_public_keys(data, shown_path(path)), ())

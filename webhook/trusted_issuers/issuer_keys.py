@@ -54,7 +54,7 @@ def key_source_of(
         jwks_file = data_dir / section.jwks_file if section.jwks_file else None
         pem_files = tuple(data_dir / name for name in section.public_key_files)
         return FileKeys(issuer, jwks_file, pem_files, report)
-    from webhook.trusted_issuers.documents import parse_https_url
+    from webhook.https_url import parse_https_url
     from webhook.trusted_issuers.fetching import KeyLocation
     from webhook.trusted_issuers.remote import RemoteKeys
 

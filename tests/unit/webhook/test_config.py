@@ -145,9 +145,9 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
             "trustedIssuers[0].keys", r"a\x00", "without NUL",
         ),
         ("issuer: http://a.example", "issuer", "http://a.example", "https URL"),
-        ("issuer: https://a.example?x", "issuer", "https://a.example?x", "without query"),
-        ("issuer: https://a.example#x", "issuer", "https://a.example#x", "fragment"),
-        ("issuer: https://u@a.example", "issuer", "https://u@a.example", "https URL"),
+        ("issuer: https://a.example?x", "issuer", "not shown", "without query"),
+        ("issuer: https://a.example#x", "issuer", "not shown", "fragment"),
+        ("issuer: https://u@a.example", "issuer", "not shown", "https URL"),
         ("issuer: ''", "issuer", "''", "https URL"),
         ("issuer: 5", "issuer", "5", "str"),
         ("issuer:", "issuer", "null", "str"),
@@ -209,8 +209,8 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
             )
             for keys, found, allowed in [
                 ("jwksURL: 'http://a.example/keys'", "'http://a.example/keys'", "https URL"),
-                ("jwksURL: 'https://u@a.example'", "'https://u@a.example'", "without user"),
-                ("jwksURL: 'https://a.example/#x'", "'https://a.example/#x'", "fragment"),
+                ("jwksURL: 'https://u@a.example'", "not shown", "without a user"),
+                ("jwksURL: 'https://a.example/#x'", "not shown", "fragment"),
                 ("jwksURL: a", "jwksURL is 'a'", "https URL"),
                 ("discoveryURL: 'http://a'", "discoveryURL is 'http://a'", "https URL"),
                 ("jwksURL: 'https://a', discoveryURL: 'https://a'", "jwksURL", "one of jwksFile"),
@@ -329,7 +329,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
 
 
 def test_a_name_that_stands_twice_can_be_shown_whatever_it_is() -> None:
-    with pytest.raises(ConfigurationError, match=r"the field \\ud800 stands twice") as raised:
+    with pytest.raises(ConfigurationError, match=r"the field \\ud800 appears twice") as raised:
         parse('"\\ud800": 1\n"\\ud800": 2')
     assert str(raised.value).isprintable()
 

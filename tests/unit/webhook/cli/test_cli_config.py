@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_support import Leeway
-from support import assert_token_not_in, good_claims, token_of
 
 from webhook.config import Configuration
 from webhook.config_file import environment_names
@@ -57,14 +56,14 @@ def test_text_and_yaml_say_the_same(leeway: Leeway, data_dir: Path) -> None:
 
 
 def test_bad_input_61_what_could_be_a_secret_is_not_shown(leeway: Leeway, data_dir: Path) -> None:
-    token = token_of(good_claims())
+    random = "q83vEjRWq83vEjRWq83v"
     url = "https://k.example/jwks?key=hunter2hunter2"
     with (data_dir / "leeway.yaml").open("a") as file:
-        file.write(f"objects: {{file: {{path: {token}}}}}\n")
+        file.write(f"objects: {{file: {{path: {random}}}}}\n")
         file.write(f"trustedIssuers: [{{url: https://o.example, keys: {{jwksURL: '{url}'}}}}]\n")
     for output in ("text", "json", "yaml"):
         out = leeway("config", "show", "-o", output, "--data-dir", data_dir).assert_done()
-        assert_token_not_in(token, out)
+        assert random not in out
         assert "hunter2" not in out
         assert out.count("(not shown)") == 2
     (data_dir / "leeway.yaml").unlink()

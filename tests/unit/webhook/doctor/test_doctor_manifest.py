@@ -116,7 +116,7 @@ def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> 
     [
         (b"", "not a mapping"),
         (b"[1]", "not a mapping"),
-        (b"a: [", "not YAML in line 1"),
+        (b"a: [", "not YAML at line 1"),
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: *b", "not YAML"),
         (b"[" * 3000, "not YAML"),

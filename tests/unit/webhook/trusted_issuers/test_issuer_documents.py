@@ -3,11 +3,8 @@ import json
 import pytest
 
 from webhook.errors import KeysUnavailableError
-from webhook.trusted_issuers.documents import (
-    parse_https_url,
-    parse_openid_configuration,
-    refresh_seconds,
-)
+from webhook.https_url import parse_https_url
+from webhook.trusted_issuers.documents import parse_openid_configuration, refresh_seconds
 
 ISSUER = "https://a.example"
 

@@ -1,0 +1,97 @@
+"""Which values a message can repeat."""
+
+from pathlib import Path
+
+import pytest
+
+from keys.showing import HIDDEN, could_be_secret, shown, shown_path
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n"
+
+SECRETS = [
+    pytest.param(JWT, id="jwt"),
+    pytest.param(JWT[:12], id="start-of-a-jwt"),
+    pytest.param(f"Bearer {JWT}", id="bearer"),
+    pytest.param("bearer x", id="any-bearer"),
+    pytest.param(PEM, id="pem"),
+    pytest.param("-----BEGIN CERTIFICATE-----", id="first-line-of-a-pem"),
+    pytest.param("https://user:hunter2@idp.example/keys", id="user-and-password"),
+    pytest.param("https://hunter2@idp.example", id="user"),
+    pytest.param("//user:hunter2@idp.example", id="without-scheme"),
+    pytest.param("https://idp.example/keys?sig=hunter2", id="query"),
+    pytest.param("https://idp.example/keys#hunter2", id="fragment"),
+    pytest.param("a\nb", id="two-lines"),
+    pytest.param("07401b.f395accd246ae52d", id="bootstrap-token"),
+    pytest.param("q83vEjRWeJq83vEjRWeJ", id="random"),
+    pytest.param("da39a3ee5e6b4b0d3255bfef95601890afd80709", id="hex"),
+    pytest.param("Zk3_x-QpR8_v-TnW2_y-LsD5_a-JfH7_c-Mb", id="base64url"),
+]
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize("text", SECRETS)
+def test_a_secret_is_hidden(text: str) -> None:
+    assert could_be_secret(text)
+    assert shown(text) == shown([text]) == shown({"a": text}) == HIDDEN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "leeway.dev/v2",
+        "https://kubernetes.default.svc.cluster.local",
+        "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
+        "https://[::1]:8443/openid/v1/jwks",
+        '"aks-cluster-1.hcp.example.azmk8s.io"',
+        "kubernetes/serviceaccount",
+        "/etc/kubernetes/pki/sa-2026.pub",
+        "66bff4eb-5231-4bfa-b116-b20312443c46",
+        "127.0.0.1:8443",
+        "trusted-issuers-of-the-production-cluster",
+        "1h30m",
+        "admin@example.com",
+        "a\0b",
+    ],
+)
+def test_anything_else_is_shown(text: str) -> None:
+    assert shown(text) == repr(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.5, "1.5"),
+        (None, "None"),
+        ([1, "a"], "[1, 'a']"),
+        ("a" * 200, repr("a" * 128)),
+        (10**5000, "a int that is too large to be shown"),
+    ],
+    ids=["float", "none", "list", "long", "endless-number"],
+)
+def test_other_values(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "is_shown"),
+    [
+        ("/data/keys/bW9zdC1vZi10aGVtLWFyZS1rZXlz0aGlzLWlz.pem", True),
+        ("/tmp/pytest-of-root/pytest-0/test_a_file_0/tls/server.key", True),
+        ("/var/run/secrets/kubernetes.io/serviceaccount/token", True),
+        ("/var/lib/kubelet/..2026_11_30_13_00_00.123456789/token", True),
+        (f"/data/{JWT}", False),
+        (f"/data/{PEM}", False),
+        ("/data/https:/user:hunter2@idp.example", False),
+        ("/data/q83vEjRWeJq83vEjRWeJ", False),
+    ],
+)
+def test_paths(path: str, is_shown: bool) -> None:
+    assert (shown_path(Path(path)) == path) is is_shown
+
+
+@pytest.mark.parametrize("part", ["eyJ", "//", "//a", "a.", "A1", "-----BEGIN", "bearer "])
+def test_bad_input_57_it_takes_linear_time(part: str) -> None:
+    # A pattern that tries each start to the end would not end within the patience of anybody.
+    could_be_secret(part * 1_000_000)
