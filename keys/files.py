@@ -1,4 +1,10 @@
-"""Private files on disk: 0600, replaced as a whole or not at all."""
+"""Private files on disk: 0600, replaced as a whole or not at all.
+
+A credential that Leeway only reads may also be a file of a Pod's volume. The kubelet writes those
+as links to ``..data``, with a mode of its own choice (0644 for a projected token, 0640 with an
+fsGroup): what keeps them private is that only the Pod has the mount. Of such a file the mode only
+has to keep others from writing.
+"""
 
 import os
 import stat
@@ -6,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keys.errors import KeyFileError
+from keys.showing import shown_path
 
 
 def read_private_file(path: Path) -> bytes:
@@ -17,14 +24,20 @@ def read_private_file(path: Path) -> bytes:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise KeyFileError(f"{path} is not a plain file")
+                raise KeyFileError(f"{shown_path(path)} is not a plain file")
             _refuse_open_mode(path, status.st_mode)
             data = file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
     if not data.strip():
-        raise KeyFileError(f"{path} is empty; restore it or make a new one")
+        raise KeyFileError(f"{shown_path(path)} is empty; restore it or make a new one")
     return data
+
+
+def read_credential_file(path: Path) -> bytes:
+    """Read a private file, or one of a Pod's volume. Raises KeyFileError as read_private_file."""
+    check_credential_file(path)
+    return read_public_file(path)
 
 
 def read_public_file(path: Path) -> bytes:
@@ -34,8 +47,35 @@ def read_public_file(path: Path) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not data.strip():
-        raise KeyFileError(f"{path} is empty; restore it")
+        raise KeyFileError(f"{shown_path(path)} is empty; restore it")
     return data
+
+
+def check_credential_file(path: Path) -> None:
+    """Raise KeyFileError for a file that others can read, unless it is one of a Pod's volume."""
+    if not is_of_volume(path):
+        check_private_file(path)
+        return
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if mode & 0o022:
+        raise KeyFileError(
+            f"{shown_path(path)} can be written by group or others (mode "
+            f"{stat.S_IMODE(mode):04o}); give its volume a defaultMode like 0440"
+        )
+
+
+def is_of_volume(path: Path) -> bool:
+    """Return whether a path is a link as the kubelet makes for each file of a volume.
+
+    Source: kubernetes ``pkg/volume/util/atomic_writer.go``.
+    """
+    try:
+        return path.readlink().parts[0] == "..data" and (path.parent / "..data").is_symlink()
+    except OSError:
+        return False
 
 
 def check_private_file(path: Path) -> None:
@@ -49,17 +89,19 @@ def check_private_file(path: Path) -> None:
 
 def _refuse_open_mode(path: Path, mode: int) -> None:
     if mode & 0o077:
+        name = shown_path(path)
         raise KeyFileError(
-            f"{path} can be read by group or others (mode {stat.S_IMODE(mode):04o}, 0600 is "
-            f"allowed); run `chmod 600 {path}`"
+            f"{name} can be read by group or others (mode {stat.S_IMODE(mode):04o}, 0600 is "
+            f"allowed); run `chmod 600 {name}`"
         )
 
 
 def _unreadable(path: Path, error: OSError) -> KeyFileError:
+    name = shown_path(path)
     if isinstance(error, FileNotFoundError):
-        return KeyFileError(f"{path} is missing; restore it, or give the path of one that is there")
+        return KeyFileError(f"{name} is missing; restore it, or give the path of one that is there")
     return KeyFileError(
-        f"{path} cannot be read: {error.strerror}; let the user that this runs as read it"
+        f"{name} cannot be read: {error.strerror}; let the user that this runs as read it"
     )
 
 

@@ -7,6 +7,7 @@ Invariants:
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from typing import Final
 
 import msgspec
 
-from keys.files import check_private_file, create_file, read_private_file, read_public_file
+from keys.files import (
+    check_credential_file,
+    check_private_file,
+    create_file,
+    read_private_file,
+    read_public_file,
+)
 from keys.key_changes import generate_key, write_schedule
 from keys.key_files import SCHEDULE_FILE, load_keyring
 from keys.pki import (
@@ -40,6 +47,7 @@ KEYS_FOLDER: Final = "keys"
 TLS_FOLDER: Final = "tls"
 KUBECONFIG_FOLDER: Final = "kubeconfig"
 DEFAULT_ALGORITHM: Final = "RS256"
+PRIVATE_FOLDERS: Final = (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)
 DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 SERVER_NAME: Final = "leeway"
 API_SERVER_USER: Final = "kube-apiserver"
@@ -89,14 +97,37 @@ def check_tls_files(files: TLSFiles) -> None:
         read_public_file(files.client_crl)
 
 
-def check_private_files(data_dir: Path) -> None:
-    """Raise KeyFileError where group or others can read a key of a client or of the CA.
+def check_private_files(data_dir: Path, configuration: Configuration) -> None:
+    """Raise KeyFileError where group or others can read a private key or a credential.
 
-    They need not be there. Those that a server uses are checked where they are read.
+    Files need not be there. Those that a server uses are checked again where they are read.
     """
     keys = (data_dir / TLS_FOLDER).glob("*.key")
     for path in sorted([*keys, *(data_dir / KUBECONFIG_FOLDER).glob("*.yaml")]):
         check_private_file(path)
+    for path in credential_files(data_dir, configuration):
+        if path.exists():
+            check_credential_file(path)
+
+
+def credential_files(data_dir: Path, configuration: Configuration) -> list[Path]:
+    """Return the private files that a configuration names, in its order."""
+    names = [issuer.keys.token_file for issuer in configuration.trusted_issuers]
+    if configuration.objects.source == "kubernetes":
+        names.append(configuration.objects.kubernetes.kubeconfig)
+    return [data_dir / name for name in names if name]
+
+
+def check_folders(data_dir: Path) -> None:
+    """Raise DataDirectoryError where group or others can put files into a data directory."""
+    for folder in (data_dir, *(data_dir / name for name in PRIVATE_FOLDERS)):
+        mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
+        if mode & 0o022:
+            raise DataDirectoryError(
+                f"group or others can write in {folder} (mode {mode:04o}, 0700 is right); run "
+                f"`chmod 700 {folder}`, or where it is a mounted volume use a folder below the "
+                "mount"
+            )
 
 
 def crl_beside(client_ca: Path) -> Path | None:
@@ -131,7 +162,7 @@ def initialise(
     folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
     if folders[0].is_dir():
         load_keyring(folders[0])
-    check_private_files(data_dir)
+    check_private_files(data_dir, Configuration())
     try:
         if data_dir.is_dir() and not any(data_dir.iterdir()):
             # Made for us, by mkdir or as a volume. One with files in it may serve others too.

@@ -20,7 +20,7 @@ from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_
 from webhook.cli.output import data_dir_option, example
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
-from webhook.data_dir import TLSFiles, check_private_files, tls_files
+from webhook.data_dir import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError
 from webhook.logs import LOGGER, log_to_stderr
@@ -120,7 +120,8 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
     from webhook.server.tls import load_context, revocations_of
 
     _set_limits()
-    check_private_files(data_dir)
+    check_folders(data_dir)
+    check_private_files(data_dir, configuration)
     load_context(files)
     if files.client_crl is not None:
         found = revocations_of(files, files.client_crl)

@@ -1,6 +1,6 @@
 """Every check of ``leeway doctor`` in its order. Nothing is changed, nothing is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from keys.keyring import Keyring
+from keys.showing import plain
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, load_configuration
-from webhook.data_dir import KEYS_FOLDER
+from webhook.data_dir import KEYS_FOLDER, credential_files
 from webhook.doctor import api_server_flags
 from webhook.doctor.directory import (
     FileFacts,
@@ -74,12 +75,14 @@ def examine(request: Request, now: float) -> Report:
     configuration = exam.load(
         "configuration",
         lambda: load_configuration(data_dir, request.environment, {}),
-        lambda found: ok(f"issuer {found.issuer}, audiences {', '.join(found.audiences)}"),
+        lambda found: ok(
+            f"issuer {found.issuer}, audiences {', '.join(map(plain, found.audiences))}"
+        ),
         f"edit {data_dir / FILE_NAME}; docs/configuration.md says what is allowed",
     )
     files = exam.load(
         "private files",
-        lambda: private_files(data_dir, _store_path(data_dir, configuration)),
+        lambda: private_files(data_dir, *_named_files(data_dir, configuration)),
         lambda found: check_private_files(found, directory.owner),
         f"ls -lR {data_dir}",
     )
@@ -94,13 +97,16 @@ def examine(request: Request, now: float) -> Report:
     return exam.report(str(data_dir), utc(now))
 
 
-def _store_path(data_dir: Path, configuration: Loaded[Configuration]) -> Path:
+def _named_files(
+    data_dir: Path, configuration: Loaded[Configuration]
+) -> tuple[Path, Sequence[Path]]:
+    """Return the store, and the credentials that the configuration names."""
     try:
-        store = configuration.get().store
+        found = configuration.get()
     except MissingError:
         # That has its own finding; the store is then looked for where it usually is.
-        store = Configuration().store
-    return data_dir / store.sqlite.path
+        found = Configuration()
+    return data_dir / found.store.sqlite.path, credential_files(data_dir, found)
 
 
 def _examine_keys(

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from keys.files import is_of_volume
+from webhook.data_dir import PRIVATE_FOLDERS
 from webhook.doctor.findings import Verdict, command, failure, ok
 from webhook.errors import DataDirectoryError
 
@@ -13,17 +15,18 @@ _PRIVATE: Final = ("keys/*", "tls/*.key", "kubeconfig/*")
 
 
 class FileFacts(NamedTuple):
-    """Whose a file is, and who may do what with it."""
+    """Whose a file is, and who may do what with it; ``is_of_volume`` as in ``keys.files``."""
 
     path: Path
     mode: int
     owner: int
+    is_of_volume: bool = False
 
 
 def facts_of(path: Path) -> FileFacts:
     """Look at a file. Raises OSError."""
     status = path.stat()
-    return FileFacts(path, stat.S_IMODE(status.st_mode), status.st_uid)
+    return FileFacts(path, stat.S_IMODE(status.st_mode), status.st_uid, is_of_volume(path))
 
 
 def open_directory(data_dir: Path) -> FileFacts:
@@ -37,16 +40,26 @@ def open_directory(data_dir: Path) -> FileFacts:
     return facts_of(data_dir)
 
 
-def private_files(data_dir: Path, store: Path | None) -> list[FileFacts]:
-    """Look at every file that only its owner may read; ``store`` is the database, if known."""
+def private_files(
+    data_dir: Path, store: Path | None, credentials: Iterable[Path] = ()
+) -> list[FileFacts]:
+    """Look at every file that only its owner may read.
+
+    ``store`` is the database, ``credentials`` are files that the configuration names, if known.
+    """
     paths = [path for pattern in _PRIVATE for path in sorted(data_dir.glob(pattern))]
     if store is not None:
         paths += [store, store.with_name(f"{store.name}-journal")]
+    paths += [path for path in credentials if path not in paths]
     return [facts_of(path) for path in paths if path.is_file()]
 
 
 def check_directory(found: FileFacts) -> Verdict:
-    """Check that nobody but its owner has a way into a data directory."""
+    """Check that nobody but its owner has a way into a data directory, or can write in it."""
+    for folder in (found.path / name for name in PRIVATE_FOLDERS):
+        if folder.is_dir() and (mode := facts_of(folder).mode) & 0o022:
+            finding = f"group or others can write in {folder} (mode {mode:04o}, 0700 is right)"
+            return failure(finding, command("chmod", "700", folder))
     if found.mode & 0o077:
         finding = f"{found.path} is open to group or others (mode {found.mode:04o}, 0700 is right)"
         return failure(finding, command("chmod", "700", found.path))
@@ -56,11 +69,11 @@ def check_directory(found: FileFacts) -> Verdict:
 def check_private_files(files: Iterable[FileFacts], owner: int) -> Verdict:
     """Check that private files are 0600 or less, and of the owner of their directory."""
     files = list(files)
-    others = [file for file in files if file.owner != owner]
+    others = [file for file in files if file.owner != owner and not file.is_of_volume]
     if others:
         finding = f"{_named(others)} of another user than the data directory's (uid {owner})"
         return failure(finding, command("chown", owner, *(file.path for file in others)))
-    too_open = [file for file in files if file.mode & 0o177]
+    too_open = [file for file in files if file.mode & (0o022 if file.is_of_volume else 0o177)]
     if too_open:
         modes = ", ".join(sorted({f"{file.mode:04o}" for file in too_open}))
         finding = f"{_named(too_open)} of mode {modes}, 0600 is right"

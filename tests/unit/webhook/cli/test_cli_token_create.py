@@ -208,6 +208,7 @@ def test_the_objects_of_a_cluster(leeway: Leeway, data_dir: Path) -> None:
         configuration.write("objects: {source: kubernetes, kubernetes: {kubeconfig: kube.yaml}}\n")
     with fake_kube() as kube:
         kube.put(ObjectKey(Kind.SERVICE_ACCOUNT, "argo-run", "loofah"), "u-cluster")
+        (data_dir / "kube.yaml").touch(0o600)
         (data_dir / "kube.yaml").write_bytes(kube.kubeconfig())
         (data_dir / "kube.yaml").chmod(0o600)
         claims = claims_of(create(leeway, data_dir))

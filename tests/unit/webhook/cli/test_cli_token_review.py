@@ -465,6 +465,7 @@ def test_objects_of_a_cluster(leeway: Leeway, data_dir: Path, own_key: SigningKe
     token = pod_token(own_key)
     review = ("token", "review", token, "--data-dir", data_dir, *AT_NOW)
     with fake_kube() as kube:
+        (data_dir / "kube").touch(0o600)
         (data_dir / "kube").write_bytes(kube.kubeconfig())
         configure_objects(data_dir, source="kubernetes", kubernetes={"kubeconfig": "kube"})
         for put, code, text in (
@@ -502,6 +503,7 @@ def test_the_client_of_kubernetes_is_imported_only_where_it_is_used(data_dir: Pa
 
     assert run() == "True False"
     with fake_kube() as kube:
+        (data_dir / "kube").touch(0o600)
         (data_dir / "kube").write_bytes(kube.kubeconfig())
     configure_objects(data_dir, source="kubernetes", kubernetes={"kubeconfig": "kube"})
     assert run() == "False True"
