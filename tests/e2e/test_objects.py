@@ -74,6 +74,7 @@ def server_with(
             configuration.write(f"objects: {json.dumps(objects)}\n")
         for name, data in files.items():
             (data_dir / name).write_bytes(data)
+            (data_dir / name).chmod(0o600)
 
     running = start_server(folder, prepare)
     try:
@@ -277,7 +278,10 @@ def test_bad_input_25_the_source_is_down_for_too_long(tmp_path: Path) -> None:
                     answer = request_on(connection, "GET", "/readyz")
                     assert answer.status == 503
                     assert b"[-]objects failed: nothing was heard of ServiceAccounts" in answer.body
-                    assert b"for longer than maxSilence 5s: connection refused" in answer.body
+                    assert (
+                        b"for longer than maxSilence 5s: it cannot be reached: Connection refused"
+                        in answer.body
+                    )
                     assert request_on(connection, "GET", "/livez").status == 200
                 kube.up()
                 wait_until(lambda: verdicts(connections, token) == {""})

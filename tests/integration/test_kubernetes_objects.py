@@ -50,6 +50,7 @@ def source_of(
 ) -> Iterator[KubernetesObjects]:
     path = folder / "kubeconfig"
     path.write_bytes(kube.kubeconfig())
+    path.chmod(0o600)
     objects = KubernetesObjects(path, "", max_silence)
     if start:
         objects.start()
@@ -419,7 +420,10 @@ def test_bad_input_25_away_for_longer(kube: FakeKube, tmp_path: Path) -> None:
         wait_until(lambda: found(objects, SA) is Absence.GONE)
         kube.down()
         wait_until(lambda: objects.problem().count("nothing was heard of") == 4)
-        assert "for longer than maxSilence 3s: connection refused" in objects.problem()
+        assert (
+            "for longer than maxSilence 3s: it cannot be reached: Connection refused"
+            in objects.problem()
+        )
         for key in KEYS:
             assert found(objects, key) is Absence.UNAVAILABLE
         kube.delete(POD)

@@ -15,9 +15,9 @@ from keys.jwk import jwks_document
 from keys.jws import SigningKey
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
+from webhook.https_url import parse_https_url
 from webhook.outcome import Authenticated, Outcome, Refused
 from webhook.server.verifier import KEYS_SECONDS, TokenVerifier
-from webhook.trusted_issuers.documents import parse_https_url
 from webhook.trusted_issuers.fetching import KeyLocation
 from webhook.trusted_issuers.issuer_keys import IssuerKeys
 from webhook.trusted_issuers.remote import RemoteKeys

@@ -27,8 +27,9 @@ from support import signing_key
 from keys.jwk import jwks_document
 from keys.pki import make_ca, make_client_certificate
 from webhook.errors import KeysUnavailableError
+from webhook.https_url import parse_https_url
+from webhook.outbound.https import Deadline
 from webhook.trusted_issuers import https
-from webhook.trusted_issuers.documents import parse_https_url
 from webhook.trusted_issuers.fetching import MAX_SECONDS, KeyLocation
 
 RSA, EC = signing_key("RS256"), signing_key("ES256")
@@ -164,7 +165,7 @@ HEADS = [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "not HTTP", id="chunk"
     ),
     pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP", id="ssh"),
-    pytest.param(b"", "closed connection", id="nothing"),
+    pytest.param(b"", "was cut", id="nothing"),
     pytest.param(b"\x00" * 100, "not HTTP", id="nul"),
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", "gzip",
@@ -231,7 +232,7 @@ def test_bad_input_40_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviou
     address = parse_https_url(server.jwks_url)
     started = time.monotonic()
     with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-        https.get(address, server.ca_file, "", https.Deadline(SHORT, time.monotonic))
+        https.get(address, server.ca_file, "", Deadline(SHORT, time.monotonic))
     assert time.monotonic() - started < SHORT + 0.5
 
 
@@ -275,7 +276,7 @@ def test_bad_input_40_a_handshake_that_does_not_end() -> None:
     with plain_listener(b"\x16", b"\x03", b"\x03", b"\x40", b"\x00", pause=0.2) as port:
         address = parse_https_url(f"https://{HOST}:{port}/")
         with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-            https.get(address, None, "", https.Deadline(SHORT, time.monotonic))
+            https.get(address, None, "", Deadline(SHORT, time.monotonic))
 
 
 def test_bad_input_40_plain_http(server: IssuerServer) -> None:
@@ -415,8 +416,7 @@ def test_bad_input_40_discovery_that_leads_astray(server: IssuerServer, scheme: 
 
 def test_token_file_goes_along(server: IssuerServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
-    # As a Pod's is.
-    token_file.touch(0o644)
+    token_file.touch(0o600)
     for token in ("first.token", "second.token"):
         token_file.write_text(f"{token}\n")
         server.requests.clear()
@@ -430,6 +430,7 @@ def test_token_file_goes_along(server: IssuerServer, tmp_path: Path) -> None:
 
 
 def test_token_file_does_not_go_to_another_host(server: IssuerServer, tmp_path: Path) -> None:
+    (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_text("secret.token")
     (tmp_path / "other").mkdir()
     certified, ca = ca_and_certificate()
@@ -453,6 +454,7 @@ def test_token_file_that_holds_no_token(
 ) -> None:
     path = tmp_path / "token"
     if content is not None:
+        path.touch(0o600)
         path.write_bytes(content)
     text = refused(location(server, token_file=path))
     assert text.startswith("tokenFile ")
@@ -467,9 +469,7 @@ def test_bad_input_40_a_resolver_that_does_not_answer(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(10))
     started = time.monotonic()
     with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-        https.get(
-            parse_https_url("https://a.example"), None, "", https.Deadline(SHORT, time.monotonic)
-        )
+        https.get(parse_https_url("https://a.example"), None, "", Deadline(SHORT, time.monotonic))
     assert time.monotonic() - started < SHORT + 0.5
     answered.set()
 

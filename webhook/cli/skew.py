@@ -1,9 +1,7 @@
 """``leeway skew``: whose clock is wrong, from the tokens that a running server has seen."""
 
-import http.client
 import os
 import shutil
-import ssl
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +13,15 @@ from webhook.cli.output import data_dir_option, example, output_option, printabl
 from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.config_file import load_configuration
 from webhook.data_dir import ROOT_USER, TLS_FOLDER
-from webhook.errors import ServerUnreachableError
+from webhook.errors import DataDirectoryError, ServerUnreachableError
+from webhook.https_url import HTTPSAddress
+from webhook.outbound.errors import OutboundError
+from webhook.outbound.https import Client, Deadline, Endpoint, client_context
 from webhook.skew import State
 from webhook.skew_report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
-from webhook.trusted_issuers.documents import HTTPSAddress
 
-_TIMEOUT_SECONDS: Final = 10
+_TIMEOUT_SECONDS: Final = 10.0
+_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _ROWS: Final = 40
 _MIN_WIDTH: Final = 60
 _MAX_WIDTH: Final = 120
@@ -62,22 +63,22 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
     read_public_file(tls / "ca.crt")
     read_private_file(tls / f"{ROOT_USER}.key")
     try:
-        context = ssl.create_default_context(cafile=str(tls / "ca.crt"))
+        context = client_context(tls / "ca.crt")
         context.load_cert_chain(tls / f"{ROOT_USER}.crt", tls / f"{ROOT_USER}.key")
-        connection = http.client.HTTPSConnection(
-            host, port, timeout=_TIMEOUT_SECONDS, context=context
-        )
-        try:
-            connection.request("GET", SKEW_PATH)
-            answer = connection.getresponse()
+    except OSError as error:
+        why = getattr(error, "reason", None) or error.strerror or "not known"
+        raise DataDirectoryError(f"the certificates in {tls} cannot be used: {why}") from error
+    client = Client(Endpoint(host, port, host, f"{host}:{port}"), context)
+    try:
+        with client.get(SKEW_PATH, {}, Deadline(_TIMEOUT_SECONDS), _MAX_BODY_BYTES) as answer:
             body = answer.read()
-        finally:
-            connection.close()
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
+    except OutboundError as error:
         raise ServerUnreachableError(
-            f"the server at {host}:{port} cannot be asked: {_first_line(error)}; start it with "
+            f"the server at {host}:{port} cannot be asked: {printable(str(error))}; start it with "
             "`leeway serve`, or say with --server where it is"
         ) from error
+    finally:
+        client.close()
     if answer.status != 200:
         raise ServerUnreachableError(
             f"the server at {host}:{port} answered {answer.status}: {_message_of(body)}"
@@ -88,11 +89,6 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
         raise ServerUnreachableError(
             f"what answers at {host}:{port} is no leeway server of this version: {error}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return printable(str(text).splitlines()[0][:200])
 
 
 def _message_of(body: bytes) -> str:

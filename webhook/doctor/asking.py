@@ -1,16 +1,14 @@
 """GET requests to a server that may not be well: bounded, over verified TLS, and timed."""
 
-import http.client
-import socket
 import ssl
-from contextlib import closing
 from time import sleep, time
 from typing import Final, NamedTuple
 
 from webhook.doctor.clock import Sample
 from webhook.errors import ServerUnreachableError
-from webhook.trusted_issuers.documents import HTTPSAddress
-from webhook.version import VERSION
+from webhook.https_url import HTTPSAddress
+from webhook.outbound.errors import CertificateRefusedError, NotListeningError, OutboundError
+from webhook.outbound.https import Client, Deadline, Endpoint
 
 _TIMEOUT_SECONDS: Final = 5.0
 _MAX_BODY_BYTES: Final = 1024 * 1024
@@ -47,37 +45,29 @@ def place_of(address: HTTPSAddress) -> Place:
     return Place(address.host, address.port, address.host)
 
 
-def context_for(ca: str | None) -> ssl.SSLContext:
-    """Make a context that believes the CAs of a PEM text, None for the system's.
-
-    Raises OSError (ssl.SSLError).
-    """
-    context = ssl.create_default_context(cadata=ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
 def ask(place: Place, context: ssl.SSLContext, path: str) -> Answer:
     """Get a path; connecting is not a part of the time that it took.
 
     Raises ServerUnreachableError.
     """
+    authority = f"{place.host}:{place.port}"
+    client = Client(Endpoint(place.address, place.port, place.host, authority), context)
+    deadline = Deadline(_TIMEOUT_SECONDS)
     try:
-        with closing(_Connection(place, context)) as connection:
-            connection.connect()
-            sent = time()
-            connection.request("GET", path, headers={"User-Agent": f"leeway/{VERSION}"})
-            response = connection.getresponse()
-            sample = Sample(response.getheader("Date", ""), sent, time())
-            return Answer(response.status, response.read(_MAX_BODY_BYTES), sample)
-    except ConnectionRefusedError as error:
+        client.connect(deadline)
+        sent = time()
+        with client.get(path, {}, deadline, _MAX_BODY_BYTES) as response:
+            sample = Sample(response.header("Date"), sent, time())
+            return Answer(response.status, response.read(), sample)
+    except NotListeningError as error:
         raise NobodyAnswersError(f"nothing listens at {place}") from error
-    except ssl.SSLCertVerificationError as error:
-        why = f"the certificate of {place} is not accepted: {error.verify_message}"
+    except CertificateRefusedError as error:
+        why = f"the certificate of {place} is not accepted: {error.why}"
         raise ServerUnreachableError(why) from error
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise ServerUnreachableError(f"{place} cannot be asked: {why}") from error
+    except OutboundError as error:
+        raise ServerUnreachableError(f"{place} cannot be asked: {error}") from error
+    finally:
+        client.close()
 
 
 def ask_for_dates(place: Place, context: ssl.SSLContext) -> list[Sample]:
@@ -91,16 +81,3 @@ def ask_for_dates(place: Place, context: ssl.SSLContext) -> list[Sample]:
             sleep(_PAUSE_SECONDS)
         samples.append(ask(place, context, "/livez").sample)
     return samples
-
-
-class _Connection(http.client.HTTPSConnection):
-    def __init__(self, place: Place, context: ssl.SSLContext) -> None:
-        super().__init__(place.host, place.port, timeout=_TIMEOUT_SECONDS, context=context)
-        self._place = place
-        self._tls = context
-
-    def connect(self) -> None:
-        plain = socket.create_connection(
-            (self._place.address, self._place.port), timeout=_TIMEOUT_SECONDS
-        )
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self._place.host)

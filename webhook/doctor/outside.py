@@ -9,6 +9,7 @@ from keys.errors import KeysError
 from keys.files import read_public_file
 from keys.jwk import parse_jwks
 from keys.keyring import Keyring
+from keys.showing import shown
 from webhook.assembly import clock_leeway_of
 from webhook.config import EVERY_ADDRESS, Configuration
 from webhook.discovery import CONFIGURATION_PATH, JWKS_PATH
@@ -18,7 +19,6 @@ from webhook.doctor.asking import (
     Place,
     ask,
     ask_for_dates,
-    context_for,
     place_of,
 )
 from webhook.doctor.clock import check_offset, estimate_offset
@@ -26,7 +26,8 @@ from webhook.doctor.findings import Examination, Loaded, Verdict, failure, ok, w
 from webhook.doctor.fixes import RELOAD, Fixes
 from webhook.doctor.signing_keys import check_published
 from webhook.errors import ServerUnreachableError
-from webhook.trusted_issuers.documents import HTTPSAddress
+from webhook.https_url import HTTPSAddress
+from webhook.outbound.https import client_context
 
 _READY_PATH: Final = "/readyz?verbose"
 _PATHS: Final = (_READY_PATH, CONFIGURATION_PATH, JWKS_PATH)
@@ -59,7 +60,7 @@ def examine_server(
     def ready() -> Verdict:
         place = _place(reach, configuration.get(), fixes)
         try:
-            context = context_for(ca.get().decode("ascii"))
+            context = client_context(ca=ca.get().decode("ascii"))
             answers.update({path: ask(place, context, path) for path in _PATHS})
         except NobodyAnswersError as error:
             say = warning if reach.server is None else failure
@@ -95,9 +96,9 @@ def examine_clock(exam: Examination, reach: Reach, configuration: Loaded[Configu
     def check() -> Verdict:
         leeway = clock_leeway_of(configuration.get())
         ca = reach.api_server_ca
-        context = context_for(read_public_file(ca).decode("ascii") if ca else None)
+        context = client_context(ca=read_public_file(ca).decode("ascii") if ca else None)
         samples = ask_for_dates(place_of(address), context)
-        return check_offset(estimate_offset(samples), address.url, leeway)
+        return check_offset(estimate_offset(samples), address.display, leeway)
 
     exam.check(
         "clock", check, "give the URL with --api-server, and its CA's file with --api-server-ca"
@@ -133,6 +134,6 @@ def _check_discovery(body: bytes, issuer: str) -> Verdict:
         raise ServerUnreachableError(f"the discovery document is {error}") from error
     found = document.get("issuer") if isinstance(document, dict) else None
     if found != issuer:
-        finding = f"the server's issuer is {str(found)[:128]!r}, in leeway.yaml it is {issuer!r}"
+        finding = f"the server's issuer is {shown(str(found))}, in leeway.yaml it is {issuer!r}"
         return failure(finding, RELOAD)
     return ok(f"issuer {issuer}")

@@ -14,25 +14,25 @@ Invariants:
 
 from collections.abc import Iterator
 from sys import intern
-from time import monotonic
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
 import msgspec
-from urllib3.exceptions import HTTPError
 
 from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.errors import APIServerError
 from webhook.objects.documents import unix_seconds
-from webhook.objects.kube_client import Connection, Response, why
+from webhook.objects.kube_client import Connection
+from webhook.outbound.errors import OutboundError
+from webhook.outbound.https import Response
 
 PAGE_SIZE: Final = 500
 LOOKUP_SECONDS: Final = 2.0
 _LIST_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 256 * 1024 * 1024
+_MAX_OBJECT_BYTES: Final = 16 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-_CHUNK_BYTES: Final = 65536
 _OK: Final = 200
 _TOO_MANY_REQUESTS: Final = 429
 _DEFAULT_ACCOUNT: Final = "default"
@@ -118,8 +118,8 @@ def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
     """Get a page of all objects of a kind. Raises APIServerError."""
     query = {"limit": str(PAGE_SIZE)} | ({"continue": more} if more else {})
     accept = _JSON if kind is Kind.POD else _PARTIAL_LIST
-    with connection.get(_path(kind), query, accept, _LIST_SECONDS) as response:
-        data = _body(response, _LIST_SECONDS)
+    with connection.get(_path(kind), query, accept, _LIST_SECONDS, _MAX_BYTES) as response:
+        data = _body(response)
     try:
         found = _list_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -135,8 +135,9 @@ def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
     """Get one object, None where there is none. Raises APIServerError."""
     accept = _JSON if key.kind is Kind.POD else _PARTIAL
     try:
-        with connection.get(_path(key.kind, key), {}, accept, LOOKUP_SECONDS) as response:
-            data = _body(response, LOOKUP_SECONDS)
+        path = _path(key.kind, key)
+        with connection.get(path, {}, accept, LOOKUP_SECONDS, _MAX_OBJECT_BYTES) as response:
+            data = _body(response)
     except APIServerError as error:
         if error.is_not_found:
             return None
@@ -148,9 +149,10 @@ def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
 
 
 class Watch:
-    """What happens to a kind from a resourceVersion on, for so many seconds at most.
+    """What happens to a kind from a resourceVersion on.
 
-    ``silence_seconds`` is how long nothing at all may come. Opening it raises APIServerError.
+    The API server is to end it after ``seconds``; it is over after ``grace_seconds`` more, whatever
+    the API server does. Opening it raises APIServerError.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class Watch:
         kind: Kind,
         resource_version: str,
         seconds: int,
-        silence_seconds: float,
+        grace_seconds: float,
     ) -> None:
         query = {
             "watch": "1",
@@ -169,7 +171,9 @@ class Watch:
         }
         accept = _JSON if kind is Kind.POD else _PARTIAL
         self._kind = kind
-        self._response = connection.get(_path(kind), query, accept, silence_seconds)
+        self._response = connection.get(
+            _path(kind), query, accept, seconds + grace_seconds, _MAX_BYTES
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -190,23 +194,19 @@ class Watch:
         """
         buffer = b""
         try:
-            for chunk in self._response.stream(_CHUNK_BYTES, decode_content=False):
+            for chunk in self._response.chunks():
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
                     if line.strip():
                         yield self._event(line)
                 if len(buffer) > _MAX_LINE_BYTES:
                     raise APIServerError("an event of its watch is too large", _OK)
-        except (HTTPError, OSError, ValueError) as error:
-            raise APIServerError(why(error)) from error
+        except OutboundError as error:
+            raise APIServerError(str(error)) from error
 
     def interrupt(self) -> None:
         """Let a thread that waits in ``events`` go on, from another one."""
-        try:
-            self._response.shutdown()
-        except (OSError, RuntimeError, ValueError):
-            # It is over already.
-            return
+        self._response.interrupt()
 
     def _event(self, line: bytes) -> Event:
         try:
@@ -237,21 +237,11 @@ def _path(kind: Kind, key: ObjectKey | None = None) -> str:
     return f"/api/v1/namespaces/{quote(key.namespace, safe='')}/{plural}/{name}"
 
 
-def _body(response: Response, seconds: float) -> bytes:
-    deadline = monotonic() + seconds
-    parts: list[bytes] = []
-    size = 0
+def _body(response: Response) -> bytes:
     try:
-        for part in response.stream(_CHUNK_BYTES, decode_content=False):
-            parts.append(part)
-            size += len(part)
-            if size > _MAX_BYTES:
-                raise APIServerError("its answer is too large", _OK)
-            if monotonic() > deadline:
-                raise APIServerError("its answer is too slow")
-    except (HTTPError, OSError, ValueError) as error:
-        raise APIServerError(why(error)) from error
-    return b"".join(parts)
+        return response.read()
+    except OutboundError as error:
+        raise APIServerError(str(error)) from error
 
 
 def _decoded(kind: Kind, data: bytes | msgspec.Raw, *, any_kind: bool = False) -> _Object:

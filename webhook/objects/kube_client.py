@@ -1,40 +1,32 @@
-"""How an API server is reached: the ``kubernetes`` client's address, TLS and credentials.
-
-The client reads kubeconfig files, runs their credential plugins and reads a Pod's own token again;
-requests and answers are ours, since its own would read every object whole.
+"""Requests to an API server.
 
 Invariants:
 
-1. Every request ends: each has a limit for the connection, for each read, and for its size.
-2. No request is tried again here and no redirect is followed: both are for the caller to judge.
-3. Nothing of a kubeconfig stays in a file but what has been one: its inline keys are on disk while
-   they are loaded, in a private folder, and no error shows any of it.
-4. Credentials that are refused are read again for the next request.
+1. Every request ends at its deadline, and has a limit for its size.
+2. No request is tried again here: that is for the caller to judge.
+3. Credentials that are refused are read again for the next request. Where that fails, nothing is
+   asked and nothing read until a delay has passed, which grows with each failure.
 """
 
-import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any, Final, cast
+from time import monotonic
+from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
-import urllib3
-import yaml
-from urllib3.exceptions import HTTPError, SSLError
 
 from webhook.errors import APIServerError, ConfigurationError
-from webhook.version import VERSION
+from webhook.objects.cluster import Cluster
+from webhook.objects.credential_plugin import PluginFailedError
+from webhook.outbound.errors import OutboundError
+from webhook.outbound.https import Deadline, Response
 
-CONNECT_SECONDS: Final = 2.0
 _MAX_ERROR_BYTES: Final = 65536
-# Four watches, and the threads that look up: of reviews, and of requests for tokens.
-_MAX_CONNECTIONS: Final = 24
-_IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
-Response = urllib3.BaseHTTPResponse
+_FIRST_DELAY_SECONDS: Final = 1.0
+_MAX_DELAY_SECONDS: Final = 60.0
 
 
 class _Status(msgspec.Struct):
@@ -43,164 +35,105 @@ class _Status(msgspec.Struct):
 
 
 class Connection:
-    """One API server and one identity there.
+    """One API server and one identity there, as ``Cluster`` finds them.
 
-    Without ``kubeconfig`` it is the cluster that this runs in, else kubectl's; without
-    ``context`` the current one. Connects to nothing yet. Raises ConfigurationError.
+    Connects to nothing yet. Raises ConfigurationError. A credential plugin that fails is no reason
+    not to start: each request then says so.
     """
 
     def __init__(self, kubeconfig: Path | None = None, context: str = "") -> None:
         self._kubeconfig = kubeconfig
         self._context = context
         self._lock = Lock()
-        self._client: Any = self._load()
+        self._cluster: Cluster | None = None
+        self._failure: APIServerError | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        try:
+            self._cluster = Cluster(kubeconfig, context)
+        except PluginFailedError as error:
+            self._note_failure(error)
 
     def get(
-        self, path: str, query: Mapping[str, str], accept: str, read_seconds: float
+        self, path: str, query: Mapping[str, str], accept: str, seconds: float, max_bytes: int
     ) -> Response:
-        """Ask for something; its body has not been read. Raises APIServerError."""
-        client = self._current()
-        url = client.configuration.host.rstrip("/") + path
-        if query:
-            url += "?" + urlencode(query)
+        """Ask for something; its body has not been read. Raises APIServerError.
+
+        ``seconds`` is for all of it, the body included.
+        """
+        deadline = Deadline(seconds)
+        cluster, identity = self._ready(deadline)
+        target = cluster.path + path + (f"?{urlencode(query)}" if query else "")
         try:
-            headers = {"Accept": accept, "User-Agent": f"leeway/{VERSION}", **_identity(client)}
-        except Exception as error:  # of a credential plugin, or of a token file that is gone
-            self._forget(client)
-            raise APIServerError("the credentials could not be read again") from error
-        try:
-            response = client.rest_client.pool_manager.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-                preload_content=False,
-                retries=False,
-                redirect=False,
+            response = cluster.client.get(
+                target, {"Accept": accept, **identity}, deadline, max_bytes
             )
             if response.status == 200:
-                return cast(Response, response)
+                return response
             failure = _failure(response)
-        except (HTTPError, OSError, ValueError) as error:
-            if isinstance(error, SSLError):
-                self._forget(client)
-            raise APIServerError(why(error)) from error
+        except OutboundError as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                self._forget(cluster)
+            raise APIServerError(str(error)) from error
         if failure.code == 401:
-            self._forget(client)
+            self._forget(cluster)
         raise failure
 
     def close(self) -> None:
         """Close the connections that are idle."""
         with self._lock:
-            if self._client is not None:
-                self._client.close()
+            if self._cluster is not None:
+                self._cluster.client.close()
 
-    def _current(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                try:
-                    self._client = self._load()
-                except ConfigurationError as error:
-                    raise APIServerError("its kubeconfig could not be read again") from error
-            return self._client
-
-    def _forget(self, client: Any) -> None:
-        with self._lock:
-            if self._client is client:
-                self._client = None
-
-    def _load(self) -> Any:
-        # Takes half a second: only for those who use it.
-        from kubernetes.client import ApiClient, Configuration
-
-        configuration = Configuration()
-        configuration.retries = False
-        configuration.connection_pool_maxsize = _MAX_CONNECTIONS
-        with TemporaryDirectory(prefix="leeway-") as folder:
-            try:
-                self._read(configuration, folder)
-                context = _tls_context(configuration)
-            except OSError as error:
-                why_not = error.strerror or "its TLS files cannot be used"
-                raise ConfigurationError(f"{self._where()} cannot be read: {why_not}") from None
-            except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-                # Their own words may show the credentials.
-                raise ConfigurationError(
-                    f"{self._where()} cannot be used; see what `kubectl config view` and `kubectl "
-                    "version` say with it"
-                ) from None
-            for name in ("ssl_ca_cert", "cert_file", "key_file"):
-                setattr(configuration, name, None)
-            client = ApiClient(configuration)
-        client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
-        return client
-
-    def _read(self, configuration: Any, folder: str) -> None:
-        from kubernetes import config as kubernetes_config
-
-        # Some of its releases have types, others have not.
-        config: Any = kubernetes_config
+    def _ready(self, deadline: Deadline) -> tuple[Cluster, dict[str, str]]:
+        # A plugin may take its time, and is run by one thread.
+        if not self._lock.acquire(timeout=deadline.seconds):
+            raise APIServerError("its credentials are still being read")
         try:
-            if self._kubeconfig is None and os.environ.get(_IN_CLUSTER):
-                config.load_incluster_config(client_configuration=configuration)
-                return
-            if self._kubeconfig is not None:
-                # Missing ones it would pass over.
-                self._kubeconfig.read_bytes()
-            config.load_kube_config(
-                str(self._kubeconfig) if self._kubeconfig else None,
-                self._context or None,
-                configuration,
-                persist_config=False,
-                temp_file_path=folder,
-            )
-        except config.ConfigException as error:
-            raise ValueError from error
+            if self._failure is not None and monotonic() < self._retry_at:
+                raise self._failure.with_traceback(None)
+            try:
+                if self._cluster is None:
+                    self._cluster = Cluster(self._kubeconfig, self._context)
+                found = self._cluster, self._cluster.headers()
+            except APIServerError as error:
+                raise self._note_failure(error) from error.__cause__
+            except ConfigurationError as error:
+                failure = APIServerError("its kubeconfig could not be read again")
+                raise self._note_failure(failure) from error
+            except Exception as error:  # of a token file that is gone, or of the client
+                failure = APIServerError("the credentials could not be read again")
+                raise self._note_failure(failure) from error
+            self._failure, self._failures = None, 0
+            return found
+        finally:
+            self._lock.release()
 
-    def _where(self) -> str:
-        if self._kubeconfig is None and os.environ.get(_IN_CLUSTER):
-            return "the service account of this Pod, which objects.kubernetes needs,"
-        name = str(self._kubeconfig) if self._kubeconfig else "kubectl's own kubeconfig"
-        context = f" with context {self._context[:64]!r}" if self._context else ""
-        return f"{name}{context}, which objects.kubernetes needs,"
+    def _note_failure(self, failure: APIServerError) -> APIServerError:
+        """Begin a delay in which nothing is tried, and return its reason."""
+        delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**self._failures)
+        self._retry_at = monotonic() + delay
+        self._failures = min(self._failures + 1, 16)
+        self._failure = failure
+        if self._cluster is not None:
+            self._cluster.client.close()
+            self._cluster = None
+        return failure
 
-
-def why(error: Exception) -> str:
-    """Say in a few words why a request failed, without what was sent."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted: {cause.verify_message}"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-        cause = cause.__cause__ or cause.__context__
-    # Of one that was refused, too, urllib3 says that it timed out: hence last.
-    is_slow = isinstance(error, urllib3.exceptions.TimeoutError)
-    return "no answer in time" if is_slow else "the connection broke off"
-
-
-def _identity(client: Any) -> dict[str, str]:
-    settings = client.configuration.auth_settings().values()
-    return {setting["key"]: setting["value"] for setting in settings if setting["value"]}
-
-
-def _tls_context(configuration: Any) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-    if not configuration.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    return context
+    def _forget(self, cluster: Cluster) -> None:
+        with self._lock:
+            if self._cluster is cluster:
+                cluster.client.close()
+                self._cluster = None
 
 
 def _failure(response: Response) -> APIServerError:
     with response:
-        data = response.read(_MAX_ERROR_BYTES)
-    try:
-        status = msgspec.json.decode(data, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        status = _Status()
+        try:
+            data = response.read()
+            status = msgspec.json.decode(data, type=_Status)
+        except (OutboundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            status = _Status()
     is_status = status.kind == "Status" and status.reason.isalnum()
     # Not its message, which names the user: this is shown to everybody who asks /readyz.
     text = f"HTTP {response.status}" + (f" {status.reason[:64]}" if is_status else "")

@@ -8,8 +8,8 @@ Invariants:
    status or as event), or the API server refuses in any other way, all is listed again.
 2. Every failure makes the next try wait longer, up to a limit and by chance, until a watch has
    lasted.
-3. Nothing is waited for without end: the API server ends a watch after a while, and where not even
-   that is heard the connection counts as broken.
+3. Nothing is waited for without end: the API server ends a watch after a while, and where it does
+   not the watch is ended here.
 4. Contact is a list, an event, a bookmark, or a watch that has lasted and ended in order. That one
    could be opened is none: something in between may answer everything with nothing.
 5. After a silence in which nothing that is known counted, only a list makes it count again.
@@ -50,7 +50,7 @@ class KindWatch:
         # A third of the longest silence, so that a try that fails is not the last.
         third = store.max_silence / 3
         self._watch_seconds = max(1, min(_MAX_WATCH_SECONDS, int(third)))
-        self._silence_seconds = self._watch_seconds + min(_MAX_GRACE_SECONDS, third)
+        self._grace_seconds = min(_MAX_GRACE_SECONDS, third)
         self._version = ""
         self._failures = 0
         self._why = "it has not answered yet"
@@ -130,7 +130,7 @@ class KindWatch:
             self._store.kind,
             self._version,
             self._watch_seconds,
-            self._silence_seconds,
+            self._grace_seconds,
         ) as watch:
             with self._lock:
                 self._watch = watch

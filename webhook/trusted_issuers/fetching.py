@@ -14,15 +14,14 @@ from time import monotonic
 from typing import Final
 
 from keys.errors import KeysError
-from keys.files import read_public_file
+from keys.files import read_credential_file
 from keys.jwk import VerificationKey, parse_jwks
+from keys.showing import shown_path
 from webhook.errors import KeysUnavailableError
-from webhook.trusted_issuers.documents import (
-    HTTPSAddress,
-    parse_openid_configuration,
-    refresh_seconds,
-)
-from webhook.trusted_issuers.https import Deadline, get
+from webhook.https_url import HTTPSAddress
+from webhook.outbound.https import Deadline
+from webhook.trusted_issuers.documents import parse_openid_configuration, refresh_seconds
+from webhook.trusted_issuers.https import get
 
 MAX_SECONDS: Final = 5.0
 
@@ -65,17 +64,19 @@ class KeyLocation:
             found = parse_jwks(answer.body)
         except KeysError as error:
             raise KeysUnavailableError(
-                f"the keys at {address.url} cannot be used: {error}"
+                f"the keys at {address.display} cannot be used: {error}"
             ) from error
         return FetchedKeys(found.keys, refresh_seconds(answer.cache_control), found.skipped)
 
 
 def _read_token(path: Path) -> str:
     try:
-        token = read_public_file(path).strip()
+        token = read_credential_file(path).strip()
     except KeysError as error:
         raise KeysUnavailableError(f"tokenFile {error}") from error
     # It becomes a line of a header.
     if not token.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in token):
-        raise KeysUnavailableError(f"tokenFile {path} does not hold one token and nothing else")
+        raise KeysUnavailableError(
+            f"tokenFile {shown_path(path)} does not hold one token and nothing else"
+        )
     return token.decode("ascii")

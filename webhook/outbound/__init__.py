@@ -1,0 +1,1 @@
+"""What Leeway fetches from others: one HTTPS client, whose deadline holds."""
