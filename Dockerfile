@@ -1,17 +1,24 @@
-# Build: the wheel of this checkout, and a virtual environment with it and nothing else.
-FROM python:3.13-slim AS build
+# To pin it by digest (docs/kubernetes.md has the command that finds it):
+#   docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:... .
+ARG PYTHON_IMAGE=python:3.13-slim
+
+# Build: the wheel of this checkout, and a virtual environment with it and what the lock names.
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
 COPY keys keys
 COPY webhook webhook
-RUN python -m venv /opt/leeway \
- && /opt/leeway/bin/python -m pip wheel --no-deps --no-cache-dir --wheel-dir /wheels . \
- && /opt/leeway/bin/python -m pip install --no-cache-dir /wheels/*.whl \
+RUN python -m venv /opt/build \
+ && /opt/build/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-build.lock \
+ && /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --no-cache-dir --wheel-dir /wheels . \
+ && python -m venv /opt/leeway \
+ && /opt/leeway/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock \
+ && /opt/leeway/bin/python -m pip install --no-cache-dir --no-deps --no-index /wheels/*.whl \
  && /opt/leeway/bin/python -m pip uninstall --yes pip
 
 # Run: not as root, and with a root file system that may be read-only. What is written goes to the
 # data directory (a volume) and to /tmp (a tmpfs): docker run --read-only --tmpfs /tmp ...
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 ARG COMMIT=""
 ENV LEEWAY_COMMIT=${COMMIT} \
     LEEWAY_DATA_DIR=/var/lib/leeway \

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-apiserver faults coverage lint bench bench-against profile soak chaos docs-tables clean
+.PHONY: demo test test-apiserver faults coverage lint bench bench-against profile soak chaos lock docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -53,6 +53,10 @@ chaos: $(VENV)/.dev
 	TEST_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
 	TEST_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
 	TEST_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
+
+# What the image installs, by hash, in the newest versions that pyproject.toml allows.
+lock: $(VENV)/.dev
+	$(BIN)/python deploy/lock.py
 
 # The pages of docs/ that are made from the tests.
 docs-tables: $(VENV)/.dev

@@ -45,7 +45,8 @@ def stages() -> list[list[tuple[str, str]]]:
     for name, rest in instructions():
         if name == "FROM":
             found.append([])
-        found[-1].append((name, rest))
+        if found:  # what stands before the first stage is its argument
+            found[-1].append((name, rest))
     return found
 
 
