@@ -55,6 +55,12 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("https://", "a", " "), ("https://a", "/", " ")],
     ),
     "webhook.doctor.manifest._FLAG": ("fullmatch", [("--", "a", "!"), ("--a=", "=", "")]),
+    "webhook.doctor.manifest._OPERATOR": ("fullmatch", [("", ";", "a")]),
+    "webhook.doctor.manifest._REDIRECTION": (
+        "findall",
+        [("", "> ", ""), (">", " ", ""), (" ", "1", ""), ("", " 1", "")],
+    ),
+    "webhook.doctor.manifest._SCRIPT_OPTION": ("fullmatch", [("-", "c", "!")]),
     "webhook.duration._PART": ("match", [("", "1", ""), ("1.", "1", "")]),
     "webhook.log_lines._BEARER": ("findall", [("", "bearer ", ""), ("bearer", " ", "")]),
     "webhook.log_lines._PEM": (
@@ -85,6 +91,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],
     ),
+    "webhook.token_requests._FIELD": ("fullmatch", [("", "a", "!")]),
     "webhook.trusted_issuers.documents._MAX_AGE": ("fullmatch", [("max-age=", "1", "")]),
     "webhook.https_url._URL": (
         "fullmatch",
