@@ -12,6 +12,7 @@ import json
 import msgspec
 
 from keys.errors import EncodingError
+from keys.words import decoding_in_words
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # What is no base64url becomes what is no base64 either.
@@ -71,7 +72,7 @@ def decode_json(data: bytes) -> object:
         if msgspec.json.encode(value) != data.rstrip(b"\n"):
             json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise EncodingError(f"not JSON: {_first_line(error)}") from error
+        raise EncodingError(f"not JSON: {decoding_in_words(error)}") from error
     except RecursionError as error:
         raise EncodingError("not JSON that is accepted: it is nested too deep") from error
     return value
@@ -85,9 +86,3 @@ def _unique_members(pairs: list[tuple[str, object]]) -> None:
         if name not in names:
             raise EncodingError(f"not JSON that is accepted: the member {name[:64]!r} stands twice")
         names.discard(name)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return "not UTF-8"
-    return str(error).partition("\n")[0]

@@ -10,6 +10,7 @@ import msgspec
 from keys.encoding import decode_json
 from keys.errors import EncodingError, KeyScheduleError
 from keys.keyring import KeyState
+from keys.words import validation_in_words
 
 # Up to the end of the year 9999.
 UnixSeconds = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
@@ -42,7 +43,8 @@ def parse_schedule(text: bytes, name: str) -> Schedule:
     try:
         schedule = msgspec.convert(decode_json(text), Schedule)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise KeyScheduleError(f"{name} is not a key schedule: {error}; restore it") from error
+        why = validation_in_words(error)
+        raise KeyScheduleError(f"{name} is not a key schedule: {why}; restore it") from error
     files = [entry.file for entry in schedule.keys]
     if len(set(files)) != len(files):
         raise KeyScheduleError(f"{name} names a file twice; restore it from a backup")

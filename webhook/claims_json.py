@@ -17,6 +17,7 @@ import msgspec
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
+from keys.words import validation_in_words
 from webhook.claims import (
     USERNAME_PREFIX,
     Claims,
@@ -123,7 +124,7 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
         _refuse_unknown_bindings(members)
         return _from_projected(wire)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise InvalidClaimsError(_invalid(str(error))) from error
+        raise InvalidClaimsError(_invalid(validation_in_words(error))) from error
 
 
 def _refuse_unknown_bindings(members: object) -> None:

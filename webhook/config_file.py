@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from keys.showing import kind_of_secret, plain, shown
+from keys.words import types_in_words
 from webhook.config import Configuration, Duration, Section
 from webhook.config_environment import DATA_DIR, PREFIX, require_known
 from webhook.config_limits import is_unicode
@@ -206,7 +207,14 @@ def _describe(message: str, members: dict[str, Any], source: str) -> str:
         text = f"found {shown(found)}, {text[0].lower()}{text[1:]}"
     elif text.startswith("Invalid enum value"):
         text = f"found {shown(found)}, allowed is {_choices(dotted)}"
-    return f"{source}: {dotted + ': ' if dotted else ''}{text.replace('`', '')}"
+    return f"{source}: {dotted + ': ' if dotted else ''}{_without_types(text)}"
+
+
+def _without_types(text: str) -> str:
+    """Return a message of msgspec with types in words; a value that is shown needs none."""
+    if text.startswith("found"):
+        text = re.sub(r", got `[^`]*`", "", text)
+    return re.sub(r"`([^`]*)`", lambda name: types_in_words(name[1]), text)
 
 
 def _found(members: object, dotted: str) -> object:

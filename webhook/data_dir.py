@@ -34,6 +34,7 @@ from keys.pki import (
     make_server_certificate,
     read_certificate,
 )
+from keys.words import os_error_in_words
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, parse_configuration
@@ -171,7 +172,9 @@ def initialise(
             folder.mkdir(mode=0o700, parents=folder == data_dir, exist_ok=True)
         return _make_files(data_dir, options, text, now, environment)
     except OSError as error:
-        raise DataDirectoryError(f"{data_dir} cannot be made: {error}") from error
+        raise DataDirectoryError(
+            f"{data_dir} cannot be made: {os_error_in_words(error)}"
+        ) from error
 
 
 def _make_files(

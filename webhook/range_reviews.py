@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from keys.errors import EncodingError
+from keys.words import validation_in_words
 from webhook.bodies import FIELDS, decode_body, refuse_other_case
 from webhook.errors import InvalidReviewError
 from webhook.etcd_wire import require_short_keys
@@ -58,7 +59,7 @@ def parse_range_review(body: bytes) -> RangeAccessRequest:
             refuse_other_case(value, FIELDS, "")
         review = msgspec.convert(value, _Review)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise InvalidReviewError(f"this is not a {KIND}: {error}") from error
+        raise InvalidReviewError(f"this is not a {KIND}: {validation_in_words(error)}") from error
     for name, found, served in (
         ("kind", review.kind, KIND),
         ("apiVersion", review.api_version, API_VERSION),

@@ -12,6 +12,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
     0: (
         "keys.errors",
         "keys.showing",
+        "keys.words",
         "webhook.errors",
         "webhook.go_text",
         "webhook.duration",

@@ -15,6 +15,7 @@ import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
 from keys.showing import could_be_secret, shown
+from keys.words import os_error_in_words
 from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
 from webhook.errors import (
     DataDirectoryError,
@@ -135,7 +136,7 @@ def main() -> None:
     except (DirectoryDiffersError, NotIssuedError, UnsafeStepError) as error:
         code = _fail(str(error), EXIT_NO)
     except _UNREACHABLE as error:
-        code = _fail(str(error), EXIT_UNREACHABLE)
+        code = _fail(_in_words(error), EXIT_UNREACHABLE)
     except AuthError as error:
         code = _fail(f"{error}; {error.advice}" if error.advice else str(error), EXIT_USAGE)
     except (LeewayError, KeysError) as error:
@@ -145,6 +146,10 @@ def main() -> None:
     except RecursionError:
         code = _fail("the input is nested too deeply to be shown; look at it elsewhere", EXIT_USAGE)
     sys.exit(code or 0)
+
+
+def _in_words(error: Exception) -> str:
+    return os_error_in_words(error) if isinstance(error, OSError) else str(error)
 
 
 def _usage(error: click.ClickException) -> str:

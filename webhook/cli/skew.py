@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from keys.files import read_private_file, read_public_file
+from keys.words import decoding_in_words, validation_in_words
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.config_file import load_configuration
@@ -87,8 +88,14 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
         return msgspec.json.decode(body, type=SkewReport)
     except msgspec.MsgspecError as error:
         raise ServerUnreachableError(
-            f"what answers at {host}:{port} is no leeway server of this version: {error}"
+            f"what answers at {host}:{port} is no leeway server of this version: {_in_words(error)}"
         ) from error
+
+
+def _in_words(error: msgspec.MsgspecError) -> str:
+    if isinstance(error, msgspec.ValidationError):
+        return validation_in_words(error)
+    return f"its answer is not JSON: {decoding_in_words(error)}"
 
 
 def _message_of(body: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 from keys.errors import KeysError
+from keys.words import os_error_in_words
 from webhook.errors import LeewayError
 
 _T = TypeVar("_T")
@@ -128,7 +129,9 @@ class Examination:
         except MissingError as error:
             self.leave_out(name, str(error))
             return Loaded(name)
-        except (LeewayError, KeysError, OSError) as error:
+        except OSError as error:
+            verdict = failure(os_error_in_words(error), fix)
+        except (LeewayError, KeysError) as error:
             verdict = failure(" ".join(str(error).split()), fix)
         except Exception as error:  # invariants 1 and 3
             verdict = failure(f"the check itself failed with {type(error).__name__}", fix)

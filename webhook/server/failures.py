@@ -3,6 +3,7 @@
 from typing import Final
 
 from keys.errors import KeysError
+from keys.words import os_error_in_words
 from webhook.errors import LeewayError
 
 _EXPECTED: Final = (OSError, LeewayError, KeysError)
@@ -10,6 +11,8 @@ _EXPECTED: Final = (OSError, LeewayError, KeysError)
 
 def in_words(error: Exception) -> str:
     """Say what is wrong. What nobody expected may say anything, so it is left to the log."""
+    if isinstance(error, OSError):
+        return os_error_in_words(error)
     if isinstance(error, _EXPECTED):
         return str(error)
     return f"an internal error occurred ({type(error).__name__}); it is in the log"
