@@ -119,16 +119,16 @@ def test_data_directory_flag_over_environment_over_default(
 
 
 NOT_UTF8 = [
-    ("token", "create", "a", "-n", "b", "--uid", "\udcff"),
-    ("token", "create", "a", "-n", "b", "--audience", "\udcff"),
+    (("token", "create", "a", "-n", "b", "--uid", "\udcff"), "UTF-8"),
+    (("token", "create", "a", "-n", "b", "--audience", "\udcff"), "printable text"),
 ]
 
 
-@pytest.mark.parametrize("arguments", NOT_UTF8, ids=lambda arguments: arguments[-2])
+@pytest.mark.parametrize(("arguments", "words"), NOT_UTF8, ids=["uid", "audience"])
 def test_an_argument_that_is_not_utf8(
-    leeway: Leeway, made: Path, arguments: tuple[str, ...]
+    leeway: Leeway, made: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    leeway(*arguments, "--data-dir", made).assert_failed(2, "UTF-8")
+    leeway(*arguments, "--data-dir", made).assert_failed(2, words)
 
 
 @pytest.mark.parametrize("command", ["review", "inspect"])
