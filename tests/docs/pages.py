@@ -137,6 +137,7 @@ PAGES: Final = {
         needs=("curl", "sqlite3"),
         first={
             "leeway serve": TOO_MUCH,
+            "LEEWAY_SERVER_WORKERS=4 leeway config": ENOUGH,
             'curl -s --cacert leeway-data/tls/ca.crt "': f"{ENOUGH}\n{SERVE.replacement}\n"
             f"{TOO_MUCH}\nkill -HUP $!; sleep 2",
             "curl -s --cacert leeway-data/tls/ca.crt '": f"{ENOUGH}\n{NOT_REACHED}",
@@ -249,8 +250,8 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
         needs=TOOLS,
         adapted=(
             Adapted(
-                "^leeway user add root$",
-                "printf 'a-good-password\\n' | leeway user add root",
+                "^leeway user add --create root$",
+                "printf 'a-good-password\\n' | leeway user add --create root",
                 "nobody types the password",
             ),
         ),
@@ -262,7 +263,7 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
         },
         exits={"leeway can-i write hey": 1, "leeway can-i read /xxx": 1},
         not_compared={
-            "leeway user add root": "a terminal shows the prompts too",
+            "leeway user add --create root": "a terminal shows the prompts too",
             f"curl -s --cacert leeway-data/tls/ca.crt {V3}/authenticate": "a token is random",
         },
     ),
