@@ -204,10 +204,14 @@ def _describe(message: str, members: dict[str, Any], source: str) -> str:
         name = text.removeprefix("Object contains unknown field ").strip("`")
         text = f"unknown field {plain(name)}; allowed are {allowed}"
     elif text.startswith("Expected") and found is not None:
-        text = f"found {shown(found)}, {text[0].lower()}{text[1:]}"
+        text = f"found {_as_yaml(found)}, {text[0].lower()}{text[1:]}"
     elif text.startswith("Invalid enum value"):
-        text = f"found {shown(found)}, allowed is {_choices(dotted)}"
+        text = f"found {_as_yaml(found)}, allowed is {_choices(dotted)}"
     return f"{source}: {dotted + ': ' if dotted else ''}{_without_types(text)}"
+
+
+def _as_yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 def _without_types(text: str) -> str:

@@ -187,7 +187,7 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("server: {workers: 65}", "server", "65", "1 to 64"),
         ("server: {workers: two}", "server.workers", "'two'", "expected a whole number"),
         ("server: {workers: 1.5}", "server.workers", "1.5", "expected a whole number"),
-        ("server: {workers: true}", "server.workers", "True", "expected a whole number"),
+        ("server: {workers: true}", "server.workers", "true", "expected a whole number"),
         ("server: {maxBodyBytes: 1023}", "server", "1023", "1024 to"),
         ("server: {maxBodyBytes: 67108865}", "server", "67108865", "67108864"),
         ("server: {maxWorkerBytes: 134217727}", "server", "134217727", "134217728 to"),
