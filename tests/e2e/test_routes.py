@@ -45,9 +45,14 @@ PUBLIC = (
     "/version",
     "/version/",
     "/livez",
-    "/readyz",
-    "/healthz",
+    "/livez/ping",
+    *(
+        f"/{name}{check}"
+        for name in ("readyz", "healthz")
+        for check in ("", "/ping", "/store", "/signing-key", "/issuer-keys")
+    ),
 )
+HEALTH = ("/livez/", "/readyz/", "/healthz/")
 # With a slash at the end as well, as the kubernetes client of Python asks.
 DISCOVERY = ("/api", "/api/v1", "/apis", "/apis/<name>", "/apis/<name>/<version>")
 # To be read with any identity.
@@ -336,7 +341,7 @@ def test_anything_else_is_404_to_those_with_an_identity(
                     # There etcd's answers hold, who asks is looked at by the calls.
                     assert answer.status in (400, 404), other
                     continue
-                expected = 401 if unknown else 404
+                expected = 401 if unknown and not other.startswith(HEALTH) else 404
                 # A group or a version of another name is one that is not there.
                 assert answer.status == expected, other
                 assert answer.json["kind"] == "Status"
@@ -455,3 +460,27 @@ def test_root_may_all_of_etcds_calls(server: RunningServer, callers: dict[str, C
             assert answer.status == 200, (name, answer)
     finally:
         as_root(server, ("enable", {}))
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("/livez/ping", 200, "ok"),
+        ("/readyz/issuer-keys", 200, "ok"),
+        ("/healthz/store?verbose", 200, "ok"),
+        ("/readyz?exclude=issuer-keys&exclude=store", 200, "ok"),
+        ("/readyz?verbose&exclude=store", 200, "[+]store excluded: ok"),
+        ("/livez?verbose&exclude=store", 200, 'no matches for "store"'),
+        ("/readyz/no-such", 404, "could not find the requested resource"),
+        ("/livez/store", 404, "could not find the requested resource"),
+        ("/readyz/", 404, "could not find the requested resource"),
+    ],
+)
+def test_health_checks_by_name_for_anybody(
+    server: RunningServer, path: str, status: int, text: str
+) -> None:
+    answer = server.request("GET", path, context=server.context(""))
+    assert answer.status == status
+    assert text in answer.body.decode()
+    assert server.request("HEAD", path, context=server.context("")).status == status

@@ -36,7 +36,7 @@ from webhook.server.late_flask import flask_threads, log_in_queue
 from webhook.server.memory_keeper import MemoryKeeper
 from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request_log import RequestLog
-from webhook.server.routes.documents import HealthCheck
+from webhook.server.routes.health import HealthCheck
 from webhook.server.skew_writer import keep_written
 from webhook.server.store_keeper import StoreKeeper
 from webhook.server.use_writer import UseWriter

@@ -30,7 +30,8 @@ from webhook.server.http import Route
 from webhook.server.late_flask import LateFlask, Threads
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.access_reviews import AccessReviews
-from webhook.server.routes.documents import HealthCheck, document_route, health_route, version_body
+from webhook.server.routes.documents import document_route, version_body
+from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
 from webhook.skew_files import SkewFiles
@@ -179,9 +180,9 @@ def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
         ),
         "/version": version,
         "/version/": version,
-        "/livez": health_route("livez", checks),
-        "/readyz": health_route("readyz", ready, warnings),
-        "/healthz": health_route("healthz", ready, warnings),
+        **health_routes("livez", checks),
+        **health_routes("readyz", ready, warnings),
+        **health_routes("healthz", ready, warnings),
     }
 
 

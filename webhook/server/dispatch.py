@@ -8,7 +8,7 @@ Invariants:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from webhook.errors import LeewayError
 from webhook.rbac.errors import TooManyRequestsError
@@ -28,6 +28,9 @@ from webhook.server.http import (
 )
 from webhook.server.late_flask import LateFlask
 from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
+
+# Below them there are the checks by name, and nothing else.
+_CHECKS: Final = ("/livez/", "/readyz/", "/healthz/")
 
 
 class HotRoute(NamedTuple):
@@ -133,6 +136,8 @@ class Application:
         if route is not None:
             _require_method(scope, "GET", "HEAD")
             return route
+        if path.startswith(_CHECKS):
+            raise RequestError(404, NOT_FOUND)
         if path.startswith(ETCD_PREFIX):
             _require_ascii(scope)
             # etcd answers in its own words whom it does not know.

@@ -1,0 +1,72 @@
+"""``/livez``, ``/readyz`` and ``/healthz``, and each of their checks as a path below.
+
+Source: kubernetes ``apiserver/pkg/server/healthz/healthz.go``, parameters and texts. Other than
+there, a check that fails says why and is answered with 503, and warnings are listed.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from webhook.server.http import Headers, Receive, Route, Scope, Send, respond
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+_HEADERS: Final[Headers] = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+HealthCheck = tuple[str, Callable[[], str]]
+"""A name, and a function that returns what is wrong, or nothing."""
+
+
+def health_routes(
+    name: str, checks: Iterable[HealthCheck], warnings: Iterable[HealthCheck] = ()
+) -> dict[str, Route]:
+    """Make the route ``/NAME`` and one for each of its checks, ``/NAME/CHECK``.
+
+    The first takes ``?verbose``, with any value, to list its checks, and ``?exclude=CHECK``, any
+    number of times, to leave checks out. Those of ``warnings`` that have something to say are
+    listed too, and decide nothing.
+    """
+    checks, warnings = tuple(checks), tuple(warnings)
+
+    async def all_checks(scope: Scope, _receive: Receive, send: Send) -> None:
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        excluded = set(query.get("exclude", ()))
+        results = [(check, None if check in excluded else run()) for check, run in checks]
+        healthy = not any(problem for _, problem in results)
+        lines = [_line(check, problem) for check, problem in results]
+        unknown = sorted(excluded.difference(check for check, _ in checks))
+        if unknown:
+            quoted = ",".join(msgspec.json.encode(other).decode("utf-8") for other in unknown)
+            lines.append(f"warn: some health checks cannot be excluded: no matches for {quoted}")
+        heard = [(warning, run()) for warning, run in warnings]
+        lines += [f"[!]{warning} warning: {text}" for warning, text in heard if text]
+        lines.append(f"{name} check {'passed' if healthy else 'failed'}")
+        is_listed = not healthy or "verbose" in query
+        await _answer(scope, send, "\n".join(lines) + "\n" if is_listed else "ok", healthy=healthy)
+
+    def one_check(run: Callable[[], str]) -> Route:
+        async def route(scope: Scope, _receive: Receive, send: Send) -> None:
+            problem = run()
+            text = f"internal server error: {problem}\n" if problem else "ok"
+            await _answer(scope, send, text, healthy=not problem)
+
+        return route
+
+    return {f"/{name}": all_checks} | {f"/{name}/{check}": one_check(run) for check, run in checks}
+
+
+def _line(check: str, problem: str | None) -> str:
+    if problem is None:
+        return f"[+]{check} excluded: ok"
+    return f"[-]{check} failed: {problem}" if problem else f"[+]{check} ok"
+
+
+async def _answer(scope: Scope, send: Send, text: str, *, healthy: bool) -> None:
+    code = 200 if healthy else 503
+    body = text.encode("utf-8", "backslashreplace")
+    await respond(send, code, body, _TEXT, _HEADERS, method=scope["method"])
