@@ -484,3 +484,15 @@ def test_health_checks_by_name_for_anybody(
     assert answer.status == status
     assert text in answer.body.decode()
     assert server.request("HEAD", path, context=server.context("")).status == status
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("value", ["Bearer  {}", "Token {}", "Bearer Bearer {}", "Bearer"])
+def test_an_authorization_header_of_another_form(server: RunningServer, value: str) -> None:
+    token = server.sign()
+    headers = {"Authorization": value.format(token)}
+    answer = server.request("GET", "/metrics", None, headers, server.context(""))
+    assert_status(answer, 401, "Unauthorized")
+    assert "send the word Bearer, one space and the token" in answer.json["message"]
+    assert token not in answer.body.decode()
+    assert token not in server.log()

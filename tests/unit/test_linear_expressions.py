@@ -86,6 +86,10 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "webhook.registry._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
     "webhook.server.parser.FIELDS": ("findall", [("", "a: b\r\n", ""), ("a:", " ", "\1")]),
     "webhook.server.parser._PLAIN_BLOCK": ("fullmatch", [("", "a: \r\n", "!"), ("a:", " ", "\1")]),
+    "webhook.server.caller._AUTHORIZATION": (
+        "fullmatch",
+        [("", "a", "!"), ("bearer ", "a", " "), ("a", "=", "!")],
+    ),
     "webhook.server.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
     "webhook.server.whole_request._POST": (
         "fullmatch",

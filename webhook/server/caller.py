@@ -5,6 +5,7 @@ has none may show a service account token signed here, or an auth token. While a
 certificate may do everything, and nothing else counts. Who may everything may act as somebody else.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -28,6 +29,11 @@ CALLER: Final = "leeway.caller"
 BAD_IDENTITY: Final = "bad identity"
 """Left there under ``/v3`` instead of a caller where what it showed is not accepted."""
 _MAX_WRITERS: Final = 1024
+_AUTHORIZATION: Final = re.compile(rb"(?i:bearer )?([A-Za-z0-9._~+/-]+=*)")
+_HOW_TO_AUTHORIZE: Final = (
+    "the Authorization header is not `Bearer TOKEN`; send the word Bearer, one space "
+    "and the token, and nothing else"
+)
 _CHALLENGE: Final = [(b"www-authenticate", b'Bearer realm="leeway"')]
 
 
@@ -74,15 +80,19 @@ def certificate_user(scope: Scope, now: float) -> str:
 def authorization_token(scope: Scope) -> str:
     """Return the token of the Authorization header, after ``Bearer`` or bare as etcd has it.
 
-    Anything else comes back as it is, and is no token of ours. Empty where there is no header.
-    Raises RequestError 401 for two of them: a proxy may have looked at the other one.
+    Empty where there is no header. Raises RequestError 401 for one of another form, as RFC 6750
+    section 2.1 has it, and for two headers: a proxy may have looked at the other one.
     """
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(values) > 1:
         raise RequestError(401, "there are two Authorization headers; send one", _CHALLENGE)
-    value: str = b"".join(values).decode("latin-1").strip()
-    kind, _, token = value.rpartition(" ")
-    return token if kind.lower() == "bearer" else value
+    value: bytes = b"".join(values).strip()
+    if not value:
+        return ""
+    match = _AUTHORIZATION.fullmatch(value)
+    if match is None or match[1].lower() == b"bearer":
+        raise RequestError(401, _HOW_TO_AUTHORIZE, _CHALLENGE)
+    return match[1].decode("ascii")
 
 
 class Callers:
