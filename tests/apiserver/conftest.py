@@ -13,6 +13,7 @@ from .cluster import (
     DEPLOY,
     ISSUER,
     NAMESPACE,
+    READER,
     APIServer,
     Authority,
     kubeconfig,
@@ -22,7 +23,6 @@ from .cluster import (
 )
 
 CONFIGURATIONS = ("no version flags", "version flags", "authorization config")
-READER = f"system:serviceaccount:{NAMESPACE}:reader"
 
 
 @pytest.fixture(scope="session")
@@ -117,10 +117,7 @@ def asking(
     """Run a second kube-apiserver of the cluster, which asks Leeway about tokens and access."""
     folder = tmp_path_factory.mktemp("asking")
     kubeconfigs = leeway.data_dir / "kubeconfig"
-    flags = {
-        "authentication-token-webhook-config-file": str(kubeconfigs / "tokenreview.yaml"),
-        "authentication-token-webhook-cache-ttl": "1s",
-    }
+    flags = {"authentication-token-webhook-config-file": str(kubeconfigs / "tokenreview.yaml")}
     if request.param == "authorization config":
         flags["authorization-config"] = str(_authorization_config(folder, kubeconfigs))
         flags["authentication-token-webhook-version"] = "v1"
@@ -130,6 +127,9 @@ def asking(
     if request.param == "version flags":
         flags["authentication-token-webhook-version"] = "v1"
         flags["authorization-webhook-version"] = "v1"
+        # The roles of a user are among its groups, so both answers have to be asked for again.
+        flags["authentication-token-webhook-cache-ttl"] = "1s"
+        flags["authorization-webhook-cache-authorized-ttl"] = "1s"
     with running_api_server(
         folder / "kube-apiserver", etcd_port, cluster.authority, flags
     ) as api_server:

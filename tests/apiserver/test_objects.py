@@ -1,29 +1,20 @@
 """What a token is bound to, followed at a real API server: ``objects.source: kubernetes``."""
 
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 from e2e.harness import LEEWAY, RunningServer
 
 from tests.secrets_made import token_made
 
-from .cluster import NAMESPACE, APIServer
+from .cluster import NAMESPACE, APIServer, wait_until
 
-WITHIN_SECONDS = 20.0
 FINALIZER = "leeway.dev/test"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 ACCOUNTS = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
 NODES = "/api/v1/nodes"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def named(name: str, **more: object) -> dict[str, object]:

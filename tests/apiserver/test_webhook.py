@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
 
 import pytest
-from e2e.harness import AUDIENCE, RunningServer
+from e2e.harness import AUDIENCE, LEEWAY, RunningServer
 
-from .cluster import NAMESPACE, APIServer
+from .cluster import NAMESPACE, READER, APIServer, wait_until
 
 
 def uid_of(cluster: APIServer, name: str) -> str:
@@ -70,3 +71,29 @@ def test_the_clusters_own_tokens_never_get_as_far_as_leeway(
     )
     assert json.loads(done.out)["username"] == f"system:serviceaccount:{NAMESPACE}:other", done.err
     assert "leeway.dev" not in done.out
+
+
+@pytest.mark.fault(30)
+def test_a_permission_that_was_taken_away_ends_with_the_api_servers_cache(
+    asking: APIServer, cluster: APIServer, leeway: RunningServer, request: pytest.FixtureRequest
+) -> None:
+    """By default it goes on working for five minutes, which ``leeway doctor`` says."""
+    token = leeway.sign("reader", uid=uid_of(cluster, "reader"))
+
+    def reads() -> bool:
+        return asking.kubectl("get", "configmaps", "-n", NAMESPACE, token=token).code == 0
+
+    assert reads()
+    change_role(leeway, "revoke-role")
+    try:
+        if request.node.callspec.params["asking"] == "version flags":  # kept for a second
+            wait_until(lambda: not reads())
+        else:
+            assert reads()
+    finally:
+        change_role(leeway, "grant-role")
+
+
+def change_role(leeway: RunningServer, word: str) -> None:
+    command = [LEEWAY, "user", word, READER, "reader", "--data-dir", str(leeway.data_dir)]
+    subprocess.run(command, check=True, capture_output=True)
