@@ -31,6 +31,7 @@ from tests.support import signing_key
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ASSETS = os.environ.get("KUBEBUILDER_ASSETS", "")
 ISSUER = AUDIENCE
+LEGACY_ISSUER = "kubernetes/serviceaccount"
 SIGNING_KEY = signing_key("RS256", "cluster")
 NAMESPACE = "demo"
 READER = f"system:serviceaccount:{NAMESPACE}:reader"

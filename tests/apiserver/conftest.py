@@ -12,6 +12,7 @@ from tests.secrets_made import token_made
 from .cluster import (
     DEPLOY,
     ISSUER,
+    LEGACY_ISSUER,
     NAMESPACE,
     READER,
     APIServer,
@@ -68,6 +69,7 @@ def leeway(cluster: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         files = {
             "cluster-token": token.encode(),
             "cluster-ca.crt": cluster.ca_file.read_bytes(),
+            "sa.pub": (cluster.folder / "sa.pub").read_bytes(),
             "cluster.kubeconfig": kubeconfig(
                 cluster.url, cluster.authority, {"tokenFile": str(data_dir / "cluster-token")}
             ),
@@ -87,7 +89,12 @@ def leeway(cluster: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
                         "caFile": "cluster-ca.crt",
                         "tokenFile": "cluster-token",
                     },
-                }
+                },
+                {
+                    "url": LEGACY_ISSUER,
+                    "legacy": True,
+                    "keys": {"publicKeyFiles": ["sa.pub"]},
+                },
             ],
         }
         with (data_dir / "leeway.yaml").open("a") as file:
