@@ -44,3 +44,32 @@ BODIES: dict[str, Make] = {
     "digits of a length": times(b"1", _POST + b"Content-Length: ", b"\r\n\r\n"),
     "list of codings": times(b"a,", _POST + b"Transfer-Encoding: ", b"\r\n\r\n"),
 }
+TOKENS: dict[str, Make] = {
+    "dots": times(b"."),
+    "segments": times(b"e30."),
+    "payload": times(b"eyJh", b"e30.", b".e30"),
+    "header": times(b"e30x", b"", b".e30.e30"),
+    "payload that is not base64url": times(b"e", b"e30.", b"!.e30"),
+}
+JSON: dict[str, Make] = {
+    "arrays": times(b"["),
+    "closed arrays": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "objects": times(b'{"a":'),
+    "digits": times(b"1"),
+    "spaced digits": times(b"1", b"[ ", b"]"),
+    "fraction": times(b"1", b"[ 0.", b"]"),
+    "exponent": times(b"1", b"[ 1e", b"]"),
+    "zeros": times(b"0", b"[ 0.", b"1]"),
+    "blanks": times(b" ", b"[", b"x"),
+    "string without end": times(b"a", b'"'),
+    "escapes": times(b"\\u0041", b'{"iss": "', b'"}'),
+    "backslashes": times(b"\\\\", b'"'),
+    "members": lambda size: b"{" + b",".join(b'"%07d": 1' % n for n in range(size // 13)) + b"}",
+    "the same member": times(b'"a": 1, ', b"{", b'"b": 1}'),
+    "not UTF-8": times(b"a", b'"', b'\xff"'),
+}
+PROTOBUF: dict[str, Make] = {
+    "numbers that go on": times(b"\xff", b"k8s\0"),
+    "fields": times(b"\x00\x00", b"k8s\0"),
+    "nested": times(b"\x0a\x7f", b"k8s\0\x12\xff\xff\x03"),
+}

@@ -8,10 +8,10 @@ from statistics import median
 
 import pytest
 
-from tests.hard_input import BLOCKS, BODIES, FOUND
+from tests.hard_input import BLOCKS, BODIES, FOUND, JSON, PROTOBUF, TOKENS
 
 from .auth import connections_to_every_worker
-from .harness import RunningServer, raw_review
+from .harness import HOST, REVIEWS, RunningServer, raw_review
 
 SIZE = 64 * 1024
 # 50 ms, where a plain request of 64 KiB takes an event loop 2.5 ms.
@@ -63,6 +63,22 @@ def unit(server: RunningServer, loops: EventLoops) -> float:
     return median(loops.seconds_for(plain, context) for _ in range(9))
 
 
+def post(body: bytes, content_type: str = "application/json") -> bytes:
+    head = (
+        f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+REVIEWED = {
+    **{f"JSON, {name}": post(make(SIZE - 500)) for name, make in JSON.items()},
+    **{f"token, {name}": raw_review(make(SIZE - 500).decode()) for name, make in TOKENS.items()},
+    **{
+        f"protocol buffer, {name}": post(make(SIZE - 500), "application/vnd.kubernetes.protobuf")
+        for name, make in PROTOBUF.items()
+    },
+}
 INPUTS = {
     "found": FOUND,
     **{name: make(SIZE - 200) for name, make in (BLOCKS | BODIES).items()},
@@ -72,9 +88,22 @@ INPUTS = {
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("name", INPUTS)
 def test_bad_input_57_no_input_holds_the_event_loop(
-    server: RunningServer, nobody: ssl.SSLContext, loops: EventLoops, unit: float, name: str
+    nobody: ssl.SSLContext, loops: EventLoops, unit: float, name: str
 ) -> None:
-    assert len(INPUTS[name]) <= SIZE
-    units = min(loops.seconds_for(INPUTS[name], nobody) for _ in range(3)) / unit
+    hold(loops, INPUTS[name], nobody, unit)
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("name", REVIEWED)
+def test_bad_input_57_no_review_holds_the_event_loop(
+    server: RunningServer, loops: EventLoops, unit: float, name: str
+) -> None:
+    hold(loops, REVIEWED[name], server.context(), unit)
+
+
+def hold(loops: EventLoops, data: bytes, context: ssl.SSLContext, unit: float) -> None:
+    """Assert that some bytes hold no event loop up for longer than is allowed."""
+    assert len(data) <= SIZE
+    units = min(loops.seconds_for(data, context) for _ in range(3)) / unit
     print(f"{units:.1f} times a plain request, which took {unit * 1000:.2f} ms")
     assert units <= MAX_UNITS

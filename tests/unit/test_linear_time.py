@@ -10,7 +10,16 @@ import pytest
 from keys import jws, pem
 from keys.crl import check_revocation_lists
 from keys.encoding import decode_base64url, decode_json
-from tests.hard_input import BLOCKS, BODIES, FOUND, Make, times
+from tests.hard_input import (
+    BLOCKS,
+    BODIES,
+    FOUND,
+    JSON,
+    PROTOBUF,
+    TOKENS,
+    Make,
+    times,
+)
 from tests.linear_time import MAX_GROWTH, growth
 from webhook import config_file, protobuf, reviews
 from webhook.bodies import decode_body
@@ -61,30 +70,6 @@ def read_lists(data: bytes) -> None:
     check_revocation_lists(data, data, datetime.now(UTC), "ca.crl")
 
 
-TOKENS: dict[str, Make] = {
-    "dots": times(b"."),
-    "segments": times(b"e30."),
-    "payload": times(b"eyJh", b"e30.", b".e30"),
-    "header": times(b"e30x", b"", b".e30.e30"),
-    "payload that is not base64url": times(b"e", b"e30.", b"!.e30"),
-}
-JSON: dict[str, Make] = {
-    "arrays": times(b"["),
-    "closed arrays": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
-    "objects": times(b'{"a":'),
-    "digits": times(b"1"),
-    "spaced digits": times(b"1", b"[ ", b"]"),
-    "fraction": times(b"1", b"[ 0.", b"]"),
-    "exponent": times(b"1", b"[ 1e", b"]"),
-    "zeros": times(b"0", b"[ 0.", b"1]"),
-    "blanks": times(b" ", b"[", b"x"),
-    "string without end": times(b"a", b'"'),
-    "escapes": times(b"\\u0041", b'{"iss": "', b'"}'),
-    "backslashes": times(b"\\\\", b'"'),
-    "members": lambda size: b"{" + b",".join(b'"%07d": 1' % n for n in range(size // 13)) + b"}",
-    "the same member": times(b'"a": 1, ', b"{", b'"b": 1}'),
-    "not UTF-8": times(b"a", b'"', b'\xff"'),
-}
 BASE64: dict[str, Make] = {
     "letters": times(b"AAAA"),
     "bad end": times(b"AAAA", b"", b"!"),
@@ -144,11 +129,6 @@ LOGGED: dict[str, Make] = {
     "half tokens": times(b"eyJ "),
     "controls": times(b"\x01"),
     "lines": times(b"\n"),
-}
-PROTOBUF: dict[str, Make] = {
-    "numbers that go on": times(b"\xff", b"k8s\0"),
-    "fields": times(b"\x00\x00", b"k8s\0"),
-    "nested": times(b"\x0a\x7f", b"k8s\0\x12\xff\xff\x03"),
 }
 PARSERS: list[tuple[str, Parse, dict[str, Make]]] = [
     ("HTTP", parse_http, BLOCKS | BODIES),
