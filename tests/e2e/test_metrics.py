@@ -144,9 +144,9 @@ def test_a_stale_token(server: RunningServer) -> None:
 
 def test_permission_checks_and_tokens_issued(server: RunningServer) -> None:
     before = scrape(server)
-    attributes = {"verb": "get", "resource": "pods", "namespace": "a", "name": "b"}
-    for user in ("root", "root", "nobody"):
-        body = {"spec": {"user": user, "resourceAttributes": attributes}}
+    attributes = {"verb": "post", "path": "/leeway/tokenreviews"}
+    for user in ("kube-apiserver", "kube-apiserver", "nobody"):
+        body = {"spec": {"user": user, "nonResourceAttributes": attributes}}
         assert server.post(MAY_THEY, body).status == 201
     answer = server.post(TOKEN, {"spec": {}}, server.context("root"))
     server.tokens.append(answer.json["status"]["token"])
