@@ -393,6 +393,7 @@ def test_kubectl_discovery(kubectl: Kubectl) -> None:
         ["selfsubjectreviews", VERSIONS[0], "false", "SelfSubjectReview"],
         ["tokenreviews", VERSIONS[0], "false", "TokenReview"],
         ["selfsubjectaccessreviews", AUTHORIZATION, "false", "SelfSubjectAccessReview"],
+        ["selfsubjectrulesreviews", AUTHORIZATION, "false", "SelfSubjectRulesReview"],
         ["subjectaccessreviews", AUTHORIZATION, "false", "SubjectAccessReview"],
         ["rangeaccessreviews", "leeway.dev/v1", "false", "RangeAccessReview"],
     ]
