@@ -72,8 +72,9 @@ def test_the_lock_is_within_the_ranges_of_the_project(name: str) -> None:
     locked = entries(name)
     for text in LOCKS[name]:
         requirement = Requirement(text)
-        entry = locked[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(entry.version), text
+        entry = locked.get(canonicalize_name(requirement.name))
+        assert entry is not None, f"{name} has no {requirement.name}; run `make lock`"
+        assert requirement.specifier.contains(entry.version), f"{text}; run `make lock`"
         assert entry.marker is None
 
 
