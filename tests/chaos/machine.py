@@ -129,18 +129,14 @@ def _is_crash(line: str) -> bool:
 def _make_certificates(folder: Path) -> None:
     """Replace what ``init`` has made by certificates that clocks a year off accept too."""
     now = datetime.now(UTC) - _TWO_YEARS
-    usual = pki.LEAF_LIFETIME
-    setattr(pki, "LEAF_LIFETIME", _CERTIFICATE_LIFETIME)  # noqa: B010 - it is Final
-    try:
-        ca = pki.make_ca("chaos", now)
-        pairs = {
-            "ca": ca,
-            "server": pki.make_server_certificate(ca, "leeway", [HOST, "localhost"], now),
-            "kube-apiserver": pki.make_client_certificate(ca, "kube-apiserver", now),
-            "root": pki.make_client_certificate(ca, "root", now),
-        }
-    finally:
-        setattr(pki, "LEAF_LIFETIME", usual)  # noqa: B010
+    lifetime = _CERTIFICATE_LIFETIME
+    ca = pki.make_ca("chaos", now)
+    pairs = {
+        "ca": ca,
+        "server": pki.make_server_certificate(ca, "leeway", [HOST, "localhost"], now, lifetime),
+        "kube-apiserver": pki.make_client_certificate(ca, "kube-apiserver", now, lifetime),
+        "root": pki.make_client_certificate(ca, "root", now, lifetime),
+    }
     for name, pair in pairs.items():
         replace_file(folder / f"{name}.key", pair.private_key)
         replace_file(folder / f"{name}.crt", pair.certificate, 0o644)
