@@ -30,6 +30,7 @@ from webhook.errors import TokenRefusedError
 from webhook.issuer import TokenRequest, issue_token
 from webhook.server.anonymous import AnonymousConnections
 from webhook.server.app import LiveApplication, create_app
+from webhook.server.handshake import ServerContext
 from webhook.server.protocol import LeewayProtocol
 from webhook.server.request_log import RequestLog
 from webhook.server.whole_request import MAX_HEAD, Head
@@ -54,6 +55,7 @@ class Written:
         self.certificate = certificate
         self.data = b""
         self.is_closed = False
+        self.context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
 
     def get_extra_info(self, name: str) -> Any:
         return self if name in ("ssl_object", "socket") else ("127.0.0.1", 1)
