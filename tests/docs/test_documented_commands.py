@@ -182,6 +182,7 @@ def run_steps(session: Session, name: str, page: Page) -> list[str]:
         elif step.printed and not entry(page.not_compared, step, time, used):
             # The pages name folders as they were where they were written.
             text = "\n".join(lines).replace(f"{session.folder}/etc/", "/etc/")
+            text = text.replace(f"{ROOT}/", "")
             shown = text.replace(str(session.folder), "/srv/demo").splitlines()
             differing = differences(step.printed, shown)
             problems += [where, *differing] if differing else []
