@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).parents[2]
 INITIALISED: Final = "umask 077\nleeway init > init.log"
 UNTIL_READY: Final = (
     "until curl -sf --cacert leeway-data/tls/ca.crt https://127.0.0.1:8443/readyz > ready.log; "
-    "do kill -0 $!; sleep 0.1; done"
+    "do kill -0 $! || break; sleep 0.1; done"
 )
 SERVING: Final = f"{INITIALISED}\nleeway serve > server.log 2>&1 &\n{UNTIL_READY}"
 WITH_TOKEN: Final = "leeway token create loofah -n argo-run > token"
@@ -98,7 +98,7 @@ trustedIssuers:
 END
 leeway serve > server.log 2>&1 &
 until curl -s --cacert leeway-data/tls/ca.crt "https://127.0.0.1:8443/readyz?verbose" |
-  grep -F "could not be fetched"; do kill -0 $!; sleep 0.1; done; sleep 2"""
+  grep -F "could not be fetched"; do kill -0 $! || break; sleep 0.1; done; sleep 2"""
 PAGES: Final = {
     "README.md": Page(
         needs=TOOLS,
