@@ -31,7 +31,7 @@ _TEXTS: Final = {
     "Input data was truncated": "it ends too early",
     "Invalid UTF-8 encoded string": "not UTF-8",
 }
-_SSL: Final = re.compile(r"\A\[[A-Z0-9_: ]*\] ?|(?: ?\(_ssl\.c:[0-9]+\))+\Z")
+_SSL: Final = re.compile(r"\A\[[A-Z0-9_: ]*\] ?|(?: ?\(_ssl\.c:[0-9]{1,6}\)){1,3}\Z")
 
 
 def validation_in_words(error: Exception) -> str:
