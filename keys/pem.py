@@ -27,7 +27,7 @@ RSA_BITS: Final = 2048
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
 
 # What is inside ends at the next five dashes: a block without its end is not searched for one.
-INSIDE: Final = rb"(?:[^-]|-(?!----))*+"
+INSIDE: Final = rb"[^-]*+(?:-(?!----)[^-]*+)*"
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n" + INSIDE + rb"-----END \1-----")
 _PRIVATE_LABELS: Final = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
 _PUBLIC_LABELS: Final = (b"PUBLIC KEY", b"RSA PUBLIC KEY")
