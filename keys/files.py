@@ -118,9 +118,37 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
     return True
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file: whoever reads it sees the old or the new text, also after a power cut."""
-    temporary = _write_temporary(path, data, mode)
+def make_folder(path: Path) -> None:
+    """Make a folder, where it is not there yet, that only the owner of its own folder can use."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        hand_over(descriptor, path.parent)
+    finally:
+        os.close(descriptor)
+
+
+def hand_over(descriptor: int, like: Path) -> None:
+    """Give a file that root has just made to the owner of another one.
+
+    A server that runs as that owner could not use it otherwise. Of a link the link counts. Raises
+    OSError where it cannot be given away.
+    """
+    if os.geteuid() == 0:
+        owner = like.lstat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace a file: whoever reads it sees the old or the new text, also after a power cut.
+
+    It keeps its mode, unless one is given, and where root replaces it, its owner. A new one is
+    0600.
+    """
+    temporary = _write_temporary(path, data, _mode_of(path) if mode is None else mode)
     try:
         temporary.replace(path)
     except BaseException:
@@ -132,14 +160,12 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 def replace_files(contents: Mapping[Path, bytes]) -> None:
     """Replace or make files that belong together, each as ``replace_file`` does.
 
-    A file that is there keeps its mode; a new one is 0600. All are written before the first gets
-    its name, so a full disk changes nothing.
+    All are written before the first gets its name, so a full disk changes nothing.
     """
     written: dict[Path, Path] = {}
     try:
         for path, data in contents.items():
-            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
-            written[path] = _write_temporary(path, data, mode)
+            written[path] = _write_temporary(path, data, _mode_of(path))
         for path in list(written):
             written.pop(path).replace(path)
     finally:
@@ -149,11 +175,16 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         _sync_directory(directory)
 
 
+def _mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+
+
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            hand_over(file.fileno(), path if os.path.lexists(path) else path.parent)
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

@@ -116,7 +116,7 @@ def _read(directory: Path, text: bytes) -> FolderContents:
     gone = tuple(entry for entry in schedule.keys if entry.file not in found)
     for entry in gone:
         if entry.state is not KeyState.RETIRED:
-            raise KeyScheduleError(
+            raise KeyFileError(
                 f"{directory / entry.file} is missing, {SCHEDULE_FILE} names it; restore the file"
             )
     files = {key.kid: name for name, key in found.items()}

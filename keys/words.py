@@ -77,3 +77,11 @@ def os_error_in_words(error: OSError) -> str:
     why = error.strerror or str(error) or type(error).__name__
     why = _SSL.sub("", str(why)).strip()
     return f"{error.filename}: {why}" if isinstance(error.filename, str) else why
+
+
+def os_error_with_advice(error: OSError) -> str:
+    """Return what ``os_error_in_words`` does, and what to do where a permission is missing."""
+    text = os_error_in_words(error)
+    if isinstance(error, PermissionError):
+        return f"{text}; let the user that this runs as use it"
+    return text

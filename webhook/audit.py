@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
 
+from keys.files import hand_over
 from webhook.claims import Claims
 from webhook.duration import utc
 from webhook.log_lines import Fields, json_line
@@ -77,6 +78,8 @@ def append_line(path: Path, seconds: float, message: str, fields: Fields) -> Non
             raise OSError(errno.EINVAL, "it is not a plain file")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
+        if not size:
+            hand_over(descriptor, path.parent)
         try:
             written = os.write(descriptor, data)
             if written < len(data):

@@ -26,7 +26,7 @@ from keys.crl import (
     renewed_list,
     revoked_serials,
 )
-from keys.files import create_file, read_public_file, replace_files
+from keys.files import create_file, make_folder, read_public_file, replace_files
 from keys.pki import (
     CertificateFacts,
     CertifiedKey,
@@ -303,7 +303,7 @@ def _renew_one(
 def _record(folder: Path, certificate: bytes, now: datetime) -> None:
     """Keep a copy of a certificate, and drop copies of those that have expired."""
     issued = folder / ISSUED_FOLDER
-    issued.mkdir(mode=0o700, exist_ok=True)
+    make_folder(issued)
     for path in issued.glob("*.crt"):
         if _facts(path).not_after < now:
             path.unlink()

@@ -65,9 +65,12 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except FileNotFoundError:
         raise DataDirectoryError(f"{path} is missing; make it with `leeway init`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise DataDirectoryError(f"{path} cannot be read: {why}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8; save it as UTF-8") from error
+    except OSError as error:
+        raise DataDirectoryError(
+            f"{path} cannot be read: {error.strerror}; let the user that this runs as read it"
+        ) from error
 
 
 def parse_configuration(

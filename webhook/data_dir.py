@@ -22,6 +22,7 @@ from keys.files import (
     check_credential_file,
     check_private_file,
     create_file,
+    make_folder,
     read_private_file,
     read_public_file,
 )
@@ -34,7 +35,7 @@ from keys.pki import (
     make_server_certificate,
     read_certificate,
 )
-from keys.words import os_error_in_words
+from keys.words import os_error_with_advice
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, parse_configuration
@@ -168,12 +169,13 @@ def initialise(
         if data_dir.is_dir() and not any(data_dir.iterdir()):
             # Made for us, by mkdir or as a volume. One with files in it may serve others too.
             data_dir.chmod(0o700)
-        for folder in [data_dir, *folders]:
-            folder.mkdir(mode=0o700, parents=folder == data_dir, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in folders:
+            make_folder(folder)
         return _make_files(data_dir, options, text, now, environment)
     except OSError as error:
         raise DataDirectoryError(
-            f"{data_dir} cannot be made: {os_error_in_words(error)}"
+            f"{data_dir} cannot be created: {os_error_with_advice(error)}"
         ) from error
 
 

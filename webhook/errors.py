@@ -20,6 +20,10 @@ class ConfigurationError(LeewayError):
     """A configuration that cannot be used: names the source, the field, and what is allowed."""
 
 
+class ConfiguredFileError(ConfigurationError):
+    """A file that the configuration names and that cannot be opened."""
+
+
 class DataDirectoryError(LeewayError):
     """A data directory in which something is missing, too open, or already there."""
 

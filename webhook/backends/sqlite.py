@@ -20,12 +20,13 @@ Invariants:
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, Connection, OperationalError
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
 
+from keys.files import create_file
 from keys.showing import shown_path
 from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
 from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE, read_journal
@@ -74,8 +75,7 @@ class SQLiteBackend:
     def _create(self) -> None:
         # Before SQLite does it with the mode of the umask.
         try:
-            with suppress(FileExistsError):
-                self._path.touch(0o600, exist_ok=False)
+            create_file(self._path, b"")
         except OSError as error:
             raise StoreUnavailableError(
                 f"{shown_path(self._path)} cannot be made: {error.strerror}; let the user that "

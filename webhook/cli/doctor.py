@@ -16,7 +16,14 @@ from webhook.https_url import HTTPSAddress
 
 _COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILURE: "red"}
 _STATUS_WIDTH: Final = len("WARNING")
-_file = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+_file = click.Path(path_type=Path)
+
+
+def _openable(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Raise OSError for a file that cannot be opened."""
+    if path is not None:
+        path.open("rb").close()
+    return path
 
 
 @click.command(
@@ -33,8 +40,20 @@ _file = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 @click.option(
     "--api-server", type=ServerAddress(), metavar=METAVAR, help="Compare the clock with it."
 )
-@click.option("--api-server-ca", type=_file, metavar="FILE", help="Its CA, if not the system's.")
-@click.option("--manifest", type=_file, metavar="FILE", help="kube-apiserver's static Pod.")
+@click.option(
+    "--api-server-ca",
+    type=_file,
+    callback=_openable,
+    metavar="FILE",
+    help="Its CA, if not the system's.",
+)
+@click.option(
+    "--manifest",
+    type=_file,
+    callback=_openable,
+    metavar="FILE",
+    help="kube-apiserver's static Pod.",
+)
 @output_option
 def doctor(
     data_dir: Path,

@@ -15,9 +15,10 @@ import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
 from keys.showing import could_be_secret, shown
-from keys.words import os_error_in_words
+from keys.words import os_error_with_advice
 from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
 from webhook.errors import (
+    ConfiguredFileError,
     DataDirectoryError,
     DirectoryDiffersError,
     LeewayError,
@@ -35,6 +36,7 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as a shell has it for a program that ctrl-C has ended."""
 _UNREACHABLE: Final = (
+    ConfiguredFileError,
     DataDirectoryError,
     KeyFileError,
     LookupUnavailableError,
@@ -149,7 +151,7 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str:
-    return os_error_in_words(error) if isinstance(error, OSError) else str(error)
+    return os_error_with_advice(error) if isinstance(error, OSError) else str(error)
 
 
 def _usage(error: click.ClickException) -> str:

@@ -10,7 +10,8 @@ import yaml
 
 from webhook.config_file import DEFAULT_DATA_DIR, data_dir_of
 
-_data_dir_type = click.Path(path_type=Path, file_okay=False)
+# What may not be read is for the command to say, with exit code 3.
+_data_dir_type = click.Path(path_type=Path, file_okay=False, readable=False)
 _default_data_dir = f"$LEEWAY_DATA_DIR, else ./{DEFAULT_DATA_DIR}"
 
 

@@ -26,7 +26,7 @@ import yaml
 from keys.errors import KeysError
 from keys.files import check_credential_file
 from keys.showing import shown, shown_path
-from webhook.errors import APIServerError, ConfigurationError
+from webhook.errors import APIServerError, ConfigurationError, ConfiguredFileError
 from webhook.https_url import HTTPSAddress, parse_https_url
 from webhook.objects.credential_plugin import run_plugin
 from webhook.outbound.https import Client, Proxy, client_context, endpoint_of
@@ -65,7 +65,7 @@ class Cluster:
                 raise ConfigurationError(f"{where} cannot be used: {error}") from None
             except OSError as error:
                 why = error.strerror or "its TLS files cannot be used"
-                raise ConfigurationError(f"{where} cannot be read: {why}") from None
+                raise ConfiguredFileError(f"{where} cannot be read: {why}") from None
             except (
                 ConfigException, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError,
             ):  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Final
 
 from keys.showing import shown_path
 from webhook.bound_objects import Absence, Answer, ObjectKey
-from webhook.errors import ConfigurationError
+from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.objects.documents import Objects, parse_objects
 from webhook.watching import FileWatch, is_news
 
@@ -71,7 +71,7 @@ class FileObjects:
         try:
             data = self._path.read_bytes()
         except OSError as error:
-            raise ConfigurationError(
+            raise ConfiguredFileError(
                 f"{shown_path(self._path)}, the file of objects, cannot be read: {error.strerror}"
             ) from error
         return parse_objects(data, shown_path(self._path))

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from keys.errors import KeysError
+from keys.errors import KeyFileError, KeysError
 from keys.files import read_public_file
 from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
 from keys.pem import parse_public_keys
 from keys.showing import shown_path
 from webhook.authenticator import TrustedIssuer
-from webhook.errors import ConfigurationError
+from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.trusted_issuers.skipped import SkippedKeys
 from webhook.watching import POLL_SECONDS, FileWatch, is_news
 
@@ -99,7 +99,8 @@ class FileKeys:
                 skipped += found.skipped
             self.issuer.replace_keys(keys)
         except KeysError as error:
-            raise ConfigurationError(
+            kind = ConfiguredFileError if isinstance(error, KeyFileError) else ConfigurationError
+            raise kind(
                 f"the keys of trusted issuer {self.issuer.url} in {shown_path(path)} cannot be "
                 f"used: {error}"
             ) from error

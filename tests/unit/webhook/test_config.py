@@ -353,7 +353,7 @@ def test_file_missing_or_not_text(tmp_path: Path) -> None:
         load_configuration(tmp_path, {}, {})
     assert str(tmp_path / "leeway.yaml") in str(raised.value)
     (tmp_path / "leeway.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataDirectoryError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="is not UTF-8; save it as UTF-8"):
         load_configuration(tmp_path, {}, {})
     (tmp_path / "leeway.yaml").write_text("server: {workers: 3}")
     assert load_configuration(tmp_path, {}, {}).server.workers == 3

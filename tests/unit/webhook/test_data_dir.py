@@ -234,7 +234,7 @@ def test_audience_is_written_as_it_is(text: str, tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataDirectoryError, match="cannot be made"):
+    with pytest.raises(DataDirectoryError, match=r"cannot be created: .*Not a directory"):
         initialise(tmp_path / "file" / "data", OPTIONS, NOW)
 
 

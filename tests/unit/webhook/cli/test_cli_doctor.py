@@ -76,7 +76,6 @@ def test_json_and_yaml(leeway: Leeway, fresh: Path, output: str, load: object) -
 WRONG = [
     (("--api-server", "http://127.0.0.1"), ("--api-server", "https URL")),
     (("--server", "127.0.0.1"), ("--server", "HOST:PORT")),
-    (("--manifest", "none.yaml"), ("--manifest", "does not exist")),
     (("--api-server-ca", "pyproject.toml"), ("--api-server",)),
     (("-o", "xml"), ("json",)),
     (("more",), ("more arguments",)),

@@ -122,7 +122,7 @@ def test_wrong_flags_make_nothing(
 def test_a_file_where_the_directory_should_be(leeway: Leeway, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     leeway("init", "--data-dir", tmp_path / "file").assert_failed(2, "is a file")
-    leeway("init", "--data-dir", tmp_path / "file" / "data").assert_failed(3, "cannot be made")
+    leeway("init", "--data-dir", tmp_path / "file" / "data").assert_failed(3, "cannot be created")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -216,7 +216,7 @@ BROKEN = [
     (broken_mode, 3, ("group or others", "chmod 600")),
     (broken_pem, 3, (".pem",)),
     (broken_schedule, 2, ("schedule.json", "restore")),
-    (lost_key, 2, (".pem is missing", "restore")),
+    (lost_key, 3, (".pem is missing", "restore")),
 ]
 
 

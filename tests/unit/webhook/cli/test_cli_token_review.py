@@ -398,10 +398,10 @@ def test_a_configuration_that_cannot_be_used(leeway: Leeway, data_dir: Path) -> 
         path.write_text("apiVersion: leeway.dev/v1\nkind: LeewayConfiguration\n" + wrong)
         leeway("token", "review", "x", "--data-dir", data_dir).assert_failed(2, str(path))
     path.write_bytes(b"\xff")
-    leeway("token", "review", "x", "--data-dir", data_dir).assert_failed(3, str(path))
+    leeway("token", "review", "x", "--data-dir", data_dir).assert_failed(2, str(path))
     path.write_text(text + "trustedIssuers:\n- {url: https://o, keys: {jwksFile: none.json}}\n")
     ran = leeway("token", "review", "x", "--data-dir", data_dir)
-    ran.assert_failed(2, "https://o", "none.json")
+    ran.assert_failed(3, "https://o", "none.json")
 
 
 def test_a_process_of_its_own(made: Path, own_key: SigningKey) -> None:
