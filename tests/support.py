@@ -3,6 +3,7 @@
 ``raw_jws`` signs any bytes as header and payload, so that a token can be wrong in one place only.
 """
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,9 @@ from webhook.bound_objects import ObjectSource
 from webhook.claims import ClockLeeway
 from webhook.errors import Reason
 from webhook.outcome import Authenticated, Outcome, Refused
+from webhook.rbac.auth_store import AuthStore
 from webhook.reviews import TokenReviewRequest, render_token_review
+from webhook.server.refreshing import Refreshing
 
 NOW = 1_800_000_000.0
 ISSUER = "https://leeway.default.svc"
@@ -148,6 +151,11 @@ def authenticator_with(
     verification = verification or [signing_key("RS256").verification_key]
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], verification, legacy=legacy)
     return Authenticator([issuer], leeway, objects=objects)
+
+
+def refresh_as_requests_do(store: AuthStore) -> None:
+    """Refresh a store, and wait where another process keeps its news locked for a moment."""
+    asyncio.run(Refreshing(store).soon())
 
 
 def revocation_list(

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support import refresh_as_requests_do
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 
@@ -79,7 +80,7 @@ def test_bad_input_47_writers_killed_beside_one_another(tmp_path: Path) -> None:
                             time.sleep(rng.uniform(0, 0.03))
                             os.kill(pid, signal.SIGKILL)
                             before = follower.revision
-                            follower.refresh()
+                            refresh_as_requests_do(follower)
                             assert follower.revision >= before, where
                 elif word == "dead":
                     assert int(values[0]) == signal.SIGKILL, where
@@ -92,7 +93,7 @@ def test_bad_input_47_writers_killed_beside_one_another(tmp_path: Path) -> None:
             assert time.monotonic() - started < 3.0, where
             assert acknowledged <= store.state.users.keys(), where
             assert len(store.state.users) == store.revision - 1 >= latest - 1, where
-            follower.refresh()
+            refresh_as_requests_do(follower)
             assert follower.state.users == store.state.users, where
             store.close()
         warm.stdin.close()

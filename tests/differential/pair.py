@@ -27,8 +27,6 @@ ROOT_PASSWORD = "root-Zb6mXq9RtY3kPw"
 NOBODY = ""
 RANGE_REVIEWS = "/apis/leeway.dev/v1/rangeaccessreviews"
 _TIMEOUT = 15.0
-_TRIES, _PAUSE = 20, 0.1
-_BUSY = "the store has changes that another process keeps locked"
 _CONFIGURATION = """\
 apiVersion: leeway.dev/v1
 kind: LeewayConfiguration
@@ -202,14 +200,9 @@ def post(
         password_made(password)
     if token:
         headers["Authorization"] = token
-    for _ in range(_TRIES):
-        connection.request("POST", path, json.dumps(body).encode(), headers)
-        response = connection.getresponse()
-        content = response.read()
-        if response.status != 503 or not response.getheader("Retry-After"):
-            break
-        # On a busy machine a commit may keep the store locked for longer than a reader waits.
-        time.sleep(_PAUSE)
+    connection.request("POST", path, json.dumps(body).encode(), headers)
+    response = connection.getresponse()
+    content = response.read()
     if isinstance(connection, http.client.HTTPSConnection):
         answered("POST", path, {}, content)
     answer = json.loads(content)
@@ -337,7 +330,7 @@ def running_leeway(folder: Path) -> Iterator[RunningServer]:
         process.kill()
         process.wait()
         raise
-    server.stop(expected_trouble=_BUSY)
+    server.stop()
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import asyncio
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import from_wire
 from webhook.rbac.records import TokenRecord, token_record
+from webhook.server.refreshing import Refreshing, StoreBusyError
 
 TOKEN = token_record(b"d" * 32, TokenRecord("u", 0.0))
 KEY = from_wire(b"k", b"")
@@ -207,3 +209,83 @@ def test_news_are_not_missed_where_reading_them_failed(
             store.refresh()
     store.refresh()
     assert not may_read(store)
+
+
+class Commits:
+    """Another process: a commit that is acknowledged, and one that keeps the lock after it."""
+
+    def __init__(self, path: Path, other: sqlite3.Connection) -> None:
+        self.path, self.other = path, other
+
+    def lock(self) -> None:
+        theirs = AuthStore(SQLiteBackend(self.path))
+        theirs.revoke_permission("r", b"k", b"")
+        theirs.close()
+        self.other.execute("BEGIN EXCLUSIVE")
+
+    def unlock(self) -> None:
+        self.other.execute("ROLLBACK")
+
+
+@pytest.mark.fault(17, 18)
+def test_requests_wait_for_news_that_a_commit_on_a_slow_disk_keeps_locked(
+    tmp_path: Path, store: AuthStore, other: sqlite3.Connection
+) -> None:
+    """With 30 ms more for each fsync every tenth review was answered with 503."""
+    commits = Commits(tmp_path / "store.db", other)
+    refreshing = Refreshing(store)
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.005)
+            turns += 1
+
+    async def request() -> bool:
+        await refreshing.soon()
+        return may_read(store)
+
+    async def run() -> list[bool]:
+        ticking = asyncio.create_task(tick())
+        commits.lock()
+        asyncio.get_running_loop().call_later(0.3, commits.unlock)
+        leaving = asyncio.create_task(request())
+        waiting = asyncio.gather(*(request() for _ in range(50)))
+        await asyncio.sleep(0.05)
+        # A client that leaves does not end the wait of the others.
+        leaving.cancel()
+        answers = await waiting
+        ticking.cancel()
+        return answers
+
+    assert asyncio.run(run()) == [False] * 50
+    # Nobody waited on the event loop.
+    assert turns > 10
+
+
+@pytest.mark.fault(17, 18)
+def test_a_request_is_refused_once_news_were_locked_for_longer_than_commits_take(
+    tmp_path: Path, store: AuthStore, other: sqlite3.Connection
+) -> None:
+    commits = Commits(tmp_path / "store.db", other)
+    refreshing = Refreshing(store)
+
+    async def refused() -> None:
+        with pytest.raises(StoreLockedError, match="another process keeps locked") as caught:
+            await refreshing.soon()
+        assert not isinstance(caught.value, StoreBusyError)
+
+    async def run() -> None:
+        commits.lock()
+        await asyncio.gather(refused(), refused())
+        # Those that come later do not wait at all.
+        before = time.monotonic()
+        for _ in range(5):
+            await refused()
+        assert time.monotonic() - before < 0.5
+        commits.unlock()
+        await refreshing.soon()
+        assert not may_read(store)
+
+    asyncio.run(run())

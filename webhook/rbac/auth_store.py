@@ -13,7 +13,7 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterable
-from threading import Event, Lock, local
+from threading import Lock, local
 from typing import Final
 
 from webhook.rbac import changes, revoking
@@ -30,9 +30,6 @@ from webhook.rbac.records import (
 from webhook.rbac.revoking import Lifetimes
 from webhook.rbac.state import State
 
-# Together 50 ms.
-_REFRESH_TRIES: Final = 100
-_BETWEEN_TRIES_SECONDS: Final = 0.0005
 _MAX_ATTEMPTS: Final = 100
 
 
@@ -43,8 +40,6 @@ class AuthStore:
         self._backend = backend
         self._lock = Lock()
         self._own = local()
-        # How many commits could not be read in time, None where the last time all could.
-        self._given_up_on: int | None = None
         self.on_replaced: Callable[[State, State], None] = lambda _before, _after: None
         """Called with the state before and after where the store was replaced; never raises."""
         self.state = State()
@@ -74,37 +69,29 @@ class AuthStore:
     def refresh(self) -> None:
         """Take over everything that anybody has been told is written.
 
-        What is being written is news for a later call. Where somebody else keeps the news locked,
-        or a thread of ours is about to take them over, waits for up to 50 ms, and no second time
-        for the same news.
+        What is being written is news for a later call. Never waits.
 
         Raises StoreUnavailableError or StoreError where there may be news that cannot be read:
-        then nothing may be answered from what was known before.
+        then nothing may be answered from what was known before. It is StoreLockedError where a
+        commit of another process, or a thread of ours, may be what they wait for.
         """
-        if self._backend.unread():
-            self._take_over_news()
+        if self._backend.unread() and not self._has_taken_over_news():
+            raise StoreLockedError(
+                "the store has changes that another process keeps locked; end what locks it"
+            )
 
-    def _take_over_news(self) -> None:
-        for _ in range(_REFRESH_TRIES):
-            unread = self._backend.unread()
-            if self._lock.acquire(blocking=False):
-                try:
-                    self._catch_up(wait=False)
-                    return
-                except StoreLockedError:
-                    if not self._backend.misses_commit():
-                        return
-                finally:
-                    self._lock.release()
-            elif self._backend.is_writing or not unread or not self._backend.misses_commit():
-                return  # All that there was before what a thread of ours writes is here.
-            if unread == self._given_up_on:
-                break
-            Event().wait(_BETWEEN_TRIES_SECONDS)
-        self._given_up_on = unread
-        raise StoreLockedError(
-            "the store has changes that another process keeps locked; end what locks it"
-        )
+    def _has_taken_over_news(self) -> bool:
+        unread = self._backend.unread()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._catch_up(wait=False)
+                return True
+            except StoreLockedError:
+                return not self._backend.misses_commit()
+            finally:
+                self._lock.release()
+        # All that there was before what a thread of ours writes is here.
+        return self._backend.is_writing or not unread or not self._backend.misses_commit()
 
     def enable(self) -> None:
         """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
@@ -262,7 +249,6 @@ class AuthStore:
             self.state.apply(*news)
         # Not before: other threads answer from the state as soon as nothing is unread.
         self._backend.applied()
-        self._given_up_on = None
 
     def _take_over_all(
         self, revision: int, records: Iterable[Record], *, is_replaced: bool

@@ -21,6 +21,7 @@ from webhook.rbac.state import State
 from webhook.rbac.tokens import TokenProvider, is_auth_jwt
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
+from webhook.server.refreshing import Refreshing
 from webhook.server.tls import TLS_1_2, peer_certificate
 from webhook.server.verifier import TokenVerifier
 
@@ -112,6 +113,7 @@ class Callers:
         clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._refreshing = Refreshing(store)
         self._tokens = tokens
         self._verifier = verifier
         self._issuer = issuer
@@ -123,7 +125,8 @@ class Callers:
     def of_certificate(self, scope: Scope) -> Caller | None:
         """Return whom the client certificate of a request names, None where there is none.
 
-        To be asked where a request shows no other identity. Raises and refreshes as ``find`` does.
+        To be asked where a request shows no other identity. Raises and refreshes as ``find`` does,
+        but waits for nothing: StoreLockedError.
         """
         self._store.refresh()
         user = certificate_user(scope, self._clock())
@@ -137,7 +140,7 @@ class Callers:
         Looks first at what other processes have written, so that auth that they enabled, and
         tokens that they ended, count for all of this request.
         """
-        self._store.refresh()
+        await self._refreshing.soon()
         caller = await self._own(scope)
         wanted = None if caller is None else wanted_identity(scope)
         if caller is None or wanted is None:

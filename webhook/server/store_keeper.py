@@ -11,6 +11,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
 from webhook.rbac.state import State
+from webhook.server.refreshing import Refreshing, StoreBusyError
 
 INTERVAL_SECONDS: Final = 0.1
 _BETWEEN_LINES_SECONDS: Final = 1.0
@@ -21,7 +22,7 @@ class StoreKeeper:
     """Refreshes a store, and logs when it cannot be read and when it can: one line a second."""
 
     def __init__(self, store: AuthStore) -> None:
-        self._store = store
+        self._refreshing = Refreshing(store)
         self._logged = ""
         self._logged_at = float("-inf")
         store.on_replaced = _report_replaced
@@ -38,7 +39,9 @@ class StoreKeeper:
     def problem(self) -> str:
         """Return why nothing can be answered from the store, empty where it can."""
         try:
-            self._store.refresh()
+            self._refreshing.now()
+        except StoreBusyError:
+            problem = ""  # Requests wait for that.
         except (StoreError, StoreUnavailableError) as error:
             problem = str(error)
         else:

@@ -3,17 +3,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event, Thread, Timer
+from threading import Event, Thread
 
 import pytest
 from store_model import Scratch, assert_same
 
+from tests.support import refresh_as_requests_do
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import errors
 from webhook.rbac.access import require_admin, roles_of
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import AuthError, StoreLockedError, StoreUnavailableError
+from webhook.rbac.errors import (
+    AuthError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
 from webhook.rbac.model import ROOT_PERMISSION, Permission, PermissionType, Role, User
 from webhook.rbac.records import Backend, Record
 
@@ -281,7 +286,7 @@ class Held(SQLiteBackend):
         return found
 
 
-def test_refresh_waits_for_news_that_another_thread_has_read_and_not_applied(
+def test_refresh_answers_nothing_while_another_thread_has_read_news_and_not_applied_them(
     tmp_path: Path,
 ) -> None:
     backend = Held(tmp_path / "store.db")
@@ -292,15 +297,17 @@ def test_refresh_waits_for_news_that_another_thread_has_read_and_not_applied(
     writing = Thread(target=ours.add_role, args=("r",))
     writing.start()
     assert backend.read.wait(5)
-    Timer(0.01, backend.let_go.set).start()
-    ours.refresh()
+    with pytest.raises(StoreLockedError):
+        ours.refresh()
+    backend.let_go.set()
+    refresh_as_requests_do(ours)
     assert "written" in ours.state.users
     writing.join()
     theirs.close()
     ours.close()
 
 
-def test_refresh_does_not_wait_for_ever_nor_twice(tmp_path: Path) -> None:
+def test_refresh_never_waits_for_another_thread(tmp_path: Path) -> None:
     backend = Held(tmp_path / "store.db")
     ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
     ours.refresh()
@@ -321,7 +328,7 @@ def test_refresh_does_not_wait_for_ever_nor_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unread", [1, 2])
-def test_refresh_waits_for_what_is_locked_and_no_longer_being_written(
+def test_refresh_answers_nothing_while_news_that_were_written_are_locked(
     tmp_path: Path, unread: int
 ) -> None:
     path = tmp_path / "store.db"
@@ -331,7 +338,9 @@ def test_refresh_waits_for_what_is_locked_and_no_longer_being_written(
         theirs.add_user(f"user{number}")
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
-    Timer(0.01, other.execute, ("ROLLBACK",)).start()
+    with pytest.raises(StoreLockedError):
+        ours.refresh()
+    other.execute("ROLLBACK")
     ours.refresh()
     assert len(ours.state.users) == unread
     theirs.close()
