@@ -36,17 +36,15 @@ def check_revocation_lists(
 ) -> RevocationLists:
     """Check every list of a PEM text against the CAs of another; ``name`` stands for it in errors.
 
-    Raises KeyFileError for a text that is not whole, UnusableKeyError for a list of another CA, one
-    that is not valid now, and one for a part of the certificates only.
+    Raises KeyFileError for a text that is not intact, UnusableKeyError for a list of another CA,
+    one that is not valid now, and one for a part of the certificates only.
     """
-    blocks = _blocks(lists, name)
+    found_lists = load_lists(lists, name)
     try:
         authorities = x509.load_pem_x509_certificates(certificates)
-        found = [_checked(block, authorities, now, name) for block in blocks]
+        found = [_checked(crl, authorities, now, name) for crl in found_lists]
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(
-            f"{name} is not an intact list; restore it, or remove it and revoke again"
-        ) from error
+        raise _not_intact(name) from error
     return RevocationLists(
         sum(entry.revoked for entry in found), min(entry.next_update for entry in found)
     )
@@ -67,8 +65,7 @@ def list_is_due(lists: bytes, now: datetime, name: str) -> bool:
 
     Raises KeyFileError.
     """
-    for block in _blocks(lists, name):
-        crl = _load(block, name)
+    for crl in load_lists(lists, name):
         due = crl.next_update_utc
         if due is None or due - now < (due - crl.last_update_utc) / 3:
             return True
@@ -125,11 +122,16 @@ def _blocks(lists: bytes, name: str) -> list[bytes]:
 
 def _load(block: bytes, name: str) -> x509.CertificateRevocationList:
     try:
-        return x509.load_pem_x509_crl(block)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(
-            f"{name} is not an intact list; restore it, or remove it and revoke again"
-        ) from error
+        crl = x509.load_pem_x509_crl(block)
+        # They are parsed when they are first read.
+        _ = crl.extensions
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise _not_intact(name) from error
+    return crl
+
+
+def _not_intact(name: str) -> KeyFileError:
+    return KeyFileError(f"{name} is not an intact list; restore it, or remove it and revoke again")
 
 
 def _number(crl: x509.CertificateRevocationList) -> int:
@@ -140,9 +142,11 @@ def _number(crl: x509.CertificateRevocationList) -> int:
 
 
 def _checked(
-    block: bytes, authorities: Sequence[x509.Certificate], now: datetime, name: str
+    crl: x509.CertificateRevocationList,
+    authorities: Sequence[x509.Certificate],
+    now: datetime,
+    name: str,
 ) -> RevocationLists:
-    crl = x509.load_pem_x509_crl(block)
     if not any(_is_signed_by(crl, authority) for authority in authorities):
         raise UnusableKeyError(
             f"{name} is not signed by the CA of client certificates; sign it with the key of "
@@ -166,7 +170,7 @@ def _require_complete(crl: x509.CertificateRevocationList, name: str) -> None:
         if extension.critical:
             raise UnusableKeyError(
                 f"{name} has the critical extension {extension.oid.dotted_string}, as lists of a "
-                "part of the certificates have; make a whole list"
+                "part of the certificates have; make a complete list"
             )
 
 
