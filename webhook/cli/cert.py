@@ -22,7 +22,7 @@ from webhook.certificates import (
     serial_text,
 )
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLS_FOLDER, server_url
 from webhook.duration import utc
@@ -197,15 +197,12 @@ def _list_value(found: RevocationLists | None, problem: str) -> dict[str, object
 def _table(
     entries: list[Entry], data_dir: Path, found: RevocationLists | None, problem: str
 ) -> str:
-    rows = [("NAME", "KIND", "STATE", "EXPIRES", "SERIAL", "FILE")]
+    rows = []
     for entry in entries:
         path = entry.path.relative_to(data_dir) if entry.path else "-"
         name, expires = printable(entry.name), _utc(entry.facts.not_after)
         rows.append((name, entry.kind, entry.state, expires, entry.serial, printable(str(path))))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = [table(("NAME", "KIND", "STATE", "EXPIRES", "SERIAL", "FILE"), rows)]
     path = data_dir / TLS_FOLDER / REVOCATION_LIST
     if problem:
         lines += ["", f"{printable(problem)}; until then no client certificate is accepted"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -64,6 +65,16 @@ def show(value: object, text: str, output: str) -> None:
     elif output == "yaml":
         text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
     click.echo(text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under a head, in columns as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (head, *rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -18,6 +18,7 @@ import click
 
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
 from webhook.cli.output import data_dir_option, example
+from webhook.cli.serve_flags import flagged_fields, serve_flags
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLSFiles, check_folders, check_private_files, tls_files
@@ -34,31 +35,12 @@ _logger = logging.getLogger(LOGGER)
 
 @click.command(epilog=example("leeway serve", "leeway serve --bind 0.0.0.0:8443 --workers 4"))
 @data_dir_option
-@click.option("--bind", metavar="HOST:PORT", help="Where to listen.")
-@click.option("--workers", type=int, help="How many processes.")
-@click.option("--log-format", type=click.Choice(["json", "text"]), help="How to log.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="What to log. Changes are logged whatever it is.",
-)
-def serve(
-    data_dir: Path,
-    bind: str | None,
-    workers: int | None,
-    log_format: str | None,
-    log_level: str | None,
-) -> None:
+@serve_flags
+def serve(data_dir: Path, **flags: object) -> None:
     """Serve on one TLS port until SIGTERM, which drains it. SIGHUP loads everything again."""
-    flags = {
-        "server.bind": bind,
-        "server.workers": workers,
-        "server.logFormat": log_format,
-        "server.logLevel": log_level,
-    }
 
     def configure() -> Configuration:
-        return load_configuration(data_dir, os.environ, flags)
+        return load_configuration(data_dir, os.environ, flagged_fields(flags))
 
     # Until the workers are forked little of what is made is garbage, and looking for it takes long.
     gc.disable()
