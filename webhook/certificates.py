@@ -26,7 +26,7 @@ from keys.crl import (
     renewed_list,
     revoked_serials,
 )
-from keys.files import create_file, make_folder, read_public_file, replace_files
+from keys.files import create_file, make_folder, read_public_file, replace_file, replace_files
 from keys.pki import (
     CertificateFacts,
     CertifiedKey,
@@ -326,7 +326,7 @@ def _write_list(
 ) -> Renewed:
     path = folder / REVOCATION_LIST
     before = read_public_file(path) if os.path.lexists(path) else b""
-    replace_files({path: renewed_list(ca, before, serials, now, str(path), lifetime)})
+    replace_file(path, renewed_list(ca, before, serials, now, str(path), lifetime))
     return Renewed(REVOCATION_LIST, now + lifetime, (path,))
 
 

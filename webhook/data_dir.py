@@ -161,7 +161,7 @@ def initialise(
     parse_configuration(text, "leeway init", environment, {})
     date = _date(now)
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
-    folders = [data_dir / name for name in (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)]
+    folders = [data_dir / name for name in PRIVATE_FOLDERS]
     if folders[0].is_dir():
         load_keyring(folders[0])
     check_private_files(data_dir, Configuration())

@@ -9,7 +9,6 @@ from tests.secrets_made import token_made
 from .cluster import NAMESPACE, APIServer
 
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
-UNBOUND: tuple[str, ...] = ()
 
 
 def cluster_token(cluster: APIServer, *flags: str) -> str:

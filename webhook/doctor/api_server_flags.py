@@ -80,10 +80,10 @@ def check_token_cache(manifest: Manifest) -> Verdict:
     """Say for how long a revoked token goes on working: as long as a verdict is kept."""
     fix = f"set --{TOKEN_TTL}={format_duration(_DEFAULT_TTL)}"
     try:
-        seconds, shown = _kept(manifest.value(TOKEN_TTL), _DEFAULT_TTL, TOKEN_TTL)
+        seconds, words = _kept(manifest.value(TOKEN_TTL), _DEFAULT_TTL, TOKEN_TTL)
     except ValueError as error:
         return failure(str(error), fix)
-    finding = f"a revoked token works for up to {shown}"
+    finding = f"a revoked token works for up to {words}"
     return warning(finding, fix) if seconds > _LONGEST_TTL else ok(finding)
 
 
@@ -190,9 +190,9 @@ def _kept_by(
 def _access_cache(
     allowed: Sequence[tuple[float, str]], refused: Sequence[tuple[float, str]], fix: str
 ) -> Verdict:
-    longest, shown = max(allowed)
+    longest, words = max(allowed)
     wait = format_duration(max(refused)[0])
-    finding = f"a permission that was taken away works for up to {shown}; a new one may take {wait}"
+    finding = f"a permission that was taken away works for up to {words}; a new one may take {wait}"
     return warning(finding, fix) if longest > _LONGEST_TTL else ok(finding)
 
 

@@ -24,7 +24,6 @@ from webhook.objects.credential_plugin import PluginFailedError
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Deadline, Response
 
-_MAX_ERROR_BYTES: Final = 65536
 _FIRST_DELAY_SECONDS: Final = 1.0
 _MAX_DELAY_SECONDS: Final = 60.0
 

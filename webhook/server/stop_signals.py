@@ -17,9 +17,7 @@ _HELD: Final = STOP_SIGNALS | {signal.SIGHUP}
 
 def hold_over_forks() -> None:
     """Block the signals before each fork of this process, and in the child until ``release``."""
-    os.register_at_fork(
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _HELD), after_in_parent=release
-    )
+    os.register_at_fork(before=hold, after_in_parent=release)
 
 
 def hold() -> None:
