@@ -160,15 +160,25 @@ CASES = [
 
 def growth_of(parse: Parse, data: bytes, twice: bytes) -> float:
     def call(text: bytes) -> None:
-        with contextlib.suppress(Exception):
+        try:
             parse(text)
+        except (AttributeError, NameError, TypeError):
+            raise  # the parser was not called as it has to be
+        except Exception:
+            pass
 
     return growth(lambda: call(data), lambda: call(twice))
 
 
+def is_linear(parse: Parse, make: Make, size: int) -> bool:
+    # One of the two sizes may be where the data no longer fits into a cache of the processor.
+    sizes = (size, size // 2)
+    return any(growth_of(parse, make(n), make(2 * n)) <= MAX_GROWTH for n in sizes)
+
+
 @pytest.mark.parametrize(("parse", "make"), CASES)
 def test_bad_input_57_parsers_are_linear(parse: Parse, make: Make) -> None:
-    assert growth_of(parse, make(SIZE), make(2 * SIZE)) <= MAX_GROWTH
+    assert is_linear(parse, make, SIZE)
 
 
 @pytest.mark.parametrize("make", YAML.values(), ids=YAML)
@@ -177,7 +187,7 @@ def test_bad_input_57_the_configuration_is_read_in_linear_time(make: Make, tmp_p
         (tmp_path / config_file.FILE_NAME).write_bytes(data)
         config_file.load_configuration(tmp_path, {}, {})
 
-    assert growth_of(load, make(SIZE // 8), make(SIZE // 4)) <= MAX_GROWTH
+    assert is_linear(load, make, SIZE // 8)
 
 
 @pytest.mark.parametrize("parse", [parse_http, whole_request.read_head])
