@@ -52,6 +52,7 @@ chaos: $(VENV)/.dev
 	TEST_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
 	TEST_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k bad_input_55
 	TEST_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
+	TEST_ANONYMOUS=10000 $(BIN)/python -m pytest -s tests/e2e/test_limits.py
 	TEST_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py -k bad_input_53
 
 # What the image installs, by hash, in the newest versions that pyproject.toml allows.
