@@ -84,5 +84,7 @@ def _unique_members(pairs: list[tuple[str, object]]) -> None:
         return
     for name, _ in pairs:
         if name not in names:
-            raise EncodingError(f"not JSON that is accepted: the member {name[:64]!r} stands twice")
+            raise EncodingError(
+                f"not JSON that is accepted: the member {name[:64]!r} appears twice"
+            )
         names.discard(name)

@@ -129,7 +129,7 @@ def parse(token: str) -> CompactJWS:
 
     The header and the signature are decoded by ``header`` and ``verify``, so that a caller can
     first learn from the payload whose token it is. Raises MalformedJWSError for anything but
-    three segments parted by dots with base64url in the middle one.
+    three segments separated by dots with base64url in the middle one.
     """
     if len(token) > MAX_COMPACT_LENGTH:
         raise MalformedJWSError(f"it is longer than {MAX_COMPACT_LENGTH} characters")
@@ -140,7 +140,7 @@ def parse(token: str) -> CompactJWS:
     signing_input, _, signature_segment = data.rpartition(b".")
     header_segment, dot, payload_segment = signing_input.partition(b".")
     if not dot or b"." in payload_segment:
-        raise MalformedJWSError("it is not three segments parted by dots")
+        raise MalformedJWSError("it is not three segments separated by dots")
     try:
         payload = decode_base64url(payload_segment)
     except EncodingError as error:
@@ -152,8 +152,8 @@ def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
     """Return the protected header of a token of that type (RFC 8725 section 3.11).
 
     A header without ``typ`` is of the default type. Raises MalformedJWSError for one that is not
-    accepted, and AlgorithmNotAllowedError where its ``alg`` is none of the signature algorithms
-    served.
+    accepted, and AlgorithmNotAllowedError where its ``alg`` is not one of the signature
+    algorithms served.
     """
     try:
         return _parse_header(jws.header_segment, token_type)

@@ -38,7 +38,7 @@ def environment_of_nobody() -> dict[str, str]:
 
 @cache
 def program_of_nobody() -> tuple[str, ...]:
-    """Return a ``leeway`` that NOBODY can run. Skips the test where there is none."""
+    """Return a ``leeway`` that NOBODY can run. Skips the test if that is impossible."""
     if os.getuid() != 0:
         pytest.skip("only root can run a command as another user")
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):

@@ -244,7 +244,7 @@ class Authenticator:
             )
         # 2. and 3. A key of that issuer, and a signature by it.
         issuer, key = _verified_by(parsed, entries)
-        # 4. Claims that are whole. Of a member that stands twice the issuer above might be the
+        # 4. Claims that are whole. Of a member that appears twice the issuer above might be the
         # other one; such claims end here.
         claims = parse_claims(unverified, legacy=issuer.legacy)
         if claims.issuer != issuer.url:
@@ -298,7 +298,7 @@ def _verified_by(
         raise TokenAlgorithmError(f"invalid signature: no key of issuer {url} is for {algorithm}")
     count = len({name for _, keys in known for name in keys})
     raise UnknownKeyError(
-        f"invalid signature, no keys found: kid {kid[:64]!r} is none of the {count} keys of issuer "
-        f"{url}",
+        f"invalid signature, no keys found: kid {kid[:64]!r} is not one of the {count} keys of "
+        f"issuer {url}",
         url,
     )

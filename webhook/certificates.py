@@ -111,7 +111,7 @@ def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
 
 
 def revocation_list(data_dir: Path, now: datetime) -> RevocationLists | None:
-    """Return what the list of revoked certificates says, None where there is none.
+    """Return what the list of revoked certificates says; None without a list.
 
     Raises the errors of ``keys.crl``.
     """
@@ -228,7 +228,7 @@ def serial_text(serial: int) -> str:
 
 
 def file_stem(name: str) -> str:
-    """Return what the files of a user are called. Raises CertificateError where there is none."""
+    """Return the stem of the names of a user's files. Raises CertificateError for a bad name."""
     stem = quote(name, safe=":@+=, ")
     stem = f"%2E{stem[1:]}" if stem.startswith(".") else stem
     if stem in (CA, SERVER) or len(stem) > _MAX_FILE_NAME:

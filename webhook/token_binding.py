@@ -139,7 +139,7 @@ class _Finder:
         """Return an object, or None without a source, or where it is optional and not there."""
         key = ObjectKey(kind, namespace, name)
         answer: Answer = Absence.GONE
-        # There is none of another name, so nobody is asked.
+        # No object has another name, so it is not looked up.
         if is_dns_subdomain(name):
             if self._objects is None:
                 return None

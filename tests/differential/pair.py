@@ -240,7 +240,7 @@ class EtcdProgram(NamedTuple):
 def etcd_program() -> EtcdProgram:
     """Return the newest etcd of the virtual environment, `$KUBEBUILDER_ASSETS` and `$PATH`.
 
-    Skips the test where there is none.
+    Skips the test if no etcd is found.
     """
     folders = (str(Path(sys.executable).parent), os.environ.get("KUBEBUILDER_ASSETS"), None)
     paths = {shutil.which("etcd", path=folder) for folder in folders if folder != ""}

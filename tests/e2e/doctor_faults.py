@@ -34,7 +34,7 @@ from .doctor_patient import (
 class Fault:
     """What is planted, and what is to be found.
 
-    ``mends`` tells whether the fix is a command that makes it whole again by itself, and
+    ``repairs`` is whether the fix is a command that is enough by itself, and
     ``hides`` which checks cannot be made.
     """
 
@@ -44,7 +44,7 @@ class Fault:
     words: tuple[str, ...]
     fix: str
     status: Status = Status.FAILURE
-    mends: bool = False
+    repairs: bool = False
     hides: tuple[str, ...] = ()
 
 
@@ -84,7 +84,7 @@ FAULTS = [
         "data directory",
         ("open to group or others", "0755"),
         "chmod 700",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a private key can be read by others",
@@ -92,7 +92,7 @@ FAULTS = [
         "private files",
         ("tls/ca.key", "0644"),
         "chmod 600",
-        mends=True,
+        repairs=True,
         hides=("signing keys", *NEED_KEYS),
     ),
     Fault(
@@ -101,7 +101,7 @@ FAULTS = [
         "private files",
         ("auth.db", "0640"),
         "chmod 600",
-        mends=True,
+        repairs=True,
         hides=("signing keys", *NEED_KEYS),
     ),
     Fault(
@@ -160,7 +160,7 @@ FAULTS = [
         ("is pending since", "may sign since"),
         "leeway keys rotate",
         WARNING,
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "an expired CA",
@@ -176,7 +176,7 @@ FAULTS = [
         "server certificate",
         ("tls/server.crt", "another certificate"),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "an expired certificate",
@@ -184,7 +184,7 @@ FAULTS = [
         "server certificate",
         ("tls/server.crt expired on",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a certificate that expires soon",
@@ -193,7 +193,7 @@ FAULTS = [
         ("tls/server.crt expires on", "in 9 days"),
         "leeway init",
         WARNING,
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a certificate of tomorrow",
@@ -208,7 +208,7 @@ FAULTS = [
         "server certificate",
         ("not signed by the CA in tls/ca.crt",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a certificate for another host",
@@ -216,7 +216,7 @@ FAULTS = [
         "server names",
         ("for hook.example", "not for 127.0.0.1"),
         "leeway init --host 127.0.0.1 --host hook.example",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "an expired client certificate",
@@ -224,7 +224,7 @@ FAULTS = [
         "kube-apiserver certificate",
         ("tls/kube-apiserver.crt expired on",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a server's certificate as a client's",
@@ -232,7 +232,7 @@ FAULTS = [
         "kube-apiserver certificate",
         ("lacks the extended key usage clientAuth",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a certificate of another user",
@@ -240,7 +240,7 @@ FAULTS = [
         "root certificate",
         ("user 'alice', not 'root'",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a chain through an ordinary certificate",
@@ -248,7 +248,7 @@ FAULTS = [
         "kube-apiserver certificate",
         ("refused in a TLS handshake", "invalid CA certificate"),
         "rm -f",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig whose chain goes through an ordinary certificate",
@@ -256,7 +256,7 @@ FAULTS = [
         "root.yaml",
         ("the client certificate in kubeconfig/root.yaml is refused", "invalid CA certificate"),
         "rm -f",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a list of revoked certificates that has run out",
@@ -264,7 +264,7 @@ FAULTS = [
         "revoked certificates",
         ("tls/ca.crl is valid from", "leeway cert renew ca.crl"),
         "leeway cert renew ca.crl",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig for another route",
@@ -272,7 +272,7 @@ FAULTS = [
         "tokenreview.yaml",
         ("leads to /apis/authentication.k8s.io/v1/reviews",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig that trusts another CA",
@@ -280,7 +280,7 @@ FAULTS = [
         "subjectaccessreview.yaml",
         ("trusts another CA",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig with an expired certificate",
@@ -288,7 +288,7 @@ FAULTS = [
         "root.yaml",
         ("the client certificate in kubeconfig/root.yaml expired on",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig that believes everybody",
@@ -296,7 +296,7 @@ FAULTS = [
         "root.yaml",
         ("insecure-skip-tls-verify",),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a kubeconfig that is missing",
@@ -304,7 +304,7 @@ FAULTS = [
         "tokenreview.yaml",
         ("No such file", "tokenreview.yaml"),
         "leeway init",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "another port",
@@ -313,7 +313,7 @@ FAULTS = [
         ("server.bind is 0.0.0.0:1,", "kubeconfig/tokenreview.yaml", "lead to port"),
         "leeway init",
         WARNING,
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "no store",
@@ -337,7 +337,7 @@ FAULTS = [
         "auth",
         ("auth is disabled",),
         "leeway auth enable",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "the API server's user is gone",
@@ -345,7 +345,7 @@ FAULTS = [
         "users",
         ("no user kube-apiserver",),
         "leeway user add kube-apiserver",
-        mends=True,
+        repairs=True,
         hides=("permissions",),
     ),
     Fault(
@@ -354,7 +354,7 @@ FAULTS = [
         "permissions",
         ("kube-apiserver may not write /leeway/tokenreviews", "403"),
         "leeway role grant-permission kube-apiserver write /leeway/tokenreviews",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "the API server has lost its role",
@@ -362,7 +362,7 @@ FAULTS = [
         "permissions",
         ("kube-apiserver may not write /leeway/tokenreviews",),
         "leeway user grant-role kube-apiserver kube-apiserver",
-        mends=True,
+        repairs=True,
     ),
     Fault(
         "a file of objects that is missing",
@@ -492,10 +492,10 @@ FAULTS = [
         "set --api-audiences=https://kubernetes.example,https://kubernetes.default.svc",
     ),
     Fault(
-        "a flag that stands twice",
+        "a flag that appears twice",
         lambda p: p.more_flags.append("--authorization_webhook_version=v1"),
         "flags once",
-        ("--authorization-webhook-version stands 2 times",),
+        ("--authorization-webhook-version appears 2 times",),
         "remove all but one",
     ),
 ]

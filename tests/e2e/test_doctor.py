@@ -1,4 +1,4 @@
-"""``leeway doctor`` finds each planted fault, names it alone, and says what mends it."""
+"""``leeway doctor`` finds each planted fault, names it alone, and says what repairs it."""
 
 import base64
 import os
@@ -105,13 +105,13 @@ def test_finds_a_planted_fault_and_nothing_else(patient: Patient, fault: Fault) 
     before = contents(patient.data_dir)
     assert_found_alone(report := patient.examine(), fault, healthy)
     assert contents(patient.data_dir) == before
-    if fault.mends:
+    if fault.repairs:
         (fix,) = [c.fix for c in report.checks if c.name == fault.check]
         path = f"{Path(LEEWAY).parent}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(fix, shell=True, check=True, capture_output=True, env={"PATH": path})
-        mended = patient.examine()
-        assert [c for c in mended.checks if c.status is not Status.OK] == []
-        assert [entry.name for entry in mended.not_checked] == ["clock"]
+        repaired = patient.examine()
+        assert [c for c in repaired.checks if c.status is not Status.OK] == []
+        assert [entry.name for entry in repaired.not_checked] == ["clock"]
 
 
 @pytest.mark.fault(30)

@@ -45,15 +45,15 @@ _FOLDER: Final = "/etc/kubernetes/leeway"
 
 
 def check_flags_once(manifest: Manifest) -> Verdict:
-    """Check that no flag stands twice that counts once: the last one wins without a word."""
+    """Check that no flag appears twice that counts once: the last one wins without a word."""
     for flag in _SINGLE:
         values = manifest.flags.get(flag, ())
         if len(values) > 1:
             return failure(
-                f"--{flag} stands {len(values)} times; only the last, {shown(values[-1])}, counts",
+                f"--{flag} appears {len(values)} times; only the last, {shown(values[-1])}, counts",
                 f"remove all but one --{flag}",
             )
-    return ok("no webhook flag stands twice")
+    return ok("no webhook flag appears twice")
 
 
 def check_token_flags(manifest: Manifest) -> Verdict:

@@ -45,7 +45,7 @@ class _Loader(PlainNumbers, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # t
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             raise yaml.constructor.ConstructorError(
-                problem="a field stands twice", problem_mark=node.start_mark
+                problem="a field appears twice", problem_mark=node.start_mark
             )
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
@@ -83,8 +83,8 @@ def _documents(data: bytes, source: str) -> list[object]:
         # Its own words may show what stands in the text.
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        twice = getattr(error, "problem", "") == "a field stands twice"
-        what = "has a field that stands twice" if twice else "is not YAML"
+        twice = getattr(error, "problem", "") == "a field appears twice"
+        what = "has a field that appears twice" if twice else "is not YAML"
         raise ConfigurationError(f"{source} {what}{where}; mend it") from None
 
 
@@ -115,7 +115,7 @@ def _add(found: Objects, members: dict[str, object], where: str) -> None:
     metadata = _mapping(members.get("metadata"), f"{where}: metadata")
     key = _key(kind, metadata, where)
     if key in found:
-        raise ConfigurationError(f"{where}: {key} stands twice; remove one of them")
+        raise ConfigurationError(f"{where}: {key} appears twice; remove one of them")
     spec = members.get("spec")
     pod = _mapping(spec, f"{where}: spec") if kind is Kind.POD and spec is not None else {}
     account = _optional(pod, "serviceAccountName", f"{where}: spec")

@@ -45,7 +45,7 @@ class Deadline:
         self._end = clock() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left. Raises TimeoutError where there are none."""
+        """Return the seconds that are left. Raises TimeoutError after the deadline."""
         left = self._end - self._clock()
         if left <= 0:
             raise TimeoutError
@@ -112,7 +112,7 @@ class Response:
         self.close()
 
     def header(self, name: str) -> str:
-        """Return a header field, empty where there is none."""
+        """Return a header field; empty if the answer lacks it."""
         return self._response.getheader(name, "")
 
     @property

@@ -48,8 +48,8 @@ class Lifetimes:
     """How long tokens live at most under the settings in force, in seconds.
 
     ``own`` is of tokens signed here, ``foreign`` of those of trusted issuers: infinite where
-    nothing limits it, 0 where there are none. ``ahead`` is how far the ``iat`` of an accepted token
-    may lie ahead, of any issuer.
+    nothing limits it, 0 without trusted issuers. ``ahead`` is how far the ``iat`` of an accepted
+    token may lie ahead, of any issuer.
     """
 
     own: float

@@ -38,7 +38,7 @@ class AnonymousConnections:
         return len(self._connections)
 
     def admit(self, connection: Connection) -> bool:
-        """Take a connection in, and make room for it; returns False where there is none."""
+        """Add a connection, and make room for it; return False if that is impossible."""
         while len(self._connections) >= self._limit():
             self._over_limit()
             victim = next((other for other in self._connections if other.can_be_dropped), None)

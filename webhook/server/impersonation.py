@@ -39,7 +39,7 @@ def _read(headers: list[tuple[bytes, bytes]]) -> Wanted:
             extra[unquote(name.removeprefix(_EXTRA_PREFIX))] = tuple(texts)
         elif name not in _KNOWN or (name != "impersonate-group" and len(texts) > 1):
             raise RequestError(
-                400, f"header {name[:64]} is not known, or stands twice; send it once"
+                400, f"header {name[:64]} is not known, or appears twice; send it once"
             )
     user = values.get("impersonate-user", [""])[0]
     if not user:

@@ -2,7 +2,7 @@
 
 Fields that are plain (a token, a colon, printable ASCII, CRLF) are taken by one regular expression;
 whatever is not goes the whole way through gunicorn's own checks, field by field. What the fields
-mean together (lengths, codings, fields that stand twice) is judged by gunicorn either way.
+mean together (lengths, codings, fields that appear twice) is judged by gunicorn either way.
 """
 
 import re

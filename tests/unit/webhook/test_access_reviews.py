@@ -234,11 +234,11 @@ WRONG: dict[str, tuple[object, str]] = {
         body(spec={"user": "a", "resourceAttributes": POD | {"fieldSelector": 3}}),
         "spec.resourceAttributes.fieldSelector must be an object",
     ),
-    "28-spec-twice": (b'{"spec":{},"spec":{}}', "stands twice"),
-    "28-user-twice": (b'{"spec":{"user":"a","user":"root"}}', "stands twice"),
+    "28-spec-twice": (b'{"spec":{},"spec":{}}', "appears twice"),
+    "28-user-twice": (b'{"spec":{"user":"a","user":"root"}}', "appears twice"),
     "28-verb-twice": (
         b'{"spec":{"user":"a","resourceAttributes":{"verb":"get","verb":"delete"}}}',
-        "stands twice",
+        "appears twice",
     ),
     "28-Spec": ({"Spec": {}}, "it is written spec"),
     "28-User": (body(spec={"User": "a", "resourceAttributes": POD}), "written spec.user"),
@@ -484,7 +484,7 @@ def test_who_am_i(value: bytes) -> None:
         (as_json(WHO_V1 | {"kind": "TokenReview"}), f"serves '{WHO_AM_I_KIND}'"),
         (as_json(WHO_V1 | {"apiVersion": "authentication.k8s.io/v1beta1"}), "serves 'auth"),
         (as_json(WHO_V1 | {"metadata": 1}), "metadata must be an object"),
-        (b'{"kind":"","kind":""}', "stands twice"),
+        (b'{"kind":"","kind":""}', "appears twice"),
     ],
 )
 def test_bad_input_27_to_31_what_does_not_ask_who(value: bytes, why: str) -> None:

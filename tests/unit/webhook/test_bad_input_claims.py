@@ -185,7 +185,7 @@ def test_bad_input_19_member_twice(first: str, last: str) -> None:
     payload = "{" + ",".join(part for part in (first, good, last) if part) + "}"
     text = refuse(payload.encode(), Reason.MALFORMED)
     # An empty kubernetes.io is wrong twice over; either may be said.
-    assert "stands twice" in text or "{}" in first + last
+    assert "appears twice" in text or "{}" in first + last
 
 
 def test_bad_input_19_issuer_twice_and_ours_first() -> None:
@@ -204,7 +204,7 @@ def test_bad_input_19_issuer_twice_and_ours_first() -> None:
 )
 def test_bad_input_19_member_twice_inside_kubernetes_io(member: str) -> None:
     payload = as_json(good_claims()).decode().replace(PRIVATE, PRIVATE[:-1] + f",{member}}}")
-    assert "stands twice" in refuse(payload.encode(), Reason.MALFORMED)
+    assert "appears twice" in refuse(payload.encode(), Reason.MALFORMED)
 
 
 TEXT = as_json(good_claims()).decode()

@@ -223,7 +223,7 @@ def test_bad_input_06_embedded_key(
 def test_bad_input_07_member_twice(header: str) -> None:
     token = token_of(PAYLOAD, RSA, (header % KID).encode())
     text = refuse(token, Reason.MALFORMED)
-    assert "stands twice" in text
+    assert "appears twice" in text
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ WRONG: dict[str, tuple[object, str]] = {
     "27-key-text": (body(key="not base64!"), "not a RangeAccessReview"),
     "28-permission-twice": (
         b'{"spec":{"user":"a","permission":"READ","permission":"WRITE","key":"YQ=="}}',
-        "stands twice",
+        "appears twice",
     ),
     "28-Spec": (body() | {"Spec": {}}, "unknown field Spec; it is written spec"),
     "28-Kind": (body() | {"Kind": "x"}, "unknown field Kind; it is written kind"),

@@ -118,10 +118,10 @@ WRONG: dict[str, tuple[object, str]] = {
     "version": ({"apiVersion": "authentication.k8s.io/v1beta1"} | spec(), V1),
     "null": (b"null", "not a JSON object"),
     "list-spec": ({"spec": []}, "spec must be an object with audiences"),
-    "spec-twice": (b'{"spec":{},"spec":{}}', "stands twice"),
+    "spec-twice": (b'{"spec":{},"spec":{}}', "appears twice"),
     "seconds-twice": (
         b'{"spec":{"expirationSeconds":600,"expirationSeconds":86400}}',
-        "stands twice",
+        "appears twice",
     ),
     "case-of-spec": ({"Spec": {}} | spec(), "written spec"),
     "case-of-seconds": (spec(ExpirationSeconds=600), "written spec.expirationSeconds"),

@@ -172,7 +172,7 @@ CASES = [
         "unknown key",
         good_claims(),
         2,
-        "REFUSED (UnknownKey): invalid signature, no keys found: kid 'nobody' is none of the 1 "
+        "REFUSED (UnknownKey): invalid signature, no keys found: kid 'nobody' is not one of the 1 "
         "keys of issuer https://leeway.default.svc",
         {2: "none of the issuer's keys fits", 3: NOT_CHECKED},
         header={"alg": "ES256", "kid": "nobody"},
@@ -189,8 +189,8 @@ CASES = [
         "not a JWT",
         {},
         0,
-        "REFUSED (Malformed): this is not a service account token: it is not three segments parted "
-        "by dots",
+        "REFUSED (Malformed): this is not a service account token: it is not three segments "
+        "separated by dots",
         {0: "not a JWT that can be accepted", 1: NOT_CHECKED},
         text="hello",
     ),

@@ -172,7 +172,7 @@ BAD = [
     pytest.param("a: !!timestamp x", ("is not YAML",), id="tagged-time"),
     pytest.param('{"a": ', ("objects.yaml is ",), id="not-json"),
     pytest.param('{"kind": "Pod", "kind": "Node"}', ("objects.yaml is ",), id="twice-in-json"),
-    pytest.param(TWICE, ("a field that stands twice",), id="twice-in-yaml"),
+    pytest.param(TWICE, ("a field that appears twice",), id="twice-in-yaml"),
     pytest.param("just text", ("document 1 must be a mapping",), id="text"),
     pytest.param("- kind: Pod", ("document 1 must be a mapping",), id="bare-list"),
     pytest.param("apiVersion: v1", ("document 1: kind is missing",), id="no-kind"),
@@ -199,12 +199,12 @@ BAD = [
     ),
     pytest.param(
         as_yaml(ACCOUNT, ACCOUNT),
-        ("document 2", "service account argo-run/loofah stands twice"),
+        ("document 2", "service account argo-run/loofah appears twice"),
         id="twice",
     ),
     pytest.param(
         as_yaml(ACCOUNT, ANY_LIST),
-        ("document 2, item 1", "stands twice"),
+        ("document 2, item 1", "appears twice"),
         id="twice-across-documents",
     ),
     pytest.param(

@@ -64,7 +64,7 @@ def test_openid_configuration() -> None:
         (document(issuer="https://b.example"), "issuer 'https://b.example'"),
         (document(issuer=["https://a.example"]), "it must say"),
         (document(issuer="x" * 10000), "it must say"),
-        (b'{"issuer":"https://b.example",' + document()[1:], "stands twice"),
+        (b'{"issuer":"https://b.example",' + document()[1:], "appears twice"),
         (document(jwks_uri=""), "has no jwks_uri"),
         (document(jwks_uri=None), "has no jwks_uri"),
         (document(jwks_uri="http://a.example/x"), "'http://a.example/x'; an https URL"),
