@@ -20,6 +20,8 @@ from keys.pem import INSIDE
 from keys.pki import BACKDATED, CertifiedKey, load_ca
 
 LIST_LIFETIME: Final = timedelta(days=90)
+MAX_SERIAL: Final = (1 << 159) - 1
+"""It is positive and has at most 20 octets (RFC 5280 section 4.1.2.2)."""
 _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----" + INSIDE + rb"-----END X509 CRL-----")
 
 

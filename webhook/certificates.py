@@ -231,8 +231,9 @@ def file_stem(name: str) -> str:
     """Return the stem of the names of a user's files. Raises CertificateError for a bad name."""
     stem = quote(name, safe=":@+=, ")
     stem = f"%2E{stem[1:]}" if stem.startswith(".") else stem
-    if stem in (CA, SERVER) or len(stem) > _MAX_FILE_NAME:
-        why = "is the name of other files" if len(name) <= _MAX_FILE_NAME else "is too long"
+    is_taken = stem in (CA, SERVER, REVOCATION_LIST)
+    if is_taken or len(stem) > _MAX_FILE_NAME:
+        why = "is the name of other files" if is_taken else "is too long for the name of a file"
         raise CertificateError(f"{name[:64]!a} {why}; choose another NAME for the user")
     return stem
 

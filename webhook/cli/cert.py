@@ -3,11 +3,12 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from string import hexdigits
 from typing import Any, Final
 
 import click
 
-from keys.crl import LIST_LIFETIME, RevocationLists
+from keys.crl import LIST_LIFETIME, MAX_SERIAL, RevocationLists
 from keys.errors import KeysError
 from keys.pki import LEAF_LIFETIME
 from webhook.certificates import (
@@ -36,12 +37,16 @@ class _Serial(click.ParamType[int]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         text = str(value).removeprefix("serial=").replace(":", "")
-        if not (0 < len(text) <= 40 and text.isascii() and text.isalnum()):
-            self.fail("a serial number has 1 to 40 hexadecimal digits", param, ctx)
-        try:
-            return int(text, 16)
-        except ValueError:
-            self.fail("a serial number has 1 to 40 hexadecimal digits", param, ctx)
+        is_hex = 0 < len(text) <= 40 and set(text) <= set(hexdigits)
+        serial = int(text, 16) if is_hex else 0
+        if not 0 < serial <= MAX_SERIAL:
+            self.fail(
+                "a serial number has 1 to 40 hexadecimal digits, is not 0, and has its first bit "
+                "clear where it has all 40",
+                param,
+                ctx,
+            )
+        return serial
 
 
 @click.group(epilog=example("leeway cert list"))

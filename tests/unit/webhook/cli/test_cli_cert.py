@@ -74,6 +74,8 @@ def test_create_makes_a_pair_that_openssl_accepts_and_a_kubeconfig(
 REFUSED = [
     ("ca", 2, "name of other files"),
     ("server", 2, "name of other files"),
+    ("ca.crl", 2, "name of other files"),
+    ("é" * 40, 2, "too long for the name of a file"),
     ("root", 2, "exists already"),
     ("", 2, "0 characters"),
     ("x" * 65, 2, "65 characters"),
@@ -256,6 +258,9 @@ NOT_REVOKED = [
     ((), 2, "nothing to revoke"),
     (("--serial", "xyz"), 2, "hexadecimal"),
     (("--serial", "1" * 41), 2, "hexadecimal"),
+    (("--serial", "0"), 2, "is not 0"),
+    (("--serial", "F" * 40), 2, "first bit clear"),
+    (("--serial", "٣"), 2, "hexadecimal"),
 ]
 
 
