@@ -190,6 +190,9 @@ def _path_rule(permission: Permission) -> _Rule | None:
     is_prefix = range_end != b"" and range_end == prefix_end(key)
     if not key.startswith(b"/") or key.startswith(ROOT_KEY) or (range_end and not is_prefix):
         return None
-    path = key.decode("utf-8", "replace") + ("*" if is_prefix else "")
+    # A rule cannot say a path that ends in an asterisk, nor one that is not UTF-8.
+    if key.endswith(b"*") or key.decode("utf-8", "ignore").encode() != key:
+        return None
+    path = key.decode("utf-8") + ("*" if is_prefix else "")
     verbs = ["*"] if kind.reads and kind.writes else _READ_PATH if kind.reads else _WRITE_PATH
     return {"verbs": verbs, "nonResourceURLs": [path]}

@@ -122,11 +122,28 @@ def test_more_grants_than_are_looked_at() -> None:
     assert (len(found.paths), found.incomplete) == (MAX_RULES, True)
 
 
+@pytest.mark.fault(52)
+@pytest.mark.parametrize(
+    "grant",
+    [
+        pytest.param((READ, "/logs*", ""), id="asterisk"),
+        pytest.param(prefix(READ, "/logs*"), id="prefix-that-ends-in-an-asterisk"),
+    ],
+)
+def test_a_grant_on_a_path_with_an_asterisk_is_no_rule(
+    grant: tuple[PermissionType, str, str],
+) -> None:
+    """In a rule it would stand for all paths that begin with what is before it."""
+    found = rules_of(store_with(grant), "u", (), "team")
+    assert (found.paths, found.incomplete) == ([], True)
+
+
 KEYS = st.sampled_from(
     ["/", "/registry/", "/registry/pods", "/registry/pods/", "/registry/pods/team/",
      "/registry/pods/team/p", "/registry/pods:", "/registry/pods:exec/", "/registry/pods:use/team/",
      "/registry/apps/", "/registry/apps/deployments/team/", "/registry/nodes/n", "/registry/nodes/",
-     "/registry//a.b/x/y", "/registry/use./x/y", "/metrics", "/registry/pods/other/"]
+     "/registry//a.b/x/y", "/registry/use./x/y", "/metrics", "/registry/pods/other/", "/logs*",
+     "/logs/*"]
 )  # fmt: skip
 GRANTS = st.tuples(st.sampled_from([READ, WRITE, READWRITE]), KEYS, st.booleans())
 
