@@ -17,6 +17,8 @@ _TOKEN: Final = re.compile(
 )
 _PEM: Final = "-----BEGIN"
 _USER: Final = re.compile(r"//[^/?#\s]*@")
+# "user:password@host", as in a URL with a slash too few; a port and a path are none.
+_PASSWORD: Final = re.compile(r":(?![0-9]{1,5}/)[^:@\s]+@")
 # Random keys and passwords: long, without a word in them.
 _RUN: Final = re.compile(r"[A-Za-z0-9+=]{20,}")
 _LONG_RUN: Final = re.compile(r"[A-Za-z0-9+=_-]{32,}")
@@ -34,11 +36,11 @@ def kind_of_secret(text: str) -> str:
 def could_be_secret(text: str) -> bool:
     """Return whether a text could hold a secret. Takes time linear in its length.
 
-    It could where it holds a PEM block, a token, a URL with a user, a query or a fragment, more
-    than one line, or a long run of letters and digits as random keys have. Identifiers in the path
-    of a URL are no secrets: issuers have them.
+    It could where it holds a PEM block, a token, a URL with a user, a query or a fragment, a user
+    with a password before an ``@``, more than one line, or a long run of letters and digits as
+    random keys have. Identifiers in the path of a URL are no secrets: issuers have them.
     """
-    if kind_of_secret(text) or "\n" in text or "\r" in text:
+    if kind_of_secret(text) or _PASSWORD.search(text) or "\n" in text or "\r" in text:
         return True
     if "://" in text:
         return "?" in text or "#" in text
@@ -76,5 +78,10 @@ def shown_path(path: object) -> str:
     if colon and could_be_secret(f"{start}://{rest}"):
         return _HIDDEN_PATH
     bare = (part for part in text.split("/") if "." not in part)
-    hidden = kind_of_secret(text) or "\n" in text or any(map(could_be_secret, bare))
+    hidden = (
+        kind_of_secret(text)
+        or _PASSWORD.search(text)
+        or "\n" in text
+        or any(map(could_be_secret, bare))
+    )
     return _HIDDEN_PATH if hidden else text

@@ -18,6 +18,7 @@ SIZE = 32 * 1024
 # after it, and how the expression is used. One that is not listed fails the test after these.
 PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "keys.showing._LONG_RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
+    "keys.showing._PASSWORD": ("search", [("", ":", ""), ("", ":a", ""), (":", "a", "")]),
     "keys.showing._RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
     "keys.showing._TOKEN": (
         "search",

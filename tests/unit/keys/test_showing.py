@@ -19,6 +19,10 @@ SECRETS = [
     pytest.param("https://user:hunter2@idp.example/keys", id="user-and-password"),
     pytest.param("https://hunter2@idp.example", id="user"),
     pytest.param("//user:hunter2@idp.example", id="without-scheme"),
+    pytest.param("https:/user:hunter2@idp.example/keys", id="one-slash"),
+    pytest.param(r"https:\\user:hunter2@idp.example/keys", id="backslashes"),
+    pytest.param("user:hunter2@idp.example/keys", id="no-slashes"),
+    pytest.param("https://user:hunt/er2@idp.example/keys", id="slash-in-a-password"),
     pytest.param("https://idp.example/keys?sig=hunter2", id="query"),
     pytest.param("https://idp.example/keys#hunter2", id="fragment"),
     pytest.param("a\nb", id="two-lines"),
@@ -44,6 +48,7 @@ def test_a_secret_is_hidden(text: str) -> None:
         "https://kubernetes.default.svc.cluster.local",
         "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
         "https://[::1]:8443/openid/v1/jwks",
+        "https://idp.example:8443/keys@2",
         '"aks-cluster-1.hcp.example.azmk8s.io"',
         "kubernetes/serviceaccount",
         "/etc/kubernetes/pki/sa-2026.pub",
@@ -84,6 +89,7 @@ def test_other_values(value: object, text: str) -> None:
         (f"/data/{JWT}", False),
         (f"/data/{PEM}", False),
         ("/data/https:/user:hunter2@idp.example", False),
+        ("/data/user:hunter2@idp.example", False),
         ("/data/q83vEjRWeJq83vEjRWeJ", False),
     ],
 )
@@ -91,7 +97,9 @@ def test_paths(path: str, is_shown: bool) -> None:
     assert (shown_path(Path(path)) == path) is is_shown
 
 
-@pytest.mark.parametrize("part", ["eyJ", "//", "//a", "a.", "A1", "-----BEGIN", "bearer "])
+@pytest.mark.parametrize(
+    "part", ["eyJ", "//", "//a", ":", ":a", "a.", "A1", "-----BEGIN", "bearer "]
+)
 def test_bad_input_57_it_takes_linear_time(part: str) -> None:
     # A pattern that tries each start to the end would not end within the patience of anybody.
     could_be_secret(part * 1_000_000)
