@@ -177,7 +177,7 @@ def test_bad_input_44_deletion_ends_the_tokens_even_when_the_name_comes_back(
 
 @pytest.mark.parametrize(
     "token",
-    ["x", "no.such.token", "a" * 5000, "\xff", "Basic YWxpY2U6cHc=", "eyJhbGciOiJub25lIn0.e30."],
+    ["x", "no.such.token", "a" * 2000, "\xff", "Basic YWxpY2U6cHc=", "eyJhbGciOiJub25lIn0.e30."],
 )
 def test_bad_input_44_what_was_never_a_token(server: RunningServer, token: str) -> None:
     assert refusal(call(server, "user/list", {}, token=token)) == BAD_TOKEN

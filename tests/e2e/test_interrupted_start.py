@@ -12,7 +12,7 @@ import pytest
 
 from .harness import HOST, LEEWAY, free_port, start_server
 
-STARTS = int(os.environ.get("TEST_INTERRUPTED_STARTS", "10"))
+STARTS = int(os.environ.get("TEST_INTERRUPTED_STARTS", "20"))
 SEED = int(os.environ.get("TEST_INTERRUPTED_SEED", random.randrange(10**6)))
 GONE_WITHIN = 3.0
 STUCK_AFTER = 40.0

@@ -43,7 +43,6 @@ NOT_PUBLIC = (
     ("GET", "/openapi/v2"),
     ("GET", "/openapi/v3"),
     ("GET", "/"),
-    ("GET", "/livez/"),
     ("GET", "//livez"),
     ("GET", "/%2e/metrics"),
     ("GET", "/no-such-path"),

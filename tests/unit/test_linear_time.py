@@ -178,7 +178,9 @@ def is_linear(parse: Parse, make: Make, size: int) -> bool:
 
 @pytest.mark.parametrize(("parse", "make"), CASES)
 def test_bad_input_57_parsers_are_linear(parse: Parse, make: Make) -> None:
-    assert is_linear(parse, make, SIZE)
+    # YAML is read by Python code, which takes a second for what the others read in a millisecond.
+    size = SIZE // 8 if make in YAML.values() else SIZE
+    assert is_linear(parse, make, size)
 
 
 @pytest.mark.parametrize("make", YAML.values(), ids=YAML)

@@ -164,4 +164,7 @@ def test_broken_source_of_objects(data_dir: Path, section: str, part: str) -> No
     with (data_dir / "leeway.yaml").open("a") as configuration:
         configuration.write(f"objects: {section}\n")
     code = 3 if "nope}" in section else 2
-    run_process("serve", "--data-dir", data_dir).assert_failed(code, str(data_dir), part)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bind = f"127.0.0.1:{listener.getsockname()[1]}"
+    ran = run_process("serve", "--data-dir", data_dir, "--bind", bind)
+    ran.assert_failed(code, str(data_dir), part)

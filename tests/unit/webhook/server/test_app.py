@@ -27,7 +27,7 @@ from webhook.issuer import TokenRequest, issue_token
 from webhook.objects.file import FileObjects
 from webhook.outcome import Authenticated
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.tokens import JWTTokens, SimpleTokens
+from webhook.rbac.tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.caller import Caller
@@ -424,7 +424,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
         token = tokens.assign(app.store.user("alice"), time.time())
         active = keyring_of(tmp_path).active
         assert active is not None
-        assert jws.header(jws.parse(token)).kid == active.kid
+        assert jws.header(jws.parse(token), AUTH_TOKEN_TYPE).kid == active.kid
         found = asyncio.run(application._callers.find(scope_of(f"Bearer {token}")))
         assert found == Caller("alice", by_token=True)
     app.store.close()
