@@ -95,7 +95,7 @@ def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
     """
     folder = data_dir / TLS_FOLDER
     if not folder.is_dir():
-        raise DataDirectoryError(f"{data_dir} is not a data directory; run `leeway init`")
+        raise DataDirectoryError.none_at(data_dir)
     revoked = _revoked(folder)
     order = {CA: 0, SERVER: 1, API_SERVER_USER: 2, ROOT_USER: 3}
     paths = sorted(folder.glob("*.crt"), key=lambda p: (order.get(p.stem, 9), p.name))

@@ -64,7 +64,10 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:
-        raise DataDirectoryError(f"{path} is missing; make it with `leeway init`") from None
+        raise DataDirectoryError(
+            f"{path} is missing; create it with `leeway init`, or give another data directory with "
+            "--data-dir or LEEWAY_DATA_DIR"
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8; save it as UTF-8") from error
     except OSError as error:

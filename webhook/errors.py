@@ -7,7 +7,7 @@ with their numbers, and never lets them out as exceptions.
 from collections.abc import Sequence
 from enum import StrEnum
 from math import ceil
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 from webhook.go_text import MAX_SHOWN, go_quoted
 
@@ -26,6 +26,14 @@ class ConfiguredFileError(ConfigurationError):
 
 class DataDirectoryError(LeewayError):
     """A data directory in which something is missing, too open, or already there."""
+
+    @classmethod
+    def none_at(cls, path: object) -> Self:
+        """Return the error for a folder that is not a data directory."""
+        return cls(
+            f"{path} is not a data directory; create one with `leeway init`, or give another "
+            "with --data-dir"
+        )
 
 
 class DirectoryDiffersError(DataDirectoryError):

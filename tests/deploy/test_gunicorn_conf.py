@@ -93,7 +93,9 @@ def test_what_cannot_be_served_is_one_line(data_dir: Path, tmp_path: Path) -> No
         assert not own.exists()
         return lines[0]
 
-    assert "is missing; make it with `leeway init`" in refused(LEEWAY_DATA_DIR=str(tmp_path / "no"))
+    assert "is missing; create it with `leeway init`" in refused(
+        LEEWAY_DATA_DIR=str(tmp_path / "no")
+    )
     assert "environment variable LEEWAY_SERVER_WORKERS" in refused(LEEWAY_SERVER_WORKERS="0")
     key = data_dir / "tls" / "server.key"
     key.chmod(0o640)

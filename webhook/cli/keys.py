@@ -36,7 +36,10 @@ def keys() -> None:
 @data_dir_option
 @output_option
 def list_keys(data_dir: Path, output: str) -> None:
-    """Show each key, what it is used for, since when, and from when on its next step is safe."""
+    """Show each key, its state and its next step.
+
+    SINCE is when the state began, and NEXT STEP says from when the next one is safe.
+    """
     keyring, policy = keyring_of(_checked(data_dir)), _policy(data_dir)
     now = int(time())
     rows = [_row(keyring, key, policy, now) for key in keyring.keys]
@@ -177,5 +180,5 @@ def _policy(data_dir: Path) -> RotationPolicy:
 
 def _checked(data_dir: Path) -> Path:
     if not (data_dir / KEYS_FOLDER).is_dir():
-        raise DataDirectoryError(f"{data_dir} is no data directory; make one with `leeway init`")
+        raise DataDirectoryError.none_at(data_dir)
     return data_dir

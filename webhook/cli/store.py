@@ -50,10 +50,7 @@ def opened_store(
     there is nothing to open, and the errors of ``store_of``.
     """
     if not data_dir.is_dir():
-        raise DataDirectoryError(
-            f"{data_dir} is not a data directory; create one with `leeway init`, or give another "
-            "with --data-dir"
-        )
+        raise DataDirectoryError.none_at(data_dir)
     configuration = Configuration()
     if (data_dir / FILE_NAME).exists():
         # What is missing there is lost: in an empty store auth is disabled.

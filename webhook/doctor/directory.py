@@ -32,7 +32,7 @@ def facts_of(path: Path) -> FileFacts:
 def open_directory(data_dir: Path) -> FileFacts:
     """Look at a data directory. Raises DataDirectoryError where there is none, or no way in."""
     if not data_dir.is_dir():
-        raise DataDirectoryError(f"{data_dir} is no directory; make one with `leeway init`")
+        raise DataDirectoryError.none_at(data_dir)
     if not os.access(data_dir, os.R_OK | os.X_OK):
         raise DataDirectoryError(
             f"{data_dir} may not be read by this user; run the command as its owner"

@@ -101,7 +101,7 @@ def test_an_empty_directory_is_examined_and_nothing_made(leeway: Leeway, tmp_pat
     folder.mkdir(0o700)
     ran = leeway("doctor", "--data-dir", folder)
     assert (ran.code, ran.err) == (1, "")
-    assert "leeway.yaml is missing; make it with `leeway init`" in ran.out
+    assert "leeway.yaml is missing; create it with `leeway init`" in ran.out
     assert "Traceback" not in ran.out
     assert "the check itself failed" not in ran.out
     assert list(folder.iterdir()) == []

@@ -86,7 +86,7 @@ def test_the_data_directory_before_the_command(
     assert leeway("--data-dir", "/no", "keys", "list", "--data-dir", made).assert_done() == expected
     monkeypatch.setenv("LEEWAY_DATA_DIR", "/nowhere")
     assert leeway("--data-dir", made, "keys", "list").assert_done() == expected
-    leeway("--data-dir", "/no", "keys", "list").assert_failed(3, "/no is no data directory")
+    leeway("--data-dir", "/no", "keys", "list").assert_failed(3, "/no is not a data directory")
 
 
 UNKNOWN = [
