@@ -66,8 +66,8 @@ def _of_hosts(data_dir: Path, options: InitOptions) -> Iterator[str]:
     if leads and not wanted & set(leads.values()):
         there = ", ".join(dict.fromkeys(leads.values()))
         yield (
-            f"{' and '.join(leads)} lead to {there}, not to {options.hosts[0]}; remove them and "
-            "run `leeway init` again"
+            f"{', '.join(leads)} lead to {there}, not to {options.hosts[0]}; change the host in "
+            "the line `server:` of each"
         )
 
 

@@ -203,6 +203,18 @@ def test_other_flags_than_before_are_said_and_change_nothing(
     assert contents(folder) == before
 
 
+def test_other_hosts_do_not_lead_to_the_loss_of_a_kubeconfig(
+    leeway: Leeway, tmp_path: Path
+) -> None:
+    """Only ``leeway cert create`` could make that of ``lead`` again, and not with the same key."""
+    folder = tmp_path / "data"
+    leeway("init", "--data-dir", folder).assert_done()
+    leeway("cert", "create", "lead", "--data-dir", folder).assert_done()
+    done = leeway("init", "--data-dir", folder, "--host", "h.example")
+    error = done.assert_failed(1, "kubeconfig/lead.yaml, ", "change the host in the line `server:`")
+    assert "remove" not in error
+
+
 SAME = [
     OPTIONS,
     (),
