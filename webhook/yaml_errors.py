@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Final
 
 import yaml
 
-_QUOTED: Final = re.compile(r"""'[^'<][^']+'|"[^"]+"|!\S+""")
+_QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*"|!\S+""")
 
 YAML_ERRORS: Final = (
     yaml.YAMLError,
@@ -57,4 +57,10 @@ def yaml_problem(error: Exception) -> str:
     mark = error.problem_mark or error.context_mark
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     problem = error.problem or error.context or ""
-    return f"{where}: {_QUOTED.sub('...', problem)}" if problem else where
+    return f"{where}: {_QUOTED.sub(_without_text, problem)}" if problem else where
+
+
+def _without_text(quoted: re.Match[str]) -> str:
+    """Return a quoted part of a message if it is one character or a token of YAML, else dots."""
+    part = quoted[0]
+    return part if len(part) == len("','") or part.startswith("'<") else "..."
