@@ -142,8 +142,11 @@ def _check_bind(bind: str) -> None:
     try:
         socket.create_server((host, int(port)), family=family).close()
     except OSError as error:
+        # Python adds the address to what the system says.
+        why = (error.strerror or str(error)).partition(" (while")[0]
         raise DataDirectoryError(
-            f"cannot listen on {bind}: {error.strerror or error}; give another --bind HOST:PORT"
+            f"cannot listen on {bind}: {why}; stop what listens there, or give another --bind "
+            "HOST:PORT"
         ) from error
 
 

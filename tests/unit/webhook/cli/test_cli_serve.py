@@ -137,7 +137,8 @@ def test_an_address_that_cannot_be_listened_on(made: Path) -> None:
         taken = f"127.0.0.1:{listener.getsockname()[1]}"
         for bind, part in ((taken, "in use"), ("192.0.2.1:8443", "assign")):
             ran = run_process("serve", "--bind", bind, "--data-dir", made)
-            ran.assert_failed(3, f"cannot listen on {bind}: ", part, "--bind HOST:PORT")
+            error = ran.assert_failed(3, f"cannot listen on {bind}: ", part, "--bind HOST:PORT")
+            assert error.count(bind.partition(":")[0]) == 1
 
 
 BROKEN_OBJECTS = [
