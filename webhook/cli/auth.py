@@ -36,7 +36,7 @@ def enable(data_dir: Path) -> None:
 @auth.command(epilog=example("leeway auth disable"))
 @data_dir_option
 def disable(data_dir: Path) -> None:
-    """Turn auth off: every client certificate may do everything."""
+    """Turn auth off: a client certificate then allows anything."""
     with opened_store(data_dir) as (store, _):
         store.disable()
         audit(data_dir, "auth.disable", revision=store.own_revision)

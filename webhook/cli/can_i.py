@@ -59,9 +59,10 @@ def can_i(
     output: str,
     **flags: bool,
 ) -> None:
-    """Print yes and which role grants it, or no and what nothing covers.
+    """Print whether a user is allowed to read or write keys.
 
-    Exit 0 for yes, 1 for no.
+    yes comes with the role that grants it, no with the part that nothing covers. Exit 0 for yes,
+    1 for no.
     """
     if request is not None:
         if kind or any(flags.values()):

@@ -14,7 +14,10 @@ from webhook.effective import effective_fields
 
 @click.group(epilog=example("leeway config show"))
 def config() -> None:
-    """Show and check the configuration: flags, environment, leeway.yaml, defaults."""
+    """Show and check the configuration.
+
+    It comes from flags, the environment, leeway.yaml and defaults, in this order.
+    """
 
 
 @config.command(

@@ -49,7 +49,7 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
 @data_dir_option
 @output_option
 def get(data_dir: Path, name: str, output: str) -> None:
-    """Show the roles of a group; one that was never given any has none."""
+    """Show the roles of a group."""
     with opened_store(data_dir) as (store, _):
         found = store.state.groups.get(name)
     roles = found.roles if found else ()

@@ -33,9 +33,10 @@ def revoke() -> None:
 @click.argument("jti", metavar="JTI")
 @data_dir_option
 def revoke_jti(data_dir: Path, jti: str) -> None:
-    """Revoke one token by its jti, as `leeway token inspect` shows it.
+    """Revoke one token by its jti.
 
-    The JTI=... of a credential-id in an audit log is taken too.
+    `leeway token inspect` shows the jti of a token. The JTI=... of a credential-id in an audit log
+    is accepted too.
     """
     jti = jti.removeprefix(_CREDENTIAL_PREFIX)
     if is_jwt(without_wrapping(jti)):
@@ -88,7 +89,11 @@ def revoke_user(data_dir: Path, name: str) -> None:
 @data_dir_option
 @output_option
 def list_revocations(data_dir: Path, output: str) -> None:
-    """Show what is revoked: tokens of before that second, until the last of them has expired."""
+    """Show what is revoked.
+
+    That is the tokens issued up to BEFORE. An entry is kept until UNTIL, when the last of them has
+    expired.
+    """
     now = time()
     with opened_store(data_dir) as (store, _):
         found = [

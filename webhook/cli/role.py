@@ -111,7 +111,10 @@ def list_roles(data_dir: Path, output: str) -> None:
 def grant_permission(
     data_dir: Path, name: str, kind: str, key: str, range_end: str | None, **flags: bool
 ) -> None:
-    """Let a role read or write KEY, or the keys from KEY up to and without RANGE_END."""
+    """Let a role read or write keys.
+
+    They are KEY alone, or the keys from KEY up to but not including RANGE_END.
+    """
     permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
     with opened_store(data_dir) as (store, _):
         store.grant_permission(name, permission)

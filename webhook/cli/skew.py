@@ -45,10 +45,11 @@ _STATES: Final = {
 @click.option("--all", "everything", is_flag=True, help=f"Show more than {_ROWS} clocks.")
 @output_option
 def skew(data_dir: Path, server: HTTPSAddress | None, *, everything: bool, output: str) -> None:
-    """Show how far the clocks of issuers and nodes are ahead of a running server's.
+    """Show which clocks differ from a running server's.
 
-    The server knows from the tokens that it has seen in the last 15 minutes. Exit 0 where no clock
-    is known to be wrong, 1 where one is, 3 where the server cannot be reached.
+    They are those of issuers and nodes, known from the tokens that the server has seen in the last
+    15 minutes. Exit 0 where no clock is known to be wrong, 1 where one is, 3 where the server
+    cannot be reached.
     """
     if server is None:
         bind = load_configuration(data_dir, os.environ, {}).server.bind

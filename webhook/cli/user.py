@@ -110,9 +110,9 @@ def list_users(data_dir: Path, output: str) -> None:
 @password_file_option
 @interactive_option
 def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive: bool) -> None:
-    """Change a password: it is typed twice, or read from a file or standard input.
+    """Change a password.
 
-    The user's auth tokens stop working.
+    It is typed twice, or read from a file or standard input. The user's auth tokens stop working.
     """
     with opened_store(data_dir) as (store, configuration):
         store.user(name)

@@ -52,6 +52,14 @@ def test_a_group_alone_shows_its_help_and_fails(leeway: Leeway, path: tuple[str,
     assert "\nCommands:\n" in ran.err
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_command_is_cut_off_in_the_list_of_its_group(
+    leeway: Leeway, path: tuple[str, ...]
+) -> None:
+    _, _, listed = leeway(*path, "--help").assert_done().partition("\nCommands:\n")
+    assert "..." not in listed
+
+
 UNKNOWN = [
     (("nope",), "leeway --help"),
     (("--nope",), "leeway --help"),
@@ -105,13 +113,13 @@ def test_data_directory_flag_over_environment_over_default(
 ) -> None:
     listed = leeway("keys", "list", "--data-dir", made).assert_done()
     monkeypatch.chdir(tmp_path)
-    leeway("keys", "list").assert_failed(3, "leeway-data is no data directory", "`leeway init`")
+    leeway("keys", "list").assert_failed(3, "leeway-data is not a data directory", "`leeway init`")
     monkeypatch.setenv("LEEWAY_DATA_DIR", "")
-    leeway("keys", "list").assert_failed(3, "leeway-data is no data directory")
+    leeway("keys", "list").assert_failed(3, "leeway-data is not a data directory")
     monkeypatch.setenv("LEEWAY_DATA_DIR", str(made))
     assert leeway("keys", "list").assert_done() == listed
     monkeypatch.setenv("LEEWAY_DATA_DIR", "/nowhere")
-    leeway("keys", "list").assert_failed(3, "/nowhere is no data directory")
+    leeway("keys", "list").assert_failed(3, "/nowhere is not a data directory")
     assert leeway("keys", "list", "--data-dir", made).assert_done() == listed
     monkeypatch.delenv("LEEWAY_DATA_DIR")
     (tmp_path / "leeway-data").symlink_to(made)
