@@ -174,7 +174,7 @@ def _advice(error: errors.TokenRefusedError, token: str) -> str:
         return text
     needed = f"{error.skew_seconds}s"
     if error.skew_seconds > _MAX_LEEWAY_SECONDS:
-        needed += f" (more than the {_MAX_LEEWAY_SECONDS}s that may be set: mend the clock)"
+        needed += f" (more than the {_MAX_LEEWAY_SECONDS}s that can be set: correct the clock)"
     return text.format(needed=needed, wait=in_words(error.short_seconds))
 
 

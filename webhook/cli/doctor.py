@@ -1,4 +1,4 @@
-"""``leeway doctor``: what is wrong with a set-up, and the command that mends it."""
+"""``leeway doctor``: what is wrong with a set-up, and the command that fixes it."""
 
 import os
 from pathlib import Path
@@ -65,8 +65,8 @@ def doctor(
 ) -> None:
     """Check a data directory and what is around it; change nothing.
 
-    Each line is ok, a warning or a failure, and says what mends it. Exit 0 without a failure,
-    1 with one, 3 where the data directory cannot be opened.
+    Each line is ok, a warning or a failure, and has the command that fixes it. Exit 0 without a
+    failure, 1 with one, 3 where the data directory cannot be opened.
     """
     if api_server_ca is not None and api_server is None:
         raise click.UsageError("--api-server-ca needs --api-server; give its URL too")

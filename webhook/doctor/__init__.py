@@ -1,1 +1,1 @@
-"""``leeway doctor``: what is wrong with a set-up, and the command that mends it."""
+"""``leeway doctor``: what is wrong with a set-up, and the command that fixes it."""

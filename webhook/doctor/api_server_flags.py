@@ -45,7 +45,7 @@ _FOLDER: Final = "/etc/kubernetes/leeway"
 
 
 def check_flags_once(manifest: Manifest) -> Verdict:
-    """Check that no flag appears twice that counts once: the last one wins without a word."""
+    """Check that no flag that counts once appears twice: the last one wins silently."""
     for flag in _SINGLE:
         values = manifest.flags.get(flag, ())
         if len(values) > 1:

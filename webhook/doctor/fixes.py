@@ -1,4 +1,4 @@
-"""The commands that mend a data directory."""
+"""The commands that repair a data directory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ class Fixes:
         return self.leeway("init", *(word for host in hosts for word in ("--host", host)))
 
     def remake(self, *names: str) -> str:
-        """Return the commands that make files anew; ``names`` count from the directory."""
+        """Return the commands that make files again; ``names`` count from the directory."""
         paths = [self.data_dir / name for name in names]
         return f"{command('rm', '-f', *paths)} && {self.init()}"
 
     def remake_server(self) -> str:
-        """Return the commands that make the server's certificate anew."""
+        """Return the commands that make the server's certificate again."""
         return self.remake("tls/server.crt", "tls/server.key")
 
     def remake_client(self, user: str) -> str:
-        """Return the commands that make a client's certificate, and its kubeconfigs, anew."""
+        """Return the commands that make a client's certificate, and its kubeconfigs, again."""
         names = ("tokenreview", "subjectaccessreview") if user == API_SERVER_USER else (user,)
         kubeconfigs = [f"kubeconfig/{name}.yaml" for name in names]
         return self.copied(self.remake(f"tls/{user}.crt", f"tls/{user}.key", *kubeconfigs))
@@ -47,5 +47,5 @@ class Fixes:
         return f"{remake}   # then copy the new kubeconfigs to where they are used"
 
     def restore(self, what: str) -> str:
-        """Say what to restore where no command can mend it."""
+        """Return what to restore where no command can repair it."""
         return f"restore {self.data_dir / what} from a backup"

@@ -67,7 +67,9 @@ def examine_server(
             return say(str(error), fixes.leeway("serve"))
         return _judge_readiness(answers[_READY_PATH], place)
 
-    exam.check("server", ready, f"{RELOAD}; or say with --server where it is")
+    exam.check(
+        "server", ready, f"{RELOAD}; or give --server, if it is not the server of this directory"
+    )
     if len(answers) < len(_PATHS):
         for name in ("discovery document", "published keys"):
             exam.leave_out(name, "it needs a running server")

@@ -17,7 +17,7 @@ def check_auth(store: AuthStore, fixes: Fixes) -> Verdict:
 
 
 def check_users(store: AuthStore, fixes: Fixes) -> Verdict:
-    """Check that the users of the certificates are there, and that root may everything."""
+    """Check that the users of the certificates exist, and that root is allowed everything."""
     users = store.state.users
     for name in (ROOT_USER, API_SERVER_USER):
         if name not in users:

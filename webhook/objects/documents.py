@@ -85,7 +85,7 @@ def _documents(data: bytes, source: str) -> list[object]:
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         twice = getattr(error, "problem", "") == "a field appears twice"
         what = "has a field that appears twice" if twice else "is not YAML"
-        raise ConfigurationError(f"{source} {what}{where}; mend it") from None
+        raise ConfigurationError(f"{source} {what}{where}; correct it") from None
 
 
 def _items(document: object, where: str) -> Iterator[tuple[str, dict[str, object]]]:

@@ -195,7 +195,7 @@ class AuthStore:
         return changes.user_of(self.state, name)
 
     def role(self, name: str) -> Role:
-        """Return a role; ``root`` may everything. Raises RoleNotFoundError."""
+        """Return a role; ``root`` is allowed to do anything. Raises RoleNotFoundError."""
         role = changes.role_of(self.state, name)
         return Role(name, (ROOT_PERMISSION,)) if name == ROOT else role
 

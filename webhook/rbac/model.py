@@ -11,7 +11,7 @@ from typing import Final
 from webhook.rbac.ranges import OPEN_END, Range, from_wire
 
 ROOT: Final = "root"
-"""The user that must exist, and the role that may everything."""
+"""The user that must exist, and the role that is allowed to do anything."""
 
 
 class PermissionType(IntEnum):
@@ -84,7 +84,7 @@ class User:
 
     @property
     def has_root_role(self) -> bool:
-        """Whether it may everything."""
+        """Whether it is allowed to do anything."""
         return ROOT in self.roles
 
 

@@ -1,8 +1,9 @@
 """Who calls, and whether they may.
 
 The common name of the client certificate is the user, as with etcd's ``--client-cert-auth``; who
-has none may show a service account token signed here, or an auth token. While auth is disabled any
-certificate may do everything, and nothing else counts. Who may everything may act as somebody else.
+has none may present a service account token signed here, or an auth token. While auth is disabled
+any certificate allows anything, and nothing else counts. A user allowed to do anything can act as
+somebody else.
 """
 
 import re
@@ -256,7 +257,7 @@ class Callers:
                 f"user {caller.username[:128]!r} may not act as {user[:128]!r}; only who has the "
                 f"role {ROOT} may",
             )
-        # With auth disabled somebody without a certificate may nothing.
+        # With auth disabled only a certificate allows anything.
         return Caller(user, groups, uid, extra, by_token=True, impersonator=caller.username)
 
     async def _user_of(self, token: str) -> Caller:

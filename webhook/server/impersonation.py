@@ -1,4 +1,4 @@
-"""``kubectl --as``: a caller who may everything acts as somebody else.
+"""``kubectl --as``: a caller that is allowed to do anything acts as somebody else.
 
 Source: kubernetes ``apiserver/pkg/endpoints/filters/impersonation.go``: the headers, and the groups
 that come by themselves.
