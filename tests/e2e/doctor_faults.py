@@ -183,7 +183,7 @@ FAULTS = [
         lambda p: server_pair(p, -400),
         "server certificate",
         ("tls/server.crt expired on",),
-        "leeway init",
+        "leeway cert renew server",
         repairs=True,
     ),
     Fault(
@@ -191,7 +191,7 @@ FAULTS = [
         lambda p: server_pair(p, -355.5),
         "server certificate",
         ("tls/server.crt expires on", "in 9 days"),
-        "leeway init",
+        "leeway cert renew server",
         WARNING,
         repairs=True,
     ),
@@ -223,7 +223,7 @@ FAULTS = [
         lambda p: client_pair(p, "kube-apiserver", "kube-apiserver", -400),
         "kube-apiserver certificate",
         ("tls/kube-apiserver.crt expired on",),
-        "leeway init",
+        "leeway cert renew kube-apiserver",
         repairs=True,
     ),
     Fault(

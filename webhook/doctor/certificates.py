@@ -58,9 +58,12 @@ def check_leaf(
     name: str,
     fix: str,
     common_name: str = "",
+    *,
+    renew: str = "",
 ) -> Verdict:
     """Check a certificate for ``usage``: its key, chain, usage, name and dates, in this order.
 
+    ``renew`` is the command where only the dates are wrong, by default ``fix``.
     ``common_name`` is what its only CN must be, empty for any. Intermediate certificates follow
     it in ``pem``. Raises KeyFileError.
     """
@@ -78,7 +81,7 @@ def check_leaf(
     names = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if common_name and names != [common_name]:
         return failure(f"{name} is that of user {' and '.join(names)!r}, not {common_name!r}", fix)
-    problem = check_dates(leaf, name, now, fix)
+    problem = check_dates(leaf, name, now, renew or fix)
     return problem or ok(f"good until {_date(leaf.not_valid_after_utc)}, signed by tls/ca.crt")
 
 

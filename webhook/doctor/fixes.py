@@ -32,6 +32,11 @@ class Fixes:
         paths = [self.data_dir / name for name in names]
         return f"{command('rm', '-f', *paths)} && {self.init()}"
 
+    def renew(self, name: str) -> str:
+        """Return the command that replaces the certificate of a user, or of the server."""
+        renewal = self.leeway("cert", "renew", name)
+        return renewal if name == "server" else self.copied(renewal)
+
     def remake_server(self) -> str:
         """Return the commands that make the server's certificate again."""
         return self.remake("tls/server.crt", "tls/server.key")

@@ -80,7 +80,8 @@ def examine_certificates(
         private_key = read_public_file(folder / f"{name}.key")
         usage, user = (SERVER_USAGE, "") if name == "server" else (CLIENT_USAGE, name)
         path = f"tls/{name}.crt"
-        verdict = check_leaf(pem, private_key, ca.get(), usage, now, path, fix, user)
+        renew = fixes.renew(name)
+        verdict = check_leaf(pem, private_key, ca.get(), usage, now, path, fix, user, renew=renew)
         return _in_a_handshake(verdict, pem, private_key, ca.get(), usage, path, fix)
 
     remake = fixes.remake_server()
