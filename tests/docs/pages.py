@@ -63,7 +63,6 @@ CHECKOUT: Final = Adapted(
 )
 ETC: Final = Adapted(r"(?<=[ =\"])/etc/", "$MACHINE/etc/", "/etc is the machine's own")
 NO_SKEW: Final = "the estimates depend on the moment at which each token was made and used"
-NO_API_SERVER: Final = "needs an API server; tests/e2e/test_doctor.py has what stands in for it"
 REVIEW: Final = """\
 review() { curl -sf --json @- --cacert leeway-data/tls/ca.crt \
   --cert leeway-data/tls/kube-apiserver.crt --key leeway-data/tls/kube-apiserver.key \
@@ -87,6 +86,38 @@ kind: Pod
 metadata: {name: loofah-0, namespace: argo-run, uid: 0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5}
 spec: {serviceAccountName: loofah}
 END"""
+WITH_API_SERVER: Final = f"""\
+{SERVING}
+cat > kube-apiserver.yaml <<'END'
+apiVersion: v1
+kind: Pod
+metadata: {{name: kube-apiserver, namespace: kube-system}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command:
+    - kube-apiserver
+    - --authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml
+    - --authentication-token-webhook-version=v1
+    - --authorization-mode=Node,RBAC,Webhook
+    - --authorization-webhook-config-file=/etc/kubernetes/leeway/subjectaccessreview.yaml
+    - --authorization-webhook-version=v1
+    - --service-account-issuer=https://kubernetes.default.svc
+    volumeMounts:
+    - {{name: leeway, mountPath: /etc/kubernetes/leeway, readOnly: true}}
+  volumes:
+  - name: leeway
+    hostPath: {{path: /etc/kubernetes/leeway, type: Directory}}
+END
+PYTHONPATH={ROOT} python -m tests.docs.api_server > api-server.log 2>&1 &
+until test -e ca.crt; do kill -0 $! || break; sleep 0.1; done"""
+FIVE_FAULTS: Final = """\
+leeway cert renew server --days 13 > renew.log
+leeway role revoke-permission kube-apiserver /leeway/subjectaccessreviews > revoke.log
+sed -i 's/Node,RBAC,Webhook/Node,RBAC/' kube-apiserver.yaml
+echo 92 > ahead
+chmod 644 leeway-data/tls/ca.key
+sleep 3"""
 TOO_MUCH: Final = "sed -i 's/notBefore: 60s/notBefore: 10m/' leeway-data/leeway.yaml"
 ENOUGH: Final = "sed -i 's/notBefore: 10m/notBefore: 60s/' leeway-data/leeway.yaml"
 NOT_REACHED: Final = """\
@@ -160,7 +191,12 @@ PAGES: Final = {
             "kubectl --kubeconfig leeway-data/kubeconfig/root.yaml auth can-i create pods": 1,
         },
     ),
-    "docs/doctor.md": Page(not_run={"leeway doctor": NO_API_SERVER}),
+    "docs/doctor.md": Page(
+        before=WITH_API_SERVER,
+        needs=(*TOOLS, "jq"),
+        first={"leeway doctor --api-server https://127.0.0.1:6443#2": FIVE_FAULTS},
+        exits={"leeway doctor --api-server https://127.0.0.1:6443#2": 1},
+    ),
     "docs/issuing-tokens.md": Page(
         before=SERVING,
         needs=KUBECTL,

@@ -42,7 +42,8 @@ CHANGING = [
     (r"\b1[789]\d{8}\b", "SECONDS"),
     (r"\bDate: .* GMT\b", "Date: DATE"),
     (r"\bcontent-length: \d+", "content-length: N"),
-    (r"\b(in|another) (?:\d+[dhms])+", r"\1 DURATION"),
+    (r"\b(in|another|active for) (?:\d+[dhms])+", r"\1 DURATION"),
+    (r"\d+\.\ds (ahead of|behind) this one \(± \d\.\ds", r"OFFSET this one (ERROR"),
     (r"\b(?:\d+[dhms])+ (ago|old)\b", r"DURATION \1"),
 ]
 

@@ -57,23 +57,23 @@ def check_flags_once(manifest: Manifest) -> Verdict:
 
 
 def check_token_flags(manifest: Manifest) -> Verdict:
-    """Check that tokens are asked about, in a version that is served."""
+    """Check that TokenReviews are sent, in a version that is served."""
     if not manifest.value(TOKEN_FILE):
         return failure(
-            f"--{TOKEN_FILE} is not set, so kube-apiserver asks nobody about tokens",
+            f"--{TOKEN_FILE} is not set, so kube-apiserver sends no TokenReviews",
             f"add --{TOKEN_FILE}={_FOLDER}/tokenreview.yaml",
         )
-    return _check_version(manifest, TOKEN_VERSION, "tokens are", TOKEN_FILE)
+    return _check_version(manifest, TOKEN_VERSION, "TokenReviews", TOKEN_FILE)
 
 
-def _check_version(manifest: Manifest, flag: str, asked: str, file: str) -> Verdict:
+def _check_version(manifest: Manifest, flag: str, reviews: str, file: str) -> Verdict:
     # Both are answered at the URL of either, by the version of the body.
     version = manifest.value(flag)
     if version not in ("", *_VERSIONS):
         finding = f"--{flag} is {shown(version, 32)}; {' and '.join(_VERSIONS)} are served"
         return failure(finding, f"set --{flag}=v1")
     used = version or f"{_DEFAULT_VERSION}, the default"
-    return ok(f"{asked} asked about with {used}, by {shown_path(manifest.value(file))}")
+    return ok(f"{reviews} of {used}, to the server in {shown_path(manifest.value(file))}")
 
 
 def check_token_cache(manifest: Manifest) -> Verdict:
@@ -100,12 +100,12 @@ def _kept(text: str, default: float, name: str) -> tuple[float, str]:
 
 
 def check_access_flags(manifest: Manifest) -> Verdict:
-    """Check that access is asked about in a version that is served, or not at all."""
+    """Check that SubjectAccessReviews are sent in a version that is served, or not at all."""
     if manifest.value(ACCESS_CONFIG):
         return _check_access_config(manifest)
     modes, file = manifest.values(ACCESS_MODE), manifest.value(ACCESS_FILE)
     if not file and "Webhook" not in modes:
-        return ok("access is not asked about: no webhook among the authorizers")
+        return ok("no SubjectAccessReviews are sent: no webhook among the authorizers")
     if not file:
         return failure(
             f"--{ACCESS_MODE} names Webhook, but --{ACCESS_FILE} is not set",
@@ -115,10 +115,11 @@ def check_access_flags(manifest: Manifest) -> Verdict:
         named = ",".join(modes) or "not set"
         wanted = ",".join([*(modes or ["Node", "RBAC"]), "Webhook"])
         return failure(
-            f"--{ACCESS_FILE} is set, but --{ACCESS_MODE} is {named}: nobody is asked about access",
+            f"--{ACCESS_FILE} is set, but --{ACCESS_MODE} is {named}, without Webhook, so that "
+            "kube-apiserver sends no SubjectAccessReviews",
             f"set --{ACCESS_MODE}={wanted}",
         )
-    return _check_version(manifest, ACCESS_VERSION, "access is", ACCESS_FILE)
+    return _check_version(manifest, ACCESS_VERSION, "SubjectAccessReviews", ACCESS_FILE)
 
 
 def _check_access_config(manifest: Manifest) -> Verdict:
@@ -128,8 +129,8 @@ def _check_access_config(manifest: Manifest) -> Verdict:
         finding = f"kube-apiserver does not start with --{ACCESS_CONFIG} beside {names}"
         return failure(finding, f"remove {names}")
     return ok(
-        f"access is asked about as {shown_path(manifest.value(ACCESS_CONFIG))} says; "
-        "not looked into"
+        f"SubjectAccessReviews as {shown_path(manifest.value(ACCESS_CONFIG))} says, which is not "
+        "checked here"
     )
 
 
@@ -144,7 +145,7 @@ def check_access_cache(manifest: Manifest, authorizers: bytes | None) -> Verdict
         if path:
             return _access_config_cache(path, authorizers)
         if not (manifest.value(ACCESS_FILE) and "Webhook" in manifest.values(ACCESS_MODE)):
-            return ok("no answer about access is kept: none is asked for")
+            return ok("nothing is cached, as no SubjectAccessReviews are sent")
         refused = _kept(manifest.value(REFUSED_TTL), _DEFAULT_REFUSED_TTL, REFUSED_TTL)
         allowed = _kept(manifest.value(ALLOWED_TTL), _DEFAULT_ALLOWED_TTL, ALLOWED_TTL)
     except (ConfigurationError, ValueError) as error:

@@ -183,7 +183,7 @@ def examine_store(
     store = exam.load(
         "store",
         load,
-        lambda found: ok(f"whole, {len(found.state.users)} users, {len(found.state.roles)} roles"),
+        lambda found: ok(f"intact, {len(found.state.users)} users, {len(found.state.roles)} roles"),
         # A crash leaves what only who may write can take back; that command does.
         f"{fixes.leeway('auth', 'status')}   # if that fails too, restore it from a backup",
     )

@@ -140,7 +140,7 @@ def test_what_is_no_manifest(text: bytes, part: str) -> None:
 
 # The faults of docs and of the end-to-end table are there; here is what is fine.
 FINE = [
-    (flags.check_access_flags, (), "access is not asked about"),
+    (flags.check_access_flags, (), "no SubjectAccessReviews are sent"),
     (flags.check_access_flags, ("--authorization-config=/a.yaml",), "/a.yaml says"),
     (flags.check_token_cache, (), "up to 2m more"),
     (flags.check_token_cache, ("--authentication-token-webhook-cache-ttl=0s",), "up to 0s"),
@@ -206,7 +206,7 @@ def authorizers(*webhooks: dict[str, object]) -> bytes:
 @pytest.mark.parametrize(
     ("words", "file", "status", "parts"),
     [
-        ((), None, Status.OK, ("none is asked for",)),
+        ((), None, Status.OK, ("nothing is cached",)),
         (
             ASKED,
             None,
