@@ -147,7 +147,10 @@ def test_doctor_is_content_with_each_version_of_the_reviews(patient: Patient, ve
     assert [c for c in report.checks if c.status is not Status.OK] == []
     findings = {c.name: c.finding for c in report.checks}
     for check in ("token flags", "access flags"):
-        assert f"Reviews of {version or 'v1beta1, the default'}, to the server in /etc" in findings[check]
+        assert (
+            f"Reviews of {version or 'v1beta1, the default'}, to the server in /etc"
+            in findings[check]
+        )
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
