@@ -36,10 +36,7 @@ _SSL: Final = re.compile(r"\A\[[A-Z0-9_: ]*\] ?|(?: ?\(_ssl\.c:[0-9]{1,6}\)){1,3
 
 def validation_in_words(error: Exception) -> str:
     """Return what msgspec's ValidationError says: ``exp must be a whole number, not a string``."""
-    text = str(error)
-    path = _PATH.search(text)
-    name = path[1].lstrip(".") if path else ""
-    text = text[: path.start()] if path else text
+    name, text = path_and_text(str(error))
     subject, inside = name or "it", f"{name}." if name else ""
     if found := _WRONG_TYPE.match(text):
         return f"{subject} must be {types_in_words(found[1])}, not {types_in_words(found[2])}"
@@ -55,6 +52,12 @@ def validation_in_words(error: Exception) -> str:
         return f"{subject} is {found[1]}, which is not one of its values"
     text = text.replace("`", "")
     return f"{name}: {text}" if name else text
+
+
+def path_and_text(message: str) -> tuple[str, str]:
+    """Return the dotted path of the field that msgspec's message is about, and the rest of it."""
+    path = _PATH.search(message)
+    return (path[1].lstrip("."), message[: path.start()]) if path else ("", message)
 
 
 def types_in_words(names: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from keys.showing import kind_of_secret, plain, shown
-from keys.words import types_in_words
+from keys.words import path_and_text, types_in_words
 from webhook.config import Configuration, Duration, Section
 from webhook.config_environment import DATA_DIR, PREFIX, require_known
 from webhook.config_limits import is_unicode
@@ -34,7 +34,6 @@ _INSTEAD: Final = {
     "a URL with a user or password": "an https URL without a user is allowed; a server that needs "
     "a login gets the bearer token of tokenFile"
 }
-_PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 
 
 def data_dir_of(environment: Mapping[str, str]) -> Path:
@@ -201,10 +200,8 @@ def _decode(kind: type, value: object) -> object:
 
 
 def _describe(message: str, members: dict[str, Any], source: str) -> str:
-    match = _PATH.search(message)
-    dotted = match[1].lstrip(".") if match else ""
-    text = message[: match.start()] if match else message
-    found = _found(members, dotted)
+    dotted, text = path_and_text(message)
+    found = member_at(members, dotted)
     if text.startswith("Object contains unknown field"):
         allowed = ", ".join(_field_names(dotted))
         name = text.removeprefix("Object contains unknown field ").strip("`")
@@ -227,14 +224,15 @@ def _without_types(text: str) -> str:
     return re.sub(r"`([^`]*)`", lambda name: types_in_words(name[1]), text)
 
 
-def _found(members: object, dotted: str) -> object:
+def member_at(members: object, dotted: str, missing: object = None) -> object:
+    """Return the member at a dotted path like ``trustedIssuers[0].url``, else ``missing``."""
     for part in re.findall(r"[^.\[\]]+", dotted):
-        if isinstance(members, dict):
-            members = members.get(part)
+        if isinstance(members, dict) and part in members:
+            members = members[part]
         elif isinstance(members, list | tuple) and part.isdigit() and int(part) < len(members):
             members = members[int(part)]
         else:
-            return None
+            return missing
     return members
 
 

@@ -1,15 +1,14 @@
 """The configuration as it takes effect: each field, its value, and where that comes from."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from keys.showing import could_be_secret
 from webhook.config import Duration
-from webhook.config_file import environment_names, load_configuration, read_members
+from webhook.config_file import environment_names, load_configuration, member_at, read_members
 from webhook.duration import format_duration
 
 HIDDEN: Final = "(not shown)"
@@ -40,7 +39,7 @@ def effective_fields(
             return "flag"
         if variables.get(path, "") in environment:
             return f"environment {variables[path]}"
-        return "file" if _member(members, path) is not _NOT_SET else "default"
+        return "file" if member_at(members, path, _NOT_SET) is not _NOT_SET else "default"
 
     fields = [Field(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")]
     # It follows another field where it is not set itself.
@@ -70,14 +69,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
     return HIDDEN if isinstance(value, str) and could_be_secret(value) else value
-
-
-def _member(members: Any, path: str) -> object:
-    for part in re.findall(r"[^.\[\]]+", path):
-        if isinstance(members, list) and part.isdigit() and int(part) < len(members):
-            members = members[int(part)]
-        elif isinstance(members, dict) and part in members:
-            members = members[part]
-        else:
-            return _NOT_SET
-    return members

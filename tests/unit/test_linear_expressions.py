@@ -55,7 +55,6 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("", "kind:\n", ""), ("kind:", " ", "")],
     ),
     "webhook.config._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
-    "webhook.config_file._PATH": ("search", [("", " - at `$", ""), (" - at `$", "a", "")]),
     "webhook.config_environment._SERVICE": (
         "match",
         [
