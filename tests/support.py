@@ -6,10 +6,11 @@
 import asyncio
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from time import monotonic, sleep
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -151,6 +152,14 @@ def authenticator_with(
     verification = verification or [signing_key("RS256").verification_key]
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], verification, legacy=legacy)
     return Authenticator([issuer], leeway, objects=objects)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for a condition, and fail after so many seconds."""
+    deadline = monotonic() + seconds
+    while not condition():
+        assert monotonic() < deadline
+        sleep(0.02)
 
 
 def refresh_as_requests_do(store: AuthStore) -> None:

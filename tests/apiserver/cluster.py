@@ -7,7 +7,7 @@ import os
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,6 @@ NAMESPACE = "demo"
 READER = f"system:serviceaccount:{NAMESPACE}:reader"
 """Has the role ``reader`` in Leeway, which reads this namespace's ConfigMaps."""
 _START_SECONDS = 90.0
-_WITHIN_SECONDS = 20.0
 _DAY = timedelta(days=1)
 
 
@@ -176,13 +175,6 @@ def exchange(
     response = connection.getresponse()
     headers = {name.lower(): text for name, text in response.getheaders()}
     return Answer(response.status, headers, response.read())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @contextmanager

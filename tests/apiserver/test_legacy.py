@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 from e2e.harness import RunningServer, review_of
-from support import header_of, token_of
+from support import header_of, token_of, wait_until
 
-from .cluster import LEGACY_ISSUER, NAMESPACE, SIGNING_KEY, APIServer, wait_until
+from .cluster import LEGACY_ISSUER, NAMESPACE, SIGNING_KEY, APIServer
 
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 NAMESPACED = f"/api/v1/namespaces/{NAMESPACE}"

@@ -7,8 +7,9 @@ import pytest
 from e2e.harness import LEEWAY, RunningServer
 
 from tests.secrets_made import token_made
+from tests.support import wait_until
 
-from .cluster import NAMESPACE, APIServer, wait_until
+from .cluster import NAMESPACE, APIServer
 
 FINALIZER = "leeway.dev/test"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"

@@ -7,7 +7,9 @@ import subprocess
 import pytest
 from e2e.harness import AUDIENCE, LEEWAY, RunningServer
 
-from .cluster import NAMESPACE, READER, APIServer, wait_until
+from tests.support import wait_until
+
+from .cluster import NAMESPACE, READER, APIServer
 
 
 def uid_of(cluster: APIServer, name: str) -> str:

@@ -2,19 +2,18 @@
 
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from tests.e2e.harness import LEEWAY, RunningServer, start_server
+from tests.support import wait_until
 
 pytestmark = pytest.mark.fault(42)
 WHOAMI = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def cert(server: RunningServer, *words: str) -> str:
     command = [LEEWAY, "cert", *words, "--data-dir", str(server.data_dir)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def name_of(server: RunningServer, context: ssl.SSLContext) -> str:
@@ -65,7 +57,7 @@ def test_a_client_certificate_from_its_making_to_its_end(server: RunningServer) 
     second = server.context("lead")
     assert [name_of(server, context) for context in (first, second)] == ["lead", "lead"]
     cert(server, "revoke", "lead")
-    eventually(lambda: name_of(server, first) == name_of(server, second) == "")
+    wait_until(lambda: name_of(server, first) == name_of(server, second) == "")
     assert name_of(server, server.context("root")) == "root"
     cert(server, "renew", "lead")
     assert name_of(server, server.context("lead")) == "lead"
@@ -76,5 +68,5 @@ def test_the_server_s_own_certificate(server: RunningServer) -> None:
     cert(server, "renew")
     assert serial(path) != before
     # Two workers, each with a listener of its own.
-    eventually(lambda: {served(server) for _ in range(8)} == {serial(path)})
+    wait_until(lambda: {served(server) for _ in range(8)} == {serial(path)})
     assert name_of(server, server.context("kube-apiserver")) == "kube-apiserver"

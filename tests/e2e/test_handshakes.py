@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
-from tests.support import revocation_list
+from tests.support import revocation_list, wait_until
 from webhook.data_dir import read_pair
 from webhook.errors import HandshakeFailure
 
 from .harness import HOST, RunningServer, records_of, start_server
 
 pytestmark = pytest.mark.fault(39, 57)
-WITHIN_SECONDS = 10.0
 PLAIN = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 LINES_A_SECOND = 10
 
@@ -131,7 +130,7 @@ def test_a_failed_handshake_is_logged_and_counted(
     fail, words = FAILURES[reason]
     before = count(server, reason)
     fail(server, tmp_path)
-    soon(lambda: [r for r in failures(server) if r["reason"] == reason])
+    wait_until(lambda: [r for r in failures(server) if r["reason"] == reason])
     (record,) = [record for record in failures(server) if record["reason"] == reason]
     assert (record["level"], record["address"]) == ("info", HOST)
     assert record["message"].startswith(f"a TLS handshake failed: {words}")
@@ -143,7 +142,7 @@ def test_a_client_that_only_connects_is_counted_and_not_logged(
 ) -> None:
     before = count(server, "unfinished")
     leaves(server, tmp_path)
-    soon(lambda: count(server, "unfinished") == before + 1)
+    wait_until(lambda: count(server, "unfinished") == before + 1)
     assert "unfinished" not in server.log()
 
 
@@ -160,8 +159,8 @@ def test_a_flood_of_failed_handshakes_is_logged_within_bounds(server: RunningSer
     for connection in connections:
         with connection, suppress(ConnectionError):
             connection.sendall(PLAIN)
-    soon(lambda: count(server, "not-tls") == before + handshakes)
-    soon(lambda: '"of": "handshake"' in server.log())
+    wait_until(lambda: count(server, "not-tls") == before + handshakes)
+    wait_until(lambda: '"of": "handshake"' in server.log())
     seconds = int(time.monotonic() - started) + 1
     workers = 2
     assert len(failures(server)) - logged <= LINES_A_SECOND * workers * (seconds + 1)
@@ -176,10 +175,3 @@ def count(server: RunningServer, reason: str) -> float:
     start = f"leeway_tls_handshakes_failed_total{{reason={json.dumps(reason)}}} "
     (line,) = [line for line in text.splitlines() if line.startswith(start)]
     return float(line.removeprefix(start))
-
-
-def soon(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)

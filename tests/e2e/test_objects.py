@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from fake_kube import PLURALS, FakeKube, Request, fake_kube
 
 from keys.encoding import decode_base64url
+from tests.support import wait_until
 from webhook.assembly import keyring_of, policy_of
 from webhook.bound_objects import Kind, ObjectKey
 from webhook.claims import ObjectReference
@@ -37,16 +38,8 @@ DELETED_WITHIN_SECONDS = 1.0
 # maxSilence and longer than it takes to notice.
 OUTAGE_SECONDS = float(os.environ.get("TEST_OUTAGE_SECONDS", "3"))
 SHORT_SILENCE = "5s"
-WITHIN_SECONDS = 20.0
 JSON = {"Content-Type": "application/json"}
 _numbers = itertools.count()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def uid_of(key: ObjectKey) -> str:

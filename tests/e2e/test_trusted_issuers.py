@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from issuer_server import DISCOVERY_PATH, JWKS_PATH, IssuerServer, answer, issuer_server
-from support import good_claims, signing_key, token_of
+from support import good_claims, signing_key, token_of, wait_until
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
@@ -18,7 +18,6 @@ from .harness import AUDIENCE, LEEWAY, REVIEWS, RunningServer, request_on, revie
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
 FILE_ISSUER = "https://file.example"
-WAIT_SECONDS = 20.0
 ROUNDS = 12
 """So many connections reach both workers: the chance of missing one is 1 in 2048."""
 
@@ -72,13 +71,6 @@ def accepted(server: RunningServer, text: str) -> bool:
     found = [status["authenticated"] for status in statuses(server, text)]
     assert len(set(found)) == 1
     return found[0]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_tokens_of_both_issuers(issuer: IssuerServer, trusting_server: RunningServer) -> None:

@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fake_kube import PLURALS, FakeKube, Request, fake_kube
 
+from tests.support import wait_until
 from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.objects.api_server import LOOKUP_SECONDS
 from webhook.objects.kubernetes import KubernetesObjects
@@ -24,16 +25,8 @@ PODS = "/api/v1/pods"
 NESTED = b"[" * 100_000
 MAX_SILENCE = 300.0
 SHORT_SILENCE = 3.0
-WITHIN_SECONDS = 15.0
 # The requirement: a deletion counts within a second.
 DELETED_WITHIN_SECONDS = 1.0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = WITHIN_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture

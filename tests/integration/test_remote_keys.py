@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
-from support import AUDIENCE, LEEWAY, NOW, good_claims, header_of, signing_key, token_of
+from support import AUDIENCE, LEEWAY, NOW, good_claims, header_of, signing_key, token_of, wait_until
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
@@ -23,7 +23,6 @@ from webhook.trusted_issuers.issuer_keys import IssuerKeys
 from webhook.trusted_issuers.remote import RemoteKeys
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
-WAIT_SECONDS = 10.0
 
 
 class Clock:
@@ -80,13 +79,6 @@ def parts(server: IssuerServer, clock: Clock) -> Iterator[Parts]:
     made = Parts(server, clock)
     yield made
     made.all.close()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def unknown_key(outcome: Outcome) -> str:

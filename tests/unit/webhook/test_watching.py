@@ -8,19 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import wait_until
 from webhook.watching import FileWatch, is_news
 
 POLL_SECONDS = 0.02
 # Until Linux 6.13 the times of files move on with its ticks.
 KERNEL_TICK = 0.02
-WAIT_SECONDS = 10.0
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS)
 
 
 def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:

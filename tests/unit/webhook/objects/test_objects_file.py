@@ -7,25 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import wait_until
 from webhook.bound_objects import Absence, Kind, ObjectKey, ObjectState
 from webhook.errors import ConfigurationError
 from webhook.objects.file import FileObjects
 
 NODE = ObjectKey(Kind.NODE, "", "n")
 POLL_SECONDS = 0.01
-WITHIN_SECONDS = 10.0
 
 
 def text_of(uid: str, name: str = "n") -> str:
     metadata = {"name": name, "uid": uid}
     return json.dumps({"kind": "Node", "apiVersion": "v1", "metadata": metadata})
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from support import (
     good_claims,
     signing_key,
     token_of,
+    wait_until,
 )
 
 from keys.jwk import jwks_document
@@ -29,7 +30,6 @@ from webhook.errors import Reason
 from webhook.trusted_issuers.files import FileKeys
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
-WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
 
@@ -42,13 +42,6 @@ def pem(*keys: SigningKey) -> bytes:
     return b"".join(
         k.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for k in publics
     )
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS / 2)
 
 
 def replace(path: Path, data: bytes) -> None:
