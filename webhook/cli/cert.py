@@ -208,7 +208,7 @@ def _table(
         name, expires = printable(entry.name), _utc(entry.facts.not_after)
         rows.append((name, entry.kind, entry.state, expires, entry.serial, printable(str(path))))
     lines = [table(("NAME", "KIND", "STATE", "EXPIRES", "SERIAL", "FILE"), rows)]
-    path = data_dir / TLS_FOLDER / REVOCATION_LIST
+    path = printable(str(data_dir / TLS_FOLDER / REVOCATION_LIST))
     if problem:
         lines += ["", f"{printable(problem)}; until then no client certificate is accepted"]
     elif found is not None:

@@ -79,7 +79,7 @@ def doctor(
 
 def render_report(report: Report) -> str:
     """Render a report for people: a line a check, below it the fix, at the end the sum."""
-    lines = [f"{report.data_dir}, examined at {report.examined_at}", ""]
+    lines = [f"{printable(str(report.data_dir))}, examined at {report.examined_at}", ""]
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
         word = check.status.value if check.status is Status.OK else check.status.value.upper()

@@ -32,6 +32,26 @@ def assert_harmless(text: str) -> None:
     assert left.isprintable(), ascii("".join(c for c in left if not c.isprintable())[:80])
 
 
+@pytest.mark.parametrize("name", ["escape", "line-feed", "c1", "bidi-override"])
+def test_bad_input_62_the_name_of_a_data_directory_is_shown_escaped(
+    leeway: Leeway, tmp_path: Path, name: str
+) -> None:
+    where = ("--data-dir", tmp_path / NAMES[name].replace("/", ""))
+    for words in (
+        ("init",),
+        ("init",),
+        ("cert", "create", "lead"),
+        ("cert", "revoke", "lead"),
+        ("cert", "list"),
+        ("keys", "list"),
+        ("config", "show"),
+        ("config", "validate"),
+        ("auth", "status"),
+    ):
+        assert_harmless(leeway(*words, *where).assert_done())
+    assert_harmless(leeway("doctor", *where).out)
+
+
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_bad_input_62_names_are_stored_and_shown_escaped(
     leeway: Leeway, data_dir: Path, name: str
