@@ -98,7 +98,7 @@ def _load_private_key(block: bytes) -> PrivateKeyTypes:
 
 
 def _is_whole(private: rsa.RSAPrivateKey) -> bool:
-    """Tell whether the numbers of an RSA key agree, and what it signs verifies.
+    """Return whether the numbers of an RSA key agree, and what it signs verifies.
 
     With a factor that is no prime it would not. Source: RFC 8017 section 3.2.
     """

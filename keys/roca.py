@@ -38,5 +38,5 @@ _PRIMES = tuple(_first_primes(_PRIME_COUNT))
 
 
 def is_roca_modulus(modulus: int) -> bool:
-    """Tell whether an RSA modulus carries the fingerprint of CVE-2017-15361."""
+    """Return whether an RSA modulus carries the fingerprint of CVE-2017-15361."""
     return all(modulus % prime in _powers_of_generator(prime) for prime in _PRIMES)

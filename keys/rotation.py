@@ -93,7 +93,7 @@ class NextStep:
 
 
 def next_step(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy) -> NextStep:
-    """Say what comes next for a key and when that is safe."""
+    """Return what comes next for a key and when that is safe."""
     match key.state:
         case KeyState.PENDING:
             why = "clients that keep a JWKS from before it was published would refuse its tokens"
@@ -222,7 +222,7 @@ def noted(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
 
 
 def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
-    """Tell whether what is written down lags too far behind.
+    """Return whether what is written down lags too far behind.
 
     To be asked, and acted on, before the first token is signed under other settings.
     """
@@ -235,7 +235,7 @@ def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
 
 
 def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
-    """Say in one sentence what the next step of a key breaks now, and nothing where it is safe."""
+    """Return in a sentence what the next step of a key breaks now, nothing where it is safe."""
     if key.state is KeyState.PENDING and not _is_ready(key, policy, now):
         safe = _utc(key.since + policy.publish_seconds)
         return (

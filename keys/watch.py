@@ -93,11 +93,11 @@ class KeyFolderWatcher:
             self._thread.join()
 
     def problem(self) -> str:
-        """Say why a new state of the folder is not in use; empty where there is none."""
+        """Return why a new state of the folder is not in use; empty where there is none."""
         return self._problem
 
     def step_problem(self) -> str:
-        """Say why the last step that was due could not be taken; empty where it could."""
+        """Return why the last step that was due could not be taken; empty where it could."""
         return self._step_problem
 
     def use(self, policy: RotationPolicy) -> None:

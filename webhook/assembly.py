@@ -150,7 +150,7 @@ def _clock_leeway(leeway: LeewaySection) -> ClockLeeway:
 
 
 def policy_of(configuration: Configuration) -> TokenPolicy:
-    """Say what tokens are issued, and how long they live."""
+    """Return what tokens are issued, and how long they live."""
     tokens = configuration.tokens
     return TokenPolicy(
         issuer=configuration.issuer,
@@ -180,7 +180,7 @@ def lifetimes_of(configuration: Configuration) -> Lifetimes:
 
 
 def rotation_policy_of(configuration: Configuration) -> RotationPolicy:
-    """Say how the signing keys take turns.
+    """Return how the signing keys take turns.
 
     The longest-lived of what they sign counts, the auth tokens of provider ``jwt`` included.
     """

@@ -122,7 +122,7 @@ class Revocations(Protocol):
     """What has been revoked."""
 
     def find(self, claims: Claims) -> str:
-        """Say by what a token has been revoked, empty where it has not. Never waits."""
+        """Return by what a token has been revoked, empty where it has not. Never waits."""
 
 
 # Two entries of one issuer must not take two keys of one name at the same time.
@@ -182,7 +182,7 @@ class Authenticator:
     def authenticate(
         self, token: str, audiences: Sequence[str], now: float, looked_up: Answers = NO_ANSWERS
     ) -> Outcome:
-        """Say who a token speaks for at the time ``now`` (Unix seconds), or why it is refused.
+        """Return who a token speaks for at the time ``now`` (Unix seconds), or why it is refused.
 
         ``audiences`` are those asked for; an empty sequence means those of the token's issuer.
         Raises LookupNeeded for an object that its source has not seen: look it up, and ask again

@@ -84,7 +84,7 @@ class ObjectSource(Protocol):
         """Begin what runs in the background: once, in the process that asks."""
 
     def find(self, key: ObjectKey, uid: str) -> Answer:
-        """Say what is known of an object, at once and without waiting.
+        """Return what is known of an object, at once and without waiting.
 
         ``uid`` is the one that a token names. UNSEEN means that only ``look_up`` can tell;
         UNAVAILABLE that nobody can now.
@@ -97,10 +97,10 @@ class ObjectSource(Protocol):
         """
 
     def problem(self) -> str:
-        """Say why this source is not ready, empty where it is."""
+        """Return why this source is not ready, empty where it is."""
 
     def warning(self) -> str:
-        """Say what is wrong although it goes on, empty where nothing is."""
+        """Return what is wrong although it goes on, empty where nothing is."""
 
     def close(self) -> None:
         """End what runs in the background."""

@@ -108,12 +108,12 @@ def check_times(claims: Claims, leeway: ClockLeeway, now: float) -> tuple[str, .
 
 
 def is_dns_label(text: str) -> bool:
-    """Tell whether a text may name a namespace (RFC 1123 label, 63 characters)."""
+    """Return whether a text may name a namespace (RFC 1123 label, 63 characters)."""
     return len(text) <= 63 and _DNS_LABEL.fullmatch(text) is not None
 
 
 def is_dns_subdomain(text: str) -> bool:
-    """Tell whether a text may name any other object (RFC 1123 subdomain, 253 characters)."""
+    """Return whether a text may name any other object (RFC 1123 subdomain, 253 characters)."""
     return len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 

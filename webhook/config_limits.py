@@ -58,7 +58,7 @@ def require_path(name: str, value: str) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether UTF-8 can encode a text: whether it has no half of a surrogate pair."""
+    """Return whether UTF-8 can encode a text: whether it has no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -34,7 +34,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of the requests; on its own the one without fields."""
 
     def on_what(self) -> dict[str, object]:
-        """Say what a request is about, by the same names in all of them; never a password."""
+        """Return what a request is about, by the same names in all of them; never a password."""
         return {}
 
 

@@ -14,7 +14,7 @@ from webhook.errors import LeewayError
 
 
 def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
-    """Tell whether a health path of a server on the loopback address answers 200."""
+    """Return whether a health path of a server on the loopback address answers 200."""
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=2, context=context)
     try:
         connection.request("GET", path)

@@ -64,7 +64,7 @@ class LogStream(io.TextIOBase):
         self._rest = ""
 
     def writable(self) -> bool:
-        """Say that it can be written to."""
+        """Return True: it can be written to."""
         return True
 
     def fileno(self) -> int:

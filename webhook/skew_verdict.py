@@ -68,7 +68,7 @@ class _Clock(msgspec.Struct, frozen=True):
 
 
 def judge(estimates: Iterable[Estimate]) -> Verdict:
-    """Say whose clock is wrong. Source of the rules: this module's docstring."""
+    """Return whose clock is wrong. Source of the rules: this module's docstring."""
     seen = [estimate for estimate in estimates if estimate.claim == ISSUED_AT]
     nodes = [_clock_of(e) for e in seen if e.node and e.state is not State.UNKNOWN]
     issuers = _issuer_clocks(seen, nodes)

@@ -95,7 +95,7 @@ class FileWatch:
 
 
 def is_news(problem: str, before: str) -> bool:
-    """Tell whether a problem is another than before, and not the same at another time."""
+    """Return whether a problem is another than before, and not the same at another time."""
     return _TIME.sub("", problem) != _TIME.sub("", before)
 
 

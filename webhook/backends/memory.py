@@ -45,7 +45,7 @@ class MemoryBackend:
         """Do nothing."""
 
     def unread(self) -> int:
-        """Say one always: looking is as cheap as knowing."""
+        """Return 1 always: looking is as cheap as knowing."""
         return 1
 
     def misses_commit(self) -> bool:

@@ -77,7 +77,7 @@ def _check_version(manifest: Manifest, flag: str, reviews: str, file: str) -> Ve
 
 
 def check_token_cache(manifest: Manifest) -> Verdict:
-    """Say for how long a revoked token goes on working: as long as a verdict is kept."""
+    """Return for how long a revoked token goes on working: as long as a verdict is kept."""
     fix = f"set --{TOKEN_TTL}={format_duration(_DEFAULT_TTL)}"
     try:
         seconds, words = _kept(manifest.value(TOKEN_TTL), _DEFAULT_TTL, TOKEN_TTL)

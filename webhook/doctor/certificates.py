@@ -136,7 +136,7 @@ def is_signed_by(
     intermediates: Sequence[x509.Certificate],
     authorities: Sequence[x509.Certificate],
 ) -> bool:
-    """Tell whether the signatures lead from a certificate to one of the CAs."""
+    """Return whether the signatures lead from a certificate to one of the CAs."""
     certificate = leaf
     for _ in range(_MAX_CHAIN):
         if any(_is_issued_by(certificate, authority) for authority in authorities):

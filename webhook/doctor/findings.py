@@ -87,17 +87,17 @@ class Loaded(Generic[_T]):
 
 
 def ok(finding: str) -> Verdict:
-    """Say that all is well."""
+    """Return the verdict that all is well."""
     return Verdict(Status.OK, finding)
 
 
 def warning(finding: str, fix: str) -> Verdict:
-    """Say what works, but not for long or not as it should."""
+    """Return the verdict on what works, but not for long or not as it should."""
     return Verdict(Status.WARNING, finding, fix)
 
 
 def failure(finding: str, fix: str) -> Verdict:
-    """Say what does not work, or is not safe."""
+    """Return the verdict on what does not work, or is not safe."""
     return Verdict(Status.FAILURE, finding, fix)
 
 

@@ -35,19 +35,19 @@ class FileObjects:
         self._watch.start()
 
     def find(self, key: ObjectKey, uid: str) -> Answer:  # noqa: ARG002 - the file knows every UID
-        """Say what the file has of an object."""
+        """Return what the file has of an object."""
         return self._objects.get(key, Absence.GONE)
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Answer:  # noqa: ARG002
-        """Say what the file has of an object."""
+        """Return what the file has of an object."""
         return self._objects.get(key, Absence.GONE)
 
     def problem(self) -> str:
-        """Say nothing: without objects there is no start."""
+        """Return an empty text: without objects there is no start."""
         return ""
 
     def warning(self) -> str:
-        """Say what is wrong with a new file, empty where nothing is."""
+        """Return what is wrong with a new file, empty where nothing is."""
         return self._warning
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ class KubernetesObjects:
             watch.start()
 
     def find(self, key: ObjectKey, uid: str) -> Answer:
-        """Say what the watches have told of an object."""
+        """Return what the watches have told of an object."""
         return self._stores[key.kind].find(key, uid)
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
@@ -74,11 +74,11 @@ class KubernetesObjects:
         return answer
 
     def problem(self) -> str:
-        """Say of which kinds what is known does not count, since when, and why."""
+        """Return of which kinds what is known does not count, since when, and why."""
         return "; ".join(filter(None, (watch.problem() for watch in self._watches)))
 
     def warning(self) -> str:
-        """Say nothing: what a watch has to tell is a problem once it lasts."""
+        """Return an empty text: what a watch has to tell is a problem once it lasts."""
         return ""
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ class KindStore:
         return len(self._objects)
 
     def find(self, key: ObjectKey, uid: str) -> Answer:
-        """Say what is known of an object; see ObjectSource."""
+        """Return what is known of an object; see ObjectSource."""
         contact = self._contact
         if contact is None:
             # There is no watch yet that would say where this is not so any more.
@@ -56,7 +56,7 @@ class KindStore:
         return state
 
     def contradicts(self, key: ObjectKey, answer: Answer) -> bool:
-        """Tell whether a look-up's answer may be older than what the watch has told."""
+        """Return whether a look-up's answer may be older than what the watch has told."""
         if isinstance(answer, ObjectState):
             return (key, answer.uid) in self._gone
         return answer is Absence.GONE and key in self._objects

@@ -79,7 +79,7 @@ class KindWatch:
             self._thread.join(seconds)
 
     def problem(self) -> str:
-        """Say why what is known of this kind does not count, empty where it does."""
+        """Return why what is known of this kind does not count, empty where it does."""
         silence = self._store.silence()
         if silence is None:
             return (

@@ -38,7 +38,7 @@ def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
 def is_key_permitted(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
 ) -> bool:
-    """Tell whether a subject may do something with a single key. ``kind`` is READ or WRITE."""
+    """Return whether a subject may do something with a single key. ``kind`` is READ or WRITE."""
     permissions = _permissions_of(store.state, user, groups)
     if permissions is None:
         return True
@@ -104,7 +104,7 @@ def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissio
 def explain_access(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
 ) -> Access:
-    """Tell whether a subject may do something with all keys of a range, and why.
+    """Return whether a subject may do something with all keys of a range, and why.
 
     ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
     """

@@ -31,15 +31,15 @@ class Permissions:
         self.write: RangeSet = merge(p.span for p in granted if p.type.writes)
 
     def can_read(self, key: bytes) -> bool:
-        """Tell whether a single key may be read."""
+        """Return whether a single key may be read."""
         return bisect_right(self.read, key) & 1 == 1
 
     def can_write(self, key: bytes) -> bool:
-        """Tell whether a single key may be written."""
+        """Return whether a single key may be written."""
         return bisect_right(self.write, key) & 1 == 1
 
     def can_read_range(self, start: bytes, end: bytes | None) -> bool:
-        """Tell whether all keys of [start, end) may be read; ``end`` None means without end."""
+        """Return whether all keys of [start, end) may be read; ``end`` None means without end."""
         place = bisect_right(self.read, start)
         if place & 1:
             bounds = self.read
@@ -47,7 +47,7 @@ class Permissions:
         return False
 
     def can_write_range(self, start: bytes, end: bytes | None) -> bool:
-        """Tell whether all keys of [start, end) may be written."""
+        """Return whether all keys of [start, end) may be written."""
         place = bisect_right(self.write, start)
         if place & 1:
             bounds = self.write

@@ -16,7 +16,7 @@ class StoreRevocations:
         self._store = store
 
     def find(self, claims: Claims) -> str:
-        """Say by what a token has been revoked, empty where it has not. Never waits.
+        """Return by what a token has been revoked, empty where it has not. Never waits.
 
         A revocation counts as long as it is kept: by a clock that was put back its end may be over.
         """

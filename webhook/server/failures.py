@@ -10,7 +10,7 @@ _EXPECTED: Final = (OSError, LeewayError, KeysError)
 
 
 def in_words(error: Exception) -> str:
-    """Say what is wrong. What nobody expected may say anything, so it is left to the log."""
+    """Return what is wrong. What nobody expected may say anything, so it is left to the log."""
     if isinstance(error, OSError):
         return os_error_in_words(error)
     if isinstance(error, _EXPECTED):

@@ -110,7 +110,7 @@ def require_json(scope: Scope, *, may_be_missing: bool = True) -> None:
 
 
 def is_protobuf(scope: Scope) -> bool:
-    """Tell whether the body is said to be a Kubernetes protocol buffer."""
+    """Return whether the body is said to be a Kubernetes protocol buffer."""
     content_type = header(scope, b"content-type")
     if content_type is None or content_type == JSON:
         return False

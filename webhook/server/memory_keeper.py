@@ -56,7 +56,7 @@ class MemoryKeeper:
         self._problem = ""
 
     def problem(self) -> str:
-        """Say by how much the worker is over its bound; empty where it is not, or only just."""
+        """Return by how much the worker is over its bound; empty where it is not, or only just."""
         return self._problem
 
     async def keep(self) -> None:

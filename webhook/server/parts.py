@@ -45,7 +45,7 @@ class Background(Protocol):
         """End."""
 
     def problem(self) -> str:
-        """Say why it is not ready, empty where it is."""
+        """Return why it is not ready, empty where it is."""
 
 
 class PartsMaker:
@@ -132,7 +132,7 @@ def differences(old: Parts, new: Parts) -> list[tuple[Background | None, Backgro
 
 
 def waiting_for_restart(running: Configuration, wanted: Configuration) -> str:
-    """Say what of a configuration only a restart brings into use; empty where nothing is."""
+    """Return what of a configuration only a restart brings into use; empty where nothing is."""
     waiting = [
         name
         for path, name in _AT_RESTART.items()

@@ -48,7 +48,7 @@ class TokenVerifier:
         self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Answer]] = {}
 
     def authenticate_at_once(self, token: str, audiences: Sequence[str]) -> Outcome | None:
-        """Say it where nothing has to be waited for, else None."""
+        """Return the outcome where nothing has to be waited for, else None."""
         try:
             outcome = self._authenticator.authenticate(token, audiences, self._clock())
         except LookupNeeded:
@@ -58,7 +58,7 @@ class TokenVerifier:
         return outcome
 
     async def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome:
-        """Say who a token speaks for now, or why it is refused."""
+        """Return who a token speaks for now, or why it is refused."""
         try:
             outcome = self._authenticator.authenticate(token, audiences, self._clock())
         except LookupNeeded as needed:

@@ -44,7 +44,7 @@ def parse_openid_configuration(document: bytes, issuer: str) -> HTTPSAddress:
 
 
 def refresh_seconds(cache_control: str) -> float:
-    """Say after how long keys are fetched again, by the Cache-Control that they came with.
+    """Return after how long keys are fetched again, by the Cache-Control that they came with.
 
     That is their ``max-age``, but within MIN_REFRESH_SECONDS and MAX_REFRESH_SECONDS; the former
     where there is none.

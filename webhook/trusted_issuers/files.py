@@ -58,18 +58,18 @@ class FileKeys:
         self._watch.close()
 
     def ask(self) -> Future[None] | None:
-        """Say that no file has more keys than are known."""
+        """Return None: no file has more keys than are known."""
         return None
 
     def fetch_now(self) -> None:
         """Do nothing: the files have been read."""
 
     def problem(self) -> str:
-        """Say nothing: without keys there is no start."""
+        """Return an empty text: without keys there is no start."""
         return ""
 
     def warning(self) -> str:
-        """Say what is wrong with new files, empty where nothing is."""
+        """Return what is wrong with new files, empty where nothing is."""
         return self._warning
 
     def reload(self) -> bool:

@@ -30,10 +30,10 @@ class KeySource(Protocol):
         """Fetch the keys here and now, where they have to be fetched."""
 
     def problem(self) -> str:
-        """Say why this issuer's tokens cannot be verified yet, empty where they can."""
+        """Return why this issuer's tokens cannot be verified yet, empty where they can."""
 
     def warning(self) -> str:
-        """Say what is wrong although it goes on, empty where nothing is."""
+        """Return what is wrong although it goes on, empty where nothing is."""
 
 
 def key_source_of(
@@ -101,15 +101,15 @@ class IssuerKeys:
             source.fetch_now()
 
     def problem(self) -> str:
-        """Say which issuers' keys have never been here and why, empty where there is none."""
+        """Return which issuers' keys have never been here and why, empty where there is none."""
         return "; ".join(filter(None, [source.problem() for source in self._sources]))
 
     def warning(self) -> str:
-        """Say which issuers' keys could not be renewed and why, empty where there is none."""
+        """Return which issuers' keys could not be renewed and why, empty where there is none."""
         return "; ".join(filter(None, [source.warning() for source in self._sources]))
 
     def broken_files(self) -> str:
-        """Say which issuers' changed files are not in use and why, empty where all are."""
+        """Return which issuers' changed files are not in use and why, empty where all are."""
         readers = [source for source in self._sources if source.reads_files]
         return "; ".join(filter(None, [source.warning() for source in readers]))
 

@@ -107,11 +107,11 @@ class RemoteKeys:
         self._report(self.issuer.url, bool(self._warning))
 
     def problem(self) -> str:
-        """Say why there are no keys yet, empty once they have been fetched."""
+        """Return why there are no keys yet, empty once they have been fetched."""
         return "" if self._schedule.was_fetched else self.issuer.keys_problem
 
     def warning(self) -> str:
-        """Say why keys that are here could not be renewed, empty where they could."""
+        """Return why keys that are here could not be renewed, empty where they could."""
         return self._warning if self._schedule.was_fetched else ""
 
     def _follow(self) -> None:

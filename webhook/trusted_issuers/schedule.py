@@ -34,7 +34,7 @@ class FetchSchedule:
         self.due = inf
 
     def may_ask(self, now: float) -> bool:
-        """Tell whether an unknown ``kid`` is a reason to fetch now."""
+        """Return whether an unknown ``kid`` is a reason to fetch now."""
         return now - self._attempted >= ASK_SECONDS
 
     def succeeded(self, now: float, refresh_after: float) -> None:
@@ -53,7 +53,7 @@ class FetchSchedule:
             self.due = min(self.due, self._fetched + KEEP_SECONDS)
 
     def is_expired(self, now: float) -> bool:
-        """Tell whether keys that were fetched once do not count any more."""
+        """Return whether keys that were fetched once do not count any more."""
         return self._fetched is not None and now - self._fetched >= KEEP_SECONDS
 
     @property
