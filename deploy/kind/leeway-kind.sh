@@ -6,7 +6,7 @@
 #   DIR/static-pod.yaml Leeway as a static Pod on the control plane
 #   DIR/kind.yaml       the configuration for `kind create cluster --config`
 #
-# It starts nothing. Running it again keeps the data directory and writes the rest anew.
+# It starts nothing. Running it again keeps the data directory and writes the rest again.
 set -eu
 
 usage() {

@@ -119,7 +119,7 @@ def accepted(server: RunningServer, token: str) -> bool:
 
 
 class Load:
-    """Clients that ask all the time, on connections that they keep or open anew."""
+    """Clients that ask all the time, on connections that they keep or open again."""
 
     def __init__(self, server: RunningServer, tokens: Callable[[], str]) -> None:
         self.server = server
@@ -144,14 +144,14 @@ class Load:
             for thread in threads:
                 thread.join()
 
-    def _ask(self, anew: bool) -> None:
+    def _ask(self, again: bool) -> None:
         while not self.stopped.is_set():
             try:
                 with self.server.client(self.context) as connection:
                     while not self.stopped.is_set():
                         self._ask_once(connection)
                         time.sleep(0.01)
-                        if anew:
+                        if again:
                             break
             except Exception as error:
                 self.failures.append(repr(error))
@@ -409,8 +409,8 @@ def hears_it_twice(server: RunningServer, what: str) -> None:
     assert all(message.isprintable() for message in problems_logged(server))
 
 
-def keeps_serving_without_one(server: RunningServer, token: str, mend: Callable[[], None]) -> None:
-    """Kill a worker, and mend what keeps another from its place."""
+def keeps_serving_without_one(server: RunningServer, token: str, fix: Callable[[], None]) -> None:
+    """Kill a worker, and fix what keeps another from its place."""
     victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):
@@ -418,7 +418,7 @@ def keeps_serving_without_one(server: RunningServer, token: str, mend: Callable[
         time.sleep(0.1)
     assert other in server.workers()
     assert "cannot start, another one will try" in server.log()
-    mend()
+    fix()
     soon(lambda: server.has_replaced(victim))
     with connections_to_every_worker(server) as connections:
         soon(lambda: all(request_on(c, "GET", "/readyz").status == 200 for c in connections))

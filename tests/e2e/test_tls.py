@@ -141,8 +141,8 @@ def test_bad_input_34_revoked(tmp_path: Path) -> None:
         assert cut_off(server, server.context("kube-apiserver"))
         assert not cut_off(server, server.context("root"))
         assert not cut_off(server, server.context(""))
-        anew = server.context_of(server.client_certificate("kube-apiserver", now), tmp_path)
-        assert server.post_review(server.sign(), context=anew).json["status"]["authenticated"]
+        renewed = server.context_of(server.client_certificate("kube-apiserver", now), tmp_path)
+        assert server.post_review(server.sign(), context=renewed).json["status"]["authenticated"]
         path = server.data_dir / "tls" / "ca.crl"
         assert f"certificates revoked by {path}: 1; without a newer list" in server.log()
     finally:

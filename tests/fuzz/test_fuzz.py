@@ -41,7 +41,7 @@ COUNT = int(os.environ.get("TEST_FUZZ_COUNT", "100000"))
 SEED = int(os.environ.get("TEST_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 KEYS = [signing_key(name) for name in ("RS256", "ES256", "EdDSA")]
-# Signing with RSA is slow; what is signed anew is signed with these.
+# Signing with RSA is slow; what is signed again is signed with these.
 FAST_KEYS = [signing_key("ES256"), signing_key("EdDSA")]
 POD = {"name": "p1", "uid": "8ec93c07"}
 PRIVATE = good_claims()["kubernetes.io"]

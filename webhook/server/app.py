@@ -247,7 +247,7 @@ class LiveApplication:
         metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
 
     async def _keep_reporting(self) -> None:
-        # What the parts follow by themselves tells nobody when it breaks or is mended.
+        # What the parts follow by themselves tells nobody when it breaks or works again.
         while True:
             self._report_failures()
             await asyncio.sleep(_FAILURES_SECONDS)

@@ -66,7 +66,7 @@ class Lasting:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is made anew where the configuration or the keys say so."""
+    """What is made again where the configuration or the keys say so."""
 
     configuration: Configuration
     keyring: Keyring

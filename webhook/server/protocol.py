@@ -217,7 +217,7 @@ class LeewayProtocol(ASGIProtocol):  # type: ignore[misc]
         return True
 
     def _keepalive_timeout(self) -> None:
-        # gunicorn starts the timer anew with each request; here it is looked at when it is over.
+        # gunicorn starts the timer again with each request; here it is looked at when it is over.
         idle = self.worker.loop.time() - self._last_answer
         if idle < self._keepalive:
             left = self._keepalive - idle

@@ -87,7 +87,7 @@ def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
         k: v for k, v in before.items() if k not in removed
     }
     if name != "keys/schedule.json":
-        # A key without schedule is used as it is; everything else is made anew.
+        # A key without schedule is used as it is; everything else is made again.
         assert sorted(str(path.relative_to(tmp_path)) for path in made) == sorted(removed)
 
 

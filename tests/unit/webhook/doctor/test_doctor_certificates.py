@@ -36,7 +36,7 @@ def intermediate(root: CertifiedKey) -> CertifiedKey:
 
 
 def check_server(pem: bytes, pair: CertifiedKey, ca: bytes) -> Verdict:
-    return check_leaf(pem, pair.private_key, ca, SERVER_USAGE, DATE, "s.crt", "mend")
+    return check_leaf(pem, pair.private_key, ca, SERVER_USAGE, DATE, "s.crt", "fix it")
 
 
 def test_an_intermediate_comes_with_the_certificate() -> None:
@@ -81,7 +81,7 @@ def test_a_leaf_is_no_ca() -> None:
 )
 def test_names(names: list[str], host: str, good: bool) -> None:
     pair = make_server_certificate(make_ca("root", DATE), "a.example", names, DATE)
-    verdict = certificates.check_names(pair.certificate, "s.crt", [host], "mend")
+    verdict = certificates.check_names(pair.certificate, "s.crt", [host], "fix it")
     assert verdict.status is (Status.OK if good else Status.FAILURE)
 
 
@@ -94,7 +94,7 @@ def test_dates(days: int, status: Status) -> None:
     pair = make_client_certificate(ca, "alice", DATE)
     now = DATE + timedelta(days=days)
     verdict = check_leaf(
-        pair.certificate, pair.private_key, ca.certificate, CLIENT_USAGE, now, "c.crt", "mend"
+        pair.certificate, pair.private_key, ca.certificate, CLIENT_USAGE, now, "c.crt", "fix it"
     )
     assert verdict.status is status
 

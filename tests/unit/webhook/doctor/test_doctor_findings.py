@@ -34,7 +34,7 @@ def test_what_builds_on_a_failure_is_not_checked(error: Exception | None) -> Non
             raise error
         return 1
 
-    loaded = exam.load("first", load, lambda _: failure("bad", "mend"), "mend")
+    loaded = exam.load("first", load, lambda _: failure("bad", "fix it"), "fix it")
     second = exam.load("second", lambda: loaded.get() + 1, lambda _: ok("fine"), "")
     exam.check("third", lambda: ok(str(second.get())), "")
     report = exam.report("d", "now")

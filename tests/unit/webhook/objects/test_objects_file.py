@@ -88,8 +88,8 @@ def test_broken(
     # Looked at again and again, and told of once.
     time.sleep(POLL_SECONDS * 10)
     assert caplog.text.count(objects.warning()) == 1
-    path.write_text(text_of("mended"))
-    wait_until(lambda: uid_of(objects) == "mended")
+    path.write_text(text_of("repaired"))
+    wait_until(lambda: uid_of(objects) == "repaired")
     wait_until(lambda: objects.warning() == "")
 
 

@@ -90,7 +90,7 @@ def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
         await asyncio.sleep(0.05)
         source.may_answer.set()
         outcomes = await asyncio.gather(*reviews)
-        # Answered means forgotten: the next one asks anew.
+        # Answered means forgotten: the next one asks again.
         outcomes.append(await verifier.authenticate(pod_token("last"), []))
         return outcomes
 
