@@ -134,6 +134,11 @@ def _request_of(permission: Permission) -> ResourceRequest | None:
     request = resource_of(key)
     if request is None or bool(request.name) is bool(range_end):
         return None
+    # A rule has RESOURCE/SUBRESOURCE as one text: only the audience of a token has a slash in it
+    # that nobody takes for the one between the two.
+    has_slash = "/" in request.resource
+    if has_slash and (subresource or request.subresource or "://" not in request.resource):
+        return None
     if not subresource:
         return request
     is_plain = not request.subresource and not request.verb

@@ -138,6 +138,28 @@ def test_a_grant_on_a_path_with_an_asterisk_is_no_rule(
     assert (found.paths, found.incomplete) == ([], True)
 
 
+@pytest.mark.fault(52)
+@pytest.mark.parametrize(
+    "grant",
+    [
+        pytest.param(prefix(READWRITE, "/registry/pods%2Fexec/"), id="resource"),
+        pytest.param(prefix(READWRITE, "/registry/%2F:"), id="subresources"),
+        pytest.param((READWRITE, "/registry/pods%2Fexec/team/p", ""), id="one-object"),
+    ],
+)
+def test_a_resource_with_a_slash_is_not_listed_as_a_subresource(
+    grant: tuple[PermissionType, str, str],
+) -> None:
+    found = rules_of(store_with(grant), "u", (), "team")
+    assert (found.resources, found.incomplete) == ([], True)
+
+
+def test_the_audience_of_a_token_is_listed() -> None:
+    grant = prefix(READWRITE, "/registry/https%3A%2F%2Fvault.example.com/")
+    found = rules_of(store_with(grant), "u", (), "team")
+    assert [each["resources"] for each in found.resources] == [["https://vault.example.com"]]
+
+
 KEYS = st.sampled_from(
     ["/", "/registry/", "/registry/pods", "/registry/pods/", "/registry/pods/team/",
      "/registry/pods/team/p", "/registry/pods:", "/registry/pods:exec/", "/registry/pods:use/team/",
