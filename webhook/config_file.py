@@ -21,14 +21,6 @@ from webhook.yaml_errors import YAML_ERRORS, PlainNumbers, yaml_problem
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"
-_BOOLEANS: Final = ("tokens.extend", "authorizer.allowRoot")
-_INTEGERS: Final = (
-    "server.workers",
-    "server.maxBodyBytes",
-    "server.maxWorkerBytes",
-    "server.maxAnonymousConnections",
-    "auth.bcryptCost",
-)
 _A_FILE: Final = "write it to a file of mode 0600, and give the path of the file where one belongs"
 _INSTEAD: Final = {
     "a URL with a user or password": "an https URL without a user is allowed; a server that needs "
@@ -248,10 +240,13 @@ def _section_fields(dotted: str) -> tuple[msgspec.structs.FieldInfo, ...]:
     return msgspec.structs.fields(section)
 
 
-def _choices(dotted: str) -> str:
+def _type_of(dotted: str) -> Any:
     section, _, name = dotted.rpartition(".")
-    kind = next(f.type for f in _section_fields(section) if f.encode_name == name)
-    return " or ".join(repr(choice) for choice in get_args(kind))
+    return next(f.type for f in _section_fields(section) if f.encode_name == name)
+
+
+def _choices(dotted: str) -> str:
+    return " or ".join(repr(choice) for choice in get_args(_type_of(dotted)))
 
 
 def environment_names() -> dict[str, str]:
@@ -274,9 +269,10 @@ def environment_names() -> dict[str, str]:
 def _environment_value(dotted: str, text: str) -> object:
     if dotted == "audiences":
         return [entry.strip() for entry in text.split(",")]
-    if dotted in _INTEGERS and re.fullmatch(r"[0-9]{1,18}", text):
+    kind = _type_of(dotted)
+    if kind is int and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
-    if dotted in _BOOLEANS and text in ("true", "false"):
+    if kind is bool and text in ("true", "false"):
         return text == "true"
     return text
 
