@@ -36,6 +36,8 @@ def read_private_file(path: Path) -> bytes:
 
 def read_credential_file(path: Path) -> bytes:
     """Read a private file, or one of a Pod's volume. Raises KeyFileError as read_private_file."""
+    if not is_of_volume(path):
+        return read_private_file(path)
     check_credential_file(path)
     return read_public_file(path)
 
