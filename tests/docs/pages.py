@@ -293,7 +293,7 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
         ),
         first={
             "leeway user add alice": "umask 077; echo another-password > alice.txt",
-            "curl#1": f"rm -rf leeway-data\n{SERVING}\n"
+            f"curl -s {AS_ROOT} \\\n    {V3}/role/get": f"rm -rf leeway-data\n{SERVING}\n"
             "leeway user add alice --password-file alice.txt\n"
             """echo '{"name": "alice", "password": "another-password"}' > login.json""",
         },
