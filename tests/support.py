@@ -162,6 +162,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         sleep(0.02)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition beside an event loop, and fail after 10 s."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 def refresh_as_requests_do(store: AuthStore) -> None:
     """Refresh a store, and wait where another process keeps its news locked for a moment."""
     asyncio.run(Refreshing(store).soon())

@@ -15,7 +15,7 @@ import pytest
 
 from keys.files import replace_file
 from keys.pki import make_ca
-from tests.support import revocation_list
+from tests.support import revocation_list, wait_until
 from webhook.data_dir import read_pair
 
 from .auth import PASSWORD, as_root
@@ -45,10 +45,7 @@ def revoke(server: RunningServer, *users: str) -> None:
     before = server.log().count(LOADED)
     revoked = [read_pair(server.data_dir / "tls", user).certificate for user in users]
     replace_file(server.data_dir / "tls" / "ca.crl", revocation_list(server.ca, revoked), 0o644)
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while server.log().count(LOADED) < before + 2:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_until(lambda: server.log().count(LOADED) >= before + 2)
 
 
 def who_am_i(*, body: bytes = b"{}", length: int = 2) -> bytes:

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
-from support import NOW
+from support import NOW, until
 
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
@@ -30,12 +30,6 @@ class Backend(MemoryBackend):
             self.refused += 1
             raise self.error
         return super().commit(expected, records)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("locked"), StoreError("damaged")])

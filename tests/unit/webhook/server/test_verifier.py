@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +16,7 @@ from support import (
     authenticator_with,
     good_claims,
     token_of,
+    until,
 )
 
 from webhook.bound_objects import Absence, Answer, ObjectKey, ObjectState
@@ -57,12 +58,6 @@ def verifier_with(source: Source) -> TokenVerifier:
 
 def pod_token(jti: str = "j", uid: str = "") -> str:
     return bound_token(POD, uid=uid, jti=jti)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def test_every_object_is_looked_up_once(source: Source) -> None:
