@@ -301,7 +301,8 @@ def _has_pair(folder: Path, name: str) -> bool:
             (certificate, private_key) if certificate.exists() else (private_key, certificate)
         )
         raise DataDirectoryError(
-            f"{missing} is missing, but {there} is there; restore the first or remove the second"
+            f"{missing} is missing, but {there} is there; restore it from a backup, or after an "
+            f"interrupted `leeway init` remove {there} and run `leeway init` again"
         )
     return certificate.exists()
 

@@ -101,7 +101,7 @@ def test_half_a_pair_is_refused(pair: str, missing: str, tmp_path: Path) -> None
     with pytest.raises(DataDirectoryError) as raised:
         initialise(tmp_path, OPTIONS, NOW)
     assert str(gone) in str(raised.value)
-    assert "restore the first or remove the second" in str(raised.value)
+    assert " and run `leeway init` again" in str(raised.value)
     assert contents(tmp_path) == before
 
 
