@@ -5,13 +5,17 @@ Source: kubernetes ``k8s.io/client-go/plugin/pkg/client/auth/exec`` and
 
 Invariants:
 
-1. A plugin ends, or is ended, within PLUGIN_SECONDS; it cannot ask anybody anything.
+1. A plugin ends, or is ended with all that it started, within PLUGIN_SECONDS; it cannot ask
+   anybody anything. What it prints is held up to MAX_OUTPUT_BYTES.
 2. No error shows what a plugin printed: both its outputs may hold credentials.
 """
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from signal import SIGKILL
+from threading import Event, Timer
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +24,7 @@ from keys.showing import shown
 from webhook.errors import APIServerError
 
 PLUGIN_SECONDS: Final = 30.0
+MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _EXTENSION: Final = "client.authentication.k8s.io/exec"
 
 
@@ -61,28 +66,23 @@ def run_plugin(
     info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
     encoded = msgspec.json.encode(info, enc_hook=str).decode("utf-8")
     try:
-        done = subprocess.run(  # noqa: S603 - what a kubeconfig is for
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder or None,
-            env={**os.environ, **entries, "KUBERNETES_EXEC_INFO": encoded},
-            timeout=PLUGIN_SECONDS,
-            check=False,
+        code, output = _run(
+            words, folder, {**os.environ, **entries, "KUBERNETES_EXEC_INFO": encoded}
         )
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         why = f"it took longer than {PLUGIN_SECONDS:g}s"
         raise PluginFailedError(f"{name} failed: {why}") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it cannot be run"
         raise PluginFailedError(f"{name} failed: {why}") from None
-    if done.returncode:
-        how = f"exit code {done.returncode}" if done.returncode > 0 else "ended by a signal"
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise PluginFailedError(f"{name} failed: it printed more than {MAX_OUTPUT_BYTES} bytes")
+    if code:
+        how = f"exit code {code}" if code > 0 else "ended by a signal"
         advice = "what it printed is not shown, since it may hold credentials: run it by hand"
         raise PluginFailedError(f"{name} failed: {how}; {advice}")
     try:
-        found = msgspec.json.decode(done.stdout, type=_ExecCredential)
+        found = msgspec.json.decode(output, type=_ExecCredential)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise PluginFailedError(f"{name} failed: it printed no ExecCredential") from None
     status = found.status
@@ -93,6 +93,47 @@ def run_plugin(
             f"{name} failed: it gave no token, and no certificate together with its key"
         )
     return status
+
+
+def _run(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> tuple[int, bytes]:
+    """Return the exit code of a program and what it printed, MAX_OUTPUT_BYTES and 1 at most.
+
+    Raises TimeoutError, OSError and ValueError.
+    """
+    late = Event()
+    with subprocess.Popen(  # noqa: S603 - what a kubeconfig is for
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder or None,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+
+        def end() -> None:
+            # It has not been waited for, so the number of its group is not that of another one.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, SIGKILL)
+
+        def end_late() -> None:
+            late.set()
+            end()
+
+        timer = Timer(PLUGIN_SECONDS, end_late)
+        timer.start()
+        try:
+            output = process.stdout.read(MAX_OUTPUT_BYTES + 1) if process.stdout else b""
+            if len(output) <= MAX_OUTPUT_BYTES:
+                # Wait for its end, but leave it to be waited for.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            timer.cancel()
+            timer.join()
+            end()
+    if late.is_set():
+        raise TimeoutError
+    return process.returncode, output
 
 
 def _cluster_info(cluster: Mapping[str, Any]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_kube import HOST, FakeKube, fake_kube
+from support import wait_until
 
 from webhook.errors import APIServerError, ConfigurationError
 from webhook.objects import credential_plugin, kube_client
@@ -407,7 +408,21 @@ FAILING = [
         id="certificate-without-key",
     ),
     pytest.param("sleep 60", "took longer than 0.5s", id="hangs"),
+    pytest.param("head -c 3000000 /dev/zero", "more than 1048576 bytes", id="prints-too-much"),
 ]  # fmt: skip
+
+
+@pytest.mark.fault(26)
+def test_what_a_plugin_has_started_ends_with_it(
+    path: Path, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credential_plugin, "PLUGIN_SECONDS", 0.5)
+    plugin.does(f"sleep 60 &\necho $! > {tmp_path / 'child'}\nwait")
+    with pytest.raises(APIServerError, match=r"took longer than 0\.5s"):
+        get(connected(path))
+    status = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    # A container may have nobody who waits for it.
+    wait_until(lambda: not status.exists() or status.read_text().split()[2] in "ZX")
 
 
 @pytest.mark.fault(26)
