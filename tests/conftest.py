@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.faults import FAULTS, without_test
 from tests.secrets_made import SecretSearch
@@ -21,6 +22,11 @@ TIMED = (
     "test_slow_clients.py",
 )
 LONGEST_ID = 60
+
+
+# How long one example takes is up to what else the machine does.
+settings.register_profile("leeway", deadline=None)
+settings.load_profile("leeway")
 
 
 def pytest_configure(config: pytest.Config) -> None:
