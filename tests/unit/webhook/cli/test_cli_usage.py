@@ -44,7 +44,6 @@ def run_on_terminal(
     )
     os.close(theirs)
     shown, deadline = b"", time.monotonic() + 30
-    again = deadline
     try:
         while time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:
@@ -56,13 +55,8 @@ def run_on_terminal(
                 _, text = waiting.pop(0)
                 if text == CTRL_C:
                     process.send_signal(signal.SIGINT)
-                    again = time.monotonic() + 5
                 else:
                     os.write(ours, text)
-            if time.monotonic() > again:
-                # Python goes on to wait for input where a signal comes right before that.
-                process.send_signal(signal.SIGINT)
-                again = deadline
         return process.wait(10), shown.decode()
     finally:
         os.close(ours)
