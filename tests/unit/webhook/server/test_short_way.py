@@ -220,7 +220,8 @@ def test_the_time_limit_of_a_client_may_be_any(served: Served, query: str) -> No
 
 
 def test_a_refusal_takes_the_short_way(served: Served) -> None:
-    body = served.review(served.token[:-2] + "AA")
+    ending = "QA" if served.token.endswith("AA") else "AA"
+    body = served.review(served.token[:-2] + ending)
     answer, long = both_ways(served, [request_of(body, "Audit-Id: 7")])
     assert b'"authenticated":false' in answer
     assert long == 0
