@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from time import monotonic, sleep
 
 from cryptography import x509
@@ -234,3 +235,16 @@ def assert_token_not_in(token: str, text: str) -> None:
     assert not token or token not in text
     signature = token.rpartition(".")[2]
     assert len(signature) < 16 or signature not in text
+
+
+def processes_of_session(session: int) -> list[int]:
+    """Return the processes of a session, as ``setsid`` makes one, that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, *rest = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(rest[2]) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.support import processes_of_session
+
 _BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.M | re.S)
 _PROMPT = "$ "
 _MARK = "end-of-command"
@@ -84,10 +86,10 @@ class Session:
 
     def close(self) -> None:
         """End the shell and everything that it has started."""
-        for pid in _in_session(self._process.pid):
+        for pid in processes_of_session(self._process.pid):
             os.kill(pid, 15)
         deadline = time.monotonic() + 10
-        while (left := _in_session(self._process.pid)) and time.monotonic() < deadline:
+        while (left := processes_of_session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         for pid in left:
             os.kill(pid, 9)
@@ -109,15 +111,3 @@ def _read_until_mark(stream: IO[bytes]) -> str:
             assert data, found.decode()
             found += data
     return found.decode("utf-8", "replace")
-
-
-def _in_session(session: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, *rest = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(rest[2]) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found

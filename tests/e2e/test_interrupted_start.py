@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes_of_session
+
 from .harness import HOST, LEEWAY, free_port, start_server
 
 STARTS = int(os.environ.get("TEST_INTERRUPTED_STARTS", "20"))
@@ -56,19 +58,6 @@ def start_seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
     return seconds
 
 
-def in_session(session: int) -> list[int]:
-    """Return the processes of a session that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, *rest = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(rest[2]) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("number", range(STARTS))
 def test_a_start_that_is_interrupted(tmp_path: Path, start_seconds: float, number: int) -> None:
@@ -102,11 +91,11 @@ def test_a_start_that_is_interrupted(tmp_path: Path, start_seconds: float, numbe
         else:
             process.send_signal(signal.SIGTERM)
         process.wait(STUCK_AFTER)
-        while in_session(process.pid) and time.monotonic() < sent + STUCK_AFTER:
+        while processes_of_session(process.pid) and time.monotonic() < sent + STUCK_AFTER:
             time.sleep(0.01)
         seconds = time.monotonic() - sent
     finally:
-        for pid in in_session(process.pid):
+        for pid in processes_of_session(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
     how = "ctrl-C" if is_terminal else "SIGTERM"
