@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ settings.load_profile("leeway")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Search what a run leaves for the secrets that it made, and show that as its last result."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a background job of a script: what the tests start and interrupt would ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(SecretSearch(config), "secret-search")
 
 
