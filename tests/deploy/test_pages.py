@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_a_kubeadm_node_gets_no_key_that_could_make_an_identity(tmp_path: Path) 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, env=environment)
     folder_made(tmp_path)
-    configuration = load_configuration(node, {}, {})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bind = f"127.0.0.1:{listener.getsockname()[1]}"
+    configuration = load_configuration(node, {}, {"server.bind": bind})
     prepare_to_serve(node, configuration, tls_files(node))
     private = {
         str(path.relative_to(node))

@@ -167,12 +167,17 @@ def compiled(name: str) -> re.Pattern[Any]:
 def test_bad_input_57_regular_expressions_are_linear(name: str) -> None:
     pattern = compiled(name)
     method, inputs = PATTERNS[name]
+    is_bytes = isinstance(pattern.pattern, bytes)
     for start, unit, end in inputs:
-        texts = [start + unit * (size // len(unit)) + end for size in (SIZE, 2 * SIZE)]
-        is_bytes = isinstance(pattern.pattern, bytes)
-        data = [text.encode() if is_bytes else text for text in texts]
-        call, twice = (lambda text=text: getattr(pattern, method)(text) for text in data)
-        assert growth(call, twice) <= MAX_GROWTH, (start, unit, end)
+
+        def growth_at(size: int, start: str = start, unit: str = unit, end: str = end) -> float:
+            texts = [start + unit * (n // len(unit)) + end for n in (size, 2 * size)]
+            data = [text.encode() if is_bytes else text for text in texts]
+            call, twice = (lambda text=text: getattr(pattern, method)(text) for text in data)
+            return growth(call, twice)
+
+        # One of the two sizes may be where the data no longer fits into a cache of the processor.
+        assert any(growth_at(size) <= MAX_GROWTH for size in (SIZE, SIZE // 2)), (start, unit, end)
 
 
 def test_bad_input_57_no_regular_expression_is_left_out() -> None:
