@@ -38,7 +38,7 @@ _CURVES: Final[dict[str, ec.EllipticCurve]] = {
 _PRIVATE_MEMBERS: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")
 _KEY_TYPES: Final = ("RSA", "EC", "OKP")
 _ALGORITHMS: Final = (*_RSA_ALGORITHMS, *_ALGORITHM_OF_CURVE.values(), "EdDSA")
-# What no public key can be for: a key that claims one is a mistake or an attack.
+# A public key serves none of these: one that claims to is a mistake or an attack.
 _NO_PUBLIC_KEY_ALGORITHMS: Final = ("none", "HS256", "HS384", "HS512")
 _MAX_NAMED: Final = 5
 

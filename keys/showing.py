@@ -17,7 +17,7 @@ _TOKEN: Final = re.compile(
 )
 _PEM: Final = "-----BEGIN"
 _USER: Final = re.compile(r"//[^/?#\s]*@")
-# "user:password@host", as in a URL with a slash too few; a port and a path are none.
+# "user:password@host", as in a URL that lacks a slash; a port or a path is not a match.
 _PASSWORD: Final = re.compile(r":(?![0-9]{1,5}/)[^:@\s]+@")
 # Random keys and passwords: long, without a word in them.
 _RUN: Final = re.compile(r"[A-Za-z0-9+=]{20,}")

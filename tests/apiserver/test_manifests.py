@@ -14,7 +14,7 @@ SERVICE_MONITOR = 'no matches for kind "ServiceMonitor"'
 
 @pytest.mark.parametrize("folder", ["base", "overlays/example", "static-pod"])
 def test_manifests_are_accepted(cluster: APIServer, folder: str) -> None:
-    # What a dry run creates is not there for what comes after it in the same run.
+    # A dry run creates nothing, so later objects of the same run cannot refer to it.
     cluster.run("apply", "-f", str(KUSTOMIZE / "base" / "namespace.yaml"))
     documents = list(yaml.safe_load_all(cluster.run("kustomize", str(KUSTOMIZE / folder))))
     kinds = Counter(document["kind"].lower() for document in documents)

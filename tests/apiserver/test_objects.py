@@ -1,4 +1,4 @@
-"""What a token is bound to, followed at a real API server: ``objects.source: kubernetes``."""
+"""Bound objects, looked up at a real API server: ``objects.source: kubernetes``."""
 
 import subprocess
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ async def log_ins_at_once(run: Run, window: Window) -> None:
         found = await _flood(run, "log-in", LOG_INS, [json.dumps(CLERK)])
         if found["others"]:
             window.is_wrong(f"log-ins were answered {found['others']}")
-        # Whoever gets no turn within seconds is told to try again; the others have their tokens.
+        # A log-in without a turn after some seconds is told to try again; the others get tokens.
         if not found["put off"] < found["count"]:
             window.is_wrong("nobody could log in")
         window.injected += int(found["count"])

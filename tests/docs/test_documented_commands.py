@@ -28,7 +28,7 @@ DOCUMENTS = [
     if steps_of((ROOT / name).read_text("utf-8"))
 ]
 PORT = 8443
-# What differs from one run to the next, and what is compared in its place.
+# Text that differs from one run to the next, and the text that is compared in its place.
 CHANGING = [
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "TIME"),
     (r"\b\d{4}-\d\d-\d\d\b", "DATE"),

@@ -116,7 +116,7 @@ def test_every_worker_refuses_from_its_next_request_on(
     expected = "Revoked" if all_of_account else "accepted"
     assert reviewed_by_every_worker(server, sibling, caller) == {expected}
     assert reviewed_by_every_worker(server, other, caller) == {"accepted"}
-    # What is issued later is another token; within the leeway it cannot be told.
+    # A token issued later is another token; within the leeway the two cannot be told apart.
     time.sleep(2)
     later = server.sign(account, ahead=int(LEEWAY_SECONDS) if all_of_account else 0)
     assert reviewed_by_every_worker(server, later, caller) == {"accepted"}
