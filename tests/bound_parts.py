@@ -1,7 +1,6 @@
 """Objects that tokens of tests are bound to, and such tokens."""
 
-from support import ACCOUNT, ACCOUNT_UID, NAMESPACE, good_claims, token_of
-
+from tests.support import ACCOUNT, ACCOUNT_UID, NAMESPACE, good_claims, token_of
 from webhook.bound_objects import Kind, ObjectKey
 
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)

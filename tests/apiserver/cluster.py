@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
-from e2e.harness import AUDIENCE, HOST, TIMEOUT, Answer, free_port
-from e2e.kubectl import Printed
 
 from keys.pem import private_key_pem, public_key_pem
 from keys.pki import CertifiedKey, make_ca, make_server_certificate
+from tests.e2e.harness import AUDIENCE, HOST, TIMEOUT, Answer, free_port
+from tests.e2e.kubectl import Printed
 from tests.secrets_made import printed
 from tests.support import signing_key
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from differential.pair import running_etcd
-from e2e.harness import AUDIENCE, LEEWAY, RunningServer, start_server
 
+from tests.differential.pair import running_etcd
+from tests.e2e.harness import AUDIENCE, LEEWAY, RunningServer, start_server
 from tests.secrets_made import token_made
 
 from .cluster import (

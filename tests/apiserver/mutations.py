@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
-from e2e.harness import AUDIENCE
-from support import JSONObject, as_json, b64, header_of, raw_signature, signing_key
 
 from keys.jws import SigningKey
+from tests.e2e.harness import AUDIENCE
 from tests.secrets_made import token_made
+from tests.support import JSONObject, as_json, b64, header_of, raw_signature, signing_key
 
 from .cluster import ISSUER, NAMESPACE, SIGNING_KEY
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from e2e.harness import REVIEWS, RunningServer, request_on, review_of
+from tests.e2e.harness import REVIEWS, RunningServer, request_on, review_of
 
 from .cluster import NAMESPACE, APIServer, exchange
 from .mutations import MUTATIONS, ONLY_KUBERNETES_REFUSES, ONLY_LEEWAY_REFUSES, Draft

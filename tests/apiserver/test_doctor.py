@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from e2e.harness import LEEWAY, RunningServer
+from tests.e2e.harness import LEEWAY, RunningServer
 
 from .cluster import APIServer
 

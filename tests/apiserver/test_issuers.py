@@ -2,8 +2,7 @@
 
 import json
 
-from e2e.harness import AUDIENCE, RunningServer
-
+from tests.e2e.harness import AUDIENCE, RunningServer
 from tests.secrets_made import token_made
 
 from .cluster import NAMESPACE, APIServer

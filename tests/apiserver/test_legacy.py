@@ -4,8 +4,9 @@ import base64
 from collections.abc import Mapping
 
 import pytest
-from e2e.harness import RunningServer, review_of
-from support import header_of, token_of, wait_until
+
+from tests.e2e.harness import RunningServer, review_of
+from tests.support import header_of, token_of, wait_until
 
 from .cluster import LEGACY_ISSUER, NAMESPACE, SIGNING_KEY, APIServer
 

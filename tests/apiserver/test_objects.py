@@ -4,8 +4,8 @@ import subprocess
 from collections.abc import Mapping
 
 import pytest
-from e2e.harness import LEEWAY, RunningServer
 
+from tests.e2e.harness import LEEWAY, RunningServer
 from tests.secrets_made import token_made
 from tests.support import wait_until
 

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from e2e.harness import Answer, RunningServer
 
+from tests.e2e.harness import Answer, RunningServer
 from tests.support import unb64
 
 from .cluster import NAMESPACE, APIServer

@@ -5,8 +5,8 @@ import re
 import subprocess
 
 import pytest
-from e2e.harness import AUDIENCE, LEEWAY, RunningServer
 
+from tests.e2e.harness import AUDIENCE, LEEWAY, RunningServer
 from tests.support import wait_until
 
 from .cluster import NAMESPACE, READER, APIServer

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from e2e.harness import (
+
+from tests.e2e.harness import (
     LEEWAY,
     RunningServer,
     free_port,
@@ -23,7 +24,6 @@ from e2e.harness import (
     review_of,
     wait_until_ready,
 )
-
 from tests.secrets_made import token_made
 
 IMAGE_USER = 65532

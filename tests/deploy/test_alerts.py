@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_schemas import DEPLOY
 
+from tests.deploy.deploy_schemas import DEPLOY
 from webhook.metrics import Metrics
 from webhook.skew import IN_STEP_SECONDS
 

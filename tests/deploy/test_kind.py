@@ -13,7 +13,8 @@ from typing import Any
 import cel
 import pytest
 import yaml
-from deploy_schemas import (
+
+from tests.deploy.deploy_schemas import (
     AUTHORIZATION,
     DEPLOY,
     KIND_CLUSTER,
@@ -24,8 +25,15 @@ from deploy_schemas import (
     assert_valid,
     documents,
 )
-from deployed import created_token, files_in, probe_status, review_with, run_copy, serving
-from e2e.harness import LEEWAY
+from tests.deploy.deployed import (
+    created_token,
+    files_in,
+    probe_status,
+    review_with,
+    run_copy,
+    serving,
+)
+from tests.e2e.harness import LEEWAY
 
 SCRIPT = DEPLOY / "kind" / "leeway-kind.sh"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]

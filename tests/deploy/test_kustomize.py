@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_schemas import (
+
+from tests.deploy.deploy_schemas import (
     DEPLOY,
     SERVICE_MONITOR,
     as_json,
@@ -18,9 +19,15 @@ from deploy_schemas import (
     documents,
     latest_versions,
 )
-from deployed import created_token, files_in, probe_status, review_with, run_copy, serving
-from e2e.harness import LEEWAY
-
+from tests.deploy.deployed import (
+    created_token,
+    files_in,
+    probe_status,
+    review_with,
+    run_copy,
+    serving,
+)
+from tests.e2e.harness import LEEWAY
 from webhook.config_file import load_configuration
 from webhook.data_dir import TLS_FOLDER
 

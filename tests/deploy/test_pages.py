@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
-from test_alerts import rules
-from test_kind import flags, patches, run_script
 
+from tests.deploy.deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
+from tests.deploy.test_alerts import rules
+from tests.deploy.test_kind import flags, patches, run_script
 from tests.docs.shell import steps_of
 from tests.secrets_made import folder_made
 from webhook.cli.serve import prepare_to_serve

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, free_port, wait_until_ready
 
+from tests.e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, free_port, wait_until_ready
 from tests.secrets_made import answered, password_made
 
 ROOT = "root"

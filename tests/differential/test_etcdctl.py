@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.harness import LEEWAY
+
+from tests.e2e.harness import LEEWAY
 
 from .pair import etcdctl_program, running_etcd
 

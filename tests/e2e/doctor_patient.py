@@ -11,12 +11,12 @@ from time import time
 from typing import Any
 
 import yaml
-from issuer_server import IssuerServer
-from support import revocation_list
 
 from keys.jwk import to_jwk
 from keys.pem import generate_signing_key
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from tests.issuer_server import IssuerServer
+from tests.support import revocation_list
 from webhook.assembly import keyring_of
 from webhook.data_dir import read_pair
 from webhook.doctor.diagnosis import Request, examine

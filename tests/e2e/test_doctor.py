@@ -12,8 +12,8 @@ from pathlib import Path
 from time import time
 
 import pytest
-from issuer_server import Behaviour, IssuerServer, answer, issuer_server, raw
 
+from tests.issuer_server import Behaviour, IssuerServer, answer, issuer_server, raw
 from webhook.data_dir import read_pair
 from webhook.doctor.findings import Report, Status
 

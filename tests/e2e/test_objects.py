@@ -10,9 +10,9 @@ from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
-from fake_kube import PLURALS, FakeKube, Request, fake_kube
 
 from keys.encoding import decode_base64url
+from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
 from webhook.assembly import keyring_of, policy_of
 from webhook.bound_objects import Kind, ObjectKey

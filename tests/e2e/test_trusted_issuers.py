@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from issuer_server import DISCOVERY_PATH, JWKS_PATH, IssuerServer, answer, issuer_server
-from support import good_claims, signing_key, token_of, wait_until
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
+from tests.issuer_server import DISCOVERY_PATH, JWKS_PATH, IssuerServer, answer, issuer_server
+from tests.support import good_claims, signing_key, token_of, wait_until
 
 from .harness import AUDIENCE, LEEWAY, REVIEWS, RunningServer, request_on, review_of, start_server
 

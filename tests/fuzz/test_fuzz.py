@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 
-from support import (
+from tests.support import (
     AUDIENCE,
     ISSUER,
     LEEWAY,
@@ -30,7 +30,6 @@ from support import (
     token_of,
     unb64,
 )
-
 from webhook.authenticator import Authenticator
 from webhook.errors import InvalidReviewError
 from webhook.explain import explain

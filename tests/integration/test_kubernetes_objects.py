@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fake_kube import PLURALS, FakeKube, Request, fake_kube
 
+from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
 from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.objects.api_server import LOOKUP_SECONDS

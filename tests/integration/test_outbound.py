@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
-from issuer_server import HOST, JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server, raw
 
 from keys.pki import CertifiedKey
+from tests.issuer_server import HOST, JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server, raw
 from webhook.bound_objects import Kind, ObjectKey
 from webhook.cli import skew
 from webhook.cli.main import cli

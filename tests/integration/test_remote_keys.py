@@ -8,11 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
-from support import AUDIENCE, LEEWAY, NOW, good_claims, header_of, signing_key, token_of, wait_until
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
+from tests.issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
+from tests.support import (
+    AUDIENCE,
+    LEEWAY,
+    NOW,
+    good_claims,
+    header_of,
+    signing_key,
+    token_of,
+    wait_until,
+)
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url

@@ -11,7 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from issuer_server import (
+
+from keys.jwk import jwks_document
+from keys.pki import make_ca, make_client_certificate
+from tests.issuer_server import (
     HOST,
     JWKS_PATH,
     Behaviour,
@@ -22,10 +25,7 @@ from issuer_server import (
     issuer_server,
     raw,
 )
-from support import signing_key
-
-from keys.jwk import jwks_document
-from keys.pki import make_ca, make_client_certificate
+from tests.support import signing_key
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import parse_https_url
 from webhook.outbound.https import Deadline

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rotation_worker import DAY, MAX_AGE, POLICY, Shared
 
 from keys import jws
 from keys.key_changes import generate_key
 from keys.key_files import load_keyring, read_folder
 from keys.keyring import Keyring, KeyState
 from keys.rotation import due_step
+from tests.integration.rotation_worker import DAY, MAX_AGE, POLICY, Shared
 
 KILLS = int(os.environ.get("TEST_KILLS", "15"))
 SEED = int(os.environ.get("TEST_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store_writer import operate
-
+from tests.integration.store_writer import operate
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore

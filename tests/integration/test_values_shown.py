@@ -10,9 +10,9 @@ from types import MappingProxyType
 import msgspec
 import pytest
 import yaml
-from fake_kube import FakeKube, fake_kube
 
 from keys.errors import KeysError
+from tests.fake_kube import FakeKube, fake_kube
 from webhook.assembly import authenticator_of, issuer_keys_of, keyring_of, source_of, store_of
 from webhook.config import Configuration, IssuerKeysSection
 from webhook.config_file import load_configuration

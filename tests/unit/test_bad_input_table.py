@@ -3,7 +3,17 @@
 from pathlib import Path
 
 import pytest
-from bad_input_table import PAGE, PARTS, ROOT, ROWS, by_row, collected_tests, render, rows_named
+
+from tests.bad_input_table import (
+    PAGE,
+    PARTS,
+    ROOT,
+    ROWS,
+    by_row,
+    collected_tests,
+    render,
+    rows_named,
+)
 
 TESTS = by_row(collected_tests(ROOT / "tests"))
 

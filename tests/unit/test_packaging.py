@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 import pytest
-from e2e.harness import RunningServer, free_port, start_server
 
+from tests.e2e.harness import RunningServer, free_port, start_server
 from webhook.cli.main import cli
 from webhook.version import VERSION
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import good_claims, signing_key, token_of
 
 from keys.pem import private_key_pem
 from tests.secret_search import (
@@ -22,6 +21,7 @@ from tests.secret_search import (
     search,
     token_secret,
 )
+from tests.support import good_claims, signing_key, token_of
 
 ALGORITHMS = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
 TEXT = "correct-horse-battery-staple"

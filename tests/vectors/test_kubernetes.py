@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import as_json, b64, sign_text, signing_key, unb64
 
 from keys.encoding import encode_base64url
 from keys.jwk import jwks_document, kid_of, parse_jwks
 from keys.keyring import Keyring
+from tests.support import as_json, b64, sign_text, signing_key, unb64
 from webhook.assembly import authenticator_of
 from webhook.authenticator import Authenticator
 from webhook.claims import ObjectReference

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from support import as_json, b64, signing_key, unb64
 
 from keys.errors import InvalidKeyError, KeysError
 from keys.files import read_private_file
@@ -23,6 +22,7 @@ from keys.jwk import parse_jwks, to_jwk, verification_key
 from keys.key_files import load_keyring
 from keys.pem import parse_private_key, parse_public_keys, private_key_pem
 from keys.roca import is_roca_modulus
+from tests.support import as_json, b64, signing_key, unb64
 from webhook.assembly import authenticator_of, issuer_keys_of
 from webhook.config_file import parse_configuration
 from webhook.data_dir import InitOptions, initialise, tls_files

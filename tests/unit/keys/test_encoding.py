@@ -3,10 +3,10 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import b64
 
 from keys.encoding import decode_base64url, decode_json, encode_base64url
 from keys.errors import EncodingError
+from tests.support import b64
 
 ASCII = st.text(st.characters(max_codepoint=127))
 BASE64URL = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

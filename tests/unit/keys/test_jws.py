@@ -6,11 +6,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HASHES, as_json, b64, header_of, raw_jws, signing_key, unb64
 
 from keys import jws
 from keys.errors import MalformedJWSError
 from keys.jwk import VerificationKey
+from tests.support import HASHES, as_json, b64, header_of, raw_jws, signing_key, unb64
 
 ALGORITHMS = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",

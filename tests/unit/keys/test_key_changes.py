@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import as_json, signing_key
 
 import keys.key_changes
 import keys.key_files
@@ -18,6 +17,7 @@ from keys.key_files import folder_stamp, load_keyring, read_folder
 from keys.keyring import KeyState
 from keys.pem import parse_public_keys, private_key_pem
 from keys.rotation import FORGET_SECONDS, MARK_SECONDS, RotationPolicy, Step, StepKind
+from tests.support import as_json, signing_key
 
 DAY = 86400
 T = 1_800_000_000

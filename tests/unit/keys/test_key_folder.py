@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support import as_json, signing_key
 
 from keys.errors import InvalidKeyError, KeyFileError, KeyScheduleError, UnusableKeyError
 from keys.files import create_file, replace_file
@@ -15,6 +14,7 @@ from keys.key_changes import generate_key
 from keys.key_files import load_keyring
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import private_key_pem
+from tests.support import as_json, signing_key
 
 STATES = list(KeyState)
 

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from support import b64, signing_key
 
 from keys import jws
 from keys.errors import InvalidKeyError, KeyFileError, UnusableKeyError
@@ -30,6 +29,7 @@ from keys.pem import (
     private_key_pem,
 )
 from keys.pki import make_ca
+from tests.support import b64, signing_key
 
 FORMATS = [
     pytest.param("RS256", PrivateFormat.PKCS8, b"PRIVATE KEY", id="RSA-PKCS8"),

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support import signing_key
 
 from keys.errors import KeyScheduleError, UnsafeStepError
 from keys.keyring import Keyring, KeyState, ScheduledKey
@@ -30,6 +29,7 @@ from keys.rotation import (
     step_by_hand,
     what_breaks,
 )
+from tests.support import signing_key
 
 DAY = 86400
 MAX_AGE = 3600

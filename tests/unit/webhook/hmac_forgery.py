@@ -4,10 +4,10 @@ import hmac
 from collections.abc import Callable
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support import as_json, b64
 
 from keys.jwk import to_jwk
 from keys.jws import SigningKey
+from tests.support import as_json, b64
 
 
 def _public(key: SigningKey, encoding: Encoding) -> bytes:

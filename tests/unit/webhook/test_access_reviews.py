@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from support import as_json
 
+from tests.support import as_json
 from webhook.access_reviews import (
     SELF_KIND,
     SUBJECT_KIND,

@@ -2,15 +2,12 @@
 
 import json
 import resource
-import sys
 from pathlib import Path
 
 import pytest
 
 from webhook.audit import append_line, fingerprint, token_fields
 from webhook.claims import Claims, ObjectReference
-
-sys.path.insert(0, str(Path(__file__).parent / "cli"))
 
 
 def test_the_file_is_private_and_grows(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from support import (
+
+from keys.errors import UnusableKeyError
+from tests.support import (
     ACCOUNT,
     ACCOUNT_UID,
     AUDIENCE,
@@ -26,8 +28,6 @@ from support import (
     signing_key,
     token_of,
 )
-
-from keys.errors import UnusableKeyError
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.errors import Reason

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from support import (
+
+from tests.support import (
     ACCOUNT,
     ACCOUNT_UID,
     AUDIENCE,
@@ -19,7 +20,6 @@ from support import (
     review,
     token_of,
 )
-
 from webhook.claims import ClockLeeway
 from webhook.errors import ClockError, Reason
 from webhook.explain import explain

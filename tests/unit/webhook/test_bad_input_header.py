@@ -6,13 +6,14 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-import hmac_forgery
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from support import (
+
+from keys.jwk import to_jwk
+from tests.support import (
     NOW,
     as_json,
     assert_accepted,
@@ -26,8 +27,7 @@ from support import (
     signing_key,
     token_of,
 )
-
-from keys.jwk import to_jwk
+from tests.unit.webhook import hmac_forgery
 from webhook.errors import Reason
 
 RSA = signing_key("RS256")

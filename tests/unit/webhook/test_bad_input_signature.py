@@ -7,7 +7,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from support import (
+
+from keys.key_files import load_keyring
+from keys.keyring import KeyState
+from keys.pem import private_key_pem
+from tests.support import (
     AUDIENCE,
     ISSUER,
     LEEWAY,
@@ -26,10 +30,6 @@ from support import (
     token_of,
     unb64,
 )
-
-from keys.key_files import load_keyring
-from keys.keyring import KeyState
-from keys.pem import private_key_pem
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
 from webhook.outcome import Refused

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 import pytest
-from bound_parts import NODE, POD, SA, SECRET, UIDS, StillSource, bound_token
-from support import (
+
+from tests.bound_parts import NODE, POD, SA, SECRET, UIDS, StillSource, bound_token
+from tests.support import (
     ISSUER,
     LEEWAY,
     NOW,
@@ -13,7 +14,6 @@ from support import (
     authenticator_with,
     token_of,
 )
-
 from webhook.bound_objects import (
     Absence,
     Answer,

@@ -1,5 +1,6 @@
 import pytest
-from support import (
+
+from tests.support import (
     LEEWAY,
     NOW,
     as_json,
@@ -10,7 +11,6 @@ from support import (
     signing_key,
     token_of,
 )
-
 from webhook.explain import CHECKS, FAIL, NOT_REACHED, OK, explain
 from webhook.outcome import Authenticated
 

@@ -1,7 +1,10 @@
 import json
 
 import pytest
-from support import (
+
+from keys.errors import KeyScheduleError
+from keys.keyring import Keyring
+from tests.support import (
     ACCOUNT,
     AUDIENCE,
     ISSUER,
@@ -11,9 +14,6 @@ from support import (
     signing_key,
     unb64,
 )
-
-from keys.errors import KeyScheduleError
-from keys.keyring import Keyring
 from webhook.claims import ObjectReference
 from webhook.errors import IssueError
 from webhook.issuer import IssuedToken, TokenPolicy, TokenRequest, issue_token, stable_uid

@@ -4,8 +4,8 @@ import base64
 import json
 
 import pytest
-from support import as_json, assert_token_not_in, good_claims, token_of
 
+from tests.support import as_json, assert_token_not_in, good_claims, token_of
 from webhook.errors import InvalidReviewError, LeewayError
 from webhook.range_reviews import RangeAccessRequest, parse_range_review, render_range_review
 from webhook.rbac.access import Access

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from time import perf_counter
 
 import pytest
-from support import (
+
+from tests.support import (
     AUDIENCE,
     NOW,
     as_json,
@@ -15,7 +16,6 @@ from support import (
     good_claims,
     token_of,
 )
-
 from webhook.errors import InvalidReviewError
 from webhook.reviews import TokenReviewRequest, parse_token_review, render_token_review
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import as_json
 
+from tests.support import as_json
 from webhook.access_reviews import AUTHORIZATION_GROUP
 from webhook.backends.memory import MemoryBackend
 from webhook.errors import InvalidReviewError

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import (
+
+from tests.support import (
     AUDIENCE,
     ISSUER,
     LEEWAY,
@@ -17,7 +18,6 @@ from support import (
     signing_key,
     token_of,
 )
-
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.claims import Claims, ObjectReference
 from webhook.fact_cache import FactCache

@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
-from support import NOW
 
+from tests.support import NOW
 from webhook.skew import Estimate, State
 from webhook.skew_report import SkewReport, report_of
 from webhook.skew_verdict import Verdict, VerdictKind, judge

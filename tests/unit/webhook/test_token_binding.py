@@ -1,8 +1,8 @@
 """What a token is asked to stand and fall with: Kubernetes' checks, in their order."""
 
 import pytest
-from support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW
 
+from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW
 from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.claims import ObjectReference
 from webhook.errors import (

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 
 from keys.keyring import Keyring
+from tests.support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from webhook.claims import ObjectReference
 from webhook.errors import InvalidReviewError
 from webhook.issuer import TokenPolicy, TokenRequest, issue_token

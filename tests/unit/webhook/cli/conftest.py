@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import Leeway, Ran
-from support import NOW
 
 from keys.jws import SigningKey
 from tests.secrets_made import printed
+from tests.support import NOW
+from tests.unit.webhook.cli.cli_support import Leeway, Ran
 from webhook.assembly import keyring_of
 from webhook.cli.main import main
 from webhook.data_dir import InitOptions, initialise

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Leeway
+
+from tests.unit.webhook.cli.cli_support import Leeway
 
 CALLER = f"os:{pwd.getpwuid(os.getuid()).pw_name}"
 

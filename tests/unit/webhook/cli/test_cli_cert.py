@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
 from cryptography import x509
 
 from keys import files
 from keys.crl import check_revocation_lists, renewed_list
 from keys.pki import make_ca, make_client_certificate
 from tests.support import revocation_list
+from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.data_dir import InitOptions, initialise, read_pair
 
 pytestmark = pytest.mark.fault(42)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
 
+from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.config import Configuration
 from webhook.config_file import environment_names
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cli_support import run_process
+from tests.unit.webhook.cli.cli_support import run_process
 
 SKEWED = (
     "service account token is not valid yet: nbf is 92s ahead of this server's clock "

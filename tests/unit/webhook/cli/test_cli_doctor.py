@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway, run_process
 
 from keys.pki import make_server_certificate
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.assembly import store_of
 from webhook.config import Configuration
 from webhook.data_dir import read_pair

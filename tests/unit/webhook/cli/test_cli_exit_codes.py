@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cli_support import Leeway
 
 from tests.other_user import folder_in_reach, run_as_nobody
+from tests.unit.webhook.cli.cli_support import Leeway
 
 OF_THE_STORE = ("user list", "role list", "group list", "auth status", "can-i read a --user b")
 OF_THE_STORE += ("user add z --no-password", "revoke jti x", "revoke list")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway, run_process
 from cryptography import x509
 
 from keys.pem import ALGORITHMS
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.assembly import keyring_of
 from webhook.config_file import load_configuration
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
-from support import NOW
 
 import webhook.cli.keys
 from keys.pem import ALGORITHMS
+from tests.support import NOW
+from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.assembly import keyring_of
 
 START = int(NOW) - 1000

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
-from support import good_claims, token_of
 
 from keys.jws import SigningKey
+from tests.support import good_claims, token_of
+from tests.unit.webhook.cli.cli_support import Leeway
 
 pytestmark = pytest.mark.fault(51)
 NAMES = {

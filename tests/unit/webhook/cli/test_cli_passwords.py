@@ -4,9 +4,9 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from cli_support import Leeway
-from test_cli_usage import run_on_terminal
 
+from tests.unit.webhook.cli.cli_support import Leeway
+from tests.unit.webhook.cli.test_cli_usage import run_on_terminal
 from webhook.assembly import store_of
 from webhook.config_file import load_configuration
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Leeway, run_process
 
 from keys.errors import KeyFileError
 from keys.files import check_credential_file, read_credential_file
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 
 KUBECONFIG = "apiVersion: v1\nkind: Config\n"
 

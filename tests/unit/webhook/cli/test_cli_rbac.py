@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import Leeway
+
+from tests.unit.webhook.cli.cli_support import Leeway
 
 SESSION = [
     ("user add --create root:root-Zb6mXq9RtY3kPw", "User root created\n"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
+
+from tests.unit.webhook.cli.cli_support import Leeway
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 AHEAD = TIME + r" \(now, and the leeway of 60s\)"

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from cli_support import Leeway, run_process
-from support import assert_token_not_in, good_claims, token_of
 
+from tests.support import assert_token_not_in, good_claims, token_of
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.cli.main import cli
 from webhook.version import COMMIT, VERSION
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_support import Leeway, run_process
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 
 WRONG = [
     (("--workers", "0"), ("--workers", "1 to 64")),

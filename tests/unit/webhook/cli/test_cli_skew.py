@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cli_support import Leeway
 
+from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.cli.skew import render_report
 from webhook.skew import State
 from webhook.skew_report import ClockEntry, SkewReport, SkewStatus, VerdictEntry

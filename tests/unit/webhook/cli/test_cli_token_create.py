@@ -8,10 +8,10 @@ from time import time
 from typing import Any
 
 import pytest
-from cli_support import Leeway, run_process
-from fake_kube import fake_kube
-from support import unb64
 
+from tests.fake_kube import fake_kube
+from tests.support import unb64
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.bound_objects import Kind, ObjectKey
 
 POD = ("--bound-object-kind", "Pod", "--bound-object-name", "p-0", "--bound-object-uid", "u-1")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway
-from support import JTI, assert_token_not_in, good_claims, token_of
 
 from keys.jws import SigningKey
 from tests.e2e.harness import review_of
+from tests.support import JTI, assert_token_not_in, good_claims, token_of
+from tests.unit.webhook.cli.cli_support import Leeway
 
 # Of a length that base64 pads with one character.
 TOKEN = next(token for n in range(9) if len(token := token_of(good_claims(jti="j" * n))) % 3 == 2)

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway, run_process
-from support import assert_token_not_in, b64, good_claims, header_of, raw_jws, signing_key, token_of
+
+from tests.support import (
+    assert_token_not_in,
+    b64,
+    good_claims,
+    header_of,
+    raw_jws,
+    signing_key,
+    token_of,
+)
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 
 KEY = signing_key("ES256")
 UNVERIFIED = "UNVERIFIED: nothing below has been checked, anybody may have written it.\n"

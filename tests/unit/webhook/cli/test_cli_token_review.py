@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_support import Leeway, Ran, run_process
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fake_kube import fake_kube
-from support import (
+
+from keys.jws import SigningKey
+from tests.fake_kube import fake_kube
+from tests.support import (
     ACCOUNT,
     ACCOUNT_UID,
     NAMESPACE,
@@ -25,8 +26,7 @@ from support import (
     signing_key,
     token_of,
 )
-
-from keys.jws import SigningKey
+from tests.unit.webhook.cli.cli_support import Leeway, Ran, run_process
 from webhook.bound_objects import Kind, ObjectKey
 
 CHECKS = [

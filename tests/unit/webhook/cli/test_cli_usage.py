@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cli_support import LEEWAY, Leeway
-from test_cli_root import COMMANDS
 
 from tests.unit.test_docs import check_command
+from tests.unit.webhook.cli.cli_support import LEEWAY, Leeway
+from tests.unit.webhook.cli.test_cli_root import COMMANDS
 from webhook.cli.server_option import ServerAddress
 from webhook.version import VERSION
 

@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from support import NOW, revocation_list
 
 from keys.errors import KeyFileError
 from keys.pem import private_key_pem
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
+from tests.support import NOW, revocation_list
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
 from webhook.doctor.findings import Status, Verdict

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_kube import HOST, FakeKube, fake_kube
-from support import wait_until
 
+from tests.fake_kube import HOST, FakeKube, fake_kube
+from tests.support import wait_until
 from webhook.errors import APIServerError, ConfigurationError
 from webhook.objects import credential_plugin, kube_client
 from webhook.objects.kube_client import Connection

@@ -6,9 +6,9 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from store_model import Scratch, assert_same
 
 from tests.support import refresh_as_requests_do
+from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import errors

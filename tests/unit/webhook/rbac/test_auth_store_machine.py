@@ -11,8 +11,8 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from store_model import Scratch, assert_same
 
+from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 
 from keys import jws
 from keys.keyring import Keyring
+from tests.support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError

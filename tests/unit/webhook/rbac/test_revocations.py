@@ -5,8 +5,8 @@ from math import inf
 
 import msgspec
 import pytest
-from store_model import Scratch, assert_same
-from support import (
+
+from tests.support import (
     ACCOUNT,
     AUDIENCE,
     ISSUER,
@@ -22,7 +22,7 @@ from support import (
     token_of,
     unb64,
 )
-
+from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.assembly import lifetimes_of
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.backends.memory import MemoryBackend

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
-from support import NOW
 
+from tests.support import NOW
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from caller_parts import scope_of
 
 from keys import jws
 from keys.jwk import jwks_document
 from keys.key_changes import rotate
 from tests.support import signing_key
+from tests.unit.webhook.server.caller_parts import scope_of
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration

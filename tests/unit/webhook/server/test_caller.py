@@ -9,16 +9,6 @@ from datetime import timedelta
 import bcrypt
 import msgspec
 import pytest
-from caller_parts import (
-    FOREIGN_ISSUER,
-    GROUPS,
-    KEY,
-    SERVICE_ACCOUNT,
-    START,
-    SUBJECT,
-    Parts,
-    scope_of,
-)
 
 from keys.jws import sign
 from keys.keyring import Keyring
@@ -31,6 +21,16 @@ from tests.support import (
     good_claims,
     signing_key,
     token_of,
+)
+from tests.unit.webhook.server.caller_parts import (
+    FOREIGN_ISSUER,
+    GROUPS,
+    KEY,
+    SERVICE_ACCOUNT,
+    START,
+    SUBJECT,
+    Parts,
+    scope_of,
 )
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from caller_parts import Parts
 from flask.testing import FlaskClient
 
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, NOW
+from tests.unit.webhook.server.caller_parts import Parts
 from webhook.backends.memory import MemoryBackend
 from webhook.errors import DataDirectoryError, LeewayError
 from webhook.issuer import TokenPolicy

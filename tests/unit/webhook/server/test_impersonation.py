@@ -5,10 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
-from caller_parts import KEY, SUBJECT, Parts, scope_of
 
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
+from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.tokens import JWTTokens

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from caller_parts import Parts
 
 from keys.keyring import Keyring
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
+from tests.unit.webhook.server.caller_parts import Parts
 from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.issuer import TokenPolicy
 from webhook.metrics import Metrics

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from support import NOW, until
 
+from tests.support import NOW, until
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from bound_parts import POD, SA, UIDS, StillSource, bound_token
-from support import (
+
+from tests.bound_parts import POD, SA, UIDS, StillSource, bound_token
+from tests.support import (
     ACCOUNT_UID,
     NOW,
     assert_accepted,
@@ -18,7 +19,6 @@ from support import (
     token_of,
     until,
 )
-
 from webhook.bound_objects import Absence, Answer, ObjectKey, ObjectState
 from webhook.errors import Reason
 from webhook.outcome import Outcome

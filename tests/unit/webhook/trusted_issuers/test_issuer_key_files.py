@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support import (
+
+from keys.jwk import jwks_document
+from keys.jws import SigningKey
+from tests.support import (
     AUDIENCE,
     ISSUER,
     LEEWAY,
@@ -20,9 +23,6 @@ from support import (
     token_of,
     wait_until,
 )
-
-from keys.jwk import jwks_document
-from keys.jws import SigningKey
 from webhook.assembly import issuer_keys_of
 from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.config_file import parse_configuration
