@@ -27,11 +27,8 @@ from benchmarks.tokens import make_tokens
 from benchmarks.verification import AUDIENCES, ISSUER, POLICY
 from keys.keyring import Keyring
 from keys.pem import generate_signing_key
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.claims import ClockLeeway
 from webhook.mapping import role_groups
-from webhook.outcome import Refused
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, User
@@ -48,6 +45,9 @@ from webhook.rbac.records import (
 )
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.revoking import Lifetimes
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.claims import ClockLeeway
+from webhook.token.outcome import Refused
 
 CEILING: Final = 1.5
 _HOT: Final = "hot"

@@ -20,10 +20,8 @@ from benchmarks.report import Row, rate_row
 from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import token_review
 from webhook.assembly import keyring_of, policy_of, store_of
-from webhook.claims import ObjectReference
 from webhook.config_file import load_configuration
 from webhook.data_dir import ACCESS_REVIEW_PATH, TOKEN_REVIEW_PATH
-from webhook.issuer import TokenRequest, issue_token
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import prefix_end
 from webhook.rbac.records import (
@@ -36,6 +34,8 @@ from webhook.rbac.records import (
     role_record,
     user_record,
 )
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenRequest, issue_token
 
 CONNECTIONS: Final = 16
 REVOCATIONS: Final = 100_000

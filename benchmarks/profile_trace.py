@@ -22,7 +22,7 @@ class Traced(NamedTuple):
     name: str
 
 
-_AUTHENTICATOR: Final = "webhook.authenticator"
+_AUTHENTICATOR: Final = "webhook.token.authenticator"
 _ROUTE: Final = "webhook.server.routes.token_reviews"
 ROOT: Final = Traced(
     "Application.answer_at_once", "webhook.server.dispatch", "Application.answer_at_once"
@@ -36,8 +36,8 @@ TRACED: Final = (
     Traced("parse_token_review", _ROUTE, "parse_token_review"),
     Traced("Authenticator.authenticate", _AUTHENTICATOR, "Authenticator.authenticate"),
     Traced("hashlib.sha256", "hashlib", "sha256"),
-    Traced("FactCache.get, put", "webhook.fact_cache", "FactCache.get"),
-    Traced("FactCache.get, put", "webhook.fact_cache", "FactCache.put"),
+    Traced("FactCache.get, put", "webhook.token.fact_cache", "FactCache.get"),
+    Traced("FactCache.get, put", "webhook.token.fact_cache", "FactCache.put"),
     Traced("jws.parse", "keys.jws", "parse"),
     Traced("read_unverified", _AUTHENTICATOR, "read_unverified"),
     Traced("jws.header", "keys.jws", "header"),

@@ -9,9 +9,9 @@ from typing import Final
 
 from keys.keyring import Keyring
 from webhook.assembly import keyring_of, policy_of
-from webhook.claims import ObjectReference
 from webhook.config_file import load_configuration
-from webhook.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenRequest, issue_token
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenRequest, issue_token
 
 _NODES: Final = tuple(ObjectReference(f"node-{i}", str(uuid.uuid4())) for i in range(16))
 _SIGNING_PROCESSES: Final = 2

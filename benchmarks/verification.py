@@ -18,10 +18,10 @@ from benchmarks.tokens import make_tokens
 from keys.encoding import decode_base64url
 from keys.keyring import Keyring
 from keys.pem import generate_signing_key
-from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.claims import ClockLeeway
-from webhook.issuer import TokenPolicy
-from webhook.outcome import Authenticated
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.claims import ClockLeeway
+from webhook.token.issuer import TokenPolicy
+from webhook.token.outcome import Authenticated
 
 ISSUER: Final = "https://leeway.default.svc"
 AUDIENCES: Final = ("https://kubernetes.default.svc",)

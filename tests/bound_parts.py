@@ -1,7 +1,7 @@
 """Objects that tokens of tests are bound to, and such tokens."""
 
 from tests.support import ACCOUNT, ACCOUNT_UID, NAMESPACE, good_claims, token_of
-from webhook.bound_objects import Kind, ObjectKey
+from webhook.token.bound_objects import Kind, ObjectKey
 
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
 POD = ObjectKey(Kind.POD, NAMESPACE, "p-0")

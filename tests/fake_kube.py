@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
-from webhook.bound_objects import Kind, ObjectKey
 from webhook.kubeconfig import kubeconfig
+from webhook.token.bound_objects import Kind, ObjectKey
 
 HOST = "127.0.0.1"
 CLIENT = "leeway"

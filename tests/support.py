@@ -25,14 +25,14 @@ from keys.jws import SigningKey
 from keys.pem import generate_signing_key, private_key_pem
 from keys.pki import CertifiedKey
 from tests.secrets_made import key_made, token_made
-from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.bound_objects import ObjectSource
-from webhook.claims import ClockLeeway
 from webhook.errors import Reason
-from webhook.outcome import Authenticated, Outcome, Refused
 from webhook.rbac.auth_store import AuthStore
 from webhook.reviews import TokenReviewRequest, render_token_review
 from webhook.server.refreshing import Refreshing
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.bound_objects import ObjectSource
+from webhook.token.claims import ClockLeeway
+from webhook.token.outcome import Authenticated, Outcome, Refused
 
 NOW = 1_800_000_000.0
 ISSUER = "https://leeway.default.svc"

@@ -12,19 +12,19 @@ from keys.key_changes import advance
 from keys.key_files import load_keyring
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, is_note_due
-from webhook.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.bound_objects import ObjectSource
-from webhook.claims import ClockLeeway
 from webhook.config import Configuration, LeewaySection
 from webhook.data_dir import KEYS_FOLDER
-from webhook.discovery import MAX_AGE_SECONDS
 from webhook.errors import ConfigurationError
-from webhook.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
 from webhook.rbac.revoking import Lifetimes
 from webhook.skew import SkewTracker
+from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
+from webhook.token.bound_objects import ObjectSource
+from webhook.token.claims import ClockLeeway
+from webhook.token.discovery import MAX_AGE_SECONDS
+from webhook.token.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
 
 

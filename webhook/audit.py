@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from keys.files import hand_over
-from webhook.claims import Claims
 from webhook.duration import utc
 from webhook.log_lines import Fields, json_line
+from webhook.token.claims import Claims
 
 AUDIT_FILE: Final = "audit.log"
 DONE: Final = "done"

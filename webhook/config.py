@@ -12,7 +12,6 @@ from typing import Final, Literal
 import msgspec
 
 from keys.showing import shown
-from webhook.claims import LEGACY_ISSUER
 from webhook.config_limits import (
     require,
     require_audiences,
@@ -22,6 +21,7 @@ from webhook.config_limits import (
     require_issuer,
     require_path,
 )
+from webhook.token.claims import LEGACY_ISSUER
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"

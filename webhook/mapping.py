@@ -1,8 +1,8 @@
 """How the roles of a subject come back as groups of its TokenReview."""
 
-from webhook.outcome import Authenticated, Outcome, groups_of
 from webhook.rbac.access import roles_of
 from webhook.rbac.state import State
+from webhook.token.outcome import Authenticated, Outcome, groups_of
 
 
 def role_groups(outcome: Outcome, state: State, prefix: str) -> tuple[str, ...]:

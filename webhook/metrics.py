@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 
 from webhook.errors import HandshakeFailure, Reason
 from webhook.metric_lots import Later, Lots
-from webhook.outcome import Authenticated, Outcome
 from webhook.skew import Estimate
+from webhook.token.outcome import Authenticated, Outcome
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 Limit = Literal["login", "connection", "file"]

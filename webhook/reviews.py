@@ -11,8 +11,8 @@ from msgspec import UNSET, UnsetType
 
 from webhook.bodies import MAX_VALUES, read_object, read_spec, read_texts
 from webhook.errors import ClockError, InvalidReviewError
-from webhook.outcome import Authenticated, Outcome
 from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.token.outcome import Authenticated, Outcome
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")

@@ -28,7 +28,7 @@ from typing import Final
 
 import msgspec
 
-from webhook.claims import Claims
+from webhook.token.claims import Claims
 
 BUCKET_SECONDS: Final = 300
 BUCKETS: Final = 3

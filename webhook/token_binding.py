@@ -19,8 +19,6 @@ Namespaces are not looked up: where one does not exist, the service account is w
 from dataclasses import replace
 from typing import Final
 
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState
-from webhook.claims import ObjectReference, is_dns_label, is_dns_subdomain
 from webhook.errors import (
     InvalidReviewError,
     IssueError,
@@ -29,8 +27,10 @@ from webhook.errors import (
     ObjectNotFoundError,
 )
 from webhook.go_text import go_quoted
-from webhook.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
 from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState
+from webhook.token.claims import ObjectReference, is_dns_label, is_dns_subdomain
+from webhook.token.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
 from webhook.token_requests import KIND, AskedToken, BoundObjectReference
 
 _BOUND_KINDS: Final = (Kind.POD, Kind.SECRET, Kind.NODE)

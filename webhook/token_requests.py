@@ -14,9 +14,9 @@ import msgspec
 
 from webhook.bodies import read_object, read_text, read_texts, refuse_other_case
 from webhook.errors import InvalidReviewError
-from webhook.issuer import IssuedToken
 from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
 from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.token.issuer import IssuedToken
 
 API_VERSION: Final = f"{AUTHENTICATION_GROUP}/v1"
 KIND: Final = "TokenRequest"

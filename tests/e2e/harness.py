@@ -23,7 +23,7 @@ from tests.secrets_made import answered, folder_made, shown, token_made
 from webhook.assembly import keyring_of, policy_of
 from webhook.config_file import load_configuration
 from webhook.data_dir import read_pair
-from webhook.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenRequest, issue_token
 
 LEEWAY = str(Path(sys.executable).with_name("leeway"))
 HOST = "127.0.0.1"

@@ -15,10 +15,10 @@ from keys.encoding import decode_base64url
 from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
 from webhook.assembly import keyring_of, policy_of
-from webhook.bound_objects import Kind, ObjectKey
-from webhook.claims import ObjectReference
 from webhook.config_file import load_configuration
-from webhook.issuer import TokenRequest, issue_token
+from webhook.token.bound_objects import Kind, ObjectKey
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenRequest, issue_token
 
 from .auth import API_SERVER, ROOT, connections_to_every_worker
 from .harness import REVIEWS, Answer, RunningServer, request_on, review_of, start_server

@@ -17,8 +17,8 @@ import pytest
 
 from keys.jws import SigningKey, sign
 from webhook.assembly import keyring_of
-from webhook.claims import ObjectReference
-from webhook.claims_json import build_projected
+from webhook.token.claims import ObjectReference
+from webhook.token.claims_json import build_projected
 
 from .harness import (
     AUDIENCE,

@@ -30,11 +30,11 @@ from tests.support import (
     token_of,
     unb64,
 )
-from webhook.authenticator import Authenticator
 from webhook.errors import InvalidReviewError
-from webhook.explain import explain
-from webhook.outcome import Authenticated, Refused
 from webhook.reviews import parse_token_review, render_token_review
+from webhook.token.authenticator import Authenticator
+from webhook.token.explain import explain
+from webhook.token.outcome import Authenticated, Refused
 
 COUNT = int(os.environ.get("TEST_FUZZ_COUNT", "100000"))
 SEED = int(os.environ.get("TEST_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)

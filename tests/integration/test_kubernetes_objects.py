@@ -10,9 +10,9 @@ import pytest
 
 from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.objects.api_server import LOOKUP_SECONDS
 from webhook.objects.kubernetes import KubernetesObjects
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, "argo-run", "loofah")
 POD = ObjectKey(Kind.POD, "argo-run", "loofah-0")

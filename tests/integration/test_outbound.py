@@ -23,7 +23,6 @@ from cryptography.x509.oid import NameOID
 
 from keys.pki import CertifiedKey
 from tests.issuer_server import HOST, JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server, raw
-from webhook.bound_objects import Kind, ObjectKey
 from webhook.cli import skew
 from webhook.cli.main import cli
 from webhook.data_dir import InitOptions, initialise
@@ -34,6 +33,7 @@ from webhook.objects import api_server
 from webhook.objects.kube_client import Connection
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, client_context, endpoint_of
+from webhook.token.bound_objects import Kind, ObjectKey
 from webhook.trusted_issuers import fetching
 
 POD = ObjectKey(Kind.POD, "argo-run", "loofah")

@@ -22,11 +22,11 @@ from tests.support import (
     token_of,
     wait_until,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url
-from webhook.outcome import Authenticated, Outcome, Refused
 from webhook.server.verifier import KEYS_SECONDS, TokenVerifier
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.outcome import Authenticated, Outcome, Refused
 from webhook.trusted_issuers.fetching import KeyLocation
 from webhook.trusted_issuers.issuer_keys import IssuerKeys
 from webhook.trusted_issuers.remote import RemoteKeys

@@ -23,7 +23,6 @@ from tests.hard_input import (
 from tests.linear_time import MAX_GROWTH, growth
 from webhook import config_file, protobuf, reviews
 from webhook.bodies import decode_body
-from webhook.claims_json import parse_claims, read_unverified
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.duration import parse_duration
 from webhook.etcd_wire import RoleGrantPermissionRequest, parse_request
@@ -31,6 +30,7 @@ from webhook.log_lines import json_line, redact, text_line
 from webhook.objects.documents import parse_objects
 from webhook.server import whole_request
 from webhook.server.parser import LeewayParser
+from webhook.token.claims_json import parse_claims, read_unverified
 from webhook.trusted_issuers.documents import parse_https_url, refresh_seconds
 
 Parse = Callable[[bytes], object]

@@ -11,11 +11,11 @@ from keys.jwk import jwks_document, kid_of, parse_jwks
 from keys.keyring import Keyring
 from tests.support import as_json, b64, sign_text, signing_key, unb64
 from webhook.assembly import authenticator_of
-from webhook.authenticator import Authenticator
-from webhook.claims import ObjectReference
-from webhook.claims_json import build_projected
 from webhook.config_file import load_configuration
 from webhook.reviews import parse_token_review, render_token_review
+from webhook.token.authenticator import Authenticator
+from webhook.token.claims import ObjectReference
+from webhook.token.claims_json import build_projected
 
 CLUSTER = """\
 apiVersion: leeway.dev/v1

@@ -26,11 +26,11 @@ from webhook.config_environment import PREFIX
 from webhook.config_file import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, InitOptions, initialise
 from webhook.errors import DataDirectoryError
-from webhook.explain import explain
 from webhook.health_probe import is_healthy
-from webhook.issuer import TokenRequest, issue_token
-from webhook.outcome import Authenticated
 from webhook.server.stop_signals import hold, release
+from webhook.token.explain import explain
+from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.outcome import Authenticated
 
 BEHIND_SECONDS: Final = 92
 _START_SECONDS: Final = 20

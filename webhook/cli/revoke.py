@@ -9,13 +9,13 @@ import click
 
 from keys.showing import shown
 from webhook.assembly import lifetimes_of
-from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.duration import utc
 from webhook.rbac.records import Revocation
+from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 
 _MAX_JTI_LENGTH: Final = 256
 _CREDENTIAL_PREFIX: Final = "JTI="

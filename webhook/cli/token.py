@@ -21,21 +21,21 @@ from webhook.assembly import (
     store_of,
 )
 from webhook.audit import fingerprint
-from webhook.authenticator import Authenticator
-from webhook.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
-from webhook.claims_json import read_unverified
 from webhook.cli.at_time import Moment, MomentType
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config_file import load_configuration
 from webhook.duration import in_words, utc
-from webhook.explain import Explanation, explain
 from webhook.mapping import role_groups
-from webhook.outcome import Authenticated, Outcome
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.state import State
 from webhook.reviews import TokenReviewRequest, render_token_review
+from webhook.token.authenticator import Authenticator
+from webhook.token.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
+from webhook.token.claims_json import read_unverified
+from webhook.token.explain import Explanation, explain
+from webhook.token.outcome import Authenticated, Outcome
 
 _WIDTH = 100
 _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")

@@ -11,8 +11,6 @@ import click
 
 from webhook.assembly import clock_leeway_of, policy_of, signing_keyring_of, source_of
 from webhook.audit import token_fields
-from webhook.bound_objects import ObjectSource
-from webhook.claims import ObjectReference
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, say
 from webhook.config import Configuration
@@ -24,7 +22,9 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
-from webhook.issuer import TokenRequest, issue_token
+from webhook.token.bound_objects import ObjectSource
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenRequest, issue_token
 from webhook.token_binding import resolve_token_request
 from webhook.token_requests import AskedToken, BoundObjectReference
 

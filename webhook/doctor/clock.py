@@ -11,8 +11,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
-from webhook.claims import ClockLeeway
 from webhook.doctor.findings import Verdict, failure, ok, warning
+from webhook.token.claims import ClockLeeway
 
 FIX: Final = "chronyc makestep   # on the machine whose clock is wrong; `date -u` on both tells"
 

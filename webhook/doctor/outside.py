@@ -12,7 +12,6 @@ from keys.keyring import Keyring
 from keys.showing import shown
 from webhook.assembly import clock_leeway_of
 from webhook.config import EVERY_ADDRESS, Configuration
-from webhook.discovery import CONFIGURATION_PATH, JWKS_PATH
 from webhook.doctor.asking import (
     Answer,
     NobodyAnswersError,
@@ -28,6 +27,7 @@ from webhook.doctor.signing_keys import check_published
 from webhook.errors import ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.https import client_context
+from webhook.token.discovery import CONFIGURATION_PATH, JWKS_PATH
 
 _READY_PATH: Final = "/readyz?verbose"
 _PATHS: Final = (_READY_PATH, CONFIGURATION_PATH, JWKS_PATH)

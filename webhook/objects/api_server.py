@@ -20,12 +20,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from webhook.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.errors import APIServerError
 from webhook.objects.documents import unix_seconds
 from webhook.objects.kube_client import Connection
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Response
+from webhook.token.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 
 PAGE_SIZE: Final = 500
 LOOKUP_SECONDS: Final = 2.0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from keys.showing import shown_path
-from webhook.bound_objects import Absence, Answer, ObjectKey
 from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.objects.documents import Objects, parse_objects
+from webhook.token.bound_objects import Absence, Answer, ObjectKey
 from webhook.watching import FileWatch, is_news
 
 _POLL_SECONDS: Final = 0.2

@@ -20,12 +20,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.errors import APIServerError
 from webhook.objects.api_server import look_up
 from webhook.objects.kube_client import Connection
 from webhook.objects.store import KindStore
 from webhook.objects.watch import KindWatch
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 
 _UNREACHABLE_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 
 MAX_GONE: Final = 20_000
 """How many UIDs that have gone are remembered for each kind."""

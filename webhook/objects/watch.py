@@ -23,12 +23,12 @@ from threading import Lock, Thread
 from time import monotonic, time
 from typing import Final
 
-from webhook.bound_objects import ObjectKey, ObjectState
 from webhook.duration import format_duration, utc
 from webhook.errors import APIServerError
 from webhook.objects.api_server import Event, Page, Watch, list_page
 from webhook.objects.kube_client import Connection
 from webhook.objects.store import KindStore
+from webhook.token.bound_objects import ObjectKey, ObjectState
 
 _FIRST_DELAY_SECONDS: Final = 0.2
 _MAX_DELAY_SECONDS: Final = 5.0

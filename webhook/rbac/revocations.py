@@ -4,9 +4,9 @@ By ``jti`` and ``sub`` of claims whose signature holds, never by the bytes of a 
 another encoding is the same token.
 """
 
-from webhook.claims import Claims
 from webhook.duration import utc
 from webhook.rbac.auth_store import AuthStore
+from webhook.token.claims import Claims
 
 
 class StoreRevocations:

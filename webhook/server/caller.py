@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from webhook.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
 from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
@@ -25,6 +24,7 @@ from webhook.server.impersonation import wanted_identity
 from webhook.server.refreshing import Refreshing
 from webhook.server.tls import TLS_1_2, peer_certificate
 from webhook.server.verifier import TokenVerifier
+from webhook.token.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
 
 CALLER: Final = "leeway.caller"
 """The key of the ASGI scope under which the caller is left."""

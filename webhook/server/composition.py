@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING
 from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
-from webhook import discovery
 from webhook.access_reviews import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.assembly import policy_of
-from webhook.authenticator import Authenticator
-from webhook.bound_objects import ObjectSource
 from webhook.config import Configuration
 from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.metrics import Metrics
@@ -35,6 +32,9 @@ from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
 from webhook.skew_files import SkewFiles
+from webhook.token import discovery
+from webhook.token.authenticator import Authenticator
+from webhook.token.bound_objects import ObjectSource
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, all_done
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ that come by themselves.
 from typing import Final
 from urllib.parse import unquote
 
-from webhook.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
-from webhook.outcome import AUTHENTICATED_GROUP, groups_of
 from webhook.server.http import RequestError, Scope
+from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
+from webhook.token.outcome import AUTHENTICATED_GROUP, groups_of
 
 PREFIX: Final = b"impersonate-"
 _EXTRA_PREFIX: Final = "impersonate-extra-"

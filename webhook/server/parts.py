@@ -14,13 +14,13 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of
-from webhook.authenticator import Authenticator
-from webhook.bound_objects import ObjectSource
 from webhook.config import Configuration
 from webhook.errors import ConfigurationError
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.tokens import JWTTokens, TokenProvider
 from webhook.server.composition import Lasting, Parts, token_provider
+from webhook.token.authenticator import Authenticator
+from webhook.token.bound_objects import ObjectSource
 from webhook.trusted_issuers.issuer_keys import IssuerKeys
 
 READY_SECONDS: Final = 10.0

@@ -23,9 +23,9 @@ from webhook.errors import HandshakeFailure, Reason
 from webhook.log_lines import Fields
 from webhook.logs import AUDIT_LOGGER, LOGGER
 from webhook.metrics import Limit
-from webhook.outcome import Authenticated, Outcome
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import Scope, header
+from webhook.token.outcome import Authenticated, Outcome
 
 LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
-from webhook.authenticator import Authenticator
-from webhook.bound_objects import Absence, Answer, LookupNeeded, ObjectKey, ObjectSource
 from webhook.errors import UnknownKeyError
-from webhook.outcome import Outcome, Refused
+from webhook.token.authenticator import Authenticator
+from webhook.token.bound_objects import Absence, Answer, LookupNeeded, ObjectKey, ObjectSource
+from webhook.token.outcome import Outcome, Refused
 
 LOOKUP_SECONDS: Final = 2.0
 """What all look-ups for one token may take together."""

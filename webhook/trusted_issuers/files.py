@@ -13,8 +13,8 @@ from keys.files import read_public_file
 from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
 from keys.pem import parse_public_keys
 from keys.showing import shown_path
-from webhook.authenticator import TrustedIssuer
 from webhook.errors import ConfigurationError, ConfiguredFileError
+from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.skipped import SkippedKeys
 from webhook.watching import POLL_SECONDS, FileWatch, is_news
 

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from webhook.authenticator import TrustedIssuer
 from webhook.config import IssuerKeysSection
+from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.skipped import SkippedKeys
 
 

@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Final
 
 from keys.errors import UnusableKeyError
-from webhook.authenticator import TrustedIssuer
 from webhook.duration import in_words
 from webhook.errors import KeysUnavailableError
+from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.fetching import FetchedKeys
 from webhook.trusted_issuers.schedule import KEEP_SECONDS, FetchSchedule
 from webhook.trusted_issuers.skipped import SkippedKeys

@@ -14,10 +14,10 @@ from webhook.access_reviews import parse_access_review
 from webhook.assembly import authenticator_of, keyring_of, store_of
 from webhook.config_file import load_configuration
 from webhook.errors import Reason
-from webhook.outcome import Authenticated
 from webhook.rbac.access import granting_roles
 from webhook.registry import question_of
 from webhook.reviews import parse_token_review
+from webhook.token.outcome import Authenticated
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from webhook.audit import append_line, fingerprint, token_fields
-from webhook.claims import Claims, ObjectReference
+from webhook.token.claims import Claims, ObjectReference
 
 
 def test_the_file_is_private_and_grows(tmp_path: Path) -> None:

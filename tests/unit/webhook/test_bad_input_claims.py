@@ -20,10 +20,10 @@ from tests.support import (
     review,
     token_of,
 )
-from webhook.claims import ClockLeeway
 from webhook.errors import ClockError, Reason
-from webhook.explain import explain
-from webhook.outcome import Refused
+from webhook.token.claims import ClockLeeway
+from webhook.token.explain import explain
+from webhook.token.outcome import Refused
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 POD = {"name": "p1", "uid": "8ec93c07-642d-4b4b-93f7-1c038328613d"}

@@ -30,9 +30,9 @@ from tests.support import (
     token_of,
     unb64,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
-from webhook.outcome import Refused
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.outcome import Refused
 
 RSA = signing_key("RS256")
 ALL_ALGORITHMS = (

@@ -18,9 +18,6 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.claims import Claims, ObjectReference
-from webhook.fact_cache import FactCache
 from webhook.metrics import Metrics
 from webhook.skew import (
     BUCKET_SECONDS,
@@ -33,6 +30,9 @@ from webhook.skew import (
     State,
     estimate,
 )
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.claims import Claims, ObjectReference
+from webhook.token.fact_cache import FactCache
 
 # Well within a bucket.
 SEEN = NOW + 60

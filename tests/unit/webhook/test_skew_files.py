@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from webhook.claims import Claims, ObjectReference
 from webhook.server import skew_writer
 from webhook.skew import WINDOW_SECONDS, SkewTracker
 from webhook.skew_files import FOLDER_VARIABLE, SkewFiles
+from webhook.token.claims import Claims, ObjectReference
 
 WORKER = """
 import sys, time
 from pathlib import Path
-from webhook.claims import Claims, ObjectReference
+from webhook.token.claims import Claims, ObjectReference
 from webhook.skew import SkewTracker
 from webhook.skew_files import SkewFiles
 files = SkewFiles(SkewTracker(), Path(sys.argv[1]))

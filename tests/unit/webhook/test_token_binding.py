@@ -3,8 +3,6 @@
 import pytest
 
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
-from webhook.claims import ObjectReference
 from webhook.errors import (
     InvalidReviewError,
     IssueError,
@@ -13,7 +11,9 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
-from webhook.issuer import TokenPolicy, TokenRequest, stable_uid
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenPolicy, TokenRequest, stable_uid
 from webhook.token_binding import resolve_token_request
 from webhook.token_requests import AskedToken, BoundObjectReference
 

@@ -6,9 +6,9 @@ import pytest
 
 from keys.keyring import Keyring
 from tests.support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
-from webhook.claims import ObjectReference
 from webhook.errors import InvalidReviewError
-from webhook.issuer import TokenPolicy, TokenRequest, issue_token
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenPolicy, TokenRequest, issue_token
 from webhook.token_requests import (
     AskedToken,
     BoundObjectReference,

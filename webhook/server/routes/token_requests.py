@@ -13,7 +13,6 @@ import msgspec
 from keys.errors import KeyScheduleError
 from keys.keyring import Keyring
 from webhook.audit import DONE, Audit, token_fields
-from webhook.bound_objects import ObjectSource
 from webhook.errors import (
     Cause,
     InvalidObjectError,
@@ -23,12 +22,13 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
-from webhook.issuer import TokenPolicy, issue_token
 from webhook.metrics import Metrics
 from webhook.protobuf import json_of
 from webhook.reviews import AUTHENTICATION_GROUP
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import Headers, RequestError, request_error_of
+from webhook.token.bound_objects import ObjectSource
+from webhook.token.issuer import TokenPolicy, issue_token
 from webhook.token_binding import resolve_token_request
 from webhook.token_requests import KIND, MESSAGE, parse_token_request, render_token_request
 

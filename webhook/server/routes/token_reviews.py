@@ -5,12 +5,12 @@ from time import perf_counter
 
 from webhook.mapping import role_groups
 from webhook.metrics import Metrics
-from webhook.outcome import Outcome
 from webhook.rbac.auth_store import AuthStore
 from webhook.reviews import MESSAGE, TokenReviewRequest, parse_token_review, render_token_review
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
 from webhook.server.verifier import TokenVerifier
+from webhook.token.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

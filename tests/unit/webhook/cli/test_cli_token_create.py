@@ -12,7 +12,7 @@ import pytest
 from tests.fake_kube import fake_kube
 from tests.support import unb64
 from tests.unit.webhook.cli.cli_support import Leeway, run_process
-from webhook.bound_objects import Kind, ObjectKey
+from webhook.token.bound_objects import Kind, ObjectKey
 
 POD = ("--bound-object-kind", "Pod", "--bound-object-name", "p-0", "--bound-object-uid", "u-1")
 UID_OF_LOOFAH = "1314ea02-d034-5f4d-adf9-b4c6930045d5"

@@ -27,7 +27,7 @@ from tests.support import (
     token_of,
 )
 from tests.unit.webhook.cli.cli_support import Leeway, Ran, run_process
-from webhook.bound_objects import Kind, ObjectKey
+from webhook.token.bound_objects import Kind, ObjectKey
 
 CHECKS = [
     "form",

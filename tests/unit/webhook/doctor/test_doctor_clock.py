@@ -4,9 +4,9 @@ from email.utils import formatdate
 
 import pytest
 
-from webhook.claims import ClockLeeway
 from webhook.doctor.clock import Sample, check_offset, estimate_offset
 from webhook.doctor.findings import Status
+from webhook.token.claims import ClockLeeway
 
 START = 1_800_000_000.0
 LEEWAY = ClockLeeway(60, 90, 30)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from webhook.bound_objects import Kind, ObjectKey, ObjectState
 from webhook.config_file import load_configuration
 from webhook.errors import ConfigurationError
 from webhook.objects.api_server import _PLURALS
 from webhook.objects.documents import Objects, parse_objects, unix_seconds
+from webhook.token.bound_objects import Kind, ObjectKey, ObjectState
 
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, "argo-run", "loofah")
 POD = ObjectKey(Kind.POD, "argo-run", "loofah-0")

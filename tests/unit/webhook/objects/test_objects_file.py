@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import wait_until
-from webhook.bound_objects import Absence, Kind, ObjectKey, ObjectState
 from webhook.errors import ConfigurationError
 from webhook.objects.file import FileObjects
+from webhook.token.bound_objects import Absence, Kind, ObjectKey, ObjectState
 
 NODE = ObjectKey(Kind.NODE, "", "n")
 POLL_SECONDS = 0.01

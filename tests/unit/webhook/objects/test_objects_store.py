@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.objects.store import MAX_GONE, KindStore
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 
 POD = ObjectKey(Kind.POD, "ns", "p")
 OTHER = ObjectKey(Kind.POD, "ns", "q")

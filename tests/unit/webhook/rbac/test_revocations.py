@@ -24,10 +24,7 @@ from tests.support import (
 )
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.assembly import lifetimes_of
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.backends.memory import MemoryBackend
-from webhook.bound_objects import Absence, Answer, ObjectKey
-from webhook.claims import LEGACY_ISSUER, Claims, ObjectReference
 from webhook.config import (
     Configuration,
     Duration,
@@ -42,6 +39,9 @@ from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.records import Lifetime, Revocation, TokenRecord, token_record
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.revoking import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.bound_objects import Absence, Answer, ObjectKey
+from webhook.token.claims import LEGACY_ISSUER, Claims, ObjectReference
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 DAY, YEAR = 86_400, 365 * 86_400

@@ -16,7 +16,6 @@ from tests.support import (
     NOW,
     signing_key,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
@@ -26,6 +25,7 @@ from webhook.server.caller import Caller, Callers
 from webhook.server.http import Scope
 from webhook.server.tls import TLS_1_2
 from webhook.server.verifier import TokenVerifier
+from webhook.token.authenticator import Authenticator, TrustedIssuer
 
 FOREIGN_ISSUER = "https://other.example"
 KEY = b"/leeway/tokenreviews"

@@ -14,14 +14,14 @@ import uuid
 from pathlib import Path
 
 from keys import jws
-from webhook.claims import ObjectReference
-from webhook.claims_json import build_projected
 from webhook.config_file import load_configuration
-from webhook.outcome import Authenticated
 from webhook.rbac.model import User
 from webhook.rbac.records import user_record
 from webhook.server.app import create_app
 from webhook.server.memory_keeper import resident_bytes
+from webhook.token.claims import ObjectReference
+from webhook.token.claims_json import build_projected
+from webhook.token.outcome import Authenticated
 
 LOOK_EVERY = 5_000
 

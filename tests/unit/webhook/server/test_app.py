@@ -23,15 +23,15 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise
-from webhook.issuer import TokenRequest, issue_token
 from webhook.objects.file import FileObjects
-from webhook.outcome import Authenticated
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.caller import Caller
 from webhook.server.parts import Background, started
+from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.outcome import Authenticated
 from webhook.trusted_issuers.files import FileKeys
 
 JWKS = jwks_document([signing_key("ES256", "one").verification_key])

@@ -32,10 +32,8 @@ from tests.unit.webhook.server.caller_parts import (
     Parts,
     scope_of,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.errors import Reason
 from webhook.log_lines import Fields
-from webhook.outcome import Refused
 from webhook.rbac.errors import (
     AuthError,
     AuthFailedError,
@@ -49,6 +47,8 @@ from webhook.server.caller import NOBODY, Caller, Callers
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.verifier import TokenVerifier
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.outcome import Refused
 
 
 @pytest.fixture

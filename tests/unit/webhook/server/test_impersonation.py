@@ -9,13 +9,13 @@ import pytest
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
 from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.tokens import JWTTokens
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
 from webhook.server.verifier import TokenVerifier
+from webhook.token.authenticator import Authenticator, TrustedIssuer
 
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 MASTERS = "system:masters"

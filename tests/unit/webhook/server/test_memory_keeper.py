@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from webhook.fact_cache import FactCache
 from webhook.memory_rule import FLOOR_BYTES, MIB
 from webhook.server.memory_keeper import MemoryKeeper, resident_bytes
+from webhook.token.fact_cache import FactCache
 
 BOUND = 128 * MIB
 

@@ -27,13 +27,13 @@ from webhook.assembly import keyring_of, policy_of
 from webhook.config_file import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.errors import TokenRefusedError
-from webhook.issuer import TokenRequest, issue_token
 from webhook.server.anonymous import AnonymousConnections
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.handshake import ServerContext
 from webhook.server.protocol import LeewayProtocol
 from webhook.server.request_log import RequestLog
 from webhook.server.whole_request import MAX_HEAD, Head
+from webhook.token.issuer import TokenRequest, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"

@@ -7,12 +7,12 @@ import pytest
 from keys.keyring import Keyring
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from tests.unit.webhook.server.caller_parts import Parts
-from webhook.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
-from webhook.issuer import TokenPolicy
 from webhook.metrics import Metrics
 from webhook.server.caller import Caller
 from webhook.server.http import RequestError
 from webhook.server.routes.token_requests import TokenRequests
+from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.issuer import TokenPolicy
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
 KEYRING = Keyring().with_new_key(signing_key("ES256"), 0)

@@ -19,10 +19,10 @@ from tests.support import (
     token_of,
     until,
 )
-from webhook.bound_objects import Absence, Answer, ObjectKey, ObjectState
 from webhook.errors import Reason
-from webhook.outcome import Outcome
 from webhook.server.verifier import LOOKUP_SECONDS, TokenVerifier
+from webhook.token.bound_objects import Absence, Answer, ObjectKey, ObjectState
+from webhook.token.outcome import Outcome
 
 
 @dataclass

@@ -24,9 +24,9 @@ from tests.support import (
     wait_until,
 )
 from webhook.assembly import issuer_keys_of
-from webhook.authenticator import Authenticator, TrustedIssuer
 from webhook.config_file import parse_configuration
 from webhook.errors import Reason
+from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.trusted_issuers.files import FileKeys
 
 OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")

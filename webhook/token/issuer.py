@@ -10,9 +10,9 @@ from typing import Final
 
 from keys import jws
 from keys.keyring import Keyring
-from webhook.claims import Claims, ObjectReference, is_dns_label, is_dns_subdomain
-from webhook.claims_json import MAX_AUDIENCES, build_projected
 from webhook.errors import IssueError, TokenRefusedError
+from webhook.token.claims import Claims, ObjectReference, is_dns_label, is_dns_subdomain
+from webhook.token.claims_json import MAX_AUDIENCES, build_projected
 
 MAX_REQUEST_SECONDS: Final = 1 << 32
 # The expiration that kubelet asks for, and what it is extended to: clients that never read their

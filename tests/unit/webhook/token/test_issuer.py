@@ -14,10 +14,10 @@ from tests.support import (
     signing_key,
     unb64,
 )
-from webhook.claims import ObjectReference
 from webhook.errors import IssueError
-from webhook.issuer import IssuedToken, TokenPolicy, TokenRequest, issue_token, stable_uid
-from webhook.outcome import Authenticated
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import IssuedToken, TokenPolicy, TokenRequest, issue_token, stable_uid
+from webhook.token.outcome import Authenticated
 
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)

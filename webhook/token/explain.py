@@ -14,10 +14,10 @@ from keys import jws
 from keys.encoding import decode_base64url
 from keys.errors import KeysError
 from webhook import errors
-from webhook.claims import Claims, ClockLeeway
-from webhook.claims_json import parse_claims, read_unverified
 from webhook.duration import in_words, utc
-from webhook.outcome import Authenticated, Outcome
+from webhook.token.claims import Claims, ClockLeeway
+from webhook.token.claims_json import parse_claims, read_unverified
+from webhook.token.outcome import Authenticated, Outcome
 
 OK: Final = "ok"
 FAIL: Final = "FAIL"

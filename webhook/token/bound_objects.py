@@ -16,7 +16,6 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from webhook.claims import Claims, ObjectReference
 from webhook.errors import (
     BoundObjectGoneError,
     LookupFailedError,
@@ -24,6 +23,7 @@ from webhook.errors import (
     ServiceAccountGoneError,
     UIDMismatchError,
 )
+from webhook.token.claims import Claims, ObjectReference
 
 INVALID_SINCE_LABEL: Final = "kubernetes.io/legacy-token-invalid-since"
 

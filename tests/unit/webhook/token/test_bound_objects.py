@@ -14,7 +14,8 @@ from tests.support import (
     authenticator_with,
     token_of,
 )
-from webhook.bound_objects import (
+from webhook.errors import Reason
+from webhook.token.bound_objects import (
     Absence,
     Answer,
     Answers,
@@ -22,9 +23,8 @@ from webhook.bound_objects import (
     ObjectKey,
     ObjectState,
 )
-from webhook.errors import Reason
-from webhook.explain import FAIL, explain
-from webhook.outcome import Outcome
+from webhook.token.explain import FAIL, explain
+from webhook.token.outcome import Outcome
 
 WORDS = {
     SA: "service account argo-run/loofah",

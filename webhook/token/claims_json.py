@@ -18,14 +18,14 @@ import msgspec
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from keys.words import validation_in_words
-from webhook.claims import (
+from webhook.errors import InvalidClaimsError, SubjectMismatchError, UnknownBindingError
+from webhook.token.claims import (
     USERNAME_PREFIX,
     Claims,
     ObjectReference,
     is_dns_label,
     is_dns_subdomain,
 )
-from webhook.errors import InvalidClaimsError, SubjectMismatchError, UnknownBindingError
 
 MAX_AUDIENCES: Final = 100
 # What is longer is not shared: nobody counts the bytes of what is kept to be.

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from webhook.claims import Claims
 from webhook.errors import TokenRefusedError
+from webhook.token.claims import Claims
 
 _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 _NODE_NAME: Final = "authentication.kubernetes.io/node-name"

@@ -11,8 +11,8 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from webhook.explain import CHECKS, FAIL, NOT_REACHED, OK, explain
-from webhook.outcome import Authenticated
+from webhook.token.explain import CHECKS, FAIL, NOT_REACHED, OK, explain
+from webhook.token.outcome import Authenticated
 
 RSA, FOREIGN = signing_key("RS256"), signing_key("RS256", "foreign")
 CASES = [

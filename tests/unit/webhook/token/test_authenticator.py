@@ -28,12 +28,12 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from webhook.authenticator import Authenticator, TrustedIssuer
-from webhook.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.errors import Reason
-from webhook.fact_cache import FactCache
 from webhook.metrics import Metrics
-from webhook.outcome import Authenticated, Refused
+from webhook.token.authenticator import Authenticator, TrustedIssuer
+from webhook.token.claims import LEGACY_ISSUER, ClockLeeway
+from webhook.token.fact_cache import FactCache
+from webhook.token.outcome import Authenticated, Refused
 
 RSA = signing_key("RS256")
 TOKEN = token_of(good_claims())

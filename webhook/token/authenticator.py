@@ -21,14 +21,6 @@ import msgspec
 from keys import jws
 from keys.errors import AlgorithmNotAllowedError, MalformedJWSError, UnusableKeyError
 from keys.jwk import VerificationKey, is_same_key
-from webhook.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
-from webhook.claims import (
-    Claims,
-    ClockLeeway,
-    check_audience,
-    check_times,
-)
-from webhook.claims_json import parse_claims, read_unverified
 from webhook.errors import (
     BadSignatureError,
     InvalidClaimsError,
@@ -41,9 +33,17 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownKeyError,
 )
-from webhook.fact_cache import FactCache
-from webhook.outcome import Authenticated, Outcome, refused
 from webhook.skew import SkewTracker
+from webhook.token.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
+from webhook.token.claims import (
+    Claims,
+    ClockLeeway,
+    check_audience,
+    check_times,
+)
+from webhook.token.claims_json import parse_claims, read_unverified
+from webhook.token.fact_cache import FactCache
+from webhook.token.outcome import Authenticated, Outcome, refused
 
 # Where nobody looks at the memory of the process, as a server does.
 DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
