@@ -26,8 +26,8 @@ from keys.pem import generate_signing_key, private_key_pem
 from keys.pki import CertifiedKey
 from tests.secrets_made import key_made, token_made
 from webhook.errors import Reason
+from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.auth_store import AuthStore
-from webhook.reviews import TokenReviewRequest, render_token_review
 from webhook.server.refreshing import Refreshing
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource

@@ -40,10 +40,10 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.config import Configuration
 from webhook.config_file import FILE_NAME, parse_configuration
 from webhook.errors import DataDirectoryError
+from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.kubeconfig import kubeconfig
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
-from webhook.reviews import AUTHENTICATION_GROUP
 
 KEYS_FOLDER: Final = "keys"
 TLS_FOLDER: Final = "tls"

@@ -15,8 +15,8 @@ import msgspec
 
 from keys.errors import EncodingError
 from keys.words import validation_in_words
-from webhook.bodies import decode_body
 from webhook.errors import InvalidReviewError
+from webhook.kube.bodies import decode_body
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words
 

@@ -31,7 +31,7 @@ from tests.support import (
     unb64,
 )
 from webhook.errors import InvalidReviewError
-from webhook.reviews import parse_token_review, render_token_review
+from webhook.kube.token_review import parse_token_review, render_token_review
 from webhook.token.authenticator import Authenticator
 from webhook.token.explain import explain
 from webhook.token.outcome import Authenticated, Refused

@@ -97,7 +97,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "webhook.log_lines._TOKEN_CHARACTERS": ("findall", [("", "a", ""), ("", "a!", "")]),
     "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
-    "webhook.registry._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
+    "webhook.kube.request_keys._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
     "webhook.server.parser.FIELDS": ("findall", [("", "a: b\r\n", ""), ("a:", " ", "\1")]),
     "webhook.server.parser._PLAIN_BLOCK": ("fullmatch", [("", "a: \r\n", "!"), ("a:", " ", "\1")]),
     "webhook.server.caller._AUTHORIZATION": (
@@ -109,7 +109,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],
     ),
-    "webhook.token_requests._FIELD": ("fullmatch", [("", "a", "!")]),
+    "webhook.kube.token_request._FIELD": ("fullmatch", [("", "a", "!")]),
     "webhook.trusted_issuers.documents._MAX_AGE": ("fullmatch", [("max-age=", "1", "")]),
     "webhook.https_url._URL": (
         "fullmatch",

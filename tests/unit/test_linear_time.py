@@ -21,11 +21,13 @@ from tests.hard_input import (
     times,
 )
 from tests.linear_time import MAX_GROWTH, growth
-from webhook import config_file, protobuf, reviews
-from webhook.bodies import decode_body
+from webhook import config_file
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.duration import parse_duration
 from webhook.etcd_wire import RoleGrantPermissionRequest, parse_request
+from webhook.kube import protobuf
+from webhook.kube import token_review as reviews
+from webhook.kube.bodies import decode_body
 from webhook.log_lines import json_line, redact, text_line
 from webhook.objects.documents import parse_objects
 from webhook.server import whole_request

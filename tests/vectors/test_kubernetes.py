@@ -12,7 +12,7 @@ from keys.keyring import Keyring
 from tests.support import as_json, b64, sign_text, signing_key, unb64
 from webhook.assembly import authenticator_of
 from webhook.config_file import load_configuration
-from webhook.reviews import parse_token_review, render_token_review
+from webhook.kube.token_review import parse_token_review, render_token_review
 from webhook.token.authenticator import Authenticator
 from webhook.token.claims import ObjectReference
 from webhook.token.claims_json import build_projected

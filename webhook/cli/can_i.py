@@ -8,8 +8,6 @@ import click
 import msgspec
 
 from keys.errors import EncodingError
-from webhook.access_reviews import SUBJECT_KIND, AccessRequest, parse_access_review
-from webhook.bodies import decode_body
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.store import (
     GoFlagsCommand,
@@ -18,10 +16,12 @@ from webhook.cli.store import (
     prefix_option,
     wire_range,
 )
+from webhook.kube.access_review import SUBJECT_KIND, AccessRequest, parse_access_review
+from webhook.kube.bodies import decode_body
+from webhook.kube.request_access import decide_for_cluster, keys_in_words
 from webhook.rbac.access import explain_access
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words, to_wire
-from webhook.request_access import decide_for_cluster, keys_in_words
 
 
 @click.command(

@@ -15,9 +15,9 @@ from webhook.cli.store import (
     prefix_option,
     wire_range,
 )
+from webhook.kube.request_keys import covers_every_object
 from webhook.rbac.model import Permission, PermissionType, Role
 from webhook.rbac.ranges import in_words, prefix_end
-from webhook.registry import covers_every_object
 
 
 @click.group(epilog=example("leeway role list"))

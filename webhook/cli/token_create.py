@@ -22,11 +22,11 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
+from webhook.kube.token_binding import resolve_token_request
+from webhook.kube.token_request import AskedToken, BoundObjectReference
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenRequest, issue_token
-from webhook.token_binding import resolve_token_request
-from webhook.token_requests import AskedToken, BoundObjectReference
 
 
 class _Duration(click.ParamType[int]):

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
-from webhook.access_reviews import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.assembly import policy_of
 from webhook.config import Configuration
 from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
+from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
+from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.token_uses import TokenUses
 from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
-from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.server.caller import Callers
 from webhook.server.dispatch import Application, HotRoute
 from webhook.server.fair_queue import FairQueue

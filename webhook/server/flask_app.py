@@ -13,13 +13,13 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from webhook import rules_reviews
-from webhook.access_reviews import AUTHORIZATION_GROUP
 from webhook.audit import Audit
 from webhook.data_dir import SKEW_KEY
 from webhook.errors import InvalidReviewError, LeewayError
+from webhook.kube import rules_review as rules_reviews
+from webhook.kube.access_review import AUTHORIZATION_GROUP
+from webhook.kube.protobuf import json_of
 from webhook.metrics import CONTENT_TYPE, Metrics
-from webhook.protobuf import json_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType

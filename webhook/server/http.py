@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any, Final
 
 from webhook.errors import InvalidObjectError, LeewayError
-from webhook.protobuf import CONTENT_TYPE, Message, json_of
+from webhook.kube.protobuf import CONTENT_TYPE, Message, json_of
 from webhook.server.error_map import JSON, code_of, error_body, invalid_details
 
 Scope = MutableMapping[str, Any]

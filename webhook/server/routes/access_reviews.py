@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from webhook.access_reviews import (
+from webhook.kube.access_review import (
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
@@ -14,11 +14,11 @@ from webhook.access_reviews import (
     render_access_review,
     render_who_am_i,
 )
+from webhook.kube.range_review import parse_range_review, render_range_review
+from webhook.kube.request_access import Decision, decide, decide_for_cluster
 from webhook.metrics import Metrics
-from webhook.range_reviews import parse_range_review, render_range_review
 from webhook.rbac.access import Access, explain_access
 from webhook.rbac.auth_store import AuthStore
-from webhook.request_access import Decision, decide, decide_for_cluster
 from webhook.server.caller import CALLER, Caller, Callers
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog

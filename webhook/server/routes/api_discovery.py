@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webhook import range_reviews, rules_reviews
-from webhook.access_reviews import AUTHORIZATION_GROUP, SUBJECT_KIND
-from webhook.known_resources import KNOWN
-from webhook.reviews import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
+from webhook.kube import range_review as range_reviews
+from webhook.kube import rules_review as rules_reviews
+from webhook.kube.access_review import AUTHORIZATION_GROUP, SUBJECT_KIND
+from webhook.kube.resources import KNOWN
+from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 
 Schema = Mapping[str, Any]
 _TEXT: Final[Schema] = {"type": "string"}

@@ -22,15 +22,15 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
+from webhook.kube.protobuf import json_of
+from webhook.kube.token_binding import resolve_token_request
+from webhook.kube.token_request import KIND, MESSAGE, parse_token_request, render_token_request
+from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.metrics import Metrics
-from webhook.protobuf import json_of
-from webhook.reviews import AUTHENTICATION_GROUP
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import Headers, RequestError, request_error_of
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.issuer import TokenPolicy, issue_token
-from webhook.token_binding import resolve_token_request
-from webhook.token_requests import KIND, MESSAGE, parse_token_request, render_token_request
 
 _RETRY: Final[Headers] = ((b"retry-after", b"1"),)
 

@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from time import perf_counter
 
+from webhook.kube.token_review import (
+    MESSAGE,
+    TokenReviewRequest,
+    parse_token_review,
+    render_token_review,
+)
 from webhook.mapping import role_groups
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
-from webhook.reviews import MESSAGE, TokenReviewRequest, parse_token_review, render_token_review
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
 from webhook.server.verifier import TokenVerifier

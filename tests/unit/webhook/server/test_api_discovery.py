@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 
-from webhook.known_resources import KNOWN
+from webhook.kube.resources import KNOWN
 from webhook.server.routes import api_discovery
 from webhook.server.routes.api_discovery import GROUPS, Resource
 

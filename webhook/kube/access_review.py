@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
 from webhook.errors import Cause, InvalidObjectError, InvalidReviewError
-from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
-from webhook.registry import PathRequest, Request, ResourceRequest
-from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.kube.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
+from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
+from webhook.kube.token_review import AUTHENTICATION_GROUP
 
 AUTHORIZATION_GROUP: Final = "authorization.k8s.io"
 AUTHORIZATION_VERSIONS: Final = ("v1", "v1beta1")

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.bodies import read_object, read_text, read_texts, refuse_other_case
 from webhook.errors import InvalidReviewError
-from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
-from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.kube.bodies import read_object, read_text, read_texts, refuse_other_case
+from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.token.issuer import IssuedToken
 
 API_VERSION: Final = f"{AUTHENTICATION_GROUP}/v1"

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.support import as_json
-from webhook.access_reviews import (
+from webhook.errors import InvalidObjectError, InvalidReviewError
+from webhook.kube.access_review import (
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
@@ -17,9 +18,8 @@ from webhook.access_reviews import (
     render_access_review,
     render_who_am_i,
 )
-from webhook.errors import InvalidObjectError, InvalidReviewError
-from webhook.protobuf import json_of
-from webhook.registry import PathRequest, Request, ResourceRequest
+from webhook.kube.protobuf import json_of
+from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
 from webhook.server.error_map import invalid_details
 
 V1 = "authorization.k8s.io/v1"

@@ -7,9 +7,9 @@ import msgspec
 
 from keys.errors import EncodingError
 from keys.words import validation_in_words
-from webhook.bodies import FIELDS, decode_body, refuse_other_case
 from webhook.errors import InvalidReviewError
 from webhook.etcd_wire import require_short_keys
+from webhook.kube.bodies import FIELDS, decode_body, refuse_other_case
 from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire

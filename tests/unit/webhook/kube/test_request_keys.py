@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webhook.backends.memory import MemoryBackend
-from webhook.known_resources import KNOWN
-from webhook.rbac.access import explain_access, granting_roles
-from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.model import Permission, PermissionType
-from webhook.rbac.ranges import Range, merge, prefix_end, to_wire
-from webhook.registry import (
+from webhook.kube.request_keys import (
     PathRequest,
     Question,
     ResourceRequest,
     question_of,
     resource_of,
 )
+from webhook.kube.resources import KNOWN
+from webhook.rbac.access import explain_access, granting_roles
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import Permission, PermissionType
+from webhook.rbac.ranges import Range, merge, prefix_end, to_wire
 
 READ, WRITE, READWRITE = PermissionType
 BOTH = (READ, WRITE)

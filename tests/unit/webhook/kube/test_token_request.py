@@ -7,14 +7,14 @@ import pytest
 from keys.keyring import Keyring
 from tests.support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from webhook.errors import InvalidReviewError
-from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenPolicy, TokenRequest, issue_token
-from webhook.token_requests import (
+from webhook.kube.token_request import (
     AskedToken,
     BoundObjectReference,
     parse_token_request,
     render_token_request,
 )
+from webhook.token.claims import ObjectReference
+from webhook.token.issuer import TokenPolicy, TokenRequest, issue_token
 
 V1 = "authentication.k8s.io/v1"
 POD = {"kind": "Pod", "apiVersion": "v1", "name": "p-0", "uid": "u-1"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes
 import pytest
 
-from webhook.known_resources import KNOWN, Known
+from webhook.kube.resources import KNOWN, Known
 
 RELEASE = int(kubernetes.__version__.partition(".")[0])
 MADE_FOR = 37

@@ -3,9 +3,9 @@
 import pytest
 
 from webhook.backends.memory import MemoryBackend
+from webhook.kube.request_access import decide, decide_for_cluster
+from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
 from webhook.rbac.auth_store import AuthStore
-from webhook.registry import PathRequest, Request, ResourceRequest
-from webhook.request_access import decide, decide_for_cluster
 
 SECRET = ResourceRequest("get", "", "secrets", "", "kube-system", "s")
 # Slashes in them were never allowed, not even for root.

@@ -11,11 +11,11 @@ from webhook.errors import (
     ObjectConflictError,
     ObjectNotFoundError,
 )
+from webhook.kube.token_binding import resolve_token_request
+from webhook.kube.token_request import AskedToken, BoundObjectReference
 from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenPolicy, TokenRequest, stable_uid
-from webhook.token_binding import resolve_token_request
-from webhook.token_requests import AskedToken, BoundObjectReference
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from webhook.errors import InvalidReviewError
-from webhook.protobuf import MAX_FIELDS, Field, Message, json_of
-from webhook.token_requests import MESSAGE
+from webhook.kube.protobuf import MAX_FIELDS, Field, Message, json_of
+from webhook.kube.token_request import MESSAGE
 
 # What kubectl 1.32 sends for `create token loofah -n argo-run --audience vault --duration 20m`.
 KUBECTL = bytes.fromhex(

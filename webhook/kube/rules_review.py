@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.access_reviews import AUTHORIZATION_GROUP
-from webhook.bodies import read_object, read_text, refuse_other_case
 from webhook.errors import InvalidReviewError
-from webhook.known_resources import KNOWN
-from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.access_review import AUTHORIZATION_GROUP
+from webhook.kube.bodies import read_object, read_text, refuse_other_case
+from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.request_keys import ROOT_KEY, ResourceRequest, question_of, resource_of
+from webhook.kube.resources import KNOWN
 from webhook.rbac.access import roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission
 from webhook.rbac.permissions import Permissions
 from webhook.rbac.ranges import prefix_end
-from webhook.registry import ROOT_KEY, ResourceRequest, question_of, resource_of
 
 KIND: Final = "SelfSubjectRulesReview"
 _API_VERSION: Final = f"{AUTHORIZATION_GROUP}/v1"

@@ -7,15 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import as_json
-from webhook.access_reviews import AUTHORIZATION_GROUP
 from webhook.backends.memory import MemoryBackend
 from webhook.errors import InvalidReviewError
-from webhook.protobuf import json_of
-from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.model import Permission, PermissionType
-from webhook.registry import PathRequest, ResourceRequest
-from webhook.request_access import decide
-from webhook.rules_reviews import (
+from webhook.kube.access_review import AUTHORIZATION_GROUP
+from webhook.kube.protobuf import json_of
+from webhook.kube.request_access import decide
+from webhook.kube.request_keys import PathRequest, ResourceRequest
+from webhook.kube.rules_review import (
     KIND,
     MAX_RULES,
     MESSAGE,
@@ -24,6 +22,8 @@ from webhook.rules_reviews import (
     render_rules_review,
     rules_of,
 )
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.model import Permission, PermissionType
 
 READ, WRITE, READWRITE = PermissionType
 Grant = tuple[PermissionType, str, str]

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from webhook.bodies import MAX_VALUES, read_object, read_spec, read_texts
 from webhook.errors import ClockError, InvalidReviewError
-from webhook.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.bodies import MAX_VALUES, read_object, read_spec, read_texts
+from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
 from webhook.token.outcome import Authenticated, Outcome
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"

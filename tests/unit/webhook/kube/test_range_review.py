@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import as_json, assert_token_not_in, good_claims, token_of
 from webhook.errors import InvalidReviewError, LeewayError
-from webhook.range_reviews import RangeAccessRequest, parse_range_review, render_range_review
+from webhook.kube.range_review import RangeAccessRequest, parse_range_review, render_range_review
 from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range

@@ -27,11 +27,11 @@ from webhook.errors import (
     ObjectNotFoundError,
 )
 from webhook.go_text import go_quoted
-from webhook.reviews import AUTHENTICATION_GROUP
+from webhook.kube.token_request import KIND, AskedToken, BoundObjectReference
+from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState
 from webhook.token.claims import ObjectReference, is_dns_label, is_dns_subdomain
 from webhook.token.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
-from webhook.token_requests import KIND, AskedToken, BoundObjectReference
 
 _BOUND_KINDS: Final = (Kind.POD, Kind.SECRET, Kind.NODE)
 _RESOURCES: Final = {

@@ -30,7 +30,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from webhook.known_resources import KNOWN
+from webhook.kube.resources import KNOWN
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, merge, prefix_end
 

@@ -17,7 +17,7 @@ from tests.support import (
     token_of,
 )
 from webhook.errors import InvalidReviewError
-from webhook.reviews import TokenReviewRequest, parse_token_review, render_token_review
+from webhook.kube.token_review import TokenReviewRequest, parse_token_review, render_token_review
 
 V1 = "authentication.k8s.io/v1"
 V1BETA1 = "authentication.k8s.io/v1beta1"

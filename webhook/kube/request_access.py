@@ -6,11 +6,11 @@ Source: kubernetes ``pkg/apis/authorization/types.go``, ``SubjectAccessReviewSta
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from webhook.kube.request_keys import Question, Request, question_of
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT
 from webhook.rbac.ranges import in_words, to_wire
-from webhook.registry import Question, Request, question_of
 
 
 @dataclass(frozen=True, slots=True)
