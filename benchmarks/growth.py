@@ -28,7 +28,6 @@ from benchmarks.verification import AUDIENCES, ISSUER, POLICY
 from keys.keyring import Keyring
 from keys.pem import generate_signing_key
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.mapping import role_groups
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, User
@@ -45,6 +44,7 @@ from webhook.rbac.records import (
 )
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.revoking import Lifetimes
+from webhook.rbac.role_groups import role_groups
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import ClockLeeway
 from webhook.token.outcome import Refused

@@ -72,7 +72,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.doctor.manifest",
         "webhook.doctor.signing_keys",
         "webhook.token.explain",
-        "webhook.mapping",
+        "webhook.rbac.role_groups",
         "webhook.kube.range_review",
         "webhook.kube.request_access",
         "webhook.kube.rules_review",
@@ -85,7 +85,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.rbac.passwords",
         "webhook.rbac.revocations",
         "webhook.rbac.token_uses",
-        "webhook.rbac.tokens",
+        "webhook.rbac.auth_tokens",
     ),
     4: (
         "keys.files",

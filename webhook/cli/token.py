@@ -28,8 +28,8 @@ from webhook.cli.token_create import create
 from webhook.config_file import load_configuration
 from webhook.duration import in_words, utc
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
-from webhook.mapping import role_groups
 from webhook.rbac.revocations import StoreRevocations
+from webhook.rbac.role_groups import role_groups
 from webhook.rbac.state import State
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource

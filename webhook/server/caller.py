@@ -15,10 +15,10 @@ import msgspec
 
 from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
-from webhook.rbac.tokens import TokenProvider, is_auth_jwt
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
 from webhook.server.refreshing import Refreshing

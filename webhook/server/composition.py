@@ -18,8 +18,8 @@ from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIO
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.rbac.token_uses import TokenUses
-from webhook.rbac.tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.server.caller import Callers
 from webhook.server.dispatch import Application, HotRoute
 from webhook.server.fair_queue import FairQueue

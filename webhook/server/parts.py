@@ -16,8 +16,8 @@ from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of
 from webhook.config import Configuration
 from webhook.errors import ConfigurationError
+from webhook.rbac.auth_tokens import JWTTokens, TokenProvider
 from webhook.rbac.revocations import StoreRevocations
-from webhook.rbac.tokens import JWTTokens, TokenProvider
 from webhook.server.composition import Lasting, Parts, token_provider
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource

@@ -13,6 +13,7 @@ from webhook.audit import DENIED, DONE, FAILED, Audit
 from webhook.errors import LeewayError
 from webhook.rbac.access import require_admin, roles_of
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import TokenProvider
 from webhook.rbac.errors import (
     AuthFailedError,
     AuthNotEnabledError,
@@ -22,7 +23,6 @@ from webhook.rbac.errors import (
 from webhook.rbac.model import ROOT
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
-from webhook.rbac.tokens import TokenProvider
 from webhook.server.caller import Caller
 
 

@@ -9,9 +9,9 @@ from webhook.kube.token_review import (
     parse_token_review,
     render_token_review,
 )
-from webhook.mapping import role_groups
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.role_groups import role_groups
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
 from webhook.server.verifier import TokenVerifier

@@ -10,10 +10,16 @@ from keys.keyring import Keyring
 from tests.support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import (
+    MAX_TOKEN_LENGTH,
+    JWTTokens,
+    NopTokens,
+    SimpleTokens,
+    TokenProvider,
+)
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
 from webhook.rbac.token_uses import TokenUses
-from webhook.rbac.tokens import MAX_TOKEN_LENGTH, JWTTokens, NopTokens, SimpleTokens, TokenProvider
 
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)

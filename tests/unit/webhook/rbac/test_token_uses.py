@@ -7,11 +7,11 @@ import pytest
 from tests.support import NOW
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError
 from webhook.rbac.records import Record, TokenRecord
 from webhook.rbac.state import State
 from webhook.rbac.token_uses import TokenUses
-from webhook.rbac.tokens import SimpleTokens
 
 TTL = 300.0
 

@@ -18,9 +18,9 @@ from tests.support import (
 )
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.token_uses import TokenUses
-from webhook.rbac.tokens import SimpleTokens
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import Scope
 from webhook.server.tls import TLS_1_2

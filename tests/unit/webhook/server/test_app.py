@@ -25,7 +25,7 @@ from webhook.config_file import load_configuration
 from webhook.data_dir import InitOptions, initialise
 from webhook.objects.file import FileObjects
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
+from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.caller import Caller

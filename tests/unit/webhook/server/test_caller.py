@@ -34,6 +34,7 @@ from tests.unit.webhook.server.caller_parts import (
 )
 from webhook.errors import Reason
 from webhook.log_lines import Fields
+from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens
 from webhook.rbac.errors import (
     AuthError,
     AuthFailedError,
@@ -42,7 +43,6 @@ from webhook.rbac.errors import (
 )
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
-from webhook.rbac.tokens import AUTH_TOKEN_TYPE, JWTTokens
 from webhook.server.caller import NOBODY, Caller, Callers
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI

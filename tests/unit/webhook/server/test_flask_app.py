@@ -14,10 +14,10 @@ from webhook.backends.memory import MemoryBackend
 from webhook.errors import DataDirectoryError, LeewayError
 from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import NopTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.records import Record
-from webhook.rbac.tokens import NopTokens
 from webhook.server.caller import CALLER, Caller
 from webhook.server.flask_app import create_flask_app
 from webhook.server.http import BODY

@@ -10,7 +10,7 @@ from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
 from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.tokens import JWTTokens
+from webhook.rbac.auth_tokens import JWTTokens
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity

@@ -15,7 +15,7 @@ from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
 from webhook.backends.memory import MemoryBackend
 from webhook.data_dir import TLSFiles
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.tokens import NopTokens
+from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.caller import Callers
 from webhook.server.http import RequestError, Scope
 from webhook.server.tls import TLS_1_2, peer_certificate, server_context, tls_extension

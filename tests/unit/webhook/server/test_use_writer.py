@@ -9,10 +9,10 @@ import pytest
 from tests.support import NOW, until
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Record
 from webhook.rbac.token_uses import TokenUses
-from webhook.rbac.tokens import SimpleTokens
 from webhook.server import use_writer
 from webhook.server.use_writer import UseWriter
 
