@@ -45,7 +45,7 @@ TRACED: Final = (
     # Nothing but the call of cryptography.
     Traced("RS256 signature", "keys.jws", "_RSAAlgorithm.verify"),
     Traced("parse_claims", _AUTHENTICATOR, "parse_claims"),
-    Traced("SkewTracker.see", "webhook.skew", "SkewTracker.see"),
+    Traced("SkewTracker.see", "webhook.skew.tracker", "SkewTracker.see"),
     Traced("check_audience", _AUTHENTICATOR, "check_audience"),
     Traced("check_times", _AUTHENTICATOR, "check_times"),
     Traced("StoreRevocations.find", "webhook.rbac.revocations", "StoreRevocations.find"),

@@ -19,7 +19,7 @@ from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
 from webhook.rbac.revoking import Lifetimes
-from webhook.skew import SkewTracker
+from webhook.skew.tracker import SkewTracker
 from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway

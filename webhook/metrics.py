@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from webhook.errors import HandshakeFailure, Reason
 from webhook.metric_lots import Later, Lots
-from webhook.skew import Estimate
+from webhook.skew.tracker import Estimate
 from webhook.token.outcome import Authenticated, Outcome
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST

@@ -13,7 +13,7 @@ import yaml
 
 from tests.deploy.deploy_schemas import DEPLOY
 from webhook.metrics import Metrics
-from webhook.skew import IN_STEP_SECONDS
+from webhook.skew.tracker import IN_STEP_SECONDS
 
 RULES = DEPLOY / "alerts" / "leeway-rules.yaml"
 RULE_TESTS = DEPLOY / "alerts" / "leeway-rules-test.yaml"

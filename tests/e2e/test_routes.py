@@ -14,7 +14,7 @@ import pytest
 from keys.pki import make_ca, make_client_certificate
 from webhook.config_file import load_configuration
 from webhook.server.app import create_app
-from webhook.skew_report import SKEW_PATH
+from webhook.skew.report import SKEW_PATH
 
 from .auth import (
     BAD_TOKEN,

@@ -15,7 +15,7 @@ from webhook.config import Configuration, Duration
 from webhook.config_file import environment_names
 from webhook.duration import parse_duration
 from webhook.metrics import Metrics
-from webhook.skew import Estimate, State
+from webhook.skew.tracker import Estimate, State
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

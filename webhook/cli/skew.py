@@ -18,8 +18,8 @@ from webhook.errors import DataDirectoryError, ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, Endpoint, client_context
-from webhook.skew import State
-from webhook.skew_report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
+from webhook.skew.report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
+from webhook.skew.tracker import State
 
 _TIMEOUT_SECONDS: Final = 10.0
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024

@@ -40,8 +40,8 @@ from webhook.server.routes.health import HealthCheck
 from webhook.server.skew_writer import keep_written
 from webhook.server.store_keeper import StoreKeeper
 from webhook.server.use_writer import UseWriter
-from webhook.skew import SkewTracker
-from webhook.skew_files import SkewFiles
+from webhook.skew.snapshots import SkewFiles
+from webhook.skew.tracker import SkewTracker
 from webhook.watching import FileWatch, is_news
 
 # A request that has begun may still ask what it began with.

@@ -31,7 +31,7 @@ from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
-from webhook.skew_files import SkewFiles
+from webhook.skew.snapshots import SkewFiles
 from webhook.token import discovery
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource

@@ -38,8 +38,8 @@ from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
 from webhook.server.routes.auth_api import AuthAPI, call_names
 from webhook.server.routes.token_requests import TokenRequests
-from webhook.skew_files import SkewFiles
-from webhook.skew_report import SKEW_PATH, report_of
+from webhook.skew.report import SKEW_PATH, report_of
+from webhook.skew.snapshots import SkewFiles
 
 _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"

@@ -5,7 +5,7 @@ import logging
 from time import monotonic, time
 from typing import Final
 
-from webhook.skew_files import SkewFiles
+from webhook.skew.snapshots import SkewFiles
 
 INTERVAL_SECONDS: Final = 1.0
 # A clock that is slewed moves by less than 1 ms in a second.

@@ -33,7 +33,7 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownKeyError,
 )
-from webhook.skew import SkewTracker
+from webhook.skew.tracker import SkewTracker
 from webhook.token.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
 from webhook.token.claims import (
     Claims,

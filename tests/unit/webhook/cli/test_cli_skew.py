@@ -13,9 +13,9 @@ import pytest
 
 from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.cli.skew import render_report
-from webhook.skew import State
-from webhook.skew_report import ClockEntry, SkewReport, SkewStatus, VerdictEntry
-from webhook.skew_verdict import VerdictKind
+from webhook.skew.report import ClockEntry, SkewReport, SkewStatus, VerdictEntry
+from webhook.skew.tracker import State
+from webhook.skew.verdict import VerdictKind
 
 ISSUER = "https://a-rather-long-name-of-an-issuer.clusters.example.com/of/a/team"
 

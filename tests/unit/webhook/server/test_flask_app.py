@@ -24,8 +24,8 @@ from webhook.server.http import BODY
 from webhook.server.request_log import RequestLog
 from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.routes.token_requests import TokenRequests
-from webhook.skew import SkewTracker
-from webhook.skew_files import SkewFiles
+from webhook.skew.snapshots import SkewFiles
+from webhook.skew.tracker import SkewTracker
 from webhook.token.issuer import TokenPolicy
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from tests.support import NOW
-from webhook.skew import Estimate, State
-from webhook.skew_report import SkewReport, report_of
-from webhook.skew_verdict import Verdict, VerdictKind, judge
+from webhook.skew.report import SkewReport, report_of
+from webhook.skew.tracker import Estimate, State
+from webhook.skew.verdict import Verdict, VerdictKind, judge
 
 A, B, C, D = (f"https://{name}.example" for name in "abcd")
 FINE, SIGNERS, SERVER = VerdictKind.IN_STEP, VerdictKind.SIGNERS, VerdictKind.SERVER

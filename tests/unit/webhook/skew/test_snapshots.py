@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from webhook.server import skew_writer
-from webhook.skew import WINDOW_SECONDS, SkewTracker
-from webhook.skew_files import FOLDER_VARIABLE, SkewFiles
+from webhook.skew.snapshots import FOLDER_VARIABLE, SkewFiles
+from webhook.skew.tracker import WINDOW_SECONDS, SkewTracker
 from webhook.token.claims import Claims, ObjectReference
 
 WORKER = """
 import sys, time
 from pathlib import Path
 from webhook.token.claims import Claims, ObjectReference
-from webhook.skew import SkewTracker
-from webhook.skew_files import SkewFiles
+from webhook.skew.tracker import SkewTracker
+from webhook.skew.snapshots import SkewFiles
 files = SkewFiles(SkewTracker(), Path(sys.argv[1]))
 now = time.time()
 for token in range(10):

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from webhook.duration import utc
-from webhook.skew import ISSUED_AT, WINDOW_SECONDS, Estimate, State
-from webhook.skew_verdict import VerdictKind, judge
+from webhook.skew.tracker import ISSUED_AT, WINDOW_SECONDS, Estimate, State
+from webhook.skew.verdict import VerdictKind, judge
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "SkewReport"
@@ -15,7 +15,7 @@ SKEW_PATH: Final = f"/apis/{API_VERSION}/skew"
 
 
 class VerdictEntry(msgspec.Struct, frozen=True, rename="camel"):
-    """Whose clock is wrong. Source of the fields: ``webhook.skew_verdict.Verdict``."""
+    """Whose clock is wrong. Source of the fields: ``webhook.skew.verdict.Verdict``."""
 
     kind: VerdictKind
     server_ahead_seconds: float
@@ -24,7 +24,7 @@ class VerdictEntry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ClockEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """One clock, of a node where ``node`` is not empty. See ``webhook.skew.Estimate``."""
+    """One clock, of a node where ``node`` is not empty. See ``webhook.skew.tracker.Estimate``."""
 
     issuer: str
     node: str

@@ -19,7 +19,7 @@ from tests.support import (
     token_of,
 )
 from webhook.metrics import Metrics
-from webhook.skew import (
+from webhook.skew.tracker import (
     BUCKET_SECONDS,
     IN_STEP_SECONDS,
     MAX_NODES,

@@ -1,4 +1,4 @@
-"""Whose clock is wrong: a verdict over the estimates of ``webhook.skew``.
+"""Whose clock is wrong: a verdict over the estimates of ``webhook.skew.tracker``.
 
 The rules, in order:
 
@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from webhook.skew import IN_STEP_SECONDS, ISSUED_AT, Estimate, State
+from webhook.skew.tracker import IN_STEP_SECONDS, ISSUED_AT, Estimate, State
 
 MIN_SOURCES: Final = 3
 _NAMED: Final = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import time
 from typing import Final
 
-from webhook.skew import WINDOW_SECONDS, Estimate, SkewTracker, estimate
+from webhook.skew.tracker import WINDOW_SECONDS, Estimate, SkewTracker, estimate
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PATTERN: Final = "skew-*.json"
