@@ -49,7 +49,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.token.outcome",
         "webhook.kube.token_review",
         "webhook.token.discovery",
-        "webhook.etcd_wire",
+        "webhook.etcd.auth_json",
         "webhook.kube.request_keys",
         "webhook.kube.access_review",
         "webhook.trusted_issuers.documents",

@@ -24,7 +24,7 @@ from tests.linear_time import MAX_GROWTH, growth
 from webhook import config_file
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.duration import parse_duration
-from webhook.etcd_wire import RoleGrantPermissionRequest, parse_request
+from webhook.etcd.auth_json import RoleGrantPermissionRequest, parse_request
 from webhook.kube import protobuf
 from webhook.kube import token_review as reviews
 from webhook.kube.bodies import decode_body

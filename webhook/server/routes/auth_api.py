@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webhook import etcd_wire as wire
 from webhook.audit import DENIED, DONE, FAILED, Audit
 from webhook.errors import LeewayError
+from webhook.etcd import auth_json as wire
 from webhook.rbac.access import require_admin, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenProvider
