@@ -17,7 +17,7 @@ from benchmarks.load_client import Load, Plan, ToolMissingError, build, review_t
 from benchmarks.report import Row, cost_row
 from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16

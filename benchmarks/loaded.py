@@ -20,7 +20,7 @@ from benchmarks.report import Row, rate_row
 from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import token_review
 from webhook.assembly import keyring_of, policy_of, store_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import ACCESS_REVIEW_PATH, TOKEN_REVIEW_PATH
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import prefix_end

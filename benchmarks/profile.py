@@ -36,7 +36,7 @@ from benchmarks.profile_tls import MemoryConnection, answer_bytes, request_bytes
 from benchmarks.profile_trace import TRACED, Times, median_times, read_requests
 from benchmarks.servers import RunningServer, leeway_process, make_data_dir, profile_server
 from benchmarks.tokens import make_tokens_of, token_review
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
 from webhook.server.http import Receive, Scope, Send

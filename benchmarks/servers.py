@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from webhook.assembly import keyring_of
-from webhook.config import Configuration
+from webhook.config.model import Configuration
 from webhook.server.gunicorn_settings import shared_memory
 
 HOST: Final = "127.0.0.1"

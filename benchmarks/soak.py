@@ -42,7 +42,7 @@ from benchmarks.soak_traffic import (
     prepare,
 )
 from benchmarks.tokens import make_tokens_of, token_review
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 
 LIMIT: Final = 1.05
 MARK_MINUTES: Final = 5.0

@@ -25,7 +25,7 @@ from benchmarks.load_client import Load, LoadError, Plan, Target, count_load, re
 from benchmarks.servers import HOST, RunningServer, script
 from benchmarks.tokens import make_tokens_here, token_review
 from webhook.assembly import keyring_of, policy_of, store_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import ACCESS_REVIEW_PATH, TLS_FOLDER, TOKEN_REVIEW_PATH
 from webhook.rbac.model import Group, Permission, PermissionType
 from webhook.rbac.ranges import prefix_end

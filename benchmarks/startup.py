@@ -23,7 +23,7 @@ from benchmarks.report import Row, cost_row
 from benchmarks.servers import HOST, WORKERS, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens, token_review
 from webhook.assembly import keyring_of, policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
 
 CEILING: Final = 1.5

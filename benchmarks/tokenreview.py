@@ -25,7 +25,7 @@ from benchmarks.servers import (
     make_data_dir,
 )
 from benchmarks.tokens import make_tokens_of, token_review
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16

@@ -9,7 +9,7 @@ from typing import Final
 
 from keys.keyring import Keyring
 from webhook.assembly import keyring_of, policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenRequest, issue_token
 

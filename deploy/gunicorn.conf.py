@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keys.errors import KeysError
 from webhook.cli.serve import prepare_to_serve
-from webhook.config_file import data_dir_of, load_configuration
+from webhook.config.load import data_dir_of, load_configuration
 from webhook.data_dir import tls_files
 from webhook.errors import LeewayError
 from webhook.rbac.errors import StoreError, StoreUnavailableError

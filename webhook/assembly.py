@@ -13,7 +13,7 @@ from keys.key_files import load_keyring
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, is_note_due
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config import Configuration, LeewaySection
+from webhook.config.model import Configuration, LeewaySection
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore

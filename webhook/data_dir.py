@@ -37,8 +37,8 @@ from keys.pki import (
 )
 from keys.words import os_error_with_advice
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config import Configuration
-from webhook.config_file import FILE_NAME, parse_configuration
+from webhook.config.load import FILE_NAME, parse_configuration
+from webhook.config.model import Configuration
 from webhook.errors import DataDirectoryError
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.kubeconfig import kubeconfig

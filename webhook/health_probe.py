@@ -9,7 +9,7 @@ import os
 import ssl
 import sys
 
-from webhook.config_file import data_dir_of, load_configuration
+from webhook.config.load import data_dir_of, load_configuration
 from webhook.errors import LeewayError
 
 

@@ -8,8 +8,8 @@ import yaml
 
 from keys.errors import KeysError
 from keys.pki import CertifiedKey, read_certificate
+from webhook.config.yaml_text import YAML_ERRORS
 from webhook.errors import DataDirectoryError
-from webhook.yaml_errors import YAML_ERRORS
 
 CLUSTER = "leeway"
 

@@ -17,7 +17,7 @@ from keys.key_files import load_keyring, read_folder
 from keys.keyring import KeyState
 from tests.e2e.harness import HOST, REVIEWS
 from webhook.assembly import rotation_policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import read_pair
 
 from .contention import Spent

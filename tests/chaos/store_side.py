@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from webhook.assembly import lifetimes_of
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.state import State

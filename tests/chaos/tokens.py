@@ -17,7 +17,7 @@ from keys.keyring import Keyring
 from keys.pem import generate_signing_key
 from tests.e2e.harness import AUDIENCE
 from webhook.assembly import keyring_of, policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenRequest, issue_token
 

@@ -13,7 +13,7 @@ import kubernetes_validate
 import yaml
 from packaging.version import Version
 
-from webhook.config import Configuration
+from webhook.config.model import Configuration
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

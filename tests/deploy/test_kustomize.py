@@ -28,7 +28,7 @@ from tests.deploy.deployed import (
     serving,
 )
 from tests.e2e.harness import LEEWAY
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import TLS_FOLDER
 
 KUSTOMIZE = DEPLOY / "kustomize"

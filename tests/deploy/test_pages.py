@@ -17,7 +17,7 @@ from tests.deploy.test_kind import flags, patches, run_script
 from tests.docs.shell import steps_of
 from tests.secrets_made import folder_made
 from webhook.cli.serve import prepare_to_serve
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import tls_files
 
 

@@ -13,7 +13,7 @@ from keys.key_changes import rotate
 from keys.key_files import load_keyring
 from tests.support import good_claims
 from webhook.assembly import rotation_policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 
 from .auth import as_root, connections_to_every_worker
 from .harness import REVIEWS, RunningServer, request_on, review_of, start_server

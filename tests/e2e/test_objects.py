@@ -15,7 +15,7 @@ from keys.encoding import decode_base64url
 from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
 from webhook.assembly import keyring_of, policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.token.bound_objects import Kind, ObjectKey
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenRequest, issue_token

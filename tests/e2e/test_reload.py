@@ -22,7 +22,7 @@ from keys.key_files import load_keyring
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from tests.support import revocation_list
 from webhook.assembly import rotation_policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import read_pair
 
 from .auth import connections_to_every_worker

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keys.pki import make_ca, make_client_certificate
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.server.app import create_app
 from webhook.skew.report import SKEW_PATH
 

@@ -14,8 +14,8 @@ import yaml
 from keys.errors import KeysError
 from tests.fake_kube import FakeKube, fake_kube
 from webhook.assembly import authenticator_of, issuer_keys_of, keyring_of, source_of, store_of
-from webhook.config import Configuration, IssuerKeysSection
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
+from webhook.config.model import Configuration, IssuerKeysSection
 from webhook.data_dir import InitOptions, initialise
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.outside import Reach

@@ -11,8 +11,8 @@ import pytest
 
 from webhook.cli.main import cli
 from webhook.cli.store import GoFlagsCommand
-from webhook.config import Configuration, Duration
-from webhook.config_file import environment_names
+from webhook.config.load import environment_names
+from webhook.config.model import Configuration, Duration
 from webhook.duration import parse_duration
 from webhook.metrics import Metrics
 from webhook.skew.tracker import Estimate, State

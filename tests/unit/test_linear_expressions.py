@@ -54,8 +54,8 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "search",
         [("", "kind:\n", ""), ("kind:", " ", "")],
     ),
-    "webhook.config._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
-    "webhook.config_environment._SERVICE": (
+    "webhook.config.model._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
+    "webhook.config.environment._SERVICE": (
         "match",
         [
             ("LEEWAY_", "SERVICE_PORT_", "-"),
@@ -63,8 +63,8 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("LEEWAY_PORT_", "1", ""),
         ],
     ),
-    "webhook.config_environment._SERVICE_URL": ("fullmatch", [("tcp://", "a", " ")]),
-    "webhook.config_limits._HTTPS_URL": (
+    "webhook.config.environment._SERVICE_URL": ("fullmatch", [("tcp://", "a", " ")]),
+    "webhook.config.limits._HTTPS_URL": (
         "fullmatch",
         [("https://", "a", " "), ("https://a", "/", " ")],
     ),
@@ -91,7 +91,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("http://", "a", "!"), ("http://", "@", ""), ("http://a:", "1", "")],
     ),
-    "webhook.yaml_errors._QUOTED": (
+    "webhook.config.yaml_text._QUOTED": (
         "findall",
         [("", "'", ""), ("", '"', ""), ("", "!", ""), ("'", "a", ""), ("", "!a", "")],
     ),

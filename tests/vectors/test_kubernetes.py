@@ -11,7 +11,7 @@ from keys.jwk import jwks_document, kid_of, parse_jwks
 from keys.keyring import Keyring
 from tests.support import as_json, b64, sign_text, signing_key, unb64
 from webhook.assembly import authenticator_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.kube.token_review import parse_token_review, render_token_review
 from webhook.token.authenticator import Authenticator
 from webhook.token.claims import ObjectReference

@@ -24,7 +24,7 @@ from webhook.certificates import (
 )
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import TLS_FOLDER, server_url
 from webhook.duration import utc
 

@@ -8,8 +8,8 @@ import msgspec
 
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
 from webhook.cli.serve_flags import flagged_fields, serve_flags
-from webhook.config_file import FILE_NAME, load_configuration
-from webhook.effective import effective_fields
+from webhook.config.effective import effective_fields
+from webhook.config.load import FILE_NAME, load_configuration
 
 
 @click.group(epilog=example("leeway config show"))

@@ -22,8 +22,8 @@ from keys import jws
 from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
 from webhook.cli.output import example
 from webhook.cli.token import render_explanation
-from webhook.config_environment import PREFIX
-from webhook.config_file import load_configuration
+from webhook.config.environment import PREFIX
+from webhook.config.load import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, InitOptions, initialise
 from webhook.errors import DataDirectoryError
 from webhook.health_probe import is_healthy

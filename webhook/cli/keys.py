@@ -18,7 +18,7 @@ from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, say, show
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import KEYS_FOLDER
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError

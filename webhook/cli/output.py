@@ -9,7 +9,7 @@ import click
 import msgspec
 import yaml
 
-from webhook.config_file import DEFAULT_DATA_DIR, data_dir_of
+from webhook.config.load import DEFAULT_DATA_DIR, data_dir_of
 
 # What may not be read is for the command to say, with exit code 3.
 _data_dir_type = click.Path(path_type=Path, file_okay=False, readable=False)

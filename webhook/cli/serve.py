@@ -19,8 +19,8 @@ import click
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
 from webhook.cli.output import data_dir_option, example
 from webhook.cli.serve_flags import flagged_fields, serve_flags
-from webhook.config import Configuration
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
+from webhook.config.model import Configuration
 from webhook.data_dir import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError

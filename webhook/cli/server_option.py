@@ -5,7 +5,7 @@ from typing import Any, Final
 import click
 
 from keys.showing import shown
-from webhook.config import EVERY_ADDRESS
+from webhook.config.model import EVERY_ADDRESS
 from webhook.https_url import HTTPSAddress, parse_https_url
 
 METAVAR: Final = "URL|HOST:PORT"

@@ -12,7 +12,7 @@ from keys.files import read_private_file, read_public_file
 from keys.words import decoding_in_words, validation_in_words
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.server_option import METAVAR, ServerAddress
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import ROOT_USER, TLS_FOLDER
 from webhook.errors import DataDirectoryError, ServerUnreachableError
 from webhook.https_url import HTTPSAddress

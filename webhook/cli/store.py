@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from webhook.assembly import store_of
-from webhook.config import Configuration
-from webhook.config_file import FILE_NAME, load_configuration
+from webhook.config.load import FILE_NAME, load_configuration
+from webhook.config.model import Configuration
 from webhook.errors import DataDirectoryError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.ranges import OPEN_END, prefix_end

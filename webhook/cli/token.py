@@ -25,7 +25,7 @@ from webhook.cli.at_time import Moment, MomentType
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.duration import in_words, utc
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.revocations import StoreRevocations

@@ -13,8 +13,8 @@ from webhook.assembly import clock_leeway_of, policy_of, signing_keyring_of, sou
 from webhook.audit import token_fields
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, say
-from webhook.config import Configuration
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
+from webhook.config.model import Configuration
 from webhook.duration import parse_duration
 from webhook.errors import (
     InvalidReviewError,

@@ -10,8 +10,8 @@ from typing import Final
 from keys.keyring import Keyring
 from keys.showing import plain
 from webhook.assembly import keyring_of, rotation_policy_of
-from webhook.config import Configuration
-from webhook.config_file import FILE_NAME, load_configuration
+from webhook.config.load import FILE_NAME, load_configuration
+from webhook.config.model import Configuration
 from webhook.data_dir import KEYS_FOLDER, credential_files
 from webhook.doctor import api_server_flags
 from webhook.doctor.directory import (

@@ -12,8 +12,8 @@ from keys.errors import KeysError
 from keys.files import read_public_file
 from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of, store_of
-from webhook.config import Configuration
-from webhook.config_file import FILE_NAME
+from webhook.config.load import FILE_NAME
+from webhook.config.model import Configuration
 from webhook.data_dir import (
     ACCESS_REVIEW_PATH,
     API_SERVER_USER,

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from keys.showing import shown
+from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
 from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certificates
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.errors import ConfigurationError
 from webhook.https_url import HTTPSAddress, parse_https_url
-from webhook.yaml_errors import YAML_ERRORS, PlainNumbers, yaml_problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from keys.jwk import parse_jwks
 from keys.keyring import Keyring
 from keys.showing import shown
 from webhook.assembly import clock_leeway_of
-from webhook.config import EVERY_ADDRESS, Configuration
+from webhook.config.model import EVERY_ADDRESS, Configuration
 from webhook.doctor.asking import (
     Answer,
     NobodyAnswersError,

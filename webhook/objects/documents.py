@@ -19,10 +19,10 @@ import yaml
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from keys.showing import shown
+from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers
 from webhook.errors import ConfigurationError
 from webhook.token.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 from webhook.token.claims import is_dns_label, is_dns_subdomain
-from webhook.yaml_errors import YAML_ERRORS, PlainNumbers
 
 _KINDS: Final = {str(kind): kind for kind in Kind}
 _LISTS: Final = {"List": ""} | {f"{kind}List": str(kind) for kind in Kind}

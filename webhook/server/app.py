@@ -23,8 +23,8 @@ from keys.keyring import Keyring
 from keys.rotation import signing_key_age
 from keys.watch import KeyFolderWatcher
 from webhook.assembly import rotation_policy_of, store_of
-from webhook.config import Configuration
-from webhook.config_file import FILE_NAME
+from webhook.config.load import FILE_NAME
+from webhook.config.model import Configuration
 from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.metrics import Limit, Metrics

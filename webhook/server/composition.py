@@ -12,7 +12,7 @@ from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
 from webhook.assembly import policy_of
-from webhook.config import Configuration
+from webhook.config.model import Configuration
 from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS

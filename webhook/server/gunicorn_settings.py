@@ -8,8 +8,8 @@ import os
 import signal
 from typing import Any, Final
 
-from webhook.config import Configuration
-from webhook.config_file import data_dir_of, load_configuration
+from webhook.config.load import data_dir_of, load_configuration
+from webhook.config.model import Configuration
 from webhook.data_dir import TLSFiles
 from webhook.server.stop_signals import hold_over_forks
 

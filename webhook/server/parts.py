@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of
-from webhook.config import Configuration
+from webhook.config.model import Configuration
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_tokens import JWTTokens, TokenProvider
 from webhook.rbac.revocations import StoreRevocations

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from webhook.config import IssuerKeysSection
+from webhook.config.model import IssuerKeysSection
 from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.skipped import SkippedKeys
 

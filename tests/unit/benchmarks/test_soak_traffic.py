@@ -11,7 +11,7 @@ from benchmarks.servers import make_data_dir
 from benchmarks.soak_traffic import bodies_file, prepare, write_new_tokens
 from benchmarks.tokens import make_tokens_here
 from webhook.assembly import authenticator_of, keyring_of, store_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.errors import Reason
 from webhook.kube.access_review import parse_access_review
 from webhook.kube.request_keys import question_of

@@ -24,7 +24,7 @@ from keys.pem import parse_private_key, parse_public_keys, private_key_pem
 from keys.roca import is_roca_modulus
 from tests.support import as_json, b64, signing_key, unb64
 from webhook.assembly import authenticator_of, issuer_keys_of
-from webhook.config_file import parse_configuration
+from webhook.config.load import parse_configuration
 from webhook.data_dir import InitOptions, initialise, tls_files
 from webhook.errors import ConfigurationError
 

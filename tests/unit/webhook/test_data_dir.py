@@ -10,7 +10,7 @@ from keys.key_files import load_keyring
 from keys.keyring import KeyState
 from keys.pem import private_key_pem, public_key_pem
 from tests.support import NOW, signing_key
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import InitOptions, initialise, tls_files
 from webhook.errors import ConfigurationError, DataDirectoryError
 

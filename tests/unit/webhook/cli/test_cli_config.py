@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.unit.webhook.cli.cli_support import Leeway
-from webhook.config import Configuration
-from webhook.config_file import environment_names
+from webhook.config.load import environment_names
+from webhook.config.model import Configuration
 
 
 def fields(leeway: Leeway, data_dir: Path, *flags: str) -> dict[str, tuple[object, str]]:

@@ -11,7 +11,7 @@ from cryptography import x509
 from keys.pem import ALGORITHMS
 from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.assembly import keyring_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int, bytes]]:

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.webhook.cli.cli_support import Leeway
 from tests.unit.webhook.cli.test_cli_usage import run_on_terminal
 from webhook.assembly import store_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 
 pytestmark = pytest.mark.fault(58)
 PASSWORD = "Qm7vXk2pRt9sWz4y"

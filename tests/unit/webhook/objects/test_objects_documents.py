@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.errors import ConfigurationError
 from webhook.objects.api_server import _PLURALS
 from webhook.objects.documents import Objects, parse_objects, unix_seconds

@@ -25,7 +25,7 @@ from tests.support import (
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.assembly import lifetimes_of
 from webhook.backends.memory import MemoryBackend
-from webhook.config import (
+from webhook.config.model import (
     Configuration,
     Duration,
     IssuerKeysSection,

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 
 from keys import jws
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.rbac.model import User
 from webhook.rbac.records import user_record
 from webhook.server.app import create_app

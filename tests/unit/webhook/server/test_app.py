@@ -20,8 +20,8 @@ from tests.support import signing_key
 from tests.unit.webhook.server.caller_parts import scope_of
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config import Configuration
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
+from webhook.config.model import Configuration
 from webhook.data_dir import InitOptions, initialise
 from webhook.objects.file import FileObjects
 from webhook.rbac.auth_store import AuthStore

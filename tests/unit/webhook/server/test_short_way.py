@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from webhook.assembly import keyring_of, policy_of
-from webhook.config_file import load_configuration
+from webhook.config.load import load_configuration
 from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.errors import TokenRefusedError
 from webhook.server.anonymous import AnonymousConnections

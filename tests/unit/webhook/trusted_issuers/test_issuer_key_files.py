@@ -24,7 +24,7 @@ from tests.support import (
     wait_until,
 )
 from webhook.assembly import issuer_keys_of
-from webhook.config_file import parse_configuration
+from webhook.config.load import parse_configuration
 from webhook.errors import Reason
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.trusted_issuers.files import FileKeys

@@ -12,12 +12,12 @@ import yaml
 
 from keys.showing import kind_of_secret, plain, shown
 from keys.words import path_and_text, types_in_words
-from webhook.config import Configuration, Duration, Section
-from webhook.config_environment import DATA_DIR, PREFIX, require_known
-from webhook.config_limits import is_unicode
+from webhook.config.environment import DATA_DIR, PREFIX, require_known
+from webhook.config.limits import is_unicode
+from webhook.config.model import Configuration, Duration, Section
+from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
-from webhook.yaml_errors import YAML_ERRORS, PlainNumbers, yaml_problem
 
 FILE_NAME: Final = "leeway.yaml"
 DEFAULT_DATA_DIR: Final = "leeway-data"

@@ -14,8 +14,8 @@ from webhook.assembly import (
     policy_of,
     rotation_policy_of,
 )
-from webhook.config import Configuration
-from webhook.config_file import load_configuration, parse_configuration
+from webhook.config.load import load_configuration, parse_configuration
+from webhook.config.model import Configuration
 from webhook.errors import ConfigurationError, DataDirectoryError
 
 CONTRACT = """\

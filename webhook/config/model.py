@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from keys.showing import shown
-from webhook.config_limits import (
+from webhook.config.limits import (
     require,
     require_audiences,
     require_duration,

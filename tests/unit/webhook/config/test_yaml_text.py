@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from webhook.yaml_errors import yaml_problem
+from webhook.config.yaml_text import yaml_problem
 
 
 @pytest.mark.parametrize(
