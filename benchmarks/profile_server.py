@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from webhook.config.load import load_configuration
-from webhook.data_dir import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
 from webhook.server.http import Receive, Scope, Send
+from webhook.setup.init import tls_files
 
 _Make = Callable[[Path, Path], Any]
 

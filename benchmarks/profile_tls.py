@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
 from webhook.server.tls import load_context, tls_extension
+from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
 
 
 class MemoryConnection:

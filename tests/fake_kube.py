@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
-from webhook.kubeconfig import kubeconfig
+from webhook.setup.kubeconfig import kubeconfig
 from webhook.token.bound_objects import Kind, ObjectKey
 
 HOST = "127.0.0.1"

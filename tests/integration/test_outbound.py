@@ -25,7 +25,6 @@ from keys.pki import CertifiedKey
 from tests.issuer_server import HOST, JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server, raw
 from webhook.cli import skew
 from webhook.cli.main import cli
-from webhook.data_dir import InitOptions, initialise
 from webhook.doctor import asking
 from webhook.errors import LeewayError
 from webhook.https_url import parse_https_url
@@ -33,6 +32,7 @@ from webhook.objects import api_server
 from webhook.objects.kube_client import Connection
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, client_context, endpoint_of
+from webhook.setup.init import InitOptions, initialise
 from webhook.token.bound_objects import Kind, ObjectKey
 from webhook.trusted_issuers import fetching
 

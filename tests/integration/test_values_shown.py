@@ -16,11 +16,11 @@ from tests.fake_kube import FakeKube, fake_kube
 from webhook.assembly import authenticator_of, issuer_keys_of, keyring_of, source_of, store_of
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration, IssuerKeysSection
-from webhook.data_dir import InitOptions, initialise
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.outside import Reach
 from webhook.errors import APIServerError, LeewayError
 from webhook.objects.kube_client import Connection
+from webhook.setup.init import InitOptions, initialise
 
 SECRET = "hunter2hunter2"
 CLAIMS = "eyJzdWIiOiJodW50ZXIyIn0"

@@ -11,7 +11,11 @@ import click
 from keys.crl import LIST_LIFETIME, MAX_SERIAL, RevocationLists
 from keys.errors import KeysError
 from keys.pki import LEAF_LIFETIME
-from webhook.certificates import (
+from webhook.cli.audit import audit
+from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
+from webhook.config.load import load_configuration
+from webhook.duration import utc
+from webhook.setup.certificates import (
     REVOCATION_LIST,
     SERVER,
     Entry,
@@ -22,11 +26,7 @@ from webhook.certificates import (
     revoke,
     serial_text,
 )
-from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
-from webhook.config.load import load_configuration
-from webhook.data_dir import TLS_FOLDER, server_url
-from webhook.duration import utc
+from webhook.setup.init import TLS_FOLDER, server_url
 
 _MAX_DAYS: Final = 3650
 _days = click.IntRange(1, _MAX_DAYS)

@@ -7,8 +7,8 @@ from time import time
 import click
 
 from webhook.cli.output import data_dir_option, example, say
-from webhook.data_dir import DEFAULT_ALGORITHM, InitOptions, initialise
-from webhook.init_differences import require_same
+from webhook.setup.init import DEFAULT_ALGORITHM, InitOptions, initialise
+from webhook.setup.init_differences import require_same
 
 
 @click.command(

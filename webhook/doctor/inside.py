@@ -14,16 +14,6 @@ from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
-from webhook.data_dir import (
-    ACCESS_REVIEW_PATH,
-    API_SERVER_USER,
-    DEFAULT_HOSTS,
-    KUBECONFIG_FOLDER,
-    ROOT_USER,
-    TLS_FOLDER,
-    TOKEN_REVIEW_PATH,
-    crl_beside,
-)
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
 from webhook.doctor.findings import (
@@ -42,6 +32,16 @@ from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubec
 from webhook.doctor.users import check_auth, check_permissions, check_users
 from webhook.errors import LeewayError
 from webhook.rbac.auth_store import AuthStore
+from webhook.setup.init import (
+    ACCESS_REVIEW_PATH,
+    API_SERVER_USER,
+    DEFAULT_HOSTS,
+    KUBECONFIG_FOLDER,
+    ROOT_USER,
+    TLS_FOLDER,
+    TOKEN_REVIEW_PATH,
+    crl_beside,
+)
 
 # Each kubeconfig with the route that it must lead to, and the user it stands for.
 _KUBECONFIGS: Final = {

@@ -1,11 +1,11 @@
 """The store's users: those of the certificates that ``init`` makes, and what they may do."""
 
-from webhook.data_dir import ACCESS_REVIEWS_KEY, API_SERVER_USER, ROOT_USER, TOKEN_REVIEWS_KEY
 from webhook.doctor.findings import MissingError, Verdict, failure, ok
 from webhook.doctor.fixes import Fixes
 from webhook.rbac.access import is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import PermissionType
+from webhook.setup.init import ACCESS_REVIEWS_KEY, API_SERVER_USER, ROOT_USER, TOKEN_REVIEWS_KEY
 
 
 def check_auth(store: AuthStore, fixes: Fixes) -> Verdict:

@@ -25,7 +25,6 @@ from keys.watch import KeyFolderWatcher
 from webhook.assembly import rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
-from webhook.data_dir import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.metrics import Limit, Metrics
 from webhook.rbac.token_uses import TokenUses
@@ -40,6 +39,7 @@ from webhook.server.routes.health import HealthCheck
 from webhook.server.skew_writer import keep_written
 from webhook.server.store_keeper import StoreKeeper
 from webhook.server.use_writer import UseWriter
+from webhook.setup.init import KEYS_FOLDER
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.watching import FileWatch, is_news

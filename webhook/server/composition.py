@@ -13,7 +13,6 @@ from keys.jwk import jwks_document
 from keys.keyring import Keyring
 from webhook.assembly import policy_of
 from webhook.config.model import Configuration
-from webhook.data_dir import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.metrics import Metrics
@@ -31,6 +30,7 @@ from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
+from webhook.setup.init import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.skew.snapshots import SkewFiles
 from webhook.token import discovery
 from webhook.token.authenticator import Authenticator

@@ -14,7 +14,6 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from webhook.audit import Audit
-from webhook.data_dir import SKEW_KEY
 from webhook.errors import InvalidReviewError, LeewayError
 from webhook.kube import rules_review as rules_reviews
 from webhook.kube.access_review import AUTHORIZATION_GROUP
@@ -38,6 +37,7 @@ from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
 from webhook.server.routes.auth_api import AuthAPI, call_names
 from webhook.server.routes.token_requests import TokenRequests
+from webhook.setup.init import SKEW_KEY
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from webhook.config.load import data_dir_of, load_configuration
 from webhook.config.model import Configuration
-from webhook.data_dir import TLSFiles
 from webhook.server.stop_signals import hold_over_forks
+from webhook.setup.init import TLSFiles
 
 GRACEFUL_SECONDS: Final = 25
 KEEP_ALIVE_SECONDS: Final = 75

@@ -24,10 +24,10 @@ from cryptography.x509.oid import NameOID
 
 from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
-from webhook.data_dir import TLSFiles, check_tls_files
 from webhook.errors import DataDirectoryError
 from webhook.server.client_trust import ClientTrust
 from webhook.server.handshake import ServerContext
+from webhook.setup.init import TLSFiles, check_tls_files
 
 TLS_1_2 = 0x0303
 _TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}

@@ -12,7 +12,7 @@ from tests.support import NOW
 from tests.unit.webhook.cli.cli_support import Leeway, Ran
 from webhook.assembly import keyring_of
 from webhook.cli.main import main
-from webhook.data_dir import InitOptions, initialise
+from webhook.setup.init import InitOptions, initialise
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from keys.crl import check_revocation_lists, renewed_list
 from keys.pki import make_ca, make_client_certificate
 from tests.support import revocation_list
 from tests.unit.webhook.cli.cli_support import Leeway
-from webhook.data_dir import InitOptions, initialise, read_pair
+from webhook.setup.init import InitOptions, initialise, read_pair
 
 pytestmark = pytest.mark.fault(42)
 NOW = datetime.now(UTC)
@@ -291,7 +291,7 @@ def test_lists_of_other_authorities_stay(data_dir: Path) -> None:
 
 
 def test_two_revocations_at_once_are_both_kept(leeway: Leeway, data_dir: Path) -> None:
-    from webhook.certificates import revoke
+    from webhook.setup.certificates import revoke
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: revoke(data_dir, "", [n], NOW, DAY), range(1, 41)))

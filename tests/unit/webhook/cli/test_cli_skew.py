@@ -145,7 +145,7 @@ def now_valid(data_dir: Path) -> None:
     """Make certificates that are good today: those of the fixture are for the tests' own time."""
     from time import time
 
-    from webhook.data_dir import InitOptions, initialise
+    from webhook.setup.init import InitOptions, initialise
 
     for path in (data_dir / "tls").iterdir():
         path.unlink()

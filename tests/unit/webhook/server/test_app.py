@@ -22,7 +22,6 @@ from webhook.assembly import keyring_of, policy_of, rotation_policy_of
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
-from webhook.data_dir import InitOptions, initialise
 from webhook.objects.file import FileObjects
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
@@ -30,6 +29,7 @@ from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
 from webhook.server.caller import Caller
 from webhook.server.parts import Background, started
+from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 from webhook.token.outcome import Authenticated
 from webhook.trusted_issuers.files import FileKeys

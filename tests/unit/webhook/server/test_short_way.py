@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
-from webhook.data_dir import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.errors import TokenRefusedError
 from webhook.server.anonymous import AnonymousConnections
 from webhook.server.app import LiveApplication, create_app
@@ -33,6 +32,7 @@ from webhook.server.handshake import ServerContext
 from webhook.server.protocol import LeewayProtocol
 from webhook.server.request_log import RequestLog
 from webhook.server.whole_request import MAX_HEAD, Head
+from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.data_dir import InitOptions, initialise
+from webhook.setup.init import InitOptions, initialise
 
 USERS = 10_000
 TOKENS = 100_000

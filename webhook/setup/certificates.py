@@ -35,7 +35,8 @@ from keys.pki import (
     make_server_certificate,
     read_certificate,
 )
-from webhook.data_dir import (
+from webhook.errors import CertificateError, DataDirectoryError
+from webhook.setup.init import (
     API_SERVER_USER,
     DEFAULT_HOSTS,
     KUBECONFIG_FOLDER,
@@ -44,8 +45,7 @@ from webhook.data_dir import (
     TLS_FOLDER,
     read_pair,
 )
-from webhook.errors import CertificateError, DataDirectoryError
-from webhook.kubeconfig import kubeconfig, with_certificate
+from webhook.setup.kubeconfig import kubeconfig, with_certificate
 
 CA: Final = "ca"
 SERVER: Final = "server"

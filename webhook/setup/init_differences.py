@@ -12,8 +12,8 @@ from keys.key_files import load_keyring
 from keys.pki import read_certificate
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.yaml_text import YAML_ERRORS
-from webhook.data_dir import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER, InitOptions
 from webhook.errors import DirectoryDiffersError
+from webhook.setup.init import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER, InitOptions
 
 
 def require_same(data_dir: Path, options: InitOptions, environment: Mapping[str, str]) -> None:

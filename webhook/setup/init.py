@@ -41,9 +41,9 @@ from webhook.config.load import FILE_NAME, parse_configuration
 from webhook.config.model import Configuration
 from webhook.errors import DataDirectoryError
 from webhook.kube.token_review import AUTHENTICATION_GROUP
-from webhook.kubeconfig import kubeconfig
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.setup.kubeconfig import kubeconfig
 
 KEYS_FOLDER: Final = "keys"
 TLS_FOLDER: Final = "tls"
