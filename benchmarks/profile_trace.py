@@ -51,7 +51,7 @@ TRACED: Final = (
     Traced("StoreRevocations.find", "webhook.rbac.revocations", "StoreRevocations.find"),
     Traced("role_groups", _ROUTE, "role_groups"),
     Traced("render_token_review", _ROUTE, "render_token_review"),
-    Traced("Metrics.count_review", "webhook.metrics", "Metrics.count_review"),
+    Traced("Metrics.count_review", "webhook.telemetry.metrics", "Metrics.count_review"),
     Traced("RequestLog.reviewed", "webhook.server.request_log", "RequestLog.reviewed"),
 )
 _NOTHING: Final = ""

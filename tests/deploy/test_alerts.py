@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from tests.deploy.deploy_schemas import DEPLOY
-from webhook.metrics import Metrics
 from webhook.skew.tracker import IN_STEP_SECONDS
+from webhook.telemetry.metrics import Metrics
 
 RULES = DEPLOY / "alerts" / "leeway-rules.yaml"
 RULE_TESTS = DEPLOY / "alerts" / "leeway-rules-test.yaml"

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from webhook.audit import fingerprint
+from webhook.telemetry.audit import fingerprint
 
 from .auth import PASSWORD, as_root, call, grant, log_in
 from .faulty_server import JWT

@@ -14,8 +14,8 @@ from webhook.cli.store import GoFlagsCommand
 from webhook.config.load import environment_names
 from webhook.config.model import Configuration, Duration
 from webhook.duration import parse_duration
-from webhook.metrics import Metrics
 from webhook.skew.tracker import Estimate, State
+from webhook.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

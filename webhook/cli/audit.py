@@ -6,8 +6,8 @@ import pwd
 from pathlib import Path
 from time import time
 
-from webhook.audit import AUDIT_FILE, DONE, append_line, audit_fields, audit_message
 from webhook.cli.output import say
+from webhook.telemetry.audit import AUDIT_FILE, DONE, append_line, audit_fields, audit_message
 
 
 def audit(data_dir: Path, action: str, **fields: object) -> None:

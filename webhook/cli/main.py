@@ -26,8 +26,8 @@ from webhook.errors import (
     NotIssuedError,
     ServerUnreachableError,
 )
-from webhook.log_lines import redact
 from webhook.rbac.errors import AuthError, StoreError, StoreUnavailableError
+from webhook.telemetry.log_lines import redact
 from webhook.version import COMMIT, VERSION
 
 EXIT_NO: Final = 1

@@ -23,12 +23,12 @@ from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError
-from webhook.logs import LOGGER, log_to_stderr
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
 from webhook.server.stop_signals import leave_at_once
 from webhook.setup.init import TLSFiles, check_folders, check_private_files, tls_files
+from webhook.telemetry.logs import LOGGER, log_to_stderr
 
 _logger = logging.getLogger(LOGGER)
 

@@ -20,7 +20,6 @@ from webhook.assembly import (
     source_of,
     store_of,
 )
-from webhook.audit import fingerprint
 from webhook.cli.at_time import Moment, MomentType
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.token_argument import token_argument
@@ -31,6 +30,7 @@ from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.role_groups import role_groups
 from webhook.rbac.state import State
+from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
 from webhook.token.claims_json import read_unverified

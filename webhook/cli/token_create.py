@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from webhook.assembly import clock_leeway_of, policy_of, signing_keyring_of, source_of
-from webhook.audit import token_fields
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, say
 from webhook.config.load import load_configuration
@@ -24,6 +23,7 @@ from webhook.errors import (
 )
 from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import AskedToken, BoundObjectReference
+from webhook.telemetry.audit import token_fields
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenRequest, issue_token

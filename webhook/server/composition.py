@@ -15,7 +15,6 @@ from webhook.assembly import policy_of
 from webhook.config.model import Configuration
 from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
-from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.rbac.token_uses import TokenUses
@@ -32,6 +31,7 @@ from webhook.server.routes.token_reviews import TokenReviews
 from webhook.server.verifier import TokenVerifier
 from webhook.setup.init import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.skew.snapshots import SkewFiles
+from webhook.telemetry.metrics import Metrics
 from webhook.token import discovery
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource

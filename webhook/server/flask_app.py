@@ -13,12 +13,10 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from webhook.audit import Audit
 from webhook.errors import InvalidReviewError, LeewayError
 from webhook.kube import rules_review as rules_reviews
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.protobuf import json_of
-from webhook.metrics import CONTENT_TYPE, Metrics
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
@@ -40,6 +38,8 @@ from webhook.server.routes.token_requests import TokenRequests
 from webhook.setup.init import SKEW_KEY
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles
+from webhook.telemetry.audit import Audit
+from webhook.telemetry.metrics import CONTENT_TYPE, Metrics
 
 _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"

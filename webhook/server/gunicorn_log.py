@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from gunicorn.glogging import Logger
 
-from webhook.logs import LogStream, log_to_stderr
+from webhook.telemetry.logs import LogStream, log_to_stderr
 
 
 class TextLog(Logger):  # type: ignore[misc]  # gunicorn has no types

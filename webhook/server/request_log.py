@@ -18,13 +18,13 @@ from threading import Lock, Timer
 from time import monotonic
 from typing import Any, Final
 
-from webhook.audit import DONE, Audit, audit_fields, audit_message, fingerprint
 from webhook.errors import HandshakeFailure, Reason
-from webhook.log_lines import Fields
-from webhook.logs import AUDIT_LOGGER, LOGGER
-from webhook.metrics import Limit
 from webhook.server.caller import CALLER, Caller
 from webhook.server.http import Scope, header
+from webhook.telemetry.audit import DONE, Audit, audit_fields, audit_message, fingerprint
+from webhook.telemetry.log_lines import Fields
+from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
+from webhook.telemetry.metrics import Limit
 from webhook.token.outcome import Authenticated, Outcome
 
 LINES_A_SECOND: Final = 100

@@ -5,13 +5,13 @@ import logging
 from time import monotonic
 from typing import Final
 
-from webhook.audit import DONE, audit_fields, audit_message
-from webhook.logs import AUDIT_LOGGER
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
 from webhook.rbac.state import State
 from webhook.server.refreshing import Refreshing, StoreBusyError
+from webhook.telemetry.audit import DONE, audit_fields, audit_message
+from webhook.telemetry.logs import AUDIT_LOGGER
 
 INTERVAL_SECONDS: Final = 0.1
 _BETWEEN_LINES_SECONDS: Final = 1.0

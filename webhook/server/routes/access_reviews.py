@@ -16,12 +16,12 @@ from webhook.kube.access_review import (
 )
 from webhook.kube.range_review import parse_range_review, render_range_review
 from webhook.kube.request_access import Decision, decide, decide_for_cluster
-from webhook.metrics import Metrics
 from webhook.rbac.access import Access, explain_access
 from webhook.rbac.auth_store import AuthStore
 from webhook.server.caller import CALLER, Caller, Callers
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
+from webhook.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from webhook.audit import DENIED, DONE, FAILED, Audit
 from webhook.errors import LeewayError
 from webhook.etcd import auth_json as wire
 from webhook.rbac.access import require_admin, roles_of
@@ -24,6 +23,7 @@ from webhook.rbac.model import ROOT
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
 from webhook.server.caller import Caller
+from webhook.telemetry.audit import DENIED, DONE, FAILED, Audit
 
 
 @dataclass(frozen=True, slots=True)

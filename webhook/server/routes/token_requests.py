@@ -12,7 +12,6 @@ import msgspec
 
 from keys.errors import KeyScheduleError
 from keys.keyring import Keyring
-from webhook.audit import DONE, Audit, token_fields
 from webhook.errors import (
     Cause,
     InvalidObjectError,
@@ -26,9 +25,10 @@ from webhook.kube.protobuf import json_of
 from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import KIND, MESSAGE, parse_token_request, render_token_request
 from webhook.kube.token_review import AUTHENTICATION_GROUP
-from webhook.metrics import Metrics
 from webhook.server.caller import Caller, Callers
 from webhook.server.http import Headers, RequestError, request_error_of
+from webhook.telemetry.audit import DONE, Audit, token_fields
+from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.issuer import TokenPolicy, issue_token
 

@@ -9,12 +9,12 @@ from webhook.kube.token_review import (
     parse_token_review,
     render_token_review,
 )
-from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.role_groups import role_groups
 from webhook.server.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request_log import RequestLog
 from webhook.server.verifier import TokenVerifier
+from webhook.telemetry.metrics import Metrics
 from webhook.token.outcome import Outcome
 
 

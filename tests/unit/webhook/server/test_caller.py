@@ -33,7 +33,6 @@ from tests.unit.webhook.server.caller_parts import (
     scope_of,
 )
 from webhook.errors import Reason
-from webhook.log_lines import Fields
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens
 from webhook.rbac.errors import (
     AuthError,
@@ -47,6 +46,7 @@ from webhook.server.caller import NOBODY, Caller, Callers
 from webhook.server.http import RequestError
 from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.verifier import TokenVerifier
+from webhook.telemetry.log_lines import Fields
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Refused
 

@@ -12,7 +12,6 @@ from tests.support import AUDIENCE, ISSUER, NOW
 from tests.unit.webhook.server.caller_parts import Parts
 from webhook.backends.memory import MemoryBackend
 from webhook.errors import DataDirectoryError, LeewayError
-from webhook.metrics import Metrics
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -26,6 +25,7 @@ from webhook.server.routes.auth_api import AuthAPI
 from webhook.server.routes.token_requests import TokenRequests
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
+from webhook.telemetry.metrics import Metrics
 from webhook.token.issuer import TokenPolicy
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)

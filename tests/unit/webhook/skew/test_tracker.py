@@ -18,7 +18,6 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from webhook.metrics import Metrics
 from webhook.skew.tracker import (
     BUCKET_SECONDS,
     IN_STEP_SECONDS,
@@ -30,6 +29,7 @@ from webhook.skew.tracker import (
     State,
     estimate,
 )
+from webhook.telemetry.metrics import Metrics
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import Claims, ObjectReference
 from webhook.token.fact_cache import FactCache

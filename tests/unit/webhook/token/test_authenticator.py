@@ -29,7 +29,7 @@ from tests.support import (
     token_of,
 )
 from webhook.errors import Reason
-from webhook.metrics import Metrics
+from webhook.telemetry.metrics import Metrics
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import LEGACY_ISSUER, ClockLeeway
 from webhook.token.fact_cache import FactCache

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from keys.files import hand_over
 from webhook.duration import utc
-from webhook.log_lines import Fields, json_line
+from webhook.telemetry.log_lines import Fields, json_line
 from webhook.token.claims import Claims
 
 AUDIT_FILE: Final = "audit.log"

@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from webhook.log_lines import MAX_BYTES, REDACTED, TRACEBACK, json_line, redact, rfc3339, text_line
+from webhook.telemetry.log_lines import (
+    MAX_BYTES,
+    REDACTED,
+    TRACEBACK,
+    json_line,
+    redact,
+    rfc3339,
+    text_line,
+)
 
 AT = 1_700_000_000.1239
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl-_"

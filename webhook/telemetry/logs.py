@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
-from webhook.log_lines import TRACEBACK, Fields, json_line, text_line
+from webhook.telemetry.log_lines import TRACEBACK, Fields, json_line, text_line
 
 LOGGER: Final = "leeway"
 AUDIT_LOGGER: Final = "leeway.audit"

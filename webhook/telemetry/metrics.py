@@ -16,8 +16,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from webhook.errors import HandshakeFailure, Reason
-from webhook.metric_lots import Later, Lots
 from webhook.skew.tracker import Estimate
+from webhook.telemetry.batched_metrics import Later, Lots
 from webhook.token.outcome import Authenticated, Outcome
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST

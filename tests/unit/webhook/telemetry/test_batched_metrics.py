@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from webhook.metric_lots import Lots
+from webhook.telemetry.batched_metrics import Lots
 
 BUCKETS = (0.001, 0.01, 0.1)
 

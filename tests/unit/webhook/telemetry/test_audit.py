@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.audit import append_line, fingerprint, token_fields
+from webhook.telemetry.audit import append_line, fingerprint, token_fields
 from webhook.token.claims import Claims, ObjectReference
 
 
