@@ -109,7 +109,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.objects",
         "webhook.outbound",
         "webhook.trusted_issuers",
-        "webhook.watching",
+        "webhook.file_watch",
         "webhook.skew.snapshots",
     ),
     5: (

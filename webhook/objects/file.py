@@ -9,9 +9,9 @@ from typing import Final
 
 from keys.showing import shown_path
 from webhook.errors import ConfigurationError, ConfiguredFileError
+from webhook.file_watch import FileWatch, is_news
 from webhook.objects.documents import Objects, parse_objects
 from webhook.token.bound_objects import Absence, Answer, ObjectKey
-from webhook.watching import FileWatch, is_news
 
 _POLL_SECONDS: Final = 0.2
 _logger = logging.getLogger("leeway")

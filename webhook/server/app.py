@@ -26,6 +26,7 @@ from webhook.assembly import rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.errors import HandshakeFailure
+from webhook.file_watch import FileWatch, is_news
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.failures import in_words, traceback_of
@@ -42,7 +43,6 @@ from webhook.setup.init import KEYS_FOLDER
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Limit, Metrics
-from webhook.watching import FileWatch, is_news
 
 # A request that has begun may still ask what it began with.
 _CLOSE_AFTER_SECONDS: Final = 5.0

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, NoReturn
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
+from webhook.file_watch import FileWatch
 from webhook.server.acceptor import Acceptor
 from webhook.server.anonymous import AnonymousConnections
 from webhook.server.failures import in_words, traceback_of
@@ -40,7 +41,6 @@ from webhook.server.protocol import (
 from webhook.server.stop_signals import hold, leave_at_once, release
 from webhook.server.tls import load_context
 from webhook.setup.init import TLSFiles, crl_beside
-from webhook.watching import FileWatch
 
 # How long a client may take to let go of a connection that is being closed. What it still sends
 # is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.

@@ -14,9 +14,9 @@ from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
 from keys.pem import parse_public_keys
 from keys.showing import shown_path
 from webhook.errors import ConfigurationError, ConfiguredFileError
+from webhook.file_watch import POLL_SECONDS, FileWatch, is_news
 from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.skipped import SkippedKeys
-from webhook.watching import POLL_SECONDS, FileWatch, is_news
 
 _logger = logging.getLogger("leeway")
 

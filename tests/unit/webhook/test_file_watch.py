@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import wait_until
-from webhook.watching import FileWatch, is_news
+from webhook.file_watch import FileWatch, is_news
 
 POLL_SECONDS = 0.02
 # Until Linux 6.13 the times of files move on with its ticks.
