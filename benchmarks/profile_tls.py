@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
-from webhook.server.tls import load_context, tls_extension
+from webhook.server.connection.tls import load_context, tls_extension
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from webhook.cli.main import main
 from webhook.server import app as server_app
-from webhook.server import worker as server_worker
+from webhook.server.connection import worker as server_worker
 from webhook.server.routes import api_discovery
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"

@@ -20,7 +20,7 @@ GONE_WITHIN = 3.0
 STUCK_AFTER = 40.0
 _SCRATCH = """
 import os, signal, sys, time
-from webhook.server.stop_signals import hold, leave_at_once
+from webhook.server.connection.stop_signals import hold, leave_at_once
 hold()
 os.kill(os.getpid(), int(sys.argv[2]))
 leave_at_once(sys.argv[1])
@@ -28,7 +28,7 @@ time.sleep(5)
 """
 _FORK = """
 import os, signal, time
-from webhook.server.stop_signals import hold_over_forks, leave_at_once
+from webhook.server.connection.stop_signals import hold_over_forks, leave_at_once
 def lost(number, frame):
     print("lost", flush=True)
 signal.signal(signal.SIGTERM, lost)

@@ -98,14 +98,20 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "webhook.telemetry.log_lines._TOKEN_CHARACTERS": ("findall", [("", "a", ""), ("", "a!", "")]),
     "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
     "webhook.kube.request_keys._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
-    "webhook.server.parser.FIELDS": ("findall", [("", "a: b\r\n", ""), ("a:", " ", "\1")]),
-    "webhook.server.parser._PLAIN_BLOCK": ("fullmatch", [("", "a: \r\n", "!"), ("a:", " ", "\1")]),
+    "webhook.server.connection.parser.FIELDS": (
+        "findall",
+        [("", "a: b\r\n", ""), ("a:", " ", "\1")],
+    ),
+    "webhook.server.connection.parser._PLAIN_BLOCK": (
+        "fullmatch",
+        [("", "a: \r\n", "!"), ("a:", " ", "\1")],
+    ),
     "webhook.server.caller._AUTHORIZATION": (
         "fullmatch",
         [("", "a", "!"), ("bearer ", "a", " "), ("a", "=", "!")],
     ),
     "webhook.server.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
-    "webhook.server.whole_request._POST": (
+    "webhook.server.connection.whole_request._POST": (
         "fullmatch",
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],
     ),

@@ -29,8 +29,8 @@ from webhook.kube import protobuf
 from webhook.kube import token_review as reviews
 from webhook.kube.bodies import decode_body
 from webhook.objects.documents import parse_objects
-from webhook.server import whole_request
-from webhook.server.parser import LeewayParser
+from webhook.server.connection import whole_request
+from webhook.server.connection.parser import LeewayParser
 from webhook.telemetry.log_lines import json_line, redact, text_line
 from webhook.token.claims_json import parse_claims, read_unverified
 from webhook.trusted_issuers.documents import parse_https_url, refresh_seconds

@@ -26,7 +26,7 @@ from webhook.config.environment import PREFIX
 from webhook.config.load import load_configuration
 from webhook.errors import DataDirectoryError
 from webhook.health_probe import is_healthy
-from webhook.server.stop_signals import hold, release
+from webhook.server.connection.stop_signals import hold, release
 from webhook.setup.init import (
     API_SERVER_USER,
     TLS_FOLDER,

@@ -25,8 +25,8 @@ from webhook.duration import utc
 from webhook.errors import DataDirectoryError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
+from webhook.server.connection.stop_signals import leave_at_once
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
-from webhook.server.stop_signals import leave_at_once
 from webhook.setup.init import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.telemetry.logs import LOGGER, log_to_stderr
 
@@ -99,7 +99,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
 
     Raises DataDirectoryError, and the errors of ``keys``, of the store and of ``webhook.assembly``.
     """
-    from webhook.server.tls import load_context, revocations_of
+    from webhook.server.connection.tls import load_context, revocations_of
 
     _set_limits()
     check_folders(data_dir)

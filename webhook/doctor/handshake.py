@@ -15,7 +15,7 @@ from cryptography import x509
 
 from keys.pki import make_ca, make_server_certificate
 from webhook.doctor.certificates import SERVER_USAGE
-from webhook.server.tls import server_context
+from webhook.server.connection.tls import server_context
 from webhook.setup.init import TLSFiles
 
 _ROUNDS: Final = 16

@@ -19,10 +19,10 @@ from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
+from webhook.server.connection.tls import TLS_1_2, peer_certificate
 from webhook.server.http import RequestError, Scope
 from webhook.server.impersonation import wanted_identity
 from webhook.server.refreshing import Refreshing
-from webhook.server.tls import TLS_1_2, peer_certificate
 from webhook.server.verifier import TokenVerifier
 from webhook.token.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from webhook.config.load import data_dir_of, load_configuration
 from webhook.config.model import Configuration
-from webhook.server.stop_signals import hold_over_forks
+from webhook.server.connection.stop_signals import hold_over_forks
 from webhook.setup.init import TLSFiles
 
 GRACEFUL_SECONDS: Final = 25
@@ -23,7 +23,7 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
     return {
         "bind": configuration.server.bind,
         "workers": configuration.server.workers,
-        "worker_class": "webhook.server.worker.LeewayWorker",
+        "worker_class": "webhook.server.connection.worker.LeewayWorker",
         "certfile": str(files.certificate),
         "keyfile": str(files.private_key),
         "ca_certs": str(files.client_ca),
@@ -35,7 +35,7 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
         "control_socket_disable": True,
         "worker_tmp_dir": shared_memory(),
         "proc_name": "leeway",
-        "logger_class": f"webhook.server.gunicorn_log.{_LOGS[configuration.server.log_format]}",
+        "logger_class": f"webhook.server.connection.gunicorn_log.{_LOGS[configuration.server.log_format]}",
         "loglevel": configuration.server.log_level,
         "when_ready": lambda _server: hold_over_forks(),
         "child_exit": _forget_worker,

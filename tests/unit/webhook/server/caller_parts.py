@@ -22,8 +22,8 @@ from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.caller import Caller, Callers
+from webhook.server.connection.tls import TLS_1_2
 from webhook.server.http import Scope
-from webhook.server.tls import TLS_1_2
 from webhook.server.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 

@@ -186,7 +186,7 @@ def test_no_start_waits_for_what_its_first_answer_does_not_need() -> None:
     late = ("flask", "werkzeug", "a2wsgi", "kubernetes", "webhook.rbac.passwords")
     code = (
         "import sys; import webhook.cli.main, webhook.cli.serve, webhook.server.app, "
-        f"webhook.server.worker; print([name for name in {late!r} if name in sys.modules])"
+        f"webhook.server.connection.worker; print([name for name in {late!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.errors import TokenRefusedError
-from webhook.server.anonymous import AnonymousConnections
 from webhook.server.app import LiveApplication, create_app
-from webhook.server.handshake import ServerContext
-from webhook.server.protocol import LeewayProtocol
+from webhook.server.connection.anonymous import AnonymousConnections
+from webhook.server.connection.handshake import ServerContext
+from webhook.server.connection.protocol import LeewayProtocol
+from webhook.server.connection.whole_request import MAX_HEAD, Head
 from webhook.server.request_log import RequestLog
-from webhook.server.whole_request import MAX_HEAD, Head
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 

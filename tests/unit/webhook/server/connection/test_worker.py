@@ -1,4 +1,4 @@
-"""``webhook.server.worker`` and ``protocol`` lean on names inside gunicorn: here they show when
+"""``webhook.server.connection.worker`` and ``protocol`` lean on names inside gunicorn: here they show when
 they move.
 """
 
@@ -18,9 +18,9 @@ from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 from gunicorn.config import Config
 from gunicorn.workers.gasgi import ASGIWorker
 
-from webhook.server import protocol, worker
-from webhook.server.protocol import LeewayProtocol
-from webhook.server.worker import LeewayWorker
+from webhook.server.connection import protocol, worker
+from webhook.server.connection.protocol import LeewayProtocol
+from webhook.server.connection.worker import LeewayWorker
 
 METHODS: list[tuple[type, str, list[str]]] = [
     # Overridden.
@@ -205,7 +205,7 @@ def test_a_setting_of_gunicorn(name: str) -> None:
 
 def test_the_worker_class_is_what_gunicorn_takes() -> None:
     config = Config()
-    config.set("worker_class", "webhook.server.worker.LeewayWorker")
+    config.set("worker_class", "webhook.server.connection.worker.LeewayWorker")
     assert config.worker_class is LeewayWorker
 
 

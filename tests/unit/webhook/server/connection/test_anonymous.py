@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from webhook.server.anonymous import AnonymousConnections
+from webhook.server.connection.anonymous import AnonymousConnections
 
 pytestmark = pytest.mark.fault(48)
 

@@ -25,8 +25,8 @@ from cryptography.x509.oid import NameOID
 from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
 from webhook.errors import DataDirectoryError
-from webhook.server.client_trust import ClientTrust
-from webhook.server.handshake import ServerContext
+from webhook.server.connection.client_trust import ClientTrust
+from webhook.server.connection.handshake import ServerContext
 from webhook.setup.init import TLSFiles, check_tls_files
 
 TLS_1_2 = 0x0303

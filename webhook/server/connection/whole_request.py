@@ -10,8 +10,8 @@ Invariants:
 import re
 from typing import Final, NamedTuple
 
+from webhook.server.connection.parser import FIELDS, PLAIN_FIELD
 from webhook.server.error_map import JSON
-from webhook.server.parser import FIELDS, PLAIN_FIELD
 
 _END: Final = b"\r\n\r\n"
 MAX_HEAD: Final = 4096

@@ -7,7 +7,7 @@ from gunicorn.asgi.parser import PythonProtocol
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from webhook.server.parser import LeewayParser
+from webhook.server.connection.parser import LeewayParser
 
 LIMITS = {"limit_request_line": 200, "limit_request_fields": 6, "limit_request_field_size": 400}
 PLAIN = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"

@@ -6,7 +6,7 @@ import pytest
 
 from keys.pki import make_ca, make_client_certificate
 from tests.support import revocation_list
-from webhook.server.client_trust import ClientTrust
+from webhook.server.connection.client_trust import ClientTrust
 
 NOW = datetime.now(UTC)
 OWN, OTHER, TWIN = (make_ca(name, NOW) for name in ("own", "other", "own"))

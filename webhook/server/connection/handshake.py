@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from webhook.errors import HandshakeFailure
-from webhook.server.client_trust import ClientTrust
+from webhook.server.connection.client_trust import ClientTrust
 
 # From the client, as far as OpenSSL can tell: alert (21), TLS 1.2, two bytes: fatal (2),
 # handshake_failure (40). RFC 5246 section 7.2.

@@ -10,7 +10,7 @@
   without a task and the messages of ASGI. What is not answered there has left no trace, and goes
   the long way from its first byte.
 
-It leans on names inside gunicorn; ``tests/unit/webhook/server/test_worker.py`` notices when they
+It leans on names inside gunicorn; ``tests/unit/webhook/server/connection/test_worker.py`` notices when they
 move, and pyproject.toml pins the version range.
 """
 
@@ -28,12 +28,12 @@ from gunicorn.asgi.protocol import (
     _get_cached_status_line,
 )
 
-from webhook.server.anonymous import AnonymousConnections
-from webhook.server.client_trust import ClientTrust
+from webhook.server.connection.anonymous import AnonymousConnections
+from webhook.server.connection.client_trust import ClientTrust
+from webhook.server.connection.parser import LeewayParser
+from webhook.server.connection.tls import tls_extension
+from webhook.server.connection.whole_request import MAX_HEAD, Head, read_head, split
 from webhook.server.error_map import JSON
-from webhook.server.parser import LeewayParser
-from webhook.server.tls import tls_extension
-from webhook.server.whole_request import MAX_HEAD, Head, read_head, split
 
 # With the second until an abort, whoever stalls is gone after ten.
 STALL_SECONDS: Final = 9.0

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from tests.support import until
-from webhook.server.acceptor import Acceptor
+from webhook.server.connection.acceptor import Acceptor
 
 pytestmark = pytest.mark.fault(48)
 LIMIT = 3

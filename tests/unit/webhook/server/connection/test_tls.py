@@ -16,8 +16,8 @@ from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.caller import Callers
+from webhook.server.connection.tls import TLS_1_2, peer_certificate, server_context, tls_extension
 from webhook.server.http import RequestError, Scope
-from webhook.server.tls import TLS_1_2, peer_certificate, server_context, tls_extension
 from webhook.server.verifier import TokenVerifier
 from webhook.setup.init import TLSFiles
 

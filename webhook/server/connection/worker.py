@@ -8,7 +8,7 @@
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
   send one before it is closed.
 
-It leans on names inside gunicorn; ``tests/unit/webhook/server/test_worker.py`` notices when they
+It leans on names inside gunicorn; ``tests/unit/webhook/server/connection/test_worker.py`` notices when they
 move, and pyproject.toml pins the version range.
 """
 
@@ -28,18 +28,18 @@ from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
 from webhook.file_watch import FileWatch
-from webhook.server.acceptor import Acceptor
-from webhook.server.anonymous import AnonymousConnections
-from webhook.server.failures import in_words, traceback_of
-from webhook.server.handshake import ServerContext, failure_of
-from webhook.server.protocol import (
+from webhook.server.connection.acceptor import Acceptor
+from webhook.server.connection.anonymous import AnonymousConnections
+from webhook.server.connection.handshake import ServerContext, failure_of
+from webhook.server.connection.protocol import (
     ABORT_SECONDS,
     ANONYMOUS_RECEIVE_BYTES,
     STALL_SECONDS,
     LeewayProtocol,
 )
-from webhook.server.stop_signals import hold, leave_at_once, release
-from webhook.server.tls import load_context
+from webhook.server.connection.stop_signals import hold, leave_at_once, release
+from webhook.server.connection.tls import load_context
+from webhook.server.failures import in_words, traceback_of
 from webhook.setup.init import TLSFiles, crl_beside
 
 # How long a client may take to let go of a connection that is being closed. What it still sends
