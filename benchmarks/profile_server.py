@@ -13,7 +13,7 @@ from typing import Any
 
 from webhook.config.load import load_configuration
 from webhook.server.gunicorn_settings import gunicorn_settings
-from webhook.server.http import Receive, Scope, Send
+from webhook.server.request.http import Receive, Scope, Send
 from webhook.setup.init import tls_files
 
 _Make = Callable[[Path, Path], Any]

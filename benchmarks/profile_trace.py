@@ -29,9 +29,9 @@ ROOT: Final = Traced(
 )
 TRACED: Final = (
     ROOT,
-    Traced("Callers.of_certificate", "webhook.server.caller", "Callers.of_certificate"),
+    Traced("Callers.of_certificate", "webhook.server.request.caller", "Callers.of_certificate"),
     Traced("AuthStore.refresh", "webhook.rbac.auth_store", "AuthStore.refresh"),
-    Traced("Callers.require", "webhook.server.caller", "Callers.require"),
+    Traced("Callers.require", "webhook.server.request.caller", "Callers.require"),
     Traced("TokenReviews.review_at_once", _ROUTE, "TokenReviews.review_at_once"),
     Traced("parse_token_review", _ROUTE, "parse_token_review"),
     Traced("Authenticator.authenticate", _AUTHENTICATOR, "Authenticator.authenticate"),
@@ -52,7 +52,7 @@ TRACED: Final = (
     Traced("role_groups", _ROUTE, "role_groups"),
     Traced("render_token_review", _ROUTE, "render_token_review"),
     Traced("Metrics.count_review", "webhook.telemetry.metrics", "Metrics.count_review"),
-    Traced("RequestLog.reviewed", "webhook.server.request_log", "RequestLog.reviewed"),
+    Traced("RequestLog.reviewed", "webhook.server.request.request_log", "RequestLog.reviewed"),
 )
 _NOTHING: Final = ""
 _CALIBRATIONS: Final = 20_001

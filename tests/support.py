@@ -28,7 +28,7 @@ from tests.secrets_made import key_made, token_made
 from webhook.errors import Reason
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.auth_store import AuthStore
-from webhook.server.refreshing import Refreshing
+from webhook.server.request.refreshing import Refreshing
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway

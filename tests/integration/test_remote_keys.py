@@ -24,7 +24,7 @@ from tests.support import (
 )
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url
-from webhook.server.verifier import KEYS_SECONDS, TokenVerifier
+from webhook.server.request.verifier import KEYS_SECONDS, TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Authenticated, Outcome, Refused
 from webhook.trusted_issuers.fetching import KeyLocation

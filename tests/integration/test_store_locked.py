@@ -14,7 +14,7 @@ from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import from_wire
 from webhook.rbac.records import TokenRecord, token_record
-from webhook.server.refreshing import Refreshing, StoreBusyError
+from webhook.server.request.refreshing import Refreshing, StoreBusyError
 
 TOKEN = token_record(b"d" * 32, TokenRecord("u", 0.0))
 KEY = from_wire(b"k", b"")

@@ -106,11 +106,11 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("", "a: \r\n", "!"), ("a:", " ", "\1")],
     ),
-    "webhook.server.caller._AUTHORIZATION": (
+    "webhook.server.request.caller._AUTHORIZATION": (
         "fullmatch",
         [("", "a", "!"), ("bearer ", "a", " "), ("a", "=", "!")],
     ),
-    "webhook.server.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
+    "webhook.server.request.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
     "webhook.server.connection.whole_request._POST": (
         "fullmatch",
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],

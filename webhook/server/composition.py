@@ -18,17 +18,17 @@ from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSI
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.rbac.token_uses import TokenUses
-from webhook.server.caller import Callers
 from webhook.server.dispatch import Application, HotRoute
-from webhook.server.fair_queue import FairQueue
-from webhook.server.http import Route
 from webhook.server.late_flask import LateFlask, Threads
-from webhook.server.request_log import RequestLog
+from webhook.server.request.caller import Callers
+from webhook.server.request.fair_queue import FairQueue
+from webhook.server.request.http import Route
+from webhook.server.request.request_log import RequestLog
+from webhook.server.request.verifier import TokenVerifier
 from webhook.server.routes.access_reviews import AccessReviews
 from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
-from webhook.server.verifier import TokenVerifier
 from webhook.setup.init import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.skew.snapshots import SkewFiles
 from webhook.telemetry.metrics import Metrics

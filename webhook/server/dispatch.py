@@ -12,10 +12,11 @@ from typing import Final, NamedTuple
 
 from webhook.errors import LeewayError
 from webhook.rbac.errors import TooManyRequestsError
-from webhook.server.caller import BAD_IDENTITY, CALLER, Callers
-from webhook.server.cross_site import refuse_cross_site
-from webhook.server.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body
-from webhook.server.http import (
+from webhook.server.late_flask import LateFlask
+from webhook.server.request.caller import BAD_IDENTITY, CALLER, Callers
+from webhook.server.request.cross_site import refuse_cross_site
+from webhook.server.request.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body
+from webhook.server.request.http import (
     DisconnectedError,
     Receive,
     RequestError,
@@ -26,8 +27,7 @@ from webhook.server.http import (
     respond,
     respond_error,
 )
-from webhook.server.late_flask import LateFlask
-from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
+from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 
 # Below them there are the checks by name, and nothing else.
 _CHECKS: Final = ("/livez/", "/readyz/", "/healthz/")

@@ -20,8 +20,8 @@ from webhook.kube.protobuf import json_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
-from webhook.server.caller import CALLER, NOBODY, Caller, Callers
-from webhook.server.error_map import (
+from webhook.server.request.caller import CALLER, NOBODY, Caller, Callers
+from webhook.server.request.error_map import (
     INTERNAL_ERROR,
     NOT_FOUND,
     REASONS,
@@ -30,8 +30,8 @@ from webhook.server.error_map import (
     grpc_body,
     status_body,
 )
-from webhook.server.http import BODY, RequestError, is_protobuf, require_json
-from webhook.server.request_log import REQUEST_ID_HEADER, RequestLog, request_id
+from webhook.server.request.http import BODY, RequestError, is_protobuf, require_json
+from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.server.routes import api_discovery, openapi_v2
 from webhook.server.routes.auth_api import AuthAPI, call_names
 from webhook.server.routes.token_requests import TokenRequests

@@ -18,9 +18,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from webhook.rbac.errors import TooManyRequestsError
-from webhook.server.caller import CALLER, Caller
-from webhook.server.fair_queue import FairQueue, NoTurnError, network_of
-from webhook.server.http import BODY, Receive, RequestError, Route, Scope, Send, read_body
+from webhook.server.request.caller import CALLER, Caller
+from webhook.server.request.fair_queue import FairQueue, NoTurnError, network_of
+from webhook.server.request.http import BODY, Receive, RequestError, Route, Scope, Send, read_body
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -9,7 +9,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
 from webhook.rbac.state import State
-from webhook.server.refreshing import Refreshing, StoreBusyError
+from webhook.server.request.refreshing import Refreshing, StoreBusyError
 from webhook.telemetry.audit import DONE, audit_fields, audit_message
 from webhook.telemetry.logs import AUDIT_LOGGER
 

@@ -33,7 +33,7 @@ from webhook.server.connection.client_trust import ClientTrust
 from webhook.server.connection.parser import LeewayParser
 from webhook.server.connection.tls import tls_extension
 from webhook.server.connection.whole_request import MAX_HEAD, Head, read_head, split
-from webhook.server.error_map import JSON
+from webhook.server.request.error_map import JSON
 
 # With the second until an abort, whoever stalls is gone after ten.
 STALL_SECONDS: Final = 9.0

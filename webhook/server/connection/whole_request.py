@@ -11,7 +11,7 @@ import re
 from typing import Final, NamedTuple
 
 from webhook.server.connection.parser import FIELDS, PLAIN_FIELD
-from webhook.server.error_map import JSON
+from webhook.server.request.error_map import JSON
 
 _END: Final = b"\r\n\r\n"
 MAX_HEAD: Final = 4096

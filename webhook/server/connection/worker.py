@@ -39,7 +39,7 @@ from webhook.server.connection.protocol import (
 )
 from webhook.server.connection.stop_signals import hold, leave_at_once, release
 from webhook.server.connection.tls import load_context
-from webhook.server.failures import in_words, traceback_of
+from webhook.server.request.failures import in_words, traceback_of
 from webhook.setup.init import TLSFiles, crl_beside
 
 # How long a client may take to let go of a connection that is being closed. What it still sends

@@ -18,9 +18,9 @@ from webhook.kube.range_review import parse_range_review, render_range_review
 from webhook.kube.request_access import Decision, decide, decide_for_cluster
 from webhook.rbac.access import Access, explain_access
 from webhook.rbac.auth_store import AuthStore
-from webhook.server.caller import CALLER, Caller, Callers
-from webhook.server.http import Receive, Scope, Send, read_json_body, respond
-from webhook.server.request_log import RequestLog
+from webhook.server.request.caller import CALLER, Caller, Callers
+from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
+from webhook.server.request.request_log import RequestLog
 from webhook.telemetry.metrics import Metrics
 
 

@@ -22,7 +22,7 @@ from webhook.rbac.errors import (
 from webhook.rbac.model import ROOT
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
-from webhook.server.caller import Caller
+from webhook.server.request.caller import Caller
 from webhook.telemetry.audit import DENIED, DONE, FAILED, Audit
 
 

@@ -4,7 +4,7 @@ from platform import machine, python_implementation, system
 
 import msgspec
 
-from webhook.server.http import Headers, Receive, Route, Scope, Send, respond
+from webhook.server.request.http import Headers, Receive, Route, Scope, Send, respond
 from webhook.version import COMMIT, VERSION
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from webhook.server.http import Headers, Receive, Route, Scope, Send, respond
+from webhook.server.request.http import Headers, Receive, Route, Scope, Send, respond
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _HEADERS: Final[Headers] = (

@@ -25,8 +25,8 @@ from webhook.kube.protobuf import json_of
 from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import KIND, MESSAGE, parse_token_request, render_token_request
 from webhook.kube.token_review import AUTHENTICATION_GROUP
-from webhook.server.caller import Caller, Callers
-from webhook.server.http import Headers, RequestError, request_error_of
+from webhook.server.request.caller import Caller, Callers
+from webhook.server.request.http import Headers, RequestError, request_error_of
 from webhook.telemetry.audit import DONE, Audit, token_fields
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import ObjectSource

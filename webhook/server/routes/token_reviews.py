@@ -11,9 +11,9 @@ from webhook.kube.token_review import (
 )
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.role_groups import role_groups
-from webhook.server.http import Receive, Scope, Send, read_json_body, respond
-from webhook.server.request_log import RequestLog
-from webhook.server.verifier import TokenVerifier
+from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
+from webhook.server.request.request_log import RequestLog
+from webhook.server.request.verifier import TokenVerifier
 from webhook.telemetry.metrics import Metrics
 from webhook.token.outcome import Outcome
 

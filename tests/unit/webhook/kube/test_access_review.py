@@ -20,7 +20,7 @@ from webhook.kube.access_review import (
 )
 from webhook.kube.protobuf import json_of
 from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
-from webhook.server.error_map import invalid_details
+from webhook.server.request.error_map import invalid_details
 
 V1 = "authorization.k8s.io/v1"
 V1BETA1 = "authorization.k8s.io/v1beta1"

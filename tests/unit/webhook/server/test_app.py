@@ -27,8 +27,8 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server import use_writer
 from webhook.server.app import LiveApplication, create_app
-from webhook.server.caller import Caller
 from webhook.server.parts import Background, started
+from webhook.server.request.caller import Caller
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 from webhook.token.outcome import Authenticated

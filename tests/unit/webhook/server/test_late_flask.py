@@ -11,8 +11,6 @@ import pytest
 from flask import Flask, request
 
 from webhook.rbac.errors import TooManyRequestsError
-from webhook.server.caller import CALLER, Caller
-from webhook.server.http import BODY, DisconnectedError, RequestError
 from webhook.server.late_flask import (
     ANONYMOUS_BODY_BYTES,
     LOG_IN_PATH,
@@ -22,6 +20,8 @@ from webhook.server.late_flask import (
     flask_threads,
     log_in_queue,
 )
+from webhook.server.request.caller import CALLER, Caller
+from webhook.server.request.http import BODY, DisconnectedError, RequestError
 
 MAX_BODY = 2 * ANONYMOUS_BODY_BYTES
 GONE = {"type": "http.disconnect"}

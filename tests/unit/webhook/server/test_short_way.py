@@ -31,7 +31,7 @@ from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.handshake import ServerContext
 from webhook.server.connection.protocol import LeewayProtocol
 from webhook.server.connection.whole_request import MAX_HEAD, Head
-from webhook.server.request_log import RequestLog
+from webhook.server.request.request_log import RequestLog
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 

@@ -15,10 +15,10 @@ from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
 from webhook.backends.memory import MemoryBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
-from webhook.server.caller import Callers
 from webhook.server.connection.tls import TLS_1_2, peer_certificate, server_context, tls_extension
-from webhook.server.http import RequestError, Scope
-from webhook.server.verifier import TokenVerifier
+from webhook.server.request.caller import Callers
+from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.verifier import TokenVerifier
 from webhook.setup.init import TLSFiles
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from webhook.server.http import (
+from webhook.server.request.http import (
     DisconnectedError,
     RequestError,
     Scope,

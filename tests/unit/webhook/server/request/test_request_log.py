@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from webhook.server.request_log import (
+from webhook.server.request.request_log import (
     CRASHES_A_SECOND,
     LINES_A_SECOND,
     BoundedLog,

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from webhook.errors import InvalidObjectError, LeewayError
 from webhook.kube.protobuf import CONTENT_TYPE, Message, json_of
-from webhook.server.error_map import JSON, code_of, error_body, invalid_details
+from webhook.server.request.error_map import JSON, code_of, error_body, invalid_details
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]

@@ -8,7 +8,7 @@ Source: Go ``net/http/csrf.go`` (CrossOriginProtection); W3C Fetch Metadata, ``S
 
 from typing import Final
 
-from webhook.server.http import RequestError, Scope
+from webhook.server.request.http import RequestError, Scope
 
 _SAFE_METHODS: Final = ("GET", "HEAD")
 # "none" is a request that the user made, as with a bookmark.

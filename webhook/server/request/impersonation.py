@@ -7,7 +7,7 @@ that come by themselves.
 from typing import Final
 from urllib.parse import unquote
 
-from webhook.server.http import RequestError, Scope
+from webhook.server.request.http import RequestError, Scope
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.token.outcome import AUTHENTICATED_GROUP, groups_of
 

@@ -19,8 +19,8 @@ from time import monotonic
 from typing import Any, Final
 
 from webhook.errors import HandshakeFailure, Reason
-from webhook.server.caller import CALLER, Caller
-from webhook.server.http import Scope, header
+from webhook.server.request.caller import CALLER, Caller
+from webhook.server.request.http import Scope, header
 from webhook.telemetry.audit import DONE, Audit, audit_fields, audit_message, fingerprint
 from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER

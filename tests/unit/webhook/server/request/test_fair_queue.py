@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from webhook.server.fair_queue import FairQueue, NoTurnError, network_of
+from webhook.server.request.fair_queue import FairQueue, NoTurnError, network_of
 
 pytestmark = pytest.mark.fault(47)
 LONG = 60.0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from webhook.server.cross_site import refuse_cross_site
-from webhook.server.http import RequestError
+from webhook.server.request.cross_site import refuse_cross_site
+from webhook.server.request.http import RequestError
 
 pytestmark = pytest.mark.fault(56)
 HOST = (b"host", b"leeway.example:8443")

@@ -11,10 +11,10 @@ from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_ke
 from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
-from webhook.server.caller import Caller, Callers
-from webhook.server.http import RequestError, Scope
-from webhook.server.impersonation import wanted_identity
-from webhook.server.verifier import TokenVerifier
+from webhook.server.request.caller import Caller, Callers
+from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.impersonation import wanted_identity
+from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"

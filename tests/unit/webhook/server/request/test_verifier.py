@@ -20,7 +20,7 @@ from tests.support import (
     until,
 )
 from webhook.errors import Reason
-from webhook.server.verifier import LOOKUP_SECONDS, TokenVerifier
+from webhook.server.request.verifier import LOOKUP_SECONDS, TokenVerifier
 from webhook.token.bound_objects import Absence, Answer, ObjectKey, ObjectState
 from webhook.token.outcome import Outcome
 

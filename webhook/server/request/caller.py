@@ -20,10 +20,10 @@ from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
 from webhook.server.connection.tls import TLS_1_2, peer_certificate
-from webhook.server.http import RequestError, Scope
-from webhook.server.impersonation import wanted_identity
-from webhook.server.refreshing import Refreshing
-from webhook.server.verifier import TokenVerifier
+from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.impersonation import wanted_identity
+from webhook.server.request.refreshing import Refreshing
+from webhook.server.request.verifier import TokenVerifier
 from webhook.token.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
 
 CALLER: Final = "leeway.caller"
