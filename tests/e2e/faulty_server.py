@@ -11,7 +11,7 @@ from typing import Any
 from webhook.cli.main import main
 from webhook.server import app as server_app
 from webhook.server.connection import worker as server_worker
-from webhook.server.routes import api_discovery
+from webhook.server.flask import api_discovery
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"

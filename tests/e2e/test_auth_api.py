@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from webhook.server.routes import auth_api
+from webhook.server.flask import auth_api
 
 from .auth import (
     API_SERVER,

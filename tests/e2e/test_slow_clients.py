@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.stalled import closing_times
-from webhook.server.late_flask import THREADS
+from webhook.server.flask.late import THREADS
 
 from .harness import HOST, REVIEWS, RunningServer, raw_review, request_on, review_of, trouble_in
 

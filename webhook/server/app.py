@@ -29,7 +29,7 @@ from webhook.errors import HandshakeFailure
 from webhook.file_watch import FileWatch, is_news
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
-from webhook.server.late_flask import flask_threads, log_in_queue
+from webhook.server.flask.late import flask_threads, log_in_queue
 from webhook.server.memory_keeper import MemoryKeeper
 from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request.failures import in_words, traceback_of

@@ -19,7 +19,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.dispatch import Application, HotRoute
-from webhook.server.late_flask import LateFlask, Threads
+from webhook.server.flask.late import LateFlask, Threads
 from webhook.server.request.caller import Callers
 from webhook.server.request.fair_queue import FairQueue
 from webhook.server.request.http import Route
@@ -126,9 +126,9 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
 def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":
     # Imported here: LateFlask says why.
     from webhook.rbac.passwords import Passwords
-    from webhook.server.flask_app import create_flask_app
-    from webhook.server.routes.auth_api import AuthAPI
-    from webhook.server.routes.token_requests import TokenRequests
+    from webhook.server.flask.app import create_flask_app
+    from webhook.server.flask.auth_api import AuthAPI
+    from webhook.server.flask.token_requests import TokenRequests
 
     configuration, metrics = parts.configuration, lasting.metrics
     passwords = Passwords(configuration.auth.bcrypt_cost, cores_of_a_worker(configuration))

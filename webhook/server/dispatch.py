@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from webhook.errors import LeewayError
 from webhook.rbac.errors import TooManyRequestsError
-from webhook.server.late_flask import LateFlask
+from webhook.server.flask.late import LateFlask
 from webhook.server.request.caller import BAD_IDENTITY, CALLER, Callers
 from webhook.server.request.cross_site import refuse_cross_site
 from webhook.server.request.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body

@@ -6,8 +6,8 @@ from itertools import groupby
 import pytest
 
 from webhook.kube.resources import KNOWN
-from webhook.server.routes import api_discovery
-from webhook.server.routes.api_discovery import GROUPS, Resource
+from webhook.server.flask import api_discovery
+from webhook.server.flask.api_discovery import GROUPS, Resource
 
 CREATED = {
     "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token": "TokenRequest",

@@ -7,9 +7,9 @@ import pytest
 from keys.keyring import Keyring
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from tests.unit.webhook.server.caller_parts import Parts
+from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.caller import Caller
 from webhook.server.request.http import RequestError
-from webhook.server.routes.token_requests import TokenRequests
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
 from webhook.token.issuer import TokenPolicy

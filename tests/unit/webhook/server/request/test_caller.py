@@ -42,10 +42,10 @@ from webhook.rbac.errors import (
 )
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
+from webhook.server.flask.auth_api import AuthAPI
 from webhook.server.request.caller import NOBODY, Caller, Callers
 from webhook.server.request.http import RequestError
 from webhook.server.request.verifier import TokenVerifier
-from webhook.server.routes.auth_api import AuthAPI
 from webhook.telemetry.log_lines import Fields
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Refused

@@ -87,7 +87,7 @@ class LateFlask:
         """Make the application where it is not there yet; in any thread but the event loop's."""
         with self._making:
             if self._mounted is None:
-                from webhook.server.flask_app import routes_of
+                from webhook.server.flask.app import routes_of
 
                 flask = self._make()
                 self._routes = routes_of(flask)

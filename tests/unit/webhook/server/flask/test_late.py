@@ -11,7 +11,7 @@ import pytest
 from flask import Flask, request
 
 from webhook.rbac.errors import TooManyRequestsError
-from webhook.server.late_flask import (
+from webhook.server.flask.late import (
     ANONYMOUS_BODY_BYTES,
     LOG_IN_PATH,
     MAX_WAITING_LOG_INS,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from webhook.server.routes.api_discovery import schema, served
+from webhook.server.flask.api_discovery import schema, served
 
 CONTENT_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 

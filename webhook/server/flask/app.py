@@ -20,6 +20,9 @@ from webhook.kube.protobuf import json_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
+from webhook.server.flask import api_discovery, openapi_v2
+from webhook.server.flask.auth_api import AuthAPI, call_names
+from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.caller import CALLER, NOBODY, Caller, Callers
 from webhook.server.request.error_map import (
     INTERNAL_ERROR,
@@ -32,9 +35,6 @@ from webhook.server.request.error_map import (
 )
 from webhook.server.request.http import BODY, RequestError, is_protobuf, require_json
 from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
-from webhook.server.routes import api_discovery, openapi_v2
-from webhook.server.routes.auth_api import AuthAPI, call_names
-from webhook.server.routes.token_requests import TokenRequests
 from webhook.setup.init import SKEW_KEY
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles

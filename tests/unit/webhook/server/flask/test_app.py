@@ -17,12 +17,12 @@ from webhook.rbac.auth_tokens import NopTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.records import Record
-from webhook.server.flask_app import create_flask_app
+from webhook.server.flask.app import create_flask_app
+from webhook.server.flask.auth_api import AuthAPI
+from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.caller import CALLER, Caller
 from webhook.server.request.http import BODY
 from webhook.server.request.request_log import RequestLog
-from webhook.server.routes.auth_api import AuthAPI
-from webhook.server.routes.token_requests import TokenRequests
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Metrics
