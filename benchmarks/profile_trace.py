@@ -25,7 +25,7 @@ class Traced(NamedTuple):
 _AUTHENTICATOR: Final = "webhook.token.authenticator"
 _ROUTE: Final = "webhook.server.routes.token_reviews"
 ROOT: Final = Traced(
-    "Application.answer_at_once", "webhook.server.dispatch", "Application.answer_at_once"
+    "Application.answer_at_once", "webhook.server.routes.dispatch", "Application.answer_at_once"
 )
 TRACED: Final = (
     ROOT,

@@ -18,7 +18,6 @@ from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSI
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
 from webhook.rbac.token_uses import TokenUses
-from webhook.server.dispatch import Application, HotRoute
 from webhook.server.flask.late import LateFlask, Threads
 from webhook.server.request.caller import Callers
 from webhook.server.request.fair_queue import FairQueue
@@ -26,6 +25,7 @@ from webhook.server.request.http import Route
 from webhook.server.request.request_log import RequestLog
 from webhook.server.request.verifier import TokenVerifier
 from webhook.server.routes.access_reviews import AccessReviews
+from webhook.server.routes.dispatch import Application, HotRoute
 from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
