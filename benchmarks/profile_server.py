@@ -52,7 +52,7 @@ class TracedApplication(Application):
 
     def __init__(self, data_dir: Path, file: Path) -> None:
         from benchmarks.profile_trace import Tracer, install
-        from webhook.server.app import create_app
+        from webhook.server.reload.live_application import create_app
 
         self._file = file
         self._tracer = Tracer()

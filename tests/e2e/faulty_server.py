@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from webhook.cli.main import main
-from webhook.server import app as server_app
 from webhook.server.connection import worker as server_worker
 from webhook.server.flask import api_discovery
+from webhook.server.reload import live_application as server_app
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"

@@ -13,7 +13,7 @@ import pytest
 
 from keys.pki import make_ca, make_client_certificate
 from webhook.config.load import load_configuration
-from webhook.server.app import create_app
+from webhook.server.reload.live_application import create_app
 from webhook.skew.report import SKEW_PATH
 
 from .auth import (

@@ -29,7 +29,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "webhook.https_url",
         "webhook.kube.resources",
         "webhook.telemetry.log_lines",
-        "webhook.memory_rule",
+        "webhook.server.reload.memory_rule",
         "webhook.kube.protobuf",
         "webhook.rbac.ranges",
         "webhook.rbac.model",

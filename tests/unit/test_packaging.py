@@ -213,7 +213,7 @@ def test_what_the_image_copies_exists_and_is_let_through(source: str) -> None:
 )
 def test_what_the_image_must_not_see_is_held_back(path: str) -> None:
     assert not is_let_through(path)
-    assert is_let_through("webhook/server/app.py")
+    assert is_let_through("webhook/server/reload/live_application.py")
 
 
 @pytest.fixture(scope="module")

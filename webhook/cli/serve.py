@@ -69,7 +69,7 @@ def _run(
     from gunicorn.app.base import BaseApplication
     from gunicorn.arbiter import Arbiter
 
-    from webhook.server.app import create_app
+    from webhook.server.reload.live_application import create_app
 
     # The workers need it, and share what is imported before they are forked.
     import_module("uvloop")

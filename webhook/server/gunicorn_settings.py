@@ -50,7 +50,7 @@ def pass_on_hangup(arbiter: Any) -> None:
 
 def application() -> Any:
     """Make the application of one worker, as the environment configures it."""
-    from webhook.server.app import create_app
+    from webhook.server.reload.live_application import create_app
 
     data_dir = data_dir_of(os.environ)
     return create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))

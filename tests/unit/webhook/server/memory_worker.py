@@ -17,8 +17,8 @@ from keys import jws
 from webhook.config.load import load_configuration
 from webhook.rbac.model import User
 from webhook.rbac.records import user_record
-from webhook.server.app import create_app
-from webhook.server.memory_keeper import resident_bytes
+from webhook.server.reload.live_application import create_app
+from webhook.server.reload.memory_keeper import resident_bytes
 from webhook.token.claims import ObjectReference
 from webhook.token.claims_json import build_projected
 from webhook.token.outcome import Authenticated

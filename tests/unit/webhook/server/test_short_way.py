@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.errors import TokenRefusedError
-from webhook.server.app import LiveApplication, create_app
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.handshake import ServerContext
 from webhook.server.connection.protocol import LeewayProtocol
 from webhook.server.connection.whole_request import MAX_HEAD, Head
+from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.request.request_log import RequestLog
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.server import skew_writer
+from webhook.server.reload import skew_writer
 from webhook.skew.snapshots import FOLDER_VARIABLE, SkewFiles
 from webhook.skew.tracker import WINDOW_SECONDS, SkewTracker
 from webhook.token.claims import Claims, ObjectReference

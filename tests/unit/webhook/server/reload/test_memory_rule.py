@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from webhook.memory_rule import FLOOR_BYTES, MIB, RESERVE_BYTES, SLACK_BYTES, Budget, next_budget
+from webhook.server.reload.memory_rule import (
+    FLOOR_BYTES,
+    MIB,
+    RESERVE_BYTES,
+    SLACK_BYTES,
+    Budget,
+    next_budget,
+)
 
 BOUND = 256 * MIB
 EDGE = BOUND - RESERVE_BYTES

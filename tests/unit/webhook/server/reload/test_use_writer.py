@@ -13,8 +13,8 @@ from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Record
 from webhook.rbac.token_uses import TokenUses
-from webhook.server import use_writer
-from webhook.server.use_writer import UseWriter
+from webhook.server.reload import use_writer
+from webhook.server.reload.use_writer import UseWriter
 
 
 class Backend(MemoryBackend):

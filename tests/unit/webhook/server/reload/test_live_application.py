@@ -25,9 +25,9 @@ from webhook.config.model import Configuration
 from webhook.objects.file import FileObjects
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
-from webhook.server import use_writer
-from webhook.server.app import LiveApplication, create_app
-from webhook.server.parts import Background, started
+from webhook.server.reload import use_writer
+from webhook.server.reload.live_application import LiveApplication, create_app
+from webhook.server.reload.parts import Background, started
 from webhook.server.request.caller import Caller
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
@@ -293,7 +293,7 @@ def test_bad_input_55_a_new_key_does_not_wait_for_a_reload_that_waits(
             assert not taking.is_alive(), "the new key waits"
             yield
 
-    monkeypatch.setattr("webhook.server.app.started", slowly)
+    monkeypatch.setattr("webhook.server.reload.live_application.started", slowly)
     before = app._parts
     set_leeway(tmp_path, 70)
     assert app.reload(), warnings(app)

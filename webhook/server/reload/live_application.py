@@ -28,17 +28,17 @@ from webhook.config.model import Configuration
 from webhook.errors import HandshakeFailure
 from webhook.file_watch import FileWatch, is_news
 from webhook.rbac.token_uses import TokenUses
-from webhook.server.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.flask.late import flask_threads, log_in_queue
-from webhook.server.memory_keeper import MemoryKeeper
-from webhook.server.parts import PartsMaker, differences, started, waiting_for_restart
+from webhook.server.reload.composition import Lasting, Parts, compose, cores_of_a_worker
+from webhook.server.reload.memory_keeper import MemoryKeeper
+from webhook.server.reload.parts import PartsMaker, differences, started, waiting_for_restart
+from webhook.server.reload.skew_writer import keep_written
+from webhook.server.reload.store_keeper import StoreKeeper
+from webhook.server.reload.use_writer import UseWriter
 from webhook.server.request.failures import in_words, traceback_of
 from webhook.server.request.http import Receive, Scope, Send
 from webhook.server.request.request_log import RequestLog
 from webhook.server.routes.health import HealthCheck
-from webhook.server.skew_writer import keep_written
-from webhook.server.store_keeper import StoreKeeper
-from webhook.server.use_writer import UseWriter
 from webhook.setup.init import KEYS_FOLDER
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker

@@ -18,7 +18,7 @@ from webhook.config.model import Configuration
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_tokens import JWTTokens, TokenProvider
 from webhook.rbac.revocations import StoreRevocations
-from webhook.server.composition import Lasting, Parts, token_provider
+from webhook.server.reload.composition import Lasting, Parts, token_provider
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource
 from webhook.trusted_issuers.issuer_keys import IssuerKeys

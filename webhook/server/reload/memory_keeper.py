@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from webhook.memory_rule import MIB, Budget, next_budget
+from webhook.server.reload.memory_rule import MIB, Budget, next_budget
 
 INTERVAL_SECONDS: Final = 1.0
 # One look may be a peak.
