@@ -27,6 +27,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # All claims with their floors: make bench. A short run: make bench BENCH_FLAGS=--quick
 bench: $(VENV)/.dev

@@ -21,8 +21,8 @@ from benchmarks.report import Row, rate_row
 from benchmarks.servers import HOST, WORKERS, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_here
 from webhook.assembly import keyring_of
+from webhook.config.paths import TLS_FOLDER
 from webhook.rbac.model import ROOT
-from webhook.setup.init import TLS_FOLDER
 
 ALGORITHMS: Final = ("RS256", "ES256")
 CONNECTIONS: Final = (1, 16)

@@ -18,7 +18,7 @@ from benchmarks.report import Row, cost_row
 from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config.load import load_configuration
-from webhook.setup.init import TOKEN_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 SHARES: Final = (0.25, 0.5, 0.75)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.servers import HOST
-from webhook.setup.init import API_SERVER_USER, TLS_FOLDER
+from webhook.config.paths import TLS_FOLDER
+from webhook.setup.init import API_SERVER_USER
 
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = ("load_client.c", "https.c")

@@ -21,6 +21,8 @@ from benchmarks.servers import leeway_server, make_data_dir
 from benchmarks.tokens import token_review
 from webhook.assembly import keyring_of, policy_of, store_of
 from webhook.config.load import load_configuration
+from webhook.kube.access_review import ACCESS_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import prefix_end
 from webhook.rbac.records import (
@@ -33,7 +35,6 @@ from webhook.rbac.records import (
     role_record,
     user_record,
 )
-from webhook.setup.init import ACCESS_REVIEW_PATH, TOKEN_REVIEW_PATH
 from webhook.token.claims import ObjectReference
 from webhook.token.issuer import TokenRequest, issue_token
 

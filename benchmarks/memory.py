@@ -21,9 +21,9 @@ from benchmarks.servers import SERVER_LOG, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.assembly import store_of
 from webhook.config.load import load_configuration
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, role_record, user_record
-from webhook.setup.init import TOKEN_REVIEW_PATH
 
 USERS: Final = 10_000
 TOKENS: Final = 100_000

@@ -37,7 +37,7 @@ from benchmarks.profile_trace import TRACED, Times, median_times, read_requests
 from benchmarks.servers import RunningServer, leeway_process, make_data_dir, profile_server
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config.load import load_configuration
-from webhook.setup.init import TOKEN_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 KINDS: Final = ("warm", "cold")

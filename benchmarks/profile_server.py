@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from webhook.config.load import load_configuration
+from webhook.config.paths import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
 from webhook.server.request.http import Receive, Scope, Send
-from webhook.setup.init import tls_files
 
 _Make = Callable[[Path, Path], Any]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
+from webhook.config.paths import TLS_FOLDER, tls_files
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.server.connection.tls import load_context, tls_extension
-from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH, tls_files
+from webhook.setup.init import API_SERVER_USER
 
 
 class MemoryConnection:

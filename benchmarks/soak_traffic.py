@@ -26,10 +26,12 @@ from benchmarks.servers import HOST, RunningServer, script
 from benchmarks.tokens import make_tokens_here, token_review
 from webhook.assembly import keyring_of, policy_of, store_of
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER
+from webhook.kube.access_review import ACCESS_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.model import Group, Permission, PermissionType
 from webhook.rbac.ranges import prefix_end
 from webhook.rbac.records import group_record, permission_record, role_record
-from webhook.setup.init import ACCESS_REVIEW_PATH, TLS_FOLDER, TOKEN_REVIEW_PATH
 from webhook.token.issuer import TokenRequest, issue_token
 
 LEG_SECONDS: Final = 60.0

@@ -24,7 +24,9 @@ from benchmarks.servers import HOST, WORKERS, leeway_server, make_data_dir
 from benchmarks.tokens import make_tokens, token_review
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
-from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, TOKEN_REVIEW_PATH
+from webhook.config.paths import TLS_FOLDER
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
+from webhook.setup.init import API_SERVER_USER
 
 CEILING: Final = 1.5
 IMPORTS: Final = "import flask, cryptography, jwt, gunicorn"

@@ -26,7 +26,7 @@ from benchmarks.servers import (
 )
 from benchmarks.tokens import make_tokens_of, token_review
 from webhook.config.load import load_configuration
-from webhook.setup.init import TOKEN_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 
 CONNECTIONS: Final = 16
 _FLOORS: Final = {"warm": 4.0, "cold": 3.0}

@@ -13,10 +13,10 @@ from pathlib import Path
 from keys.errors import KeysError
 from webhook.cli.serve import prepare_to_serve
 from webhook.config.load import data_dir_of, load_configuration
+from webhook.config.paths import tls_files
 from webhook.errors import LeewayError
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.server.gunicorn_settings import gunicorn_settings, shared_memory
-from webhook.setup.init import tls_files
 
 _REFUSED = (KeysError, LeewayError, StoreError, StoreUnavailableError)
 

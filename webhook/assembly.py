@@ -14,11 +14,11 @@ from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, is_note_due
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.model import Configuration, LeewaySection
+from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
 from webhook.rbac.revoking import Lifetimes
-from webhook.setup.init import KEYS_FOLDER
 from webhook.skew.tracker import SkewTracker
 from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource

@@ -18,7 +18,7 @@ from keys.keyring import KeyState
 from tests.e2e.harness import HOST, REVIEWS
 from webhook.assembly import rotation_policy_of
 from webhook.config.load import load_configuration
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 
 from .contention import Spent
 from .load import Load

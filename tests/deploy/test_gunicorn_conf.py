@@ -11,8 +11,9 @@ import pytest
 from tests.deploy.deploy_schemas import DEPLOY
 from tests.e2e.harness import RunningServer, free_port, trouble_in, wait_until_ready
 from webhook.config.load import load_configuration
+from webhook.config.paths import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
-from webhook.setup.init import InitOptions, initialise, tls_files
+from webhook.setup.init import InitOptions, initialise
 
 GUNICORN = [
     str(Path(sys.executable).with_name("gunicorn")),

@@ -29,7 +29,7 @@ from tests.deploy.deployed import (
 )
 from tests.e2e.harness import LEEWAY
 from webhook.config.load import load_configuration
-from webhook.setup.init import TLS_FOLDER
+from webhook.config.paths import TLS_FOLDER
 
 KUSTOMIZE = DEPLOY / "kustomize"
 FOLDERS = [

@@ -18,7 +18,7 @@ from tests.docs.shell import steps_of
 from tests.secrets_made import folder_made
 from webhook.cli.serve import prepare_to_serve
 from webhook.config.load import load_configuration
-from webhook.setup.init import tls_files
+from webhook.config.paths import tls_files
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server
 from tests.issuer_server import IssuerServer
 from tests.support import revocation_list
 from webhook.assembly import keyring_of
+from webhook.config.paths import read_pair
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report
 from webhook.doctor.outside import Reach
 from webhook.https_url import parse_https_url
-from webhook.setup.init import read_pair
 
 from .harness import HOST, LEEWAY, free_port
 

@@ -22,7 +22,7 @@ from keys.pki import CertifiedKey, make_client_certificate
 from tests.secrets_made import answered, folder_made, shown, token_made
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 from webhook.token.issuer import TokenRequest, issue_token
 
 LEEWAY = str(Path(sys.executable).with_name("leeway"))

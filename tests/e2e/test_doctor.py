@@ -14,8 +14,8 @@ from time import time
 import pytest
 
 from tests.issuer_server import Behaviour, IssuerServer, answer, issuer_server, raw
+from webhook.config.paths import read_pair
 from webhook.doctor.findings import Report, Status
-from webhook.setup.init import read_pair
 
 from .doctor_faults import FAULTS, Fault
 from .doctor_patient import (

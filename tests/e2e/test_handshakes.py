@@ -14,8 +14,8 @@ import pytest
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
 from tests.support import revocation_list, wait_until
+from webhook.config.paths import read_pair
 from webhook.errors import HandshakeFailure
-from webhook.setup.init import read_pair
 
 from .harness import HOST, RunningServer, records_of, start_server
 

@@ -23,7 +23,7 @@ from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server
 from tests.support import revocation_list
 from webhook.assembly import rotation_policy_of
 from webhook.config.load import load_configuration
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 
 from .auth import connections_to_every_worker
 from .faulty_server import PLANTED

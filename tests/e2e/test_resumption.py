@@ -13,7 +13,7 @@ import pytest
 
 from keys.files import replace_file
 from tests.support import revocation_list, wait_until
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 
 from .harness import HOST, RunningServer, start_server
 

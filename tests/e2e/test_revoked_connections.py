@@ -16,7 +16,7 @@ import pytest
 from keys.files import replace_file
 from keys.pki import make_ca
 from tests.support import revocation_list, wait_until
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 
 from .auth import PASSWORD, as_root
 from .harness import HOST, RunningServer, raw_review, request_on, start_server

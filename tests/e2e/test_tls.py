@@ -12,7 +12,7 @@ import pytest
 
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from tests.support import revocation_list
-from webhook.setup.init import read_pair
+from webhook.config.paths import read_pair
 
 from .harness import (
     HEAD_WARNING,

@@ -1,5 +1,6 @@
 """The documents say what is there: links, commands, modules, variables and defaults."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -146,44 +147,32 @@ def test_the_check_of_commands_can_fail() -> None:
     check_command(["token", "create", "a", "-n", "b"])
 
 
-def tree() -> tuple[set[str], set[str]]:
-    """Return the files and the folders that ARCHITECTURE.md's tree names."""
-    files, folders = set(), set()
-    above: list[str] = []
-    block = BLOCK.findall((ROOT / "ARCHITECTURE.md").read_text("utf-8"))[0][2]
-    for line in block.splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        path = "/".join([*above[:depth], name.rstrip("/")])
-        if name.endswith("/"):
-            above = [*above[:depth], name.rstrip("/")]
-            folders.add(path)
-        else:
-            files.add(path)
-    return files, folders
+def rooms() -> set[str]:
+    """Return the folders of the two packages that hold modules."""
+    return {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in ("keys", "webhook")
+        for path in (ROOT / package).rglob("*.py")
+    }
 
 
 def test_architecture_names_only_what_exists() -> None:
-    files, folders = tree()
-    assert len(files) > 20
-    assert {path for path in files if not (ROOT / path).is_file()} == set()
-    assert {path for path in folders if not (ROOT / path).is_dir()} == set()
+    text = prose(ROOT / "ARCHITECTURE.md")
+    paths = set(re.findall(r"`((?:keys|webhook|tests|deploy|benchmarks)/[\w./-]*)`", text))
+    assert len(paths) > 20
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
-def test_architecture_names_every_module() -> None:
-    files, folders = tree()
-    # A folder of which no file is named stands for all of its files.
-    whole = {folder for folder in folders if not any(f.startswith(f"{folder}/") for f in files)}
-    modules = {
-        path.relative_to(ROOT)
-        for package in ("keys", "webhook")
-        for path in (ROOT / package).rglob("*.py")
-        if path.stem not in NOT_NAMED
-    }
-    missing = {
-        str(path) for path in modules if str(path) not in files and str(path.parent) not in whole
-    }
-    assert sorted(missing) == []
+def test_architecture_has_a_paragraph_for_each_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    assert {room for room in rooms() if f"**`{room}`**" not in text} == set()
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_each_room_says_what_it_is_for(room: str) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text("utf-8")))
+    assert docstring
+    assert len(docstring.partition("\n")[0]) > 20
 
 
 def rows() -> list[list[str]]:

@@ -21,7 +21,7 @@ from tests.hard_input import (
     times,
 )
 from tests.linear_time import MAX_GROWTH, growth
-from webhook.config.model import load as config_file
+from webhook.config import load as config_file
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.duration import parse_duration
 from webhook.etcd.auth_json import RoleGrantPermissionRequest, parse_request

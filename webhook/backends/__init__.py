@@ -1,1 +1,1 @@
-"""Persistence: each backend behind the protocol of ``webhook.rbac.records``."""
+"""Where the range engine's records are stored: SQLite, behind the protocol of ``webhook.rbac``."""

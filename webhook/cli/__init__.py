@@ -1,1 +1,1 @@
-"""The command line: one module a command group."""
+"""The ``leeway`` command: one module for each group of commands."""

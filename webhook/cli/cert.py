@@ -14,6 +14,7 @@ from keys.pki import LEAF_LIFETIME
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER, server_url
 from webhook.duration import utc
 from webhook.setup.certificates import (
     REVOCATION_LIST,
@@ -26,7 +27,6 @@ from webhook.setup.certificates import (
     revoke,
     serial_text,
 )
-from webhook.setup.init import TLS_FOLDER, server_url
 
 _MAX_DAYS: Final = 3650
 _days = click.IntRange(1, _MAX_DAYS)

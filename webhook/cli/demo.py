@@ -24,16 +24,12 @@ from webhook.cli.output import example
 from webhook.cli.token import render_explanation
 from webhook.config.environment import PREFIX
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER
 from webhook.errors import DataDirectoryError
 from webhook.health_probe import is_healthy
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.server.connection.stop_signals import hold, release
-from webhook.setup.init import (
-    API_SERVER_USER,
-    TLS_FOLDER,
-    TOKEN_REVIEW_PATH,
-    InitOptions,
-    initialise,
-)
+from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
 from webhook.token.explain import explain
 from webhook.token.issuer import TokenRequest, issue_token
 from webhook.token.outcome import Authenticated

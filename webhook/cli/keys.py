@@ -19,9 +19,9 @@ from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.output import data_dir_option, example, output_option, say, show
 from webhook.config.load import load_configuration
+from webhook.config.paths import KEYS_FOLDER
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError
-from webhook.setup.init import KEYS_FOLDER
 
 _DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
 _force_option = click.option("--force", is_flag=True, help="Take a step that is not safe yet.")

@@ -21,13 +21,13 @@ from webhook.cli.output import data_dir_option, example
 from webhook.cli.serve_flags import flagged_fields, serve_flags
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
+from webhook.config.paths import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.duration import utc
 from webhook.errors import DataDirectoryError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.server.connection.stop_signals import leave_at_once
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
-from webhook.setup.init import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.telemetry.logs import LOGGER, log_to_stderr
 
 _logger = logging.getLogger(LOGGER)

@@ -13,11 +13,12 @@ from keys.words import decoding_in_words, validation_in_words
 from webhook.cli.output import data_dir_option, example, output_option, printable, show
 from webhook.cli.server_option import METAVAR, ServerAddress
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER
 from webhook.errors import DataDirectoryError, ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, Endpoint, client_context
-from webhook.setup.init import ROOT_USER, TLS_FOLDER
+from webhook.setup.init import ROOT_USER
 from webhook.skew.report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
 from webhook.skew.tracker import State
 

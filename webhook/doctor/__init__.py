@@ -1,1 +1,1 @@
-"""``leeway doctor``: what is wrong with a set-up, and the command that fixes it."""
+"""``leeway doctor``: finds what is wrong with a set-up, and names the command that fixes it."""

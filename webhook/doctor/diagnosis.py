@@ -12,6 +12,7 @@ from keys.showing import plain
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
+from webhook.config.paths import KEYS_FOLDER, credential_files
 from webhook.doctor import api_server_flags
 from webhook.doctor.directory import (
     FileFacts,
@@ -33,7 +34,6 @@ from webhook.doctor.manifest import Manifest, parse_manifest
 from webhook.doctor.outside import Reach, examine_clock, examine_server
 from webhook.doctor.signing_keys import check_keyring, check_schedule
 from webhook.duration import utc
-from webhook.setup.init import KEYS_FOLDER, credential_files
 
 
 def _check_access_cache(manifest: Manifest) -> Verdict:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from keys.files import is_of_volume
+from webhook.config.paths import PRIVATE_FOLDERS
 from webhook.doctor.findings import Verdict, command, failure, ok
 from webhook.errors import DataDirectoryError
-from webhook.setup.init import PRIVATE_FOLDERS
 
 _PRIVATE: Final = ("keys/*", "tls/*.key", "kubeconfig/*")
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from webhook.config.paths import DEFAULT_HOSTS
 from webhook.doctor.findings import command
-from webhook.setup.init import API_SERVER_USER, DEFAULT_HOSTS
+from webhook.setup.init import API_SERVER_USER
 
 RELOAD = "kill -HUP $(pgrep -of 'leeway serve')   # or restart the server; its log says more"
 

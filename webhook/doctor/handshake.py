@@ -14,9 +14,9 @@ from typing import Final
 from cryptography import x509
 
 from keys.pki import make_ca, make_server_certificate
+from webhook.config.paths import TLSFiles
 from webhook.doctor.certificates import SERVER_USAGE
 from webhook.server.connection.tls import server_context
-from webhook.setup.init import TLSFiles
 
 _ROUNDS: Final = 16
 """More than any handshake takes."""

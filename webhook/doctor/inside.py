@@ -14,6 +14,7 @@ from keys.keyring import Keyring
 from webhook.assembly import authenticator_of, issuer_keys_of, source_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
+from webhook.config.paths import DEFAULT_HOSTS, KUBECONFIG_FOLDER, TLS_FOLDER, crl_beside
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
 from webhook.doctor.findings import (
@@ -31,17 +32,10 @@ from webhook.doctor.handshake import refusal
 from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubeconfig
 from webhook.doctor.users import check_auth, check_permissions, check_users
 from webhook.errors import LeewayError
+from webhook.kube.access_review import ACCESS_REVIEW_PATH
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
-from webhook.setup.init import (
-    ACCESS_REVIEW_PATH,
-    API_SERVER_USER,
-    DEFAULT_HOSTS,
-    KUBECONFIG_FOLDER,
-    ROOT_USER,
-    TLS_FOLDER,
-    TOKEN_REVIEW_PATH,
-    crl_beside,
-)
+from webhook.setup.init import API_SERVER_USER, ROOT_USER
 
 # Each kubeconfig with the route that it must lead to, and the user it stands for.
 _KUBECONFIGS: Final = {

@@ -1,1 +1,1 @@
-"""."""
+"""etcd's wire: its auth API as JSON."""

@@ -16,7 +16,7 @@ import msgspec
 from keys.errors import EncodingError
 from keys.words import validation_in_words
 from webhook.errors import InvalidReviewError
-from webhook.kube.bodies import decode_body
+from webhook.kube.bodies import decode_body, require_short_keys
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words
 
@@ -26,7 +26,6 @@ _TYPES: Final[Mapping[str | float, PermissionType]] = {
     written: kind for kind in PermissionType for written in (kind.name, kind.value)
 }
 _BYTES_FIELDS: Final = frozenset({"key", "range_end"})
-MAX_KEY_BYTES: Final = 64 * 1024
 _SHOWN_KEY_BYTES: Final = 512
 
 
@@ -174,15 +173,6 @@ def permission_of(body: PermissionBody) -> Permission:
         ) from None
     require_short_keys(key=body.key, range_end=body.range_end)
     return Permission(body.key, body.range_end, kind)
-
-
-def require_short_keys(**keys: bytes) -> None:
-    """Refuse a key that is longer than any in use. Raises InvalidReviewError."""
-    for name, value in keys.items():
-        if len(value) > MAX_KEY_BYTES:
-            raise InvalidReviewError(
-                f"{name} has {len(value)} bytes; at most {MAX_KEY_BYTES} are allowed"
-            )
 
 
 def render(revision: int, **fields: Any) -> bytes:

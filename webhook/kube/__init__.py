@@ -1,1 +1,1 @@
-"""."""
+"""Kubernetes' objects as Leeway serves them: bytes in, bytes out. Pure."""

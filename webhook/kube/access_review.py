@@ -18,6 +18,7 @@ from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 
 AUTHORIZATION_GROUP: Final = "authorization.k8s.io"
+ACCESS_REVIEW_PATH: Final = f"/apis/{AUTHORIZATION_GROUP}/v1/subjectaccessreviews"
 AUTHORIZATION_VERSIONS: Final = ("v1", "v1beta1")
 SUBJECT_KIND: Final = "SubjectAccessReview"
 SELF_KIND: Final = "SelfSubjectAccessReview"

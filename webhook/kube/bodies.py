@@ -14,6 +14,7 @@ from webhook.errors import InvalidReviewError
 MAX_VALUES: Final = 30_000
 """In one body. Each takes the event loop about a microsecond, and in 3 MiB there is room for a
 million."""
+MAX_KEY_BYTES: Final = 64 * 1024
 FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
 """The members of an object."""
 
@@ -86,6 +87,15 @@ def refuse_other_case(members: Mapping[str, object], fields: tuple[str, ...], pa
                     raise InvalidReviewError(
                         f"unknown field {path}{name}; it is written {path}{field}"
                     )
+
+
+def require_short_keys(**keys: bytes) -> None:
+    """Refuse a key that is longer than any in use. Raises InvalidReviewError."""
+    for name, value in keys.items():
+        if len(value) > MAX_KEY_BYTES:
+            raise InvalidReviewError(
+                f"{name} has {len(value)} bytes; at most {MAX_KEY_BYTES} are allowed"
+            )
 
 
 def _expect(value: Mapping[str, object], field: str, *served: str) -> None:

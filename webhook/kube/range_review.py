@@ -8,8 +8,7 @@ import msgspec
 from keys.errors import EncodingError
 from keys.words import validation_in_words
 from webhook.errors import InvalidReviewError
-from webhook.etcd.auth_json import require_short_keys
-from webhook.kube.bodies import FIELDS, decode_body, refuse_other_case
+from webhook.kube.bodies import FIELDS, decode_body, refuse_other_case, require_short_keys
 from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire

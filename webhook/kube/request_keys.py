@@ -34,6 +34,10 @@ from webhook.kube.resources import KNOWN
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, merge, prefix_end
 
+TOKEN_REVIEWS_KEY: Final = b"/leeway/tokenreviews"
+ACCESS_REVIEWS_KEY: Final = b"/leeway/subjectaccessreviews"
+SKEW_KEY: Final = b"/leeway/skew"
+
 _ROOT: Final = "/registry/"
 ROOT_KEY: Final = _ROOT.encode()
 _ALL: Final = ("", "*")

@@ -15,6 +15,7 @@ from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
 from webhook.token.outcome import Authenticated, Outcome
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
+TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")
 REASON_ANNOTATION: Final = "leeway.dev/reason"
 SKEW_ANNOTATION: Final = "leeway.dev/skew-seconds"

@@ -1,1 +1,1 @@
-"""Where ServiceAccounts, Pods, Secrets and Nodes are looked up: a file or an API server."""
+"""Looks up the ServiceAccounts, Pods, Secrets and Nodes that tokens are bound to."""

@@ -1,1 +1,1 @@
-"""What Leeway fetches from others: one HTTPS client, whose deadline holds."""
+"""The one HTTPS client for everything that Leeway fetches from others."""

@@ -1,1 +1,4 @@
-"""What a user may do: etcd's users, roles and permissions on ranges of keys. No I/O."""
+"""The range engine: users, roles and permissions on ranges of keys, with etcd's semantics. No I/O.
+
+What it keeps is written as records through the protocol in ``records``.
+"""

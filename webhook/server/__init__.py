@@ -1,1 +1,1 @@
-"""HTTP: the ASGI application, its routes, and the gunicorn worker that runs it."""
+"""The HTTPS server: one worker process of gunicorn, from the connection to the answer."""

@@ -10,12 +10,15 @@ from typing import Any, Final
 
 from webhook.config.load import data_dir_of, load_configuration
 from webhook.config.model import Configuration
+from webhook.config.paths import TLSFiles
 from webhook.server.connection.stop_signals import hold_over_forks
-from webhook.setup.init import TLSFiles
 
 GRACEFUL_SECONDS: Final = 25
 KEEP_ALIVE_SECONDS: Final = 75
-_LOGS: Final = {"json": "JSONLog", "text": "TextLog"}
+_LOGS: Final = {
+    "json": "webhook.server.connection.gunicorn_log.JSONLog",
+    "text": "webhook.server.connection.gunicorn_log.TextLog",
+}
 
 
 def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
         "control_socket_disable": True,
         "worker_tmp_dir": shared_memory(),
         "proc_name": "leeway",
-        "logger_class": f"webhook.server.connection.gunicorn_log.{_LOGS[configuration.server.log_format]}",
+        "logger_class": _LOGS[configuration.server.log_format],
         "loglevel": configuration.server.log_level,
         "when_ready": lambda _server: hold_over_forks(),
         "child_exit": _forget_worker,

@@ -35,16 +35,9 @@ from keys.pki import (
     make_server_certificate,
     read_certificate,
 )
+from webhook.config.paths import DEFAULT_HOSTS, KUBECONFIG_FOLDER, TLS_FOLDER, read_pair
 from webhook.errors import CertificateError, DataDirectoryError
-from webhook.setup.init import (
-    API_SERVER_USER,
-    DEFAULT_HOSTS,
-    KUBECONFIG_FOLDER,
-    ROOT_USER,
-    SERVER_NAME,
-    TLS_FOLDER,
-    read_pair,
-)
+from webhook.setup.init import API_SERVER_USER, ROOT_USER, SERVER_NAME
 from webhook.setup.kubeconfig import kubeconfig, with_certificate
 
 CA: Final = "ca"

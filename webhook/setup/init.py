@@ -1,4 +1,4 @@
-"""The data directory: what is where, and making it.
+"""Makes a data directory.
 
 Invariants:
 
@@ -6,8 +6,6 @@ Invariants:
 2. The directory is 0700, what is private in it 0600.
 """
 
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -19,11 +17,8 @@ from typing import Final
 import msgspec
 
 from keys.files import (
-    check_credential_file,
-    check_private_file,
     create_file,
     make_folder,
-    read_private_file,
     read_public_file,
 )
 from keys.key_changes import generate_key, write_schedule
@@ -33,42 +28,33 @@ from keys.pki import (
     make_ca,
     make_client_certificate,
     make_server_certificate,
-    read_certificate,
 )
 from keys.words import os_error_with_advice
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import FILE_NAME, parse_configuration
 from webhook.config.model import Configuration
+from webhook.config.paths import (
+    DEFAULT_HOSTS,
+    KEYS_FOLDER,
+    KUBECONFIG_FOLDER,
+    PRIVATE_FOLDERS,
+    TLS_FOLDER,
+    check_private_files,
+    read_pair,
+    server_url,
+)
 from webhook.errors import DataDirectoryError
-from webhook.kube.token_review import AUTHENTICATION_GROUP
+from webhook.kube.access_review import ACCESS_REVIEW_PATH
+from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
+from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.setup.kubeconfig import kubeconfig
 
-KEYS_FOLDER: Final = "keys"
-TLS_FOLDER: Final = "tls"
-KUBECONFIG_FOLDER: Final = "kubeconfig"
 DEFAULT_ALGORITHM: Final = "RS256"
-PRIVATE_FOLDERS: Final = (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)
-DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 SERVER_NAME: Final = "leeway"
 API_SERVER_USER: Final = "kube-apiserver"
 ROOT_USER: Final = ROOT
-TOKEN_REVIEWS_KEY: Final = b"/leeway/tokenreviews"
-ACCESS_REVIEWS_KEY: Final = b"/leeway/subjectaccessreviews"
-SKEW_KEY: Final = b"/leeway/skew"
-TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
-ACCESS_REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-
-
-@dataclass(frozen=True, slots=True)
-class TLSFiles:
-    """The files that the server listens with; ``client_crl`` only where there is one."""
-
-    certificate: Path
-    private_key: Path
-    client_ca: Path
-    client_crl: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,66 +65,6 @@ class InitOptions:
     audiences: Sequence[str] = ()
     hosts: Sequence[str] = ()
     algorithm: str = ""
-
-
-def tls_files(data_dir: Path) -> TLSFiles:
-    """Return the server's TLS files. Raises KeyFileError where one is missing or too open."""
-    folder = data_dir / TLS_FOLDER
-    ca = folder / "ca.crt"
-    files = TLSFiles(folder / "server.crt", folder / "server.key", ca, crl_beside(ca))
-    check_tls_files(files)
-    return files
-
-
-def check_tls_files(files: TLSFiles) -> None:
-    """Raise KeyFileError where a file is missing, empty or too open."""
-    read_private_file(files.private_key)
-    read_public_file(files.certificate)
-    read_public_file(files.client_ca)
-    if files.client_crl is not None:
-        read_public_file(files.client_crl)
-
-
-def check_private_files(data_dir: Path, configuration: Configuration) -> None:
-    """Raise KeyFileError where group or others can read a private key or a credential.
-
-    Files need not be there. Those that a server uses are checked again where they are read.
-    """
-    keys = (data_dir / TLS_FOLDER).glob("*.key")
-    for path in sorted([*keys, *(data_dir / KUBECONFIG_FOLDER).glob("*.yaml")]):
-        check_private_file(path)
-    for path in credential_files(data_dir, configuration):
-        if path.exists():
-            check_credential_file(path)
-
-
-def credential_files(data_dir: Path, configuration: Configuration) -> list[Path]:
-    """Return the private files that a configuration names, in its order."""
-    names = [issuer.keys.token_file for issuer in configuration.trusted_issuers]
-    if configuration.objects.source == "kubernetes":
-        names.append(configuration.objects.kubernetes.kubeconfig)
-    return [data_dir / name for name in names if name]
-
-
-def check_folders(data_dir: Path) -> None:
-    """Raise DataDirectoryError where group or others can put files into a data directory."""
-    for folder in (data_dir, *(data_dir / name for name in PRIVATE_FOLDERS)):
-        mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
-        if mode & 0o022:
-            raise DataDirectoryError(
-                f"group or others can write in {folder} (mode {mode:04o}, 0700 is right); run "
-                f"`chmod 700 {folder}`, or where it is a mounted volume use a folder below the "
-                "mount"
-            )
-
-
-def crl_beside(client_ca: Path) -> Path | None:
-    """Return the file of revoked client certificates, None where there is none.
-
-    A link that leads nowhere is one, and cannot be read: its loss must not open anything.
-    """
-    path = client_ca.with_suffix(".crl")
-    return path if os.path.lexists(path) else None
 
 
 def initialise(
@@ -274,24 +200,6 @@ def _make_kubeconfigs(
         if create_file(file, document):
             made.append(file)
     return made
-
-
-def server_url(data_dir: Path, configuration: Configuration, hosts: Sequence[str] = ()) -> str:
-    """Return the URL by which clients call the server.
-
-    Its host is the first of ``hosts``, else of the server's certificate. Raises KeyFileError.
-    """
-    path = data_dir / TLS_FOLDER / "server.crt"
-    known = hosts or read_certificate(read_public_file(path), str(path)).hosts
-    host = next((host for host in known if not host.startswith("*.")), DEFAULT_HOSTS[0])
-    port = configuration.server.bind.rpartition(":")[2]
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-
-
-def read_pair(folder: Path, name: str) -> CertifiedKey:
-    """Read a certificate and its private key."""
-    certificate = read_public_file(folder / f"{name}.crt")
-    return CertifiedKey(certificate, read_private_file(folder / f"{name}.key"))
 
 
 def _has_pair(folder: Path, name: str) -> bool:

@@ -11,9 +11,10 @@ from keys.files import read_public_file
 from keys.key_files import load_keyring
 from keys.pki import read_certificate
 from webhook.config.load import FILE_NAME, load_configuration
+from webhook.config.paths import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER
 from webhook.config.yaml_text import YAML_ERRORS
 from webhook.errors import DirectoryDiffersError
-from webhook.setup.init import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER, InitOptions
+from webhook.setup.init import InitOptions
 
 
 def require_same(data_dir: Path, options: InitOptions, environment: Mapping[str, str]) -> None:

@@ -33,7 +33,6 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownKeyError,
 )
-from webhook.skew.tracker import SkewTracker
 from webhook.token.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
 from webhook.token.claims import (
     Claims,
@@ -129,6 +128,16 @@ class Revocations(Protocol):
 _replacing: Final = Lock()
 
 
+class ClockObserver(Protocol):
+    """What measures signers' clocks by their tokens."""
+
+    def see(self, claims: Claims, now: float, token: int | None = None) -> None:
+        """Take note of claims whose signature holds.
+
+        ``token`` is a number for the token where it is seen for the first time.
+        """
+
+
 class _Fact(msgspec.Struct, frozen=True, gc=False):
     issuer: TrustedIssuer
     key: VerificationKey
@@ -156,7 +165,7 @@ class Authenticator:
         *,
         objects: ObjectSource | None = None,
         revocations: Revocations | None = None,
-        skew: SkewTracker | None = None,
+        skew: ClockObserver | None = None,
     ) -> None:
         self._issuers: dict[str, list[TrustedIssuer]] = {}
         for issuer in issuers:

@@ -1,1 +1,1 @@
-"""The keys of trusted issuers: from files that may change, and from the network."""
+"""The verification keys of other issuers, read from files or fetched from URLs."""

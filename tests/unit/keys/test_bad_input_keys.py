@@ -25,8 +25,9 @@ from keys.roca import is_roca_modulus
 from tests.support import as_json, b64, signing_key, unb64
 from webhook.assembly import authenticator_of, issuer_keys_of
 from webhook.config.load import parse_configuration
+from webhook.config.paths import tls_files
 from webhook.errors import ConfigurationError
-from webhook.setup.init import InitOptions, initialise, tls_files
+from webhook.setup.init import InitOptions, initialise
 
 RSA_JWK = to_jwk(signing_key("RS256").verification_key)
 EC_JWK = to_jwk(signing_key("ES256").verification_key)

@@ -10,8 +10,8 @@
   without a task and the messages of ASGI. What is not answered there has left no trace, and goes
   the long way from its first byte.
 
-It leans on names inside gunicorn; ``tests/unit/webhook/server/connection/test_worker.py`` notices when they
-move, and pyproject.toml pins the version range.
+It leans on names inside gunicorn; ``test_worker.py`` notices when they move, and
+pyproject.toml pins the version range.
 """
 
 import asyncio

@@ -13,36 +13,21 @@ Invariants:
 """
 
 import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
+from webhook.config.paths import TLSFiles, check_tls_files
 from webhook.errors import DataDirectoryError
 from webhook.server.connection.client_trust import ClientTrust
 from webhook.server.connection.handshake import ServerContext
-from webhook.setup.init import TLSFiles, check_tls_files
+from webhook.server.request.peer import TLS_1_2
 
-TLS_1_2 = 0x0303
 _TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCertificate:
-    """What of a client certificate decides who the caller is; times are Unix seconds.
-
-    ``common_name`` is empty where the subject has none, or more than one.
-    """
-
-    common_name: str
-    not_before: float
-    not_after: float
 
 
 def load_context(files: TLSFiles) -> ServerContext:
@@ -113,15 +98,3 @@ def tls_extension(ssl_object: ssl.SSLObject) -> dict[str, Any]:
         "tls_version": _TLS_VERSIONS.get(ssl_object.version() or ""),
         "cipher_suite": None,
     }
-
-
-@lru_cache(maxsize=1024)
-def peer_certificate(pem: str) -> PeerCertificate:
-    """Parse a client certificate that the handshake has verified."""
-    certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return PeerCertificate(
-        common_name=str(names[0].value) if len(names) == 1 else "",
-        not_before=certificate.not_valid_before_utc.timestamp(),
-        not_after=certificate.not_valid_after_utc.timestamp(),
-    )

@@ -8,8 +8,8 @@
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
   send one before it is closed.
 
-It leans on names inside gunicorn; ``tests/unit/webhook/server/connection/test_worker.py`` notices when they
-move, and pyproject.toml pins the version range.
+It leans on names inside gunicorn; ``test_worker.py`` notices when they move, and
+pyproject.toml pins the version range.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, NoReturn
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
+from webhook.config.paths import TLSFiles, crl_beside
 from webhook.file_watch import FileWatch
 from webhook.server.connection.acceptor import Acceptor
 from webhook.server.connection.anonymous import AnonymousConnections
@@ -40,7 +41,6 @@ from webhook.server.connection.protocol import (
 from webhook.server.connection.stop_signals import hold, leave_at_once, release
 from webhook.server.connection.tls import load_context
 from webhook.server.request.failures import in_words, traceback_of
-from webhook.setup.init import TLSFiles, crl_beside
 
 # How long a client may take to let go of a connection that is being closed. What it still sends
 # is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.

@@ -1,1 +1,1 @@
-"""."""
+"""The rarely used routes, served by Flask on threads of their own."""

@@ -17,6 +17,7 @@ from webhook.errors import InvalidReviewError, LeewayError
 from webhook.kube import rules_review as rules_reviews
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.protobuf import json_of
+from webhook.kube.request_keys import SKEW_KEY
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
@@ -35,7 +36,6 @@ from webhook.server.request.error_map import (
 )
 from webhook.server.request.http import BODY, RequestError, is_protobuf, require_json
 from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
-from webhook.setup.init import SKEW_KEY
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles
 from webhook.telemetry.audit import Audit

@@ -14,6 +14,7 @@ from keys.keyring import Keyring
 from webhook.assembly import policy_of
 from webhook.config.model import Configuration
 from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
+from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
@@ -29,7 +30,6 @@ from webhook.server.routes.dispatch import Application, HotRoute
 from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
-from webhook.setup.init import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.skew.snapshots import SkewFiles
 from webhook.telemetry.metrics import Metrics
 from webhook.token import discovery

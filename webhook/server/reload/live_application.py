@@ -25,6 +25,7 @@ from keys.watch import KeyFolderWatcher
 from webhook.assembly import rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
+from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.file_watch import FileWatch, is_news
 from webhook.rbac.token_uses import TokenUses
@@ -39,7 +40,6 @@ from webhook.server.request.failures import in_words, traceback_of
 from webhook.server.request.http import Receive, Scope, Send
 from webhook.server.request.request_log import RequestLog
 from webhook.server.routes.health import HealthCheck
-from webhook.setup.init import KEYS_FOLDER
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Limit, Metrics

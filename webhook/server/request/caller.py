@@ -19,9 +19,9 @@ from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import State
-from webhook.server.connection.tls import TLS_1_2, peer_certificate
 from webhook.server.request.http import RequestError, Scope
 from webhook.server.request.impersonation import wanted_identity
+from webhook.server.request.peer import TLS_1_2, peer_certificate
 from webhook.server.request.refreshing import Refreshing
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused

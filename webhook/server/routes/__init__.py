@@ -1,1 +1,1 @@
-"""Routes: parse, call, render, count."""
+"""The hot routes, and the table that leads a request to its route."""

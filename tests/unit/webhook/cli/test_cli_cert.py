@@ -18,7 +18,8 @@ from keys.crl import check_revocation_lists, renewed_list
 from keys.pki import make_ca, make_client_certificate
 from tests.support import revocation_list
 from tests.unit.webhook.cli.cli_support import Leeway
-from webhook.setup.init import InitOptions, initialise, read_pair
+from webhook.config.paths import read_pair
+from webhook.setup.init import InitOptions, initialise
 
 pytestmark = pytest.mark.fault(42)
 NOW = datetime.now(UTC)

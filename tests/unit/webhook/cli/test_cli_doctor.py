@@ -13,11 +13,11 @@ from keys.pki import make_server_certificate
 from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.assembly import store_of
 from webhook.config.model import Configuration
+from webhook.config.paths import read_pair
 from webhook.doctor.findings import Status
 from webhook.doctor.fixes import Fixes
 from webhook.doctor.users import check_users
 from webhook.rbac.model import ROOT
-from webhook.setup.init import read_pair
 
 
 @pytest.fixture

@@ -490,7 +490,8 @@ def test_objects_of_a_cluster(leeway: Leeway, data_dir: Path, own_key: SigningKe
 def test_the_client_of_kubernetes_is_imported_only_where_it_is_used(data_dir: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from webhook.assembly import source_of; "
-        "from webhook.config.load import load_configuration; import webhook.server.reload.live_application; "
+        "from webhook.config.load import load_configuration; "
+        "import webhook.server.reload.live_application; "
         "folder = Path(sys.argv[1]); configuration = load_configuration(folder, {}, {}); "
         "source = source_of(folder, configuration); "
         "print(source is None, 'kubernetes' in sys.modules)"

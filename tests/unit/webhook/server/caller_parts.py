@@ -21,9 +21,9 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.token_uses import TokenUses
-from webhook.server.connection.tls import TLS_1_2
 from webhook.server.request.caller import Caller, Callers
 from webhook.server.request.http import Scope
+from webhook.server.request.peer import TLS_1_2
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER
 from webhook.errors import TokenRefusedError
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.handshake import ServerContext
@@ -32,7 +33,7 @@ from webhook.server.connection.protocol import LeewayProtocol
 from webhook.server.connection.whole_request import MAX_HEAD, Head
 from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.request.request_log import RequestLog
-from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
+from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"

@@ -11,8 +11,9 @@ from keys.keyring import KeyState
 from keys.pem import private_key_pem, public_key_pem
 from tests.support import NOW, signing_key
 from webhook.config.load import load_configuration
+from webhook.config.paths import tls_files
 from webhook.errors import ConfigurationError, DataDirectoryError
-from webhook.setup.init import InitOptions, initialise, tls_files
+from webhook.setup.init import InitOptions, initialise
 
 OPTIONS = InitOptions(algorithm="ES256")
 PUBLIC = {"tls/ca.crt", "tls/server.crt", "tls/kube-apiserver.crt", "tls/root.crt"}

@@ -13,13 +13,14 @@ from cryptography.x509.oid import NameOID
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
 from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
 from webhook.backends.memory import MemoryBackend
+from webhook.config.paths import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
-from webhook.server.connection.tls import TLS_1_2, peer_certificate, server_context, tls_extension
+from webhook.server.connection.tls import server_context, tls_extension
 from webhook.server.request.caller import Callers
 from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.peer import TLS_1_2, peer_certificate
 from webhook.server.request.verifier import TokenVerifier
-from webhook.setup.init import TLSFiles
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)
 NOT_AFTER = NOW + timedelta(days=365)

@@ -1,6 +1,4 @@
-"""``webhook.server.connection.worker`` and ``protocol`` lean on names inside gunicorn: here they show when
-they move.
-"""
+"""``worker`` and ``protocol`` lean on names inside gunicorn: here they show when they move."""
 
 import ast
 import inspect

@@ -185,8 +185,9 @@ def test_log_ins_keep_nobody_else_waiting_and_are_bounded_by_address() -> None:
 def test_no_start_waits_for_what_its_first_answer_does_not_need() -> None:
     late = ("flask", "werkzeug", "a2wsgi", "kubernetes", "webhook.rbac.passwords")
     code = (
-        "import sys; import webhook.cli.main, webhook.cli.serve, webhook.server.reload.live_application, "
-        f"webhook.server.connection.worker; print([name for name in {late!r} if name in sys.modules])"
+        "import sys, webhook.cli.main, webhook.cli.serve; "
+        "import webhook.server.reload.live_application, webhook.server.connection.worker; "
+        f"print([name for name in {late!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

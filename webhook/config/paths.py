@@ -1,0 +1,123 @@
+"""What is where in a data directory, and how closed its files and folders have to be.
+
+The directory is 0700, and what is private in it 0600.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keys.files import (
+    check_credential_file,
+    check_private_file,
+    read_private_file,
+    read_public_file,
+)
+from keys.pki import CertifiedKey, read_certificate
+from webhook.config.model import Configuration
+from webhook.errors import DataDirectoryError
+
+KEYS_FOLDER: Final = "keys"
+
+
+TLS_FOLDER: Final = "tls"
+
+
+KUBECONFIG_FOLDER: Final = "kubeconfig"
+
+
+PRIVATE_FOLDERS: Final = (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)
+
+
+DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFiles:
+    """The files that the server listens with; ``client_crl`` only where there is one."""
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path
+    client_crl: Path | None
+
+
+def tls_files(data_dir: Path) -> TLSFiles:
+    """Return the server's TLS files. Raises KeyFileError where one is missing or too open."""
+    folder = data_dir / TLS_FOLDER
+    ca = folder / "ca.crt"
+    files = TLSFiles(folder / "server.crt", folder / "server.key", ca, crl_beside(ca))
+    check_tls_files(files)
+    return files
+
+
+def check_tls_files(files: TLSFiles) -> None:
+    """Raise KeyFileError where a file is missing, empty or too open."""
+    read_private_file(files.private_key)
+    read_public_file(files.certificate)
+    read_public_file(files.client_ca)
+    if files.client_crl is not None:
+        read_public_file(files.client_crl)
+
+
+def check_private_files(data_dir: Path, configuration: Configuration) -> None:
+    """Raise KeyFileError where group or others can read a private key or a credential.
+
+    Files need not be there. Those that a server uses are checked again where they are read.
+    """
+    keys = (data_dir / TLS_FOLDER).glob("*.key")
+    for path in sorted([*keys, *(data_dir / KUBECONFIG_FOLDER).glob("*.yaml")]):
+        check_private_file(path)
+    for path in credential_files(data_dir, configuration):
+        if path.exists():
+            check_credential_file(path)
+
+
+def credential_files(data_dir: Path, configuration: Configuration) -> list[Path]:
+    """Return the private files that a configuration names, in its order."""
+    names = [issuer.keys.token_file for issuer in configuration.trusted_issuers]
+    if configuration.objects.source == "kubernetes":
+        names.append(configuration.objects.kubernetes.kubeconfig)
+    return [data_dir / name for name in names if name]
+
+
+def check_folders(data_dir: Path) -> None:
+    """Raise DataDirectoryError where group or others can put files into a data directory."""
+    for folder in (data_dir, *(data_dir / name for name in PRIVATE_FOLDERS)):
+        mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
+        if mode & 0o022:
+            raise DataDirectoryError(
+                f"group or others can write in {folder} (mode {mode:04o}, 0700 is right); run "
+                f"`chmod 700 {folder}`, or where it is a mounted volume use a folder below the "
+                "mount"
+            )
+
+
+def crl_beside(client_ca: Path) -> Path | None:
+    """Return the file of revoked client certificates, None where there is none.
+
+    A link that leads nowhere is one, and cannot be read: its loss must not open anything.
+    """
+    path = client_ca.with_suffix(".crl")
+    return path if os.path.lexists(path) else None
+
+
+def server_url(data_dir: Path, configuration: Configuration, hosts: Sequence[str] = ()) -> str:
+    """Return the URL by which clients call the server.
+
+    Its host is the first of ``hosts``, else of the server's certificate. Raises KeyFileError.
+    """
+    path = data_dir / TLS_FOLDER / "server.crt"
+    known = hosts or read_certificate(read_public_file(path), str(path)).hosts
+    host = next((host for host in known if not host.startswith("*.")), DEFAULT_HOSTS[0])
+    port = configuration.server.bind.rpartition(":")[2]
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def read_pair(folder: Path, name: str) -> CertifiedKey:
+    """Read a certificate and its private key."""
+    certificate = read_public_file(folder / f"{name}.crt")
+    return CertifiedKey(certificate, read_private_file(folder / f"{name}.key"))
