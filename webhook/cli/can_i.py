@@ -8,7 +8,8 @@ import click
 import msgspec
 
 from keys.errors import EncodingError
-from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, show
 from webhook.cli.store import (
     GoFlagsCommand,
     from_key_option,

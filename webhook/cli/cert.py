@@ -12,7 +12,8 @@ from keys.crl import LIST_LIFETIME, MAX_SERIAL, RevocationLists
 from keys.errors import KeysError
 from keys.pki import LEAF_LIFETIME
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, say, show, table
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER, server_url
 from webhook.duration import utc

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show, table
-from webhook.cli.serve_flags import flagged_fields, serve_flags
+from webhook.cli.options import data_dir_option, example, fields_of, output_option, serve_options
+from webhook.cli.output import printable, say, show, table
 from webhook.config.effective import effective_fields
 from webhook.config.load import FILE_NAME, load_configuration
 
@@ -24,14 +24,14 @@ def config() -> None:
     "show", epilog=example("leeway config show", "leeway config show --workers 4 -o yaml")
 )
 @data_dir_option
-@serve_flags
+@serve_options
 @output_option
-def show_configuration(data_dir: Path, output: str, **flags: object) -> None:
+def show_configuration(data_dir: Path, output: str, **options: object) -> None:
     """Show each field with its value and where that comes from.
 
     The flags are those of `leeway serve`. A value that could hold a secret is not shown.
     """
-    fields = effective_fields(data_dir, os.environ, flagged_fields(flags))
+    fields = effective_fields(data_dir, os.environ, fields_of(options))
     rows = [(f.path, printable(_text(f.value)), f.origin) for f in fields]
     value = [{"field": f.path, "value": f.value, "origin": f.origin} for f in fields]
     show(value, table(("FIELD", "VALUE", "ORIGIN"), rows), output)
@@ -39,13 +39,13 @@ def show_configuration(data_dir: Path, output: str, **flags: object) -> None:
 
 @config.command(epilog=example("leeway config validate"))
 @data_dir_option
-@serve_flags
-def validate(data_dir: Path, **flags: object) -> None:
+@serve_options
+def validate(data_dir: Path, **options: object) -> None:
     """Check the configuration as `leeway serve` does. Exit 2, with what is wrong, where it is not.
 
     The flags are those of `leeway serve`.
     """
-    load_configuration(data_dir, os.environ, flagged_fields(flags))
+    load_configuration(data_dir, os.environ, fields_of(options))
     say(f"{data_dir / FILE_NAME} is valid")
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from keys import jws
 from webhook.assembly import authenticator_of, clock_leeway_of, keyring_of, policy_of
-from webhook.cli.output import example
+from webhook.cli.options import example
 from webhook.cli.token import render_explanation
 from webhook.config.environment import PREFIX
 from webhook.config.load import load_configuration

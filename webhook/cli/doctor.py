@@ -7,8 +7,14 @@ from typing import Final
 
 import click
 
-from webhook.cli.output import data_dir_option, example, output_option, printable, show
-from webhook.cli.server_option import METAVAR, ServerAddress
+from webhook.cli.options import (
+    ServerAddress,
+    data_dir_option,
+    example,
+    output_option,
+    server_option,
+)
+from webhook.cli.output import printable, show
 from webhook.doctor.diagnosis import Request, examine
 from webhook.doctor.findings import Report, Status
 from webhook.doctor.outside import Reach
@@ -34,12 +40,8 @@ def _openable(_: click.Context, __: click.Parameter, path: Path | None) -> Path 
     ),
 )
 @data_dir_option
-@click.option(
-    "--server", type=ServerAddress(), metavar=METAVAR, help="Leeway, if not at server.bind."
-)
-@click.option(
-    "--api-server", type=ServerAddress(), metavar=METAVAR, help="Compare the clock with it."
-)
+@server_option
+@click.option("--api-server", type=ServerAddress(), help="Compare the clock with it.")
 @click.option(
     "--api-server-ca",
     type=_file,

@@ -6,7 +6,8 @@ from time import time
 
 import click
 
-from webhook.cli.output import data_dir_option, example, say
+from webhook.cli.options import data_dir_option, example
+from webhook.cli.output import say
 from webhook.setup.init import DEFAULT_ALGORITHM, InitOptions, initialise
 from webhook.setup.init_differences import require_same
 

@@ -17,7 +17,8 @@ from keys.pem import ALGORITHMS
 from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, say, show
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import say, show
 from webhook.config.load import load_configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.duration import utc

@@ -16,7 +16,8 @@ import click
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
 from keys.showing import could_be_secret, shown
 from keys.words import os_error_with_advice
-from webhook.cli.output import example, output_option, printable, root_data_dir_option, show
+from webhook.cli.options import example, output_option, root_data_dir_option
+from webhook.cli.output import printable, show
 from webhook.errors import (
     ConfiguredFileError,
     DataDirectoryError,
@@ -53,7 +54,6 @@ _COMMANDS: Final = {
     "can-i": "webhook.cli.can_i:can_i",
     "cert": "webhook.cli.cert:cert",
     "config": "webhook.cli.config:config",
-    "completion": "webhook.cli.completion:completion",
     "demo": "webhook.cli.demo:demo",
     "doctor": "webhook.cli.doctor:doctor",
     "group": "webhook.cli.group:group",
@@ -111,6 +111,26 @@ def cli() -> None:
 def version(output: str) -> None:
     """Show the version."""
     show({"version": VERSION, "commit": COMMIT}, _version_text(), output)
+
+
+@cli.command(
+    short_help="Print a script that completes commands in a shell.",
+    epilog=example(
+        "source <(leeway completion bash)   # or in ~/.bashrc",
+        "source <(leeway completion zsh)    # or in ~/.zshrc, after compinit",
+        "leeway completion fish > ~/.config/fish/completions/leeway.fish",
+    ),
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script for bash 4.4 or newer, zsh or fish that completes commands and options."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101 - click has these three
+    # source() would also run bash to find its version.
+    script = found(cli, {}, "leeway", "_LEEWAY_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
 
 
 def _version_text() -> str:

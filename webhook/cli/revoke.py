@@ -10,7 +10,8 @@ import click
 from keys.showing import shown
 from webhook.assembly import lifetimes_of
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, say, show
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.duration import utc

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, say, show
 from webhook.cli.store import (
     GoFlagsCommand,
     create_option,

@@ -17,8 +17,7 @@ from typing import Any
 import click
 
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
-from webhook.cli.output import data_dir_option, example
-from webhook.cli.serve_flags import flagged_fields, serve_flags
+from webhook.cli.options import data_dir_option, example, fields_of, serve_options
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import TLSFiles, check_folders, check_private_files, tls_files
@@ -35,12 +34,12 @@ _logger = logging.getLogger(LOGGER)
 
 @click.command(epilog=example("leeway serve", "leeway serve --bind 0.0.0.0:8443 --workers 4"))
 @data_dir_option
-@serve_flags
-def serve(data_dir: Path, **flags: object) -> None:
+@serve_options
+def serve(data_dir: Path, **options: object) -> None:
     """Serve on one TLS port until SIGTERM, which drains it. SIGHUP loads everything again."""
 
     def configure() -> Configuration:
-        return load_configuration(data_dir, os.environ, flagged_fields(flags))
+        return load_configuration(data_dir, os.environ, fields_of(options))
 
     # Until the workers are forked little of what is made is garbage, and looking for it takes long.
     gc.disable()

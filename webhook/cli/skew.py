@@ -10,8 +10,14 @@ import msgspec
 
 from keys.files import read_private_file, read_public_file
 from keys.words import decoding_in_words, validation_in_words
-from webhook.cli.output import data_dir_option, example, output_option, printable, show
-from webhook.cli.server_option import METAVAR, ServerAddress
+from webhook.cli.options import (
+    ServerAddress,
+    data_dir_option,
+    example,
+    output_option,
+    server_option,
+)
+from webhook.cli.output import printable, show
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
 from webhook.errors import DataDirectoryError, ServerUnreachableError
@@ -40,9 +46,7 @@ _STATES: Final = {
 
 @click.command(epilog=example("leeway skew", "leeway skew --server hook.example.com:8443"))
 @data_dir_option
-@click.option(
-    "--server", type=ServerAddress(), metavar=METAVAR, help="Leeway, if not at server.bind."
-)
+@server_option
 @click.option("--all", "everything", is_flag=True, help=f"Show more than {_ROWS} clocks.")
 @output_option
 def skew(data_dir: Path, server: HTTPSAddress | None, *, everything: bool, output: str) -> None:

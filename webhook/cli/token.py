@@ -21,7 +21,8 @@ from webhook.assembly import (
     store_of,
 )
 from webhook.cli.at_time import Moment, MomentType
-from webhook.cli.output import data_dir_option, example, output_option, printable, show
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config.load import load_configuration

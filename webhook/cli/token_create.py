@@ -11,7 +11,8 @@ import click
 
 from webhook.assembly import clock_leeway_of, policy_of, signing_keyring_of, source_of
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, say
+from webhook.cli.options import data_dir_option, example
+from webhook.cli.output import say
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.duration import parse_duration

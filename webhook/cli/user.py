@@ -1,15 +1,29 @@
-"""``leeway user``: the words, the flags and the printed lines of ``etcdctl user``."""
+"""``leeway user``, with the words, flags and output of ``etcdctl user``."""
 
+import sys
 from pathlib import Path
 
 import click
 
+from keys.files import read_public_file
 from webhook.cli.audit import audit
-from webhook.cli.output import data_dir_option, example, output_option, printable, say, show
-from webhook.cli.passwords import interactive_option, password_file_option, password_of
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import printable, say, show
 from webhook.cli.role import permission_lines
 from webhook.cli.store import GoFlagsCommand, create_option, opened_store
 from webhook.rbac.passwords import Passwords
+
+_interactive_option = click.option(
+    "--interactive/--no-interactive",
+    default=True,
+    help="Ask for the password at a terminal, or read a line of standard input.",
+)
+_password_file_option = click.option(
+    "--password-file",
+    metavar="FILE|-",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Read the password from a file, or with - from a line of standard input.",
+)
 
 
 @click.group(epilog=example("leeway user list"))
@@ -29,8 +43,8 @@ def user() -> None:
 @data_dir_option
 @click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
 @click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
-@password_file_option
-@interactive_option
+@_password_file_option
+@_interactive_option
 @create_option
 def add(
     data_dir: Path,
@@ -59,7 +73,7 @@ def add(
         password_hash = b""
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)
-            password_hash = passwords.hash(password_of(name, given, password_file, ask=interactive))
+            password_hash = passwords.hash(_password(name, given, password_file, ask=interactive))
         store.add_user(name, password_hash)
         audit(data_dir, "user.add", user=name, revision=store.own_revision)
     say(f"User {name} created")
@@ -107,8 +121,8 @@ def list_users(data_dir: Path, output: str) -> None:
 @user.command(cls=GoFlagsCommand, epilog=example("leeway user passwd alice"))
 @click.argument("name")
 @data_dir_option
-@password_file_option
-@interactive_option
+@_password_file_option
+@_interactive_option
 def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive: bool) -> None:
     """Change a password.
 
@@ -118,7 +132,7 @@ def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive:
         store.user(name)
         passwords = Passwords(configuration.auth.bcrypt_cost)
         store.change_password(
-            name, passwords.hash(password_of(name, None, password_file, ask=interactive))
+            name, passwords.hash(_password(name, None, password_file, ask=interactive))
         )
         audit(data_dir, "user.passwd", user=name, revision=store.own_revision)
     click.echo("Password updated")
@@ -146,3 +160,25 @@ def revoke_role(data_dir: Path, name: str, role: str) -> None:
         store.revoke_role(name, role)
         audit(data_dir, "user.revoke-role", user=name, role=role, revision=store.own_revision)
     say(f"Role {role} is revoked from user {name}")
+
+
+def _password(name: str, given: str | None, file: str | None, *, ask: bool) -> str:
+    """Return the password that was given, read from a file or standard input, or typed twice.
+
+    One line feed at the end of a file is not part of it. Raises KeyFileError, and UsageError for a
+    file with more than one line.
+    """
+    if given is not None:
+        return given
+    if file not in (None, "-"):
+        text = read_public_file(Path(str(file))).decode("utf-8")
+        password = text.removesuffix("\n").removesuffix("\r")
+        if "\n" in password:
+            raise click.UsageError(f"{file} has more than one line; a password is one line")
+        return password
+    if file == "-" or not (ask and sys.stdin.isatty()):
+        return sys.stdin.readline().rstrip("\r\n")
+    name = printable(name)
+    again = f"Type password of {name} again for confirmation"
+    typed: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt=again)
+    return typed

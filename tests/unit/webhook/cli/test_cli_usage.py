@@ -17,7 +17,7 @@ import pytest
 from tests.unit.test_docs import check_command
 from tests.unit.webhook.cli.cli_support import LEEWAY, Leeway
 from tests.unit.webhook.cli.test_cli_root import COMMANDS
-from webhook.cli.server_option import ServerAddress
+from webhook.cli.options import ServerAddress
 from webhook.version import VERSION
 
 CTRL_C = b"\x03"
