@@ -1,15 +1,15 @@
 """The table of docs/bad-input.md: what must happen on bad input, attacks and faults, and its tests.
 
-A test says in its name which rows it is for: ``bad_input_07``, ``bad_input_31_and_43``, or
-``bad_input_27_to_31``; so may the id of one set of its parameters. ``make docs-tables`` writes the
-page.
+A test is marked with the numbers of its rows: ``@pytest.mark.bad_input(7)``. ``make docs-tables``
+collects those tests and writes the page; ``-k bad_input_07`` runs the tests of one row.
 """
 
-import ast
-import re
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "bad-input.md"
@@ -90,6 +90,8 @@ ROWS = {
     62: "names with control characters or of 64 KiB: shown escaped, stored or refused",
     63: "a request of another site by a browser with a certificate: changes nothing",
 }
+# The tests of each row that a run has collected, before any are deselected.
+COLLECTED = pytest.StashKey[dict[int, list[str]]]()
 _INTRODUCTION = """\
 # Bad input, attacks and faults
 
@@ -98,58 +100,25 @@ answered with `authenticated: false`, without a user. `make test` runs all tests
 `.venv/bin/python -m pytest -k bad_input_12` those of row 12. `make chaos` repeats the faults of
 rows 36, 45 and 47 to 55 more often than `make test` has time for.
 
-`make docs-tables` makes this page from `tests/bad_input_table.py` and the names of the tests. A
-test fails where the page is another, a row has no test, or a test names a row that is not here.
+`make docs-tables` makes this page from `tests/bad_input_table.py` and the tests that are marked
+with a row: `@pytest.mark.bad_input(12)`. A test fails where the page is out of date, a row has no
+test, or a test is marked with a row that is not here.
 """
-_NAMED = re.compile(r"\bbad_input_([0-9]+)((?:_(?:to|and)_[0-9]+)*)")
 
 
-def rows_named(name: str) -> set[int]:
-    """Return the rows that the name of a test or the id of a set of its parameters names."""
-    match = _NAMED.match(name.removeprefix("test_"))
-    if not match:
-        return set()
-    rows = {int(match[1])}
-    for link, digits in re.findall(r"_(to|and)_([0-9]+)", match[2]):
-        rows.update(range(max(rows), int(digits) + 1) if link == "to" else (int(digits),))
-    return rows
-
-
-def collected_tests(folder: Path) -> Iterator[tuple[str, set[int]]]:
-    """Yield each test below a folder, as ``file::name``, with the rows that it names."""
-    for path in sorted(folder.rglob("test_*.py")):
-        body = ast.parse(path.read_text("utf-8")).body
-        tables = {
-            target.id: node.value
-            for node in body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        for node in body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                rows = rows_named(node.name)
-                for decorator in node.decorator_list:
-                    rows = rows.union(*map(rows_named, _texts(decorator, tables)))
-                yield f"{path.relative_to(folder).as_posix()}::{node.name}", rows
-
-
-def _texts(node: ast.AST, tables: Mapping[str, ast.AST]) -> Iterator[str]:
-    """Yield the strings of an expression and of the tables of the module that it names."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield part.value
-        elif isinstance(part, ast.Name) and part.id in tables:
-            yield from _texts(tables[part.id], {})
-
-
-def by_row(tests: Iterable[tuple[str, set[int]]]) -> dict[int, list[str]]:
-    """Return the tests by the row that they name."""
-    found = defaultdict(list)
-    for name, rows in tests:
-        for row in rows:
-            found[row].append(name)
-    return dict(found)
+def by_row(items: Iterable[pytest.Item]) -> dict[int, list[str]]:
+    """Return the tests, as ``file::name``, by the rows that they are marked with."""
+    found = defaultdict(set)
+    for item in items:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        name = item.name.partition("[")[0]
+        for mark in item.iter_markers("bad_input"):
+            for row in mark.args:
+                found[row].add((path, item.location[1] or 0, name))
+    return {
+        row: [f"{path}::{name}" for path, _, name in sorted(tests)]
+        for row, tests in sorted(found.items())
+    }
 
 
 def render(tests: Mapping[int, list[str]]) -> str:
@@ -174,9 +143,12 @@ def _links(names: Iterable[str]) -> str:
     )
 
 
-def main() -> None:
-    PAGE.write_text(render(by_row(collected_tests(ROOT / "tests"))), "utf-8")
+class _Page:
+    """Writes the page once the tests are collected."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        PAGE.write_text(render(by_row(session.items)), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(pytest.main(["--collect-only", "-qq", "-m", "bad_input"], plugins=[_Page()]))

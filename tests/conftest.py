@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.faults import FAULTS, without_test
+from tests.bad_input_table import COLLECTED, ROWS, by_row
+from tests.faults import FAULTS
 from tests.secrets_made import SecretSearch
 
 TESTS = Path(__file__).resolve().parent
@@ -23,6 +24,8 @@ TIMED = (
     "test_slow_clients.py",
 )
 LONGEST_ID = 60
+# The numbers that each of these markers may have.
+TABLES = {"bad_input": ROWS, "fault": FAULTS}
 
 
 # How long one example takes is up to what else the machine does.
@@ -42,20 +45,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """End ``make faults`` with the faults that have no test."""
-    session = terminalreporter._session
-    if config.option.markexpr != "fault" or session is None:
+    """End ``make faults`` with the faults that have no test, and likewise ``-m bad_input``."""
+    name, session = config.option.markexpr, terminalreporter._session
+    if name not in TABLES or session is None:
         return
-    numbers = {
-        number
-        for item in session.items
-        for mark in item.iter_markers("fault")
-        for number in mark.args
-    }
-    missing = ", ".join(map(str, without_test(numbers))) or "none"
+    numbers = {number for item in session.items for number in numbers_of(item, name)}
+    missing = ", ".join(str(n) for n in TABLES[name] if n not in numbers) or "none"
     terminalreporter.write_line(
-        f"faults with a test: {len(numbers)} of {len(FAULTS)}; without: {missing}"
+        f"{name}: {len(numbers)} of {len(TABLES[name])} have a test; without: {missing}"
     )
+
+
+def numbers_of(item: pytest.Item, name: str) -> set[int]:
+    """Return the numbers that a test is marked with, as by ``@pytest.mark.fault(3)``."""
+    return {number for mark in item.iter_markers(name) for number in mark.args}
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -64,9 +67,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what `make test` may run beside each other: two rows of servers, and what computes."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group what `make test` may run side by side, and let ``-k bad_input_07`` select a row."""
+    config.stash[COLLECTED] = by_row(items)
     for item in items:
+        for name in TABLES:
+            keywords = (f"{name}_{number:02}" for number in numbers_of(item, name))
+            item.extra_keyword_matches.update(keywords)
         folder, *_, name = item.path.relative_to(TESTS).parts
         if folder in COMPUTING:
             group = str(item.path)

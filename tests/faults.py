@@ -4,8 +4,6 @@ A test is marked with the numbers of its faults: ``@pytest.mark.fault(43)``. ``m
 those tests, and ends with the faults that have no test.
 """
 
-from collections.abc import Iterable
-
 FAULTS = {
     1: "A kube-apiserver without version flags posts v1beta1 bodies to the v1 path: answered",
     2: "A header `kid` that is empty counts as absent",
@@ -70,8 +68,3 @@ FAULTS = {
     61: "Dependencies have floors without known vulnerabilities, and the image a lock with hashes",
     62: "TokenRequests are checked in kube-apiserver's order, with its codes",
 }
-
-
-def without_test(numbers: Iterable[int]) -> list[int]:
-    """Return the faults that none of the numbers names, in order."""
-    return sorted(FAULTS.keys() - set(numbers))

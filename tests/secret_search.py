@@ -1,4 +1,4 @@
-"""Looks for secrets in whatever a run of the suite has left: what `bad_input_56` asks for.
+"""Looks for secrets in whatever a run of the suite has left: row 56 of the table of bad input.
 
 Invariants:
 

@@ -2,7 +2,7 @@
 
 Tests tell ``token_made``, ``password_made`` and ``key_made`` of secrets, ``shown`` of answers and
 output. Under xdist each worker keeps its own and hands it over when it is done. The last result of
-a run, `bad_input_56`, comes from here.
+a run, `bad_input(56)`, comes from here.
 """
 
 import json
@@ -27,7 +27,7 @@ from tests.secret_search import (
     token_secret,
 )
 
-NAME = "tests/secrets_made.py::test_bad_input_56_no_secret_is_in_what_the_suite_left"
+NAME = "tests/secrets_made.py::test_no_secret_is_in_what_the_suite_left"
 # Answers that are asked for a token.
 _GIVES_TOKEN = re.compile(
     r"/v3/auth/authenticate|/api/v1/namespaces/[^/]+/serviceaccounts/[^/]+/token"
@@ -172,4 +172,4 @@ class SecretSearch:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._said:
-            terminalreporter.write_line(f"bad_input_56: {self._said}")
+            terminalreporter.write_line(f"bad_input(56): {self._said}")

@@ -44,47 +44,58 @@ def check(report: Report, row: int) -> None:
     assert fault["requests"] > 100
 
 
-def test_bad_input_36_clients_that_stall(report: Report) -> None:
+@pytest.mark.bad_input(36)
+def test_clients_that_stall(report: Report) -> None:
     check(report, 36)
 
 
-def test_bad_input_45_log_ins_at_once(report: Report) -> None:
+@pytest.mark.bad_input(45)
+def test_log_ins_at_once(report: Report) -> None:
     check(report, 45)
 
 
-def test_bad_input_47_everything_killed_under_load(report: Report) -> None:
+@pytest.mark.bad_input(47)
+def test_everything_killed_under_load(report: Report) -> None:
     check(report, 47)
 
 
-def test_bad_input_48_a_key_rotation_killed(report: Report) -> None:
+@pytest.mark.bad_input(48)
+def test_a_key_rotation_killed(report: Report) -> None:
     check(report, 48)
 
 
-def test_bad_input_49_no_room_on_the_disk(report: Report) -> None:
+@pytest.mark.bad_input(49)
+def test_no_room_on_the_disk(report: Report) -> None:
     check(report, 49)
 
 
-def test_bad_input_50_the_database_locked_under_load(report: Report) -> None:
+@pytest.mark.bad_input(50)
+def test_the_database_locked_under_load(report: Report) -> None:
     check(report, 50)
 
 
-def test_bad_input_51_a_server_does_not_start_on_a_flipped_bit(report: Report) -> None:
+@pytest.mark.bad_input(51)
+def test_a_server_does_not_start_on_a_flipped_bit(report: Report) -> None:
     check(report, 51)
 
 
-def test_bad_input_52_workers_and_a_master_killed(report: Report) -> None:
+@pytest.mark.bad_input(52)
+def test_workers_and_a_master_killed(report: Report) -> None:
     check(report, 52)
 
 
-def test_bad_input_53_told_to_go_under_load(report: Report) -> None:
+@pytest.mark.bad_input(53)
+def test_told_to_go_under_load(report: Report) -> None:
     check(report, 53)
 
 
-def test_bad_input_54_the_clock_stepped_while_it_runs(report: Report) -> None:
+@pytest.mark.bad_input(54)
+def test_the_clock_stepped_while_it_runs(report: Report) -> None:
     check(report, 54)
 
 
-def test_bad_input_55_keys_certificates_and_settings_replaced(report: Report) -> None:
+@pytest.mark.bad_input(55)
+def test_keys_certificates_and_settings_replaced(report: Report) -> None:
     check(report, 55)
 
 

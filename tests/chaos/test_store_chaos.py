@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support import refresh_as_requests_do
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
@@ -50,7 +52,8 @@ for line in sys.stdin:
 """
 
 
-def test_bad_input_47_writers_killed_beside_one_another(tmp_path: Path) -> None:
+@pytest.mark.bad_input(47)
+def test_writers_killed_beside_one_another(tmp_path: Path) -> None:
     database = tmp_path / "store.db"
     follower = AuthStore(SQLiteBackend(database))
     rng = random.Random(SEED)

@@ -164,7 +164,8 @@ def test_a_password_is_never_logged(server: RunningServer) -> None:
     assert [part for part in (token, secret, secret[::-1]) if part in log] == []
 
 
-def test_bad_input_41_an_open_ended_question_against_a_single_key_is_denied(
+@pytest.mark.bad_input(41)
+def test_an_open_ended_question_against_a_single_key_is_denied(
     server: RunningServer,
 ) -> None:
     status = ask(server, "alice", "READ", b"/single", b"\0").json["status"]
@@ -176,7 +177,8 @@ def test_bad_input_41_an_open_ended_question_against_a_single_key_is_denied(
     assert ask(server, "alice", "READ", b"/single", end).json["status"]["allowed"] is True
 
 
-def test_bad_input_42_a_gap_of_one_key_is_denied_and_named(server: RunningServer) -> None:
+@pytest.mark.bad_input(42)
+def test_a_gap_of_one_key_is_denied_and_named(server: RunningServer) -> None:
     status = ask(server, "alice", "READ", b"/gap/a", b"/gap/c").json["status"]
     assert status["allowed"] is False
     assert status["uncovered"] == [{"key": b64(b"/gap/b"), "rangeEnd": ""}]
@@ -187,6 +189,7 @@ def test_bad_input_42_a_gap_of_one_key_is_denied_and_named(server: RunningServer
     as_root(server, ("role/revoke", {"role": "readers", "key": b64(b"/gap/b")}))
 
 
+@pytest.mark.bad_input(43)
 @pytest.mark.parametrize(
     ("key", "end"),
     [
@@ -195,9 +198,7 @@ def test_bad_input_42_a_gap_of_one_key_is_denied_and_named(server: RunningServer
     ],
     ids=["empty", "empty-open", "empty-to-a", "inverted", "same", "ff", "1MB-key", "1MB-end"],
 )  # fmt: skip
-def test_bad_input_43_no_key_no_range_a_huge_key(
-    server: RunningServer, key: bytes, end: bytes
-) -> None:
+def test_no_key_no_range_a_huge_key(server: RunningServer, key: bytes, end: bytes) -> None:
     answer = call(server, "role/grant", grant("readers", "READ", key, end), ROOT)
     assert refusal(answer)[:2] == (400, 3)
     if len(key + end) < 1000:
@@ -207,7 +208,8 @@ def test_bad_input_43_no_key_no_range_a_huge_key(
     assert len(answer.body) < 1000
 
 
-def test_bad_input_46_the_details_of_others_are_denied(server: RunningServer) -> None:
+@pytest.mark.bad_input(46)
+def test_the_details_of_others_are_denied(server: RunningServer) -> None:
     alice = log_in(server, "alice", PASSWORD)
     for name, body in (
         ("user/get", {"name": "bob"}),

@@ -151,7 +151,8 @@ def test_a_token_outlives_every_change_that_is_not_of_its_users_password(
     assert changed > 80
 
 
-def test_bad_input_44_a_new_password_ends_the_tokens_of_the_old_one_in_every_worker(
+@pytest.mark.bad_input(44)
+def test_a_new_password_ends_the_tokens_of_the_old_one_in_every_worker(
     server: RunningServer, alice: str
 ) -> None:
     with connections_to_every_worker(server) as connections:
@@ -163,7 +164,8 @@ def test_bad_input_44_a_new_password_ends_the_tokens_of_the_old_one_in_every_wor
             alice = log_in(server, "alice", password)
 
 
-def test_bad_input_44_deletion_ends_the_tokens_even_when_the_name_comes_back(
+@pytest.mark.bad_input(44)
+def test_deletion_ends_the_tokens_even_when_the_name_comes_back(
     server: RunningServer, alice: str
 ) -> None:
     with connections_to_every_worker(server) as connections:
@@ -175,15 +177,17 @@ def test_bad_input_44_deletion_ends_the_tokens_even_when_the_name_comes_back(
         _assert_works(connections, log_in(server, "alice", PASSWORD))
 
 
+@pytest.mark.bad_input(44)
 @pytest.mark.parametrize(
     "token",
     ["x", "no.such.token", "a" * 2000, "\xff", "Basic YWxpY2U6cHc=", "eyJhbGciOiJub25lIn0.e30."],
 )
-def test_bad_input_44_what_was_never_a_token(server: RunningServer, token: str) -> None:
+def test_what_was_never_a_token(server: RunningServer, token: str) -> None:
     assert refusal(call(server, "user/list", {}, token=token)) == BAD_TOKEN
 
 
-def test_bad_input_44_a_token_with_a_character_changed(server: RunningServer, alice: str) -> None:
+@pytest.mark.bad_input(44)
+def test_a_token_with_a_character_changed(server: RunningServer, alice: str) -> None:
     for place in range(0, len(alice), max(1, len(alice) // 20)):
         other = "A" if alice[place] != "A" else "B"
         forged = alice[:place] + other + alice[place + 1 :]
@@ -312,7 +316,8 @@ def test_auth_that_is_enabled_counts_in_every_worker_at_once(
                 connection.close()
 
 
-def test_bad_input_45_reviews_go_on_while_200_users_log_in_at_once(
+@pytest.mark.bad_input(45)
+def test_reviews_go_on_while_200_users_log_in_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with auth_server(tmp_path_factory.mktemp("flood"), OVER_LIMIT) as server:
@@ -355,7 +360,8 @@ def test_bad_input_45_reviews_go_on_while_200_users_log_in_at_once(
         assert p99 < 0.5
 
 
-def test_bad_input_45_an_unknown_user_takes_as_long_as_a_wrong_password(
+@pytest.mark.bad_input(45)
+def test_an_unknown_user_takes_as_long_as_a_wrong_password(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     bodies = {

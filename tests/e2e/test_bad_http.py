@@ -39,6 +39,7 @@ def expect_status(answer: Answer, code: int, *words: str) -> None:
         assert word in status["message"]
 
 
+@pytest.mark.bad_input(27)
 @pytest.mark.parametrize(
     "spec",
     [
@@ -57,11 +58,12 @@ def expect_status(answer: Answer, code: int, *words: str) -> None:
     ],
     ids=str,
 )
-def test_bad_input_27_token_missing(server: RunningServer, spec: object) -> None:
+def test_token_missing(server: RunningServer, spec: object) -> None:
     expect_status(server.post(REVIEWS, {"spec": spec}), 400)
     expect_status(server.post(REVIEWS, {"kind": "TokenReview"}), 400)
 
 
+@pytest.mark.bad_input(28)
 @pytest.mark.parametrize(
     "body",
     [
@@ -74,10 +76,11 @@ def test_bad_input_27_token_missing(server: RunningServer, spec: object) -> None
         b'{"spec":{"token":"a","\\u0074oken":"b"}}',
     ],
 )
-def test_bad_input_28_member_twice(server: RunningServer, body: bytes) -> None:
+def test_member_twice(server: RunningServer, body: bytes) -> None:
     expect_status(server.request("POST", REVIEWS, body, JSON), 400)
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.parametrize(
     ("path", "change", "served"),
     [
@@ -88,23 +91,25 @@ def test_bad_input_28_member_twice(server: RunningServer, body: bytes) -> None:
         (REVIEWS_BETA, {"apiVersion": "authentication.k8s.io/v2"}, "authentication.k8s.io/v1beta1"),
     ],
 )
-def test_bad_input_29_wrong_kind_or_version(
+def test_wrong_kind_or_version(
     server: RunningServer, path: str, change: dict[str, str], served: str
 ) -> None:
     expect_status(server.post(path, {"spec": {"token": "a"}} | change), 400, repr(served))
 
 
+@pytest.mark.bad_input(30)
 @pytest.mark.parametrize(
     "status",
     [{"authenticated": True, "user": {"username": "admin"}}, "yes", None, [1]],
     ids=str,
 )
-def test_bad_input_30_status_of_the_client(server: RunningServer, status: object) -> None:
+def test_status_of_the_client(server: RunningServer, status: object) -> None:
     answer = server.post(REVIEWS, review_of("a") | {"status": status})
     assert answer.status == 201
     assert answer.json["status"] == {"authenticated": False}
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -115,9 +120,7 @@ def test_bad_input_30_status_of_the_client(server: RunningServer, status: object
         ("POST", "/apis", "GET, HEAD"),
     ],
 )
-def test_bad_input_31_method_not_allowed(
-    server: RunningServer, method: str, path: str, allowed: str
-) -> None:
+def test_method_not_allowed(server: RunningServer, method: str, path: str, allowed: str) -> None:
     answer = server.request(method, path)
     assert answer.status == 405
     assert answer.headers["allow"] == allowed
@@ -125,6 +128,7 @@ def test_bad_input_31_method_not_allowed(
         expect_status(answer, 405)
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -137,7 +141,7 @@ def test_bad_input_31_method_not_allowed(
     ],
     ids=str,
 )
-def test_bad_input_31_not_json(server: RunningServer, headers: dict[str, str]) -> None:
+def test_not_json(server: RunningServer, headers: dict[str, str]) -> None:
     body = json.dumps(review_of("a")).encode()
     expect_status(server.request("POST", REVIEWS, body, headers), 415)
 
@@ -145,6 +149,7 @@ def test_bad_input_31_not_json(server: RunningServer, headers: dict[str, str]) -
 DEEP = 100_000
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(
     "body",
     [
@@ -165,11 +170,12 @@ DEEP = 100_000
     ],
     ids=lambda body: ascii(body[:24]),
 )
-def test_bad_input_31_bad_json(server: RunningServer, body: bytes) -> None:
+def test_bad_json(server: RunningServer, body: bytes) -> None:
     expect_status(server.request("POST", REVIEWS, body, JSON), 400)
 
 
-def test_bad_input_31_length_over_the_limit(server: RunningServer) -> None:
+@pytest.mark.bad_input(31)
+def test_length_over_the_limit(server: RunningServer) -> None:
     head = f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {10**12}\r\n\r\n"
     started = time.monotonic()
     # The client goes on holding its connection open: nobody waits for the rest of the body.
@@ -181,7 +187,8 @@ def test_bad_input_31_length_over_the_limit(server: RunningServer) -> None:
     assert seconds < SOON
 
 
-def test_bad_input_31_continue_is_not_said_over_the_limit(server: RunningServer) -> None:
+@pytest.mark.bad_input(31)
+def test_continue_is_not_said_over_the_limit(server: RunningServer) -> None:
     head = f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: "
     assert server.exchange(f"{head}{10**8}\r\n\r\n".encode()).startswith(b"HTTP/1.1 413 ")
     with server.connect() as connection:
@@ -192,7 +199,8 @@ def test_bad_input_31_continue_is_not_said_over_the_limit(server: RunningServer)
         assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")
 
 
-def test_bad_input_31_limit_is_exact(server: RunningServer) -> None:
+@pytest.mark.bad_input(31)
+def test_limit_is_exact(server: RunningServer) -> None:
     body = json.dumps(review_of("a")).encode().ljust(MAX_BODY)
     assert server.request("POST", REVIEWS, body, JSON).status == 201
     expect_status(server.request("POST", REVIEWS, body + b" ", JSON), 413, str(MAX_BODY))
@@ -203,6 +211,7 @@ def chunks(total: int, size: int = 65536) -> Iterator[bytes]:
         yield b" " * size
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(
     ("path", "user", "code"),
     [
@@ -214,9 +223,7 @@ def chunks(total: int, size: int = 65536) -> Iterator[bytes]:
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_bad_input_31_large_body(
-    server: RunningServer, path: str, user: str, code: int, chunked: bool
-) -> None:
+def test_large_body(server: RunningServer, path: str, user: str, code: int, chunked: bool) -> None:
     total = 4 * 1024 * 1024
     started = time.monotonic()
     with server.client(server.context(user)) as client:
@@ -245,6 +252,7 @@ def latencies_until(
     return seconds
 
 
+@pytest.mark.bad_input(32)
 @pytest.mark.parametrize(
     ("review", "within"),
     [
@@ -256,9 +264,7 @@ def latencies_until(
     ],
     ids=["10,000 audiences", "3 MB token", "3 MB header", "750,000 segments", "500,000 tokens"],
 )
-def test_bad_input_32_large_values(
-    server: RunningServer, review: dict[str, object], within: float
-) -> None:
+def test_large_values(server: RunningServer, review: dict[str, object], within: float) -> None:
     body = json.dumps(review, separators=(",", ":")).encode()
     token = server.sign()
     context = server.context()
@@ -286,7 +292,8 @@ def test_bad_input_32_large_values(
     assert max(seconds) < SOON
 
 
-def test_bad_input_32_audiences_with_a_good_token(server: RunningServer) -> None:
+@pytest.mark.bad_input(32)
+def test_audiences_with_a_good_token(server: RunningServer) -> None:
     audiences = [f"https://audience-{number}" for number in range(10_000)]
     answer = server.post_review(server.sign(), [*audiences, "https://kubernetes.default.svc"])
     assert answer.json["status"]["audiences"] == ["https://kubernetes.default.svc"]
@@ -381,21 +388,25 @@ def expect_refused(server: RunningServer, data: bytes, status: bytes) -> None:
     assert b"\r\nConnection: close\r\n" in answer
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("kind", AMBIGUOUS)
-def test_bad_input_33_ambiguous_message(server: RunningServer, kind: str) -> None:
+def test_ambiguous_message(server: RunningServer, kind: str) -> None:
     expect_refused(server, AMBIGUOUS[kind], b"400")
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("kind", NOT_IMPLEMENTED)
-def test_bad_input_33_unknown_transfer_coding(server: RunningServer, kind: str) -> None:
+def test_unknown_transfer_coding(server: RunningServer, kind: str) -> None:
     expect_refused(server, NOT_IMPLEMENTED[kind], b"501")
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("kind", BAD_CHUNKS)
-def test_bad_input_33_bad_chunk(server: RunningServer, kind: str) -> None:
+def test_bad_chunk(server: RunningServer, kind: str) -> None:
     expect_refused(server, raw(HOST_LINE, TYPE, CHUNKED, body=BAD_CHUNKS[kind]), b"400")
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -407,7 +418,7 @@ def test_bad_input_33_bad_chunk(server: RunningServer, kind: str) -> None:
     ],
     ids=["path", "endless path", "header", "endless header", "200 headers"],
 )
-def test_bad_input_33_endless_header(server: RunningServer, data: bytes, status: bytes) -> None:
+def test_endless_header(server: RunningServer, data: bytes, status: bytes) -> None:
     answer = server.exchange(data)
     assert answer.startswith(b"HTTP/1.1 " + status + b" "), answer[:200]
 

@@ -236,9 +236,10 @@ def test_the_root_of_a_cluster_is_not_leeways(server: RunningServer) -> None:
 
 
 # The bytes of kube-apiserver 1.36 without version flags; up to 1.33 with the time that is null.
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("metadata", ["{}", '{"creationTimestamp":null}'])
-def test_bad_input_29_token_review_of_kube_apiserver_without_version_flags(
+def test_token_review_of_kube_apiserver_without_version_flags(
     server: RunningServer, metadata: str
 ) -> None:
     """v1beta1 to the v1 URL that the kubeconfig names: answered, as v1beta1."""
@@ -253,8 +254,9 @@ def test_bad_input_29_token_review_of_kube_apiserver_without_version_flags(
     assert answer["status"]["authenticated"] is True
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
-def test_bad_input_29_access_review_of_kube_apiserver_without_version_flags(
+def test_access_review_of_kube_apiserver_without_version_flags(
     server: RunningServer,
 ) -> None:
     """Groups are ``group`` in v1beta1."""

@@ -13,9 +13,8 @@ from .harness import LEEWAY, start_server
 _UNLIMITED = ("sh", "-c", 'ulimit -c unlimited; exec "$0" "$@"', LEEWAY)
 
 
-def test_bad_input_56_a_crash_leaves_no_core_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.bad_input(56)
+def test_a_crash_leaves_no_core_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if resource.getrlimit(resource.RLIMIT_CORE)[1] != resource.RLIM_INFINITY:
         pytest.skip("core files are not allowed here anyway")
     monkeypatch.chdir(tmp_path)

@@ -73,9 +73,10 @@ def assert_auth_is_enabled(server: RunningServer) -> None:
     assert call(server, "status", {}, ROOT).json["enabled"] is True
 
 
+@pytest.mark.bad_input(63)
 @pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("site", [{}, *FOREIGN.values()], ids=["old browser", *FOREIGN])
-def test_bad_input_63_no_form_reaches_etcds_api(
+def test_no_form_reaches_etcds_api(
     server: RunningServer, kind: str | None, site: dict[str, str]
 ) -> None:
     headers = site if kind is None else site | {"Content-Type": kind}
@@ -87,9 +88,10 @@ def test_bad_input_63_no_form_reaches_etcds_api(
     assert_auth_is_enabled(server)
 
 
+@pytest.mark.bad_input(63)
 @pytest.mark.parametrize("site", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("path", [DISABLE, TOKEN, REVIEWS, "/livez", "/no/such"])
-def test_bad_input_63_json_of_another_site_is_refused_everywhere(
+def test_json_of_another_site_is_refused_everywhere(
     server: RunningServer, path: str, site: dict[str, str]
 ) -> None:
     body = json.dumps(review_of(server.sign())).encode() if path == REVIEWS else b"{}"
@@ -101,15 +103,17 @@ def test_bad_input_63_json_of_another_site_is_refused_everywhere(
     assert_auth_is_enabled(server)
 
 
-def test_bad_input_63_two_origins_are_both_looked_at(server: RunningServer) -> None:
+@pytest.mark.bad_input(63)
+def test_two_origins_are_both_looked_at(server: RunningServer) -> None:
     own = {"Origin": "https://127.0.0.1:{port}", "origin": "https://evil.example"}
     answer = send(server, DISABLE, own | {"Content-Type": "application/json"})
     assert (answer.status, answer.json["code"]) == (403, 7)
     assert_auth_is_enabled(server)
 
 
+@pytest.mark.bad_input(63)
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_bad_input_63_other_methods(server: RunningServer, method: str) -> None:
+def test_other_methods(server: RunningServer, method: str) -> None:
     headers = FOREIGN["origin"] | {"Content-Type": "application/json"}
     assert send(server, DISABLE, headers, method=method).status == 403
     assert_auth_is_enabled(server)

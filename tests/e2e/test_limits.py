@@ -140,6 +140,7 @@ def lines_of(server: RunningServer) -> Counter[object]:
     return Counter(record.get("what") for record in records_of(server.log()))
 
 
+@pytest.mark.bad_input(59)
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
@@ -150,9 +151,7 @@ def lines_of(server: RunningServer) -> Counter[object]:
     ],
     ids=str,
 )
-def test_bad_input_59_nobody_waits_for_anonymous_clients(
-    server: RunningServer, kind: str, count: int
-) -> None:
+def test_nobody_waits_for_anonymous_clients(server: RunningServer, kind: str, count: int) -> None:
     seen = beside(server, kind, count)
     assert len(seen.reviews) > 100
     assert seen.reviews[len(seen.reviews) * 99 // 100] < P99_WITHIN

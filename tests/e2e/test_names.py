@@ -9,8 +9,9 @@ from tests.e2e.harness import start_server
 NAMES = ["\x1b[2J", "alice\nroot", "a\rb", "\x9b31m", "\u202egnp", "a\u2028b", "n" * 65536]
 
 
+@pytest.mark.bad_input(62)
 @pytest.mark.fault(51)
-def test_bad_input_62_no_name_reaches_the_log_raw(tmp_path: Path) -> None:
+def test_no_name_reaches_the_log_raw(tmp_path: Path) -> None:
     server = start_server(
         tmp_path, algorithm="ES256", environment={"LEEWAY_SERVER_LOG_FORMAT": "text"}
     )

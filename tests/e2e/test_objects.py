@@ -160,8 +160,9 @@ def gone(key: ObjectKey) -> str:
 # Done when 4 -----------------------------------------------------------------------------------
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_deleted(
+def test_deleted(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection], key: ObjectKey
 ) -> None:
     token = token_for(cluster, key)
@@ -171,8 +172,9 @@ def test_bad_input_25_deleted(
     assert verdicts(everyone, token) == {gone(key)}
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_deleted_for_longer_than_the_leeway(
+def test_deleted_for_longer_than_the_leeway(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection], key: ObjectKey
 ) -> None:
     token = token_for(cluster, key)
@@ -184,8 +186,9 @@ def test_bad_input_25_deleted_for_longer_than_the_leeway(
     assert verdicts(everyone, token) == {gone(key)}
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_recreated(
+def test_recreated(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection], key: ObjectKey
 ) -> None:
     uid = fresh_uid()
@@ -199,7 +202,8 @@ def test_bad_input_25_recreated(
     assert verdicts(everyone, new) == {""}
 
 
-def test_bad_input_25_one_that_the_watches_have_not_told_of(
+@pytest.mark.bad_input(25)
+def test_one_that_the_watches_have_not_told_of(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     kube.silent = True
@@ -217,7 +221,8 @@ def test_bad_input_25_one_that_the_watches_have_not_told_of(
         kube.silent = False
 
 
-def test_bad_input_25_a_flood_of_tokens_of_what_is_not_there(
+@pytest.mark.bad_input(25)
+def test_a_flood_of_tokens_of_what_is_not_there(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     missing = token_for(cluster, POD._replace(name="missing"), "u")
@@ -228,7 +233,8 @@ def test_bad_input_25_a_flood_of_tokens_of_what_is_not_there(
     assert len(kube.look_ups()) - before == 2
 
 
-def test_bad_input_25_the_source_is_down(
+@pytest.mark.bad_input(25)
+def test_the_source_is_down(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     tokens = {key: token_for(cluster, key) for key in KEYS}
@@ -255,7 +261,8 @@ def test_bad_input_25_the_source_is_down(
         assert verdicts(everyone, tokens[key]) == {right[key]}
 
 
-def test_bad_input_25_the_source_is_down_for_too_long(tmp_path: Path) -> None:
+@pytest.mark.bad_input(25)
+def test_the_source_is_down_for_too_long(tmp_path: Path) -> None:
     with fake_kube() as kube:
         restore(kube)
         with kubernetes_server(tmp_path, kube, SHORT_SILENCE) as server:
@@ -501,8 +508,9 @@ REFUSED = [
 ]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize(("reference", "name", "code", "reason", "message"), REFUSED)
-def test_bad_input_25_a_token_is_refused(
+def test_a_token_is_refused(
     cluster: RunningServer,
     kube: FakeKube,
     everyone: Sequence[HTTPSConnection],
@@ -518,7 +526,8 @@ def test_bad_input_25_a_token_is_refused(
     assert message in answer.json["message"]
 
 
-def test_bad_input_25_a_deletion_counts_for_requests_at_once(
+@pytest.mark.bad_input(25)
+def test_a_deletion_counts_for_requests_at_once(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     kube.silent = True
@@ -534,7 +543,8 @@ def test_bad_input_25_a_deletion_counts_for_requests_at_once(
         kube.silent = False
 
 
-def test_bad_input_25_no_token_while_the_source_is_down(
+@pytest.mark.bad_input(25)
+def test_no_token_while_the_source_is_down(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     kube.down()

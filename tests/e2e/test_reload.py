@@ -167,7 +167,8 @@ class Load:
         self.answered += 1
 
 
-def test_bad_input_55_everything_is_replaced_under_load(server: RunningServer) -> None:
+@pytest.mark.bad_input(55)
+def test_everything_is_replaced_under_load(server: RunningServer) -> None:
     newest = [server.sign()]
     load = Load(server, lambda: newest[0])
     with load.running():

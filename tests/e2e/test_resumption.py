@@ -56,9 +56,10 @@ class Client:
         return secure
 
 
+@pytest.mark.bad_input(58)
 @pytest.mark.parametrize("version", ["1_2", "1_3"])
 @pytest.mark.parametrize("user", ["root", ""])
-def test_bad_input_58_openssl_reconnects(server: RunningServer, version: str, user: str) -> None:
+def test_openssl_reconnects(server: RunningServer, version: str, user: str) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
@@ -72,7 +73,8 @@ def test_bad_input_58_openssl_reconnects(server: RunningServer, version: str, us
     assert b"\nReused, " not in done.stdout
 
 
-def test_bad_input_58_a_client_that_resumes_is_served_by_a_full_handshake(
+@pytest.mark.bad_input(58)
+def test_a_client_that_resumes_is_served_by_a_full_handshake(
     server: RunningServer,
 ) -> None:
     client = Client(server)
@@ -81,7 +83,8 @@ def test_bad_input_58_a_client_that_resumes_is_served_by_a_full_handshake(
     assert answers == [b"HTTP/1.1 200", b""] * 3
 
 
-def test_bad_input_58_revoked(server: RunningServer) -> None:
+@pytest.mark.bad_input(58)
+def test_revoked(server: RunningServer) -> None:
     client = Client(server)
     assert client.answer()
     certificate = read_pair(server.data_dir / "tls", "root").certificate
@@ -89,7 +92,8 @@ def test_bad_input_58_revoked(server: RunningServer) -> None:
     assert [client.answer() for _ in range(4)] == [b""] * 4
 
 
-def test_bad_input_58_the_list_ran_out(server: RunningServer) -> None:
+@pytest.mark.bad_input(58)
+def test_the_list_ran_out(server: RunningServer) -> None:
     due = datetime.now(UTC) + timedelta(seconds=LIST_SECONDS)
     use_list(server, revocation_list(server.ca, due=due))
     client = Client(server)

@@ -214,7 +214,8 @@ def high_s_twin(token: str) -> str:
     return f"{start}.{base64.urlsafe_b64encode(twin).rstrip(b'=').decode('ascii')}"
 
 
-def test_bad_input_13_a_revocation_outlives_the_server_and_another_encoding(
+@pytest.mark.bad_input(13)
+def test_a_revocation_outlives_the_server_and_another_encoding(
     tmp_path: Path,
 ) -> None:
     server = start_server(tmp_path, algorithm="ES256")

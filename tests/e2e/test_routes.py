@@ -242,8 +242,9 @@ def test_public_routes(server: RunningServer, callers: dict[str, Caller], path: 
         assert answer.status == 200, name
 
 
+@pytest.mark.bad_input(37)
 @pytest.mark.parametrize(("method", "path"), NOT_PUBLIC)
-def test_bad_input_37_without_identity(
+def test_without_identity(
     server: RunningServer, callers: dict[str, Caller], method: str, path: str
 ) -> None:
     for name in ("nobody", *NOT_ACCEPTED):
@@ -254,8 +255,9 @@ def test_bad_input_37_without_identity(
             assert_status(answer, 401, "Unauthorized")
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_bad_input_34_with_a_foreign_certificate(
+def test_with_a_foreign_certificate(
     server: RunningServer, tmp_path: Path, method: str, path: str
 ) -> None:
     now = datetime.now(UTC)
@@ -404,8 +406,9 @@ def raw(server: RunningServer, caller: Caller, path: str, *headers: str) -> tupl
     return int(head.split(b" ")[1]), rest
 
 
+@pytest.mark.bad_input(35)
 @pytest.mark.parametrize("header", PROXY_HEADERS)
-def test_bad_input_35_a_header_makes_nobody_a_user(
+def test_a_header_makes_nobody_a_user(
     server: RunningServer, callers: dict[str, Caller], header: str
 ) -> None:
     """CVE-2018-16886: what a proxy says of others, or others say as if they were one."""
@@ -426,9 +429,10 @@ def test_bad_input_35_a_header_makes_nobody_a_user(
     assert (status, json.loads(body)["code"]) in ((403, 7), (401, 16))
 
 
+@pytest.mark.bad_input(35)
 @pytest.mark.parametrize("name", WITHOUT_PERMISSION)
 @pytest.mark.parametrize("path", [WHO_AM_I, MAY_I, REVIEWS, TOKEN])
-def test_bad_input_35_only_root_acts_as_another(
+def test_only_root_acts_as_another(
     server: RunningServer, callers: dict[str, Caller], name: str, path: str
 ) -> None:
     for headers in (

@@ -65,8 +65,9 @@ def ready(server: RunningServer) -> str:
     return server.request("GET", "/readyz?verbose").body.decode()
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.fault(26)
-def test_bad_input_61_on_health_pages_in_reviews_metrics_and_the_log(server: RunningServer) -> None:
+def test_on_health_pages_in_reviews_metrics_and_the_log(server: RunningServer) -> None:
     plugin = server.data_dir / "plugin"
     problems = [
         f"the credential plugin {str(plugin)!r} of {server.data_dir / 'kube.yaml'}",
@@ -87,6 +88,7 @@ def test_bad_input_61_on_health_pages_in_reviews_metrics_and_the_log(server: Run
         assert_hidden(part)
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -103,7 +105,7 @@ def test_bad_input_61_on_health_pages_in_reviews_metrics_and_the_log(server: Run
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_bad_input_61_by_commands(server: RunningServer, arguments: tuple[str, ...]) -> None:
+def test_by_commands(server: RunningServer, arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
         [LEEWAY, *arguments],
         env={"LEEWAY_DATA_DIR": str(server.data_dir), "PATH": "/usr/bin:/bin"},

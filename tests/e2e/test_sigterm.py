@@ -116,8 +116,9 @@ def is_closed(connection: ssl.SSLSocket) -> bool:
     return bool(select.select([connection], [], [], 0)[0])
 
 
+@pytest.mark.bad_input(53)
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_bad_input_53_sigterm_under_load(tmp_path: Path, number: int) -> None:
+def test_sigterm_under_load(tmp_path: Path, number: int) -> None:
     server = start_server(tmp_path)
     try:
         load = Load(server, raw_review(server.sign()), server.context())

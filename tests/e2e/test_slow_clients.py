@@ -182,7 +182,8 @@ def slow(server: RunningServer, many_files: None) -> Slow:
         return Slow(stall(server), slow_header.result(), not_reading.result(), disable.result())
 
 
-def test_bad_input_36_stalled_clients_are_let_go(slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_stalled_clients_are_let_go(slow: Slow) -> None:
     stalled = slow.stalled
     seconds = stalled.closed_after
     print(f"{stalled.count} stalled: closed after {min(seconds):.2f} to {max(seconds):.2f} s")
@@ -192,7 +193,8 @@ def test_bad_input_36_stalled_clients_are_let_go(slow: Slow) -> None:
     assert min(seconds) > AT_LEAST
 
 
-def test_bad_input_36_the_others_do_not_wait(slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_the_others_do_not_wait(slow: Slow) -> None:
     latencies = slow.stalled.latencies
     p50, p99 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99))
     print(
@@ -203,14 +205,16 @@ def test_bad_input_36_the_others_do_not_wait(slow: Slow) -> None:
     assert p99 < P99_WITHIN
 
 
-def test_bad_input_36_slow_but_steady_header(slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_slow_but_steady_header(slow: Slow) -> None:
     # A byte now and then does not make a new time limit.
     answer, seconds = slow.slow_header
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert AT_LEAST < seconds < CLOSED_WITHIN + TOLERANCE
 
 
-def test_bad_input_36_client_that_does_not_read(slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_client_that_does_not_read(slow: Slow) -> None:
     sent, seconds = slow.not_reading
     print(f"client that does not read: {sent} bytes taken, reset after {seconds:.1f} s")
     # Some megabytes are in the buffers of the kernel, on both sides.
@@ -218,16 +222,19 @@ def test_bad_input_36_client_that_does_not_read(slow: Slow) -> None:
     assert AT_LEAST < seconds < GIVE_UP
 
 
-def test_bad_input_36_half_a_change_is_no_change(server: RunningServer, slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_half_a_change_is_no_change(server: RunningServer, slow: Slow) -> None:
     assert slow.half_of_disable == b""
     answer = server.request("POST", "/v3/auth/status", b"{}", context=server.context("root"))
     assert answer.json["enabled"] is True
 
 
-def test_bad_input_36_half_bodies_take_no_thread(server: RunningServer, slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_half_bodies_take_no_thread(server: RunningServer, slow: Slow) -> None:
     assert ask_beside_half_bodies(server) == [200] * 10
 
 
-def test_bad_input_36_nothing_is_logged(server: RunningServer, slow: Slow) -> None:
+@pytest.mark.bad_input(36)
+def test_nothing_is_logged(server: RunningServer, slow: Slow) -> None:
     assert slow.stalled.count
     assert trouble_in(server.log()) == []

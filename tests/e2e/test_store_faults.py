@@ -28,10 +28,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         running.stop(expected_trouble="database is locked")
 
 
+@pytest.mark.bad_input(50)
 @pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
-def test_bad_input_50_reviews_go_on_beside_a_locked_database(
-    server: RunningServer, lock: str
-) -> None:
+def test_reviews_go_on_beside_a_locked_database(server: RunningServer, lock: str) -> None:
     token = server.sign()
     database = server.data_dir / "auth.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
@@ -52,7 +51,8 @@ def test_bad_input_50_reviews_go_on_beside_a_locked_database(
     as_root(server, ("role/add", {"name": lock}))
 
 
-def test_bad_input_51_a_server_does_not_start_on_a_damaged_database(tmp_path: Path) -> None:
+@pytest.mark.bad_input(51)
+def test_a_server_does_not_start_on_a_damaged_database(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
     database = data_dir / "auth.db"

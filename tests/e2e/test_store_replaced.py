@@ -214,9 +214,10 @@ BROKEN: dict[str, tuple[Callable[[Site], object], str]] = {
 }
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17, 18)
 @pytest.mark.parametrize("case", BROKEN)
-def test_bad_input_60_nothing_is_answered_from_a_store_that_cannot_be_read(
+def test_nothing_is_answered_from_a_store_that_cannot_be_read(
     site: Site, connections: Sequence[http.client.HTTPSConnection], case: str
 ) -> None:
     spoil, reason = BROKEN[case]
@@ -278,9 +279,10 @@ TAKEN_OVER = {
 }
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("way", TAKEN_OVER)
-def test_bad_input_60_a_backup_is_taken_over_with_the_next_request(
+def test_a_backup_is_taken_over_with_the_next_request(
     site: Site, connections: Sequence[http.client.HTTPSConnection], way: str
 ) -> None:
     kept = site.backup.read_bytes()
@@ -306,8 +308,9 @@ def test_bad_input_60_a_backup_is_taken_over_with_the_next_request(
     site.backup.write_bytes(kept)
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
-def test_bad_input_60_a_store_that_comes_back_is_used_without_a_restart(
+def test_a_store_that_comes_back_is_used_without_a_restart(
     site: Site, connections: Sequence[http.client.HTTPSConnection]
 ) -> None:
     away = site.database.with_name("away.db")

@@ -60,8 +60,9 @@ def test_public_paths_need_no_certificate(
     assert (head.status, head.body) == (200, b"")
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize(("method", "path"), NOT_PUBLIC)
-def test_bad_input_34_without_a_certificate(
+def test_without_a_certificate(
     server: RunningServer, nobody: ssl.SSLContext, method: str, path: str
 ) -> None:
     answer = server.request(method, path, b"{}" if method == "POST" else None, context=nobody)
@@ -103,10 +104,9 @@ def certificates(server: RunningServer) -> dict[str, CertifiedKey]:
     }
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize("kind", ["another CA's", "expired", "not yet valid", "for servers"])
-def test_bad_input_34_certificate_that_is_not_good(
-    server: RunningServer, tmp_path: Path, kind: str
-) -> None:
+def test_certificate_that_is_not_good(server: RunningServer, tmp_path: Path, kind: str) -> None:
     assert cut_off(server, server.context_of(certificates(server)[kind], tmp_path))
 
 
@@ -128,7 +128,8 @@ def cut_off(server: RunningServer, context: ssl.SSLContext) -> bool:
     return not answer
 
 
-def test_bad_input_34_revoked(tmp_path: Path) -> None:
+@pytest.mark.bad_input(34)
+def test_revoked(tmp_path: Path) -> None:
     now = datetime.now(UTC)
 
     def revoke_kube_apiserver(data_dir: Path) -> None:
@@ -163,6 +164,7 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
     }
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -173,9 +175,7 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
         ("gone", "ca.crl is missing"),
     ],
 )
-def test_bad_input_34_a_list_that_cannot_be_used_stops_the_start(
-    tmp_path: Path, kind: str, words: str
-) -> None:
+def test_a_list_that_cannot_be_used_stops_the_start(tmp_path: Path, kind: str, words: str) -> None:
     subprocess.run([LEEWAY, "init", "--data-dir", tmp_path], check=True, capture_output=True)
     broken_lists(tmp_path / "tls")[kind](tmp_path / "tls" / "ca.crl")
     command = [LEEWAY, "serve", "--data-dir", tmp_path, "--bind", f"{HOST}:{free_port()}"]
@@ -186,10 +186,11 @@ def test_bad_input_34_a_list_that_cannot_be_used_stops_the_start(
     assert words in error
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize(
     ("version", "served"), [("1", False), ("1_1", False), ("1_2", True), ("1_3", True)]
 )
-def test_bad_input_34_old_tls(server: RunningServer, version: str, served: bool) -> None:
+def test_old_tls(server: RunningServer, version: str, served: bool) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")

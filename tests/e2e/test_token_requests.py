@@ -328,6 +328,7 @@ def test_the_names_of_the_path(
         assert answer.json["details"]["kind"] == kind
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
@@ -341,9 +342,7 @@ def test_the_names_of_the_path(
         ({}, b" " * 3_200_000, 413),
     ],
 )
-def test_bad_input_31_bodies(
-    server: RunningServer, headers: dict[str, str], body: bytes, status: int
-) -> None:
+def test_bodies(server: RunningServer, headers: dict[str, str], body: bytes, status: int) -> None:
     context = server.context("root")
     answer = server.request("POST", path_of(), body, headers, context)
     assert answer.status == status, answer
@@ -353,8 +352,9 @@ def test_bad_input_31_bodies(
         assert answer.json["code"] == status
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_bad_input_31_methods(server: RunningServer, method: str) -> None:
+def test_methods(server: RunningServer, method: str) -> None:
     answer = server.request(method, path_of(), context=server.context("root"))
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert answer.json["reason"] == "MethodNotAllowed"

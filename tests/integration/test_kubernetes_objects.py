@@ -165,15 +165,17 @@ def test_metadata_alone_or_nothing(tmp_path: Path) -> None:
                 assert objects.look_up(key) is Absence.UNAVAILABLE
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_deleted(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -> None:
+def test_deleted(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -> None:
     kube.delete(key)
     wait_until(lambda: found(objects, key) is Absence.GONE, DELETED_WITHIN_SECONDS)
     assert objects.look_up(key) is Absence.GONE
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_recreated(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -> None:
+def test_recreated(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -> None:
     kube.put(key, "new")
     # A token of the new one never waits for the watch.
     answer = found(objects, key, "new")
@@ -186,10 +188,9 @@ def test_bad_input_25_recreated(objects: KubernetesObjects, kube: FakeKube, key:
     assert found(objects, key).uid == "new"  # type: ignore[union-attr]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_bad_input_25_being_deleted(
-    objects: KubernetesObjects, kube: FakeKube, key: ObjectKey
-) -> None:
+def test_being_deleted(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -> None:
     kube.put(key, uid_of(key), deleted_at=90.0)
     wait_until(lambda: getattr(found(objects, key), "deleted_at", None) == 90.0)
     assert objects.look_up(key).deleted_at == 90.0  # type: ignore[union-attr]
@@ -390,9 +391,8 @@ def test_an_event_that_is_wrong(objects: KubernetesObjects, kube: FakeKube, line
 # Away -------------------------------------------------------------------------------------------
 
 
-def test_bad_input_25_away_for_less_than_max_silence(
-    objects: KubernetesObjects, kube: FakeKube
-) -> None:
+@pytest.mark.bad_input(25)
+def test_away_for_less_than_max_silence(objects: KubernetesObjects, kube: FakeKube) -> None:
     kube.down()
     for _ in range(20):
         for key in KEYS:
@@ -406,7 +406,8 @@ def test_bad_input_25_away_for_less_than_max_silence(
     assert time.monotonic() - started < LOOKUP_SECONDS
 
 
-def test_bad_input_25_away_for_longer(kube: FakeKube, tmp_path: Path) -> None:
+@pytest.mark.bad_input(25)
+def test_away_for_longer(kube: FakeKube, tmp_path: Path) -> None:
     with source_of(kube, tmp_path, SHORT_SILENCE) as objects:
         wait_until(lambda: objects.problem() == "")
         kube.delete(SA)
@@ -491,8 +492,9 @@ NO_ANSWER = [
 ]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("answer", NO_ANSWER)
-def test_bad_input_25_the_look_up_fails(
+def test_the_look_up_fails(
     objects: KubernetesObjects, kube: FakeKube, answer: tuple[int, bytes]
 ) -> None:
     kube.answers[OTHER_PATH] = answer
@@ -503,7 +505,8 @@ def test_bad_input_25_the_look_up_fails(
     assert objects.look_up(OTHER, "u").uid == "u"  # type: ignore[union-attr]
 
 
-def test_bad_input_25_the_look_up_is_slow(objects: KubernetesObjects, kube: FakeKube) -> None:
+@pytest.mark.bad_input(25)
+def test_the_look_up_is_slow(objects: KubernetesObjects, kube: FakeKube) -> None:
     """The bound is the requirement."""
     go_on = threading.Event()
 

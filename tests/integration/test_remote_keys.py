@@ -106,7 +106,8 @@ def test_a_token_waits_for_the_first_fetch(server: IssuerServer, parts: Parts) -
     wait_until(lambda: parts.reports == [(server.url, False)])
 
 
-def test_bad_input_40_a_new_key_works_with_its_first_token(
+@pytest.mark.bad_input(40)
+def test_a_new_key_works_with_its_first_token(
     server: IssuerServer, parts: Parts, clock: Clock
 ) -> None:
     parts.all.start()
@@ -118,8 +119,9 @@ def test_bad_input_40_a_new_key_works_with_its_first_token(
     assert server.asked() == 2
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(4)
-def test_bad_input_38_skipped_keys_are_logged_once(
+def test_skipped_keys_are_logged_once(
     server: IssuerServer, parts: Parts, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     document = json.loads(jwks_document([OLD.verification_key]))
@@ -167,7 +169,8 @@ def test_entries_of_one_issuer_are_all_asked(
             first.all.close()
 
 
-def test_bad_input_40_unknown_kids_ask_once_in_30_seconds(
+@pytest.mark.bad_input(40)
+def test_unknown_kids_ask_once_in_30_seconds(
     server: IssuerServer, parts: Parts, clock: Clock
 ) -> None:
     parts.all.start()
@@ -264,8 +267,9 @@ WRONG = [
 ]
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize(("behaviour", "why"), WRONG)
-def test_bad_input_40_old_keys_stay_for_a_day(
+def test_old_keys_stay_for_a_day(
     server: IssuerServer,
     parts: Parts,
     clock: Clock,

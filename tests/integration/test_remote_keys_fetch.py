@@ -82,15 +82,14 @@ def test_host_name_and_query(tmp_path: Path) -> None:
         assert server.requests[0].headers["Host"] == f"localhost:{server.port}"
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize(
     "target",
     ["http://{host}:{port}/moved", "https://localhost:{port}/moved", "https://{host}:1/moved",
      "https://{host}:{port}/moved", "/moved", "//evil.example/moved"],
 )  # fmt: skip
-def test_bad_input_40_redirects_are_not_followed(
-    server: IssuerServer, status: int, target: str
-) -> None:
+def test_redirects_are_not_followed(server: IssuerServer, status: int, target: str) -> None:
     server.serve("/moved", DOCUMENT)
     target = target.format(host=HOST, port=server.port)
     server.behaviours[JWKS_PATH] = answer(DOCUMENT, status, {"Location": target})
@@ -130,13 +129,15 @@ def test_a_megabyte_is_allowed(server: IssuerServer, framing: object) -> None:
     assert location(server).fetch().keys
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("framing", [by_length, chunked, one_byte_chunks])
-def test_bad_input_40_a_megabyte_and_a_byte(server: IssuerServer, framing: object) -> None:
+def test_a_megabyte_and_a_byte(server: IssuerServer, framing: object) -> None:
     server.behaviours[JWKS_PATH] = framing(padded(MEGABYTE + 1))  # type: ignore[operator]
     assert "1048576 bytes" in refused(location(server))
 
 
-def test_bad_input_40_a_body_without_end(server: IssuerServer) -> None:
+@pytest.mark.bad_input(40)
+def test_a_body_without_end(server: IssuerServer) -> None:
     sent = []
 
     def endless(handler: object) -> None:
@@ -174,16 +175,18 @@ HEADS = [
 ]  # fmt: skip
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize(("data", "why"), HEADS)
-def test_bad_input_40_answers_that_are_none(server: IssuerServer, data: bytes, why: str) -> None:
+def test_answers_that_are_none(server: IssuerServer, data: bytes, why: str) -> None:
     server.behaviours[JWKS_PATH] = raw(data)
     assert why in refused(location(server))
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize(
     "data", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + DOCUMENT]
 )
-def test_bad_input_40_an_answer_that_is_cut_off(server: IssuerServer, data: bytes) -> None:
+def test_an_answer_that_is_cut_off(server: IssuerServer, data: bytes) -> None:
     server.behaviours[JWKS_PATH] = cut(data)
     text = refused(location(server))
     assert text == f"{server.jwks_url}: the connection was cut before the end of the answer"
@@ -200,8 +203,9 @@ STATUSES = [
 ]
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize(("status", "why"), STATUSES)
-def test_bad_input_40_other_statuses(server: IssuerServer, status: int, why: str) -> None:
+def test_other_statuses(server: IssuerServer, status: int, why: str) -> None:
     server.behaviours[JWKS_PATH] = answer(DOCUMENT, status)
     text = refused(location(server))
     assert why in text
@@ -226,8 +230,9 @@ DRIPS = [
 ]
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("behaviour", DRIPS)
-def test_bad_input_40_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviour) -> None:
+def test_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviour) -> None:
     server.behaviours[JWKS_PATH] = behaviour
     address = parse_https_url(server.jwks_url)
     started = time.monotonic()
@@ -236,7 +241,8 @@ def test_bad_input_40_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviou
     assert time.monotonic() - started < SHORT + 0.5
 
 
-def test_bad_input_40_five_seconds_for_both_documents(server: IssuerServer) -> None:
+@pytest.mark.bad_input(40)
+def test_five_seconds_for_both_documents(server: IssuerServer) -> None:
     discovery = json.dumps({"issuer": server.url, "jwks_uri": server.jwks_url}).encode()
 
     def slow(handler: object) -> None:
@@ -271,7 +277,8 @@ def plain_listener(*parts: bytes, pause: float = 0) -> Iterator[int]:
         thread.join()
 
 
-def test_bad_input_40_a_handshake_that_does_not_end() -> None:
+@pytest.mark.bad_input(40)
+def test_a_handshake_that_does_not_end() -> None:
     # The beginning of a TLS record, byte by byte.
     with plain_listener(b"\x16", b"\x03", b"\x03", b"\x40", b"\x00", pause=0.2) as port:
         address = parse_https_url(f"https://{HOST}:{port}/")
@@ -279,7 +286,8 @@ def test_bad_input_40_a_handshake_that_does_not_end() -> None:
             https.get(address, None, "", Deadline(SHORT, time.monotonic))
 
 
-def test_bad_input_40_plain_http(server: IssuerServer) -> None:
+@pytest.mark.bad_input(40)
+def test_plain_http(server: IssuerServer) -> None:
     with plain_listener(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
         text = refused(location(server, f"https://{HOST}:{port}/"))
         assert text == f"https://{HOST}:{port}/: TLS with it failed: wrong version number"
@@ -305,6 +313,7 @@ def certificates(name: str) -> tuple:
     return certified, ca_and_certificate()[1]
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -315,7 +324,7 @@ def certificates(name: str) -> tuple:
     ],
 )
 @pytest.mark.parametrize("discovery", [False, True])
-def test_bad_input_40_certificates(tmp_path: Path, name: str, why: str, discovery: bool) -> None:
+def test_certificates(tmp_path: Path, name: str, why: str, discovery: bool) -> None:
     with issuer_server(tmp_path, *certificates(name)) as server:
         server.publish(RSA)
         text = refused(location(server, discovery=discovery))
@@ -324,7 +333,8 @@ def test_bad_input_40_certificates(tmp_path: Path, name: str, why: str, discover
         assert server.requests == []
 
 
-def test_bad_input_40_a_private_ca_has_to_be_named(server: IssuerServer) -> None:
+@pytest.mark.bad_input(40)
+def test_a_private_ca_has_to_be_named(server: IssuerServer) -> None:
     where = KeyLocation(server.url, parse_https_url(server.jwks_url))
     assert "its certificate is not accepted: " in refused(where)
     assert server.requests == []
@@ -368,8 +378,9 @@ WEAK = {
 }
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("name", WEAK)
-def test_bad_input_40_sets_with_a_key_that_is_not_accepted(server: IssuerServer, name: str) -> None:
+def test_sets_with_a_key_that_is_not_accepted(server: IssuerServer, name: str) -> None:
     key, why = WEAK[name]
     body = json.dumps({"keys": [json.loads(DOCUMENT)["keys"][0], key]}).encode()
     server.serve(JWKS_PATH, body)
@@ -378,8 +389,9 @@ def test_bad_input_40_sets_with_a_key_that_is_not_accepted(server: IssuerServer,
     assert why in text
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(3, 4)
-def test_bad_input_38_keys_that_are_not_used_or_there_twice(server: IssuerServer) -> None:
+def test_keys_that_are_not_used_or_there_twice(server: IssuerServer) -> None:
     (key,) = json.loads(DOCUMENT)["keys"]
     keys = [key, key, key | {"use": "enc"}, {"kty": "AKP", "alg": "ML-DSA-65", "pub": "AAAA"}]
     server.serve(JWKS_PATH, json.dumps({"keys": keys}).encode())
@@ -391,13 +403,15 @@ def test_bad_input_38_keys_that_are_not_used_or_there_twice(server: IssuerServer
     ]
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"keys":[]}', b"<html>", b"\xff", b"[" * 9])
-def test_bad_input_40_no_key_set(server: IssuerServer, body: bytes) -> None:
+def test_no_key_set(server: IssuerServer, body: bytes) -> None:
     server.serve(JWKS_PATH, body)
     assert "cannot be used: not " in refused(location(server))
 
 
-def test_bad_input_40_discovery_of_another_issuer(server: IssuerServer) -> None:
+@pytest.mark.bad_input(40)
+def test_discovery_of_another_issuer(server: IssuerServer) -> None:
     for issuer in (f"{server.url}/", server.url.upper(), f"https://localhost:{server.port}", ""):
         server.serve_discovery(issuer=issuer)
         text = refused(location(server, discovery=True))
@@ -405,8 +419,9 @@ def test_bad_input_40_discovery_of_another_issuer(server: IssuerServer) -> None:
     assert server.asked() == 0
 
 
+@pytest.mark.bad_input(40)
 @pytest.mark.parametrize("scheme", ["http", "HTTPS", "file", "https://user@x"])
-def test_bad_input_40_discovery_that_leads_astray(server: IssuerServer, scheme: str) -> None:
+def test_discovery_that_leads_astray(server: IssuerServer, scheme: str) -> None:
     server.serve_discovery(jwks_uri=f"{scheme}://{HOST}:{server.port}{JWKS_PATH}")
     text = refused(location(server, discovery=True))
     assert "the jwks_uri of the discovery document is " in text
@@ -464,7 +479,8 @@ def test_token_file_that_holds_no_token(
     assert server.requests == []
 
 
-def test_bad_input_40_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.bad_input(40)
+def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(10))
     started = time.monotonic()

@@ -144,7 +144,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def test_bad_input_48_a_killed_rotation_leaves_one_active_key(folder: Path) -> None:
+@pytest.mark.bad_input(48)
+def test_a_killed_rotation_leaves_one_active_key(folder: Path) -> None:
     keys, tokens = folder / "keys", folder / "tokens"
     keys.mkdir()
     first = generate_key(keys, "ES256", START)

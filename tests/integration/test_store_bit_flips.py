@@ -8,6 +8,8 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
@@ -67,7 +69,8 @@ def outcome(path: Path, intact: tuple[object, ...]) -> str:
     return "same" if found == intact else "ANOTHER STATE, silently"
 
 
-def test_bad_input_51_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Path) -> None:
+@pytest.mark.bad_input(51)
+def test_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_store(path)
     content = path.read_bytes()
@@ -92,7 +95,8 @@ def test_bad_input_51_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Pa
     assert outcomes["refused"] > len(bits) // 4
 
 
-def test_bad_input_51_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+@pytest.mark.bad_input(51)
+def test_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_store(path)
     content = path.read_bytes()
@@ -105,7 +109,8 @@ def test_bad_input_51_a_database_that_is_cut_short_is_refused(tmp_path: Path) ->
         assert outcome(tmp_path / "cut.db", intact) in ("refused", *whole), length
 
 
-def test_bad_input_51_a_page_of_zeros_is_refused(tmp_path: Path) -> None:
+@pytest.mark.bad_input(51)
+def test_a_page_of_zeros_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_store(path)
     content = path.read_bytes()

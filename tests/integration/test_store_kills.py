@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.integration.store_writer import operate
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
@@ -76,7 +78,8 @@ def contents(store: AuthStore) -> tuple[object, ...]:
     return state.meta, state.users, state.roles, state.groups, state.tokens
 
 
-def test_bad_input_47_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.bad_input(47)
+def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     database = tmp_path / "store.db"
     follower = AuthStore(SQLiteBackend(database))
     model = AuthStore(MemoryBackend())

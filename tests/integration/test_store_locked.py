@@ -42,8 +42,9 @@ def may_read(store: AuthStore) -> bool:
     return explain_access(store, "u", (), PermissionType.READ, KEY).allowed
 
 
+@pytest.mark.bad_input(50)
 @pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
-def test_bad_input_50_a_locked_database_is_read_from_and_not_written_to(
+def test_a_locked_database_is_read_from_and_not_written_to(
     store: AuthStore, other: sqlite3.Connection, lock: str
 ) -> None:
     other.execute(f"BEGIN {lock}")
@@ -85,7 +86,8 @@ def test_bad_input_50_a_locked_database_is_read_from_and_not_written_to(
     assert store.user("waits")
 
 
-def test_bad_input_50_each_of_many_writers_is_refused_within_2_s(
+@pytest.mark.bad_input(50)
+def test_each_of_many_writers_is_refused_within_2_s(
     store: AuthStore, other: sqlite3.Connection
 ) -> None:
     other.execute("BEGIN EXCLUSIVE")
@@ -115,7 +117,8 @@ def test_bad_input_50_each_of_many_writers_is_refused_within_2_s(
     store.add_user("user0")
 
 
-def test_bad_input_50_opening_a_locked_database_says_so(
+@pytest.mark.bad_input(50)
+def test_opening_a_locked_database_says_so(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     other.execute("BEGIN EXCLUSIVE")

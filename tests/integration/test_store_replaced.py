@@ -51,9 +51,10 @@ def users_in(path: Path) -> list[str]:
     return names
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("moment", ["before it is written", "before it is acknowledged"])
-def test_bad_input_60_a_change_goes_into_the_file_at_the_path(
+def test_a_change_goes_into_the_file_at_the_path(
     store: AuthStore, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     other = other_store(path.with_name("other.db"), "theirs")
@@ -73,10 +74,11 @@ def test_bad_input_60_a_change_goes_into_the_file_at_the_path(
     assert users_in(path) == store.user_names() == ["new", "theirs"]
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("way", [os.rename, shutil.copyfile], ids=["another file", "in place"])
 @pytest.mark.parametrize("users", [1, 2, 300])
-def test_bad_input_60_another_store_is_never_taken_for_changes_of_this_one(
+def test_another_store_is_never_taken_for_changes_of_this_one(
     store: AuthStore, path: Path, way: Callable[[Path, Path], object], users: int
 ) -> None:
     """Nothing but their heads tells two stores of one revision apart."""
@@ -105,9 +107,10 @@ def test_a_copy_of_the_same_data_is_no_other_store(store: AuthStore, path: Path)
     assert seen == []
 
 
+@pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")
-def test_bad_input_60_a_store_that_may_not_be_read() -> None:
+def test_a_store_that_may_not_be_read() -> None:
     # Not below tmp_path, which that user cannot reach.
     with TemporaryDirectory() as folder:
         path = other_store(Path(folder, "auth.db"), "first")

@@ -119,10 +119,11 @@ def look(data_dir: Path, configuration: Configuration) -> str:
         return f"{source.problem()} {source.warning()}"
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("source", ["file", "list", "environment"])
-def test_bad_input_61_in_each_field_of_leeway_yaml(
+def test_in_each_field_of_leeway_yaml(
     data_dir: Path, caplog: pytest.LogCaptureFixture, kind: str, source: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -176,9 +177,10 @@ TEXTS = [
 ]
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("text", TEXTS)
-def test_bad_input_61_in_a_text_that_is_not_in_order(data_dir: Path, text: str) -> None:
+def test_in_a_text_that_is_not_in_order(data_dir: Path, text: str) -> None:
     path = data_dir / "leeway.yaml"
     for kind, value in KINDS.items():
         path.write_text(text.format(value=value))
@@ -215,10 +217,11 @@ PLACES = [
 ]
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", PLACES, ids=lambda way: str(way[-1]))
-def test_bad_input_61_in_a_kubeconfig(
+def test_in_a_kubeconfig(
     kube: FakeKube,
     data_dir: Path,
     caplog: pytest.LogCaptureFixture,
@@ -262,9 +265,10 @@ def test_bad_input_61_in_a_kubeconfig(
     assert_hidden(caplog.text, "the log")
 
 
+@pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_input_61_in_files_that_are_read(
+def test_in_files_that_are_read(
     data_dir: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     caplog.set_level(logging.DEBUG)

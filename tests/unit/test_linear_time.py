@@ -178,15 +178,17 @@ def is_linear(parse: Parse, make: Make, size: int) -> bool:
     return any(growth_of(parse, make(n), make(2 * n)) <= MAX_GROWTH for n in sizes)
 
 
+@pytest.mark.bad_input(57)
 @pytest.mark.parametrize(("parse", "make"), CASES)
-def test_bad_input_57_parsers_are_linear(parse: Parse, make: Make) -> None:
+def test_parsers_are_linear(parse: Parse, make: Make) -> None:
     # YAML is read by Python code, which takes a second for what the others read in a millisecond.
     size = SIZE // 8 if make in YAML.values() else SIZE
     assert is_linear(parse, make, size)
 
 
+@pytest.mark.bad_input(57)
 @pytest.mark.parametrize("make", YAML.values(), ids=YAML)
-def test_bad_input_57_the_configuration_is_read_in_linear_time(make: Make, tmp_path: Path) -> None:
+def test_the_configuration_is_read_in_linear_time(make: Make, tmp_path: Path) -> None:
     def load(data: bytes) -> None:
         (tmp_path / config_file.FILE_NAME).write_bytes(data)
         config_file.load_configuration(tmp_path, {}, {})
@@ -194,9 +196,10 @@ def test_bad_input_57_the_configuration_is_read_in_linear_time(make: Make, tmp_p
     assert is_linear(load, make, SIZE // 8)
 
 
+@pytest.mark.bad_input(57)
 @pytest.mark.parametrize("parse", [parse_http, whole_request.read_head])
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_bad_input_57_the_block_that_was_found(parse: Parse, method: bytes) -> None:
+def test_the_block_that_was_found(parse: Parse, method: bytes) -> None:
     assert len(FOUND) == 126
     data = FOUND.replace(b"GET", method)
     plain = data.replace(b" " * 10, b" " + b"a" * 9)

@@ -72,8 +72,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 WAYS = [(name, way) for name in SECRETS for way in AS if (name[:7], way) != (KEY[:7], "its end")]
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize(("name", "way"), WAYS)
-def test_bad_input_56_a_secret_in_a_log_is_found(folder: Path, name: str, way: str) -> None:
+def test_a_secret_in_a_log_is_found(folder: Path, name: str, way: str) -> None:
     made, secret = SECRETS[name]
     if not made:  # a key is known by its file
         (folder / "signing.pem").write_bytes(secret)
@@ -84,10 +85,9 @@ def test_bad_input_56_a_secret_in_a_log_is_found(folder: Path, name: str, way: s
     assert [str(finding) for finding in findings] == [f"a {kind} is in {log}"]
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize("name", SECRETS)
-def test_bad_input_56_what_holds_a_secret_by_design_is_not_a_finding(
-    folder: Path, name: str
-) -> None:
+def test_what_holds_a_secret_by_design_is_not_a_finding(folder: Path, name: str) -> None:
     made, secret = SECRETS[name]
     (folder / "server.log").write_bytes(b'{"level": "info"}\n')
     if name != PASSWORD:
@@ -95,6 +95,7 @@ def test_bad_input_56_what_holds_a_secret_by_design_is_not_a_finding(
     assert search([folder], made, {"an answer": b"{}"})[1] == []
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize(
     "user",
     [
@@ -103,7 +104,7 @@ def test_bad_input_56_what_holds_a_secret_by_design_is_not_a_finding(
     ],
     ids=["token", "key"],
 )
-def test_bad_input_56_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
+def test_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
     folder: Path, user: dict[str, str]
 ) -> None:
     (folder / "root.yaml").write_bytes(kubeconfig_with(user))
@@ -112,6 +113,7 @@ def test_bad_input_56_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
     assert [finding.place for finding in findings] == ["an answer"]
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize(
     "data",
     [
@@ -123,12 +125,13 @@ def test_bad_input_56_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
         b"kind: Configuration\ntoken: x\n",
     ],
 )
-def test_bad_input_56_more_than_a_key_or_a_token_is_searched(data: bytes) -> None:
+def test_more_than_a_key_or_a_token_is_searched(data: bytes) -> None:
     assert not holds_secrets_by_design(data)
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize("kind", ["-----BEGIN", "token", "kind: Config"])
-def test_bad_input_56_logs_are_searched_whatever_they_look_like(folder: Path, kind: str) -> None:
+def test_logs_are_searched_whatever_they_look_like(folder: Path, kind: str) -> None:
     token = token_of(good_claims())
     data = {
         "-----BEGIN": pem_of("ES256"),
@@ -141,7 +144,8 @@ def test_bad_input_56_logs_are_searched_whatever_they_look_like(folder: Path, ki
     assert finding.place == str(folder / "server.log")
 
 
-def test_bad_input_56_a_core_file_is_a_finding(folder: Path) -> None:
+@pytest.mark.bad_input(56)
+def test_a_core_file_is_a_finding(folder: Path) -> None:
     header = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
     (folder / "core.1").write_bytes(header + b"\x04\x00" + bytes(100))
     (folder / "library.so").write_bytes(header + b"\x03\x00" + bytes(100))
@@ -163,6 +167,7 @@ def test_of_a_server(tmp_path):
 ALONE, WORKER = (), ("-n", "1")
 
 
+@pytest.mark.bad_input(56)
 @pytest.mark.parametrize(
     ("plant", "place", "workers"),
     [
@@ -175,7 +180,7 @@ ALONE, WORKER = (), ("-n", "1")
     ],
     ids=["a file", "a binary file", "an output", "a print", "an answer", "nothing"],
 )
-def test_bad_input_56_a_run_of_tests_fails_with_what_it_leaves(
+def test_a_run_of_tests_fails_with_what_it_leaves(
     folder: Path, plant: str, place: str, workers: tuple[str, ...]
 ) -> None:
     (folder / "pytest.ini").touch()
@@ -193,10 +198,10 @@ def test_bad_input_56_a_run_of_tests_fails_with_what_it_leaves(
         text=True,
         check=False,
     )
-    is_failed = "FAILED" in done.stdout and "::test_bad_input_56" in done.stdout
+    is_failed = "FAILED" in done.stdout and "::test_no_secret" in done.stdout
     assert is_failed is (place != ""), done.stdout + done.stderr
     assert done.returncode == (1 if place else 0), done.stdout + done.stderr
     assert place in done.stdout
-    shown = done.stdout.partition("bad_input_56")[2]
+    shown = done.stdout.partition("bad_input(56)")[2]
     assert "correct-horse" not in shown
     assert "ecretecret" not in shown

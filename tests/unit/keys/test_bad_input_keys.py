@@ -167,15 +167,17 @@ SETS = [
 ]
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize(("keys", "why"), SETS)
-def test_bad_input_38_key_set(keys: list, why: str) -> None:
+def test_key_set(keys: list, why: str) -> None:
     with pytest.raises(KeysError) as raised:
         parse_jwks(as_json({"keys": keys}))
     assert why in str(raised.value)
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize(("keys", "why"), SETS)
-def test_bad_input_38_file_of_a_key_set(keys: list, why: str, tmp_path: Path) -> None:
+def test_file_of_a_key_set(keys: list, why: str, tmp_path: Path) -> None:
     (tmp_path / "cluster-jwks.json").write_bytes(as_json({"keys": keys}))
     text = _refused_trusted_issuer(tmp_path, "jwksFile: cluster-jwks.json")
     assert str(tmp_path / "cluster-jwks.json") in text
@@ -192,6 +194,7 @@ def _refused_trusted_issuer(folder: Path, keys: str) -> str:
     return str(raised.value)
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize(
     "document",
     [
@@ -208,7 +211,7 @@ def _refused_trusted_issuer(folder: Path, keys: str) -> str:
         as_json(RSA_JWK),
     ],
 )
-def test_bad_input_38_text_that_is_no_key_set(document: bytes) -> None:
+def test_text_that_is_no_key_set(document: bytes) -> None:
     with pytest.raises(KeysError):
         parse_jwks(document)
 
@@ -225,17 +228,19 @@ SAME = [
 ]
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(3)
 @pytest.mark.parametrize("keys", SAME)
-def test_bad_input_38_the_same_key_twice_is_one_key(keys: list) -> None:
+def test_the_same_key_twice_is_one_key(keys: list) -> None:
     parsed = parse_jwks(as_json({"keys": [*keys, EC_JWK]}))
     assert {key.kid for key in parsed.keys} == {RSA_JWK["kid"], EC_JWK["kid"]}
     assert len(parsed.keys) == 2
     assert parsed.skipped == ()
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(3)
-def test_bad_input_38_a_key_without_kid_takes_the_one_it_has_elsewhere() -> None:
+def test_a_key_without_kid_takes_the_one_it_has_elsewhere() -> None:
     named = RSA_JWK | {"kid": "cluster-key"}
     for keys in ([named, UNNAMED], [UNNAMED, named]):
         (key,) = parse_jwks(as_json({"keys": keys})).keys
@@ -255,9 +260,10 @@ SKIPPED = [
 ]
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(4)
 @pytest.mark.parametrize(("entry", "why"), SKIPPED)
-def test_bad_input_38_a_key_that_is_never_used_is_skipped(entry: dict, why: str) -> None:
+def test_a_key_that_is_never_used_is_skipped(entry: dict, why: str) -> None:
     for keys, place in (([entry, OKP_JWK], 0), ([OKP_JWK, entry], 1)):
         parsed = parse_jwks(as_json({"keys": keys}))
         assert [key.kid for key in parsed.keys] == [OKP_JWK["kid"]]
@@ -325,19 +331,22 @@ WEAK_KEYS = {
 }
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize("name", WEAK_KEYS)
-def test_bad_input_38_private_key_file(name: str, tmp_path: Path) -> None:
+def test_private_key_file(name: str, tmp_path: Path) -> None:
     text = _refused_signing_key(tmp_path, pem_of(WEAK_KEYS[name]()))
     assert "use " in text
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize("name", WEAK_KEYS)
-def test_bad_input_38_public_key_file(name: str, tmp_path: Path) -> None:
+def test_public_key_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "sa.pub").write_bytes(public_pem(WEAK_KEYS[name]()))
     text = _refused_trusted_issuer(tmp_path, "publicKeyFiles: [sa.pub]")
     assert str(tmp_path / "sa.pub") in text
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.parametrize(
     ("modulus", "exponent"),
     [
@@ -347,9 +356,7 @@ def test_bad_input_38_public_key_file(name: str, tmp_path: Path) -> None:
         pytest.param(roca_modulus(), 65537, id="roca"),
     ],
 )
-def test_bad_input_38_rsa_numbers_in_a_pem_file(
-    modulus: int, exponent: int, tmp_path: Path
-) -> None:
+def test_rsa_numbers_in_a_pem_file(modulus: int, exponent: int, tmp_path: Path) -> None:
     (tmp_path / "sa.pub").write_bytes(_rsa_public_pem(modulus, exponent))
     text = _refused_trusted_issuer(tmp_path, "publicKeyFiles: [sa.pub]")
     assert str(tmp_path / "sa.pub") in text
@@ -362,8 +369,9 @@ def test_control_rsa_numbers_in_a_pem_file() -> None:
     assert key.kid == public.kid
 
 
+@pytest.mark.bad_input(38)
 @pytest.mark.fault(3)
-def test_bad_input_38_the_same_public_key_twice_is_one_key(tmp_path: Path) -> None:
+def test_the_same_public_key_twice_is_one_key(tmp_path: Path) -> None:
     pem = public_pem(signing_key("RS256").private_key)
     (tmp_path / "a.pub").write_bytes(pem + pem)
     (tmp_path / "b.pub").write_bytes(pem)
@@ -372,7 +380,8 @@ def test_bad_input_38_the_same_public_key_twice_is_one_key(tmp_path: Path) -> No
     assert list(issuer.keys) == [RSA_JWK["kid"]]
 
 
-def test_bad_input_38_same_key_in_two_private_files(tmp_path: Path) -> None:
+@pytest.mark.bad_input(38)
+def test_same_key_in_two_private_files(tmp_path: Path) -> None:
     for name in ("a.pem", "b.pem"):
         _private_file(tmp_path / name, private_key_pem(signing_key("RS256").private_key))
     with pytest.raises(InvalidKeyError) as raised:
@@ -412,10 +421,11 @@ def _refused_signing_key(folder: Path, data: bytes, mode: int = 0o600) -> str:
 GOOD_PEM = private_key_pem(signing_key("ES256").private_key)
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize(
     "mode", [0o640, 0o604, 0o644, 0o660, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777], ids=oct
 )
-def test_bad_input_39_private_key_open_to_others(mode: int, tmp_path: Path) -> None:
+def test_private_key_open_to_others(mode: int, tmp_path: Path) -> None:
     text = _refused_signing_key(tmp_path, GOOD_PEM, mode)
     assert f"{mode:04o}" in text
     assert "chmod 600" in text
@@ -428,7 +438,8 @@ def test_control_private_key_of_its_owner(mode: int, tmp_path: Path) -> None:
     assert load_keyring(tmp_path).signing_key().verification_key.kid == kid
 
 
-def test_bad_input_39_schedule_open_to_others(tmp_path: Path) -> None:
+@pytest.mark.bad_input(39)
+def test_schedule_open_to_others(tmp_path: Path) -> None:
     _private_file(tmp_path / "signing.pem", GOOD_PEM)
     path = _private_file(tmp_path / "schedule.json", b'{"keys":[]}', 0o644)
     with pytest.raises(InvalidKeyError, match="chmod 600") as raised:
@@ -436,9 +447,10 @@ def test_bad_input_39_schedule_open_to_others(tmp_path: Path) -> None:
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
 @pytest.mark.parametrize("encoding", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_bad_input_39_encrypted_pem(kind: str, encoding: PrivateFormat, tmp_path: Path) -> None:
+def test_encrypted_pem(kind: str, encoding: PrivateFormat, tmp_path: Path) -> None:
     if kind == "EdDSA" and encoding is PrivateFormat.TraditionalOpenSSL:
         encoding = PrivateFormat.OpenSSH
         secret = NoEncryption()
@@ -449,6 +461,7 @@ def test_bad_input_39_encrypted_pem(kind: str, encoding: PrivateFormat, tmp_path
     assert encoding is PrivateFormat.OpenSSH or "encrypted" in text
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize(
     "data",
     [
@@ -456,12 +469,13 @@ def test_bad_input_39_encrypted_pem(kind: str, encoding: PrivateFormat, tmp_path
         pytest.param(b"\n \t\n", id="white-space"),
     ],
 )
-def test_bad_input_39_empty_file(data: bytes, tmp_path: Path) -> None:
+def test_empty_file(data: bytes, tmp_path: Path) -> None:
     assert "empty" in _refused_signing_key(tmp_path, data)
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "ES512", "EdDSA"])
-def test_bad_input_39_file_cut_anywhere(kind: str, tmp_path: Path) -> None:
+def test_file_cut_anywhere(kind: str, tmp_path: Path) -> None:
     pem = private_key_pem(signing_key(kind).private_key)
     whole = len(pem.rstrip())
     for size in range(1, whole):
@@ -475,6 +489,7 @@ def _lines(pem: bytes) -> list[bytes]:
     return pem.splitlines(keepends=True)
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize(
     "change",
     [
@@ -498,18 +513,20 @@ def _lines(pem: bytes) -> list[bytes]:
         ),
     ],
 )
-def test_bad_input_39_file_that_is_damaged(change, tmp_path: Path) -> None:
+def test_file_that_is_damaged(change, tmp_path: Path) -> None:
     _refused_signing_key(tmp_path, change(GOOD_PEM))
 
 
-def test_bad_input_39_missing_file_or_folder(tmp_path: Path) -> None:
+@pytest.mark.bad_input(39)
+def test_missing_file_or_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.pem", tmp_path):
         with pytest.raises(InvalidKeyError) as raised:
             read_private_file(path)
         assert str(path) in str(raised.value)
 
 
-def test_bad_input_39_public_key_file_damaged(tmp_path: Path) -> None:
+@pytest.mark.bad_input(39)
+def test_public_key_file_damaged(tmp_path: Path) -> None:
     pem = public_pem(signing_key("RS256").private_key)
     for data in (b"", b"  \n", pem[:100], pem[:-30], pem.replace(b"A", b"!"), b"text"):
         (tmp_path / "sa.pub").write_bytes(data)
@@ -526,8 +543,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.parametrize("name", ["server.key", "server.crt", "ca.crt"])
-def test_bad_input_39_tls_file(name: str, data_dir: Path) -> None:
+def test_tls_file(name: str, data_dir: Path) -> None:
     tls_files(data_dir)
     path = data_dir / "tls" / name
     data, mode = path.read_bytes(), path.stat().st_mode

@@ -102,8 +102,9 @@ BAD = [
 ]
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize(("lists", "error", "words"), BAD)
-def test_bad_input_34_revocation_lists_that_cannot_be_used(
+def test_revocation_lists_that_cannot_be_used(
     lists: bytes, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error) as raised:
@@ -114,7 +115,8 @@ def test_bad_input_34_revocation_lists_that_cannot_be_used(
     assert "\n" not in text
 
 
-def test_bad_input_34_a_ca_that_may_not_sign_lists() -> None:
+@pytest.mark.bad_input(34)
+def test_a_ca_that_may_not_sign_lists() -> None:
     key = load_pem_private_key(CA.private_key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     name = x509.load_pem_x509_certificate(CA.certificate).subject

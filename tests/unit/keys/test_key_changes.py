@@ -177,9 +177,10 @@ class Killed(BaseException):
 WRITES = ("create_file", "replace_file")
 
 
+@pytest.mark.bad_input(48)
 @pytest.mark.parametrize("after", [False, True], ids=["before-the-write", "after-the-write"])
 @pytest.mark.parametrize("write", range(8))
-def test_bad_input_48_a_process_may_end_at_any_write(
+def test_a_process_may_end_at_any_write(
     folder: Path, monkeypatch: pytest.MonkeyPatch, write: int, after: bool
 ) -> None:
     """From the first mark to the first retirement there are eight writes."""

@@ -185,8 +185,9 @@ def test_a_folder_that_cannot_be_used_from_the_start(tmp_path: Path) -> None:
         Watched(tmp_path)
 
 
+@pytest.mark.bad_input(54)
 @pytest.mark.parametrize("jump", [365 * DAY, -365 * DAY, 2 * 3600])
-def test_bad_input_54_a_clock_that_jumps_takes_no_step(
+def test_a_clock_that_jumps_takes_no_step(
     watched: Watched, caplog: pytest.LogCaptureFixture, jump: int
 ) -> None:
     watched.look_after(POLICY.rotate_every - PUBLISH)

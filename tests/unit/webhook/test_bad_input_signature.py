@@ -113,9 +113,10 @@ ENCODINGS = [
 ]
 
 
+@pytest.mark.bad_input(11)
 @pytest.mark.parametrize(("remainder", "change"), ENCODINGS)
 @pytest.mark.parametrize("place", [0, 1], ids=["header", "payload"])
-def test_bad_input_11_encoding_of_header_or_payload(place, remainder, change) -> None:
+def test_encoding_of_header_or_payload(place, remainder, change) -> None:
     segments = _length(remainder, place)
     assert_accepted(authenticator_with().authenticate(sign_text(".".join(segments), RSA), [], NOW))
     changed = change(segments[place])
@@ -138,12 +139,13 @@ def _signed_with(algorithm: str, characters: str) -> str:
     raise AssertionError
 
 
+@pytest.mark.bad_input(11)
 @pytest.mark.parametrize(
     "change",
     [pytest.param(case.values[1], id=case.id) for case in ENCODINGS],
 )
 @pytest.mark.parametrize("algorithm", SIGNATURES)
-def test_bad_input_11_encoding_of_signature(algorithm, change, request) -> None:
+def test_encoding_of_signature(algorithm, change, request) -> None:
     token = _signed_with(algorithm, "-_")
     start, _, signature = token.rpartition(".")
     assert len(signature) % 4 == SIGNATURES[algorithm]
@@ -162,16 +164,18 @@ def test_bad_input_11_encoding_of_signature(algorithm, change, request) -> None:
     assert_refused(outcome, changed, reason)
 
 
-def test_bad_input_11_es256_with_two_pads() -> None:
+@pytest.mark.bad_input(11)
+def test_es256_with_two_pads() -> None:
     token = token_of(good_claims(), signing_key("ES256"))
     assert len(token.rpartition(".")[2]) == 86
     assert_accepted(authenticator_with(signing_key("ES256")).authenticate(token, [], NOW))
     refuse(token + "==", Reason.MALFORMED)
 
 
+@pytest.mark.bad_input(11)
 @pytest.mark.parametrize("character", [" ", "\t", "\n", "\r", "\v", "\f", "\xa0", "\u2028"])
 @pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
-def test_bad_input_11_white_space_around_the_token(character: str, after: bool) -> None:
+def test_white_space_around_the_token(character: str, after: bool) -> None:
     token = token_of(good_claims())
     # A review cuts ASCII white space off; what comes to the authenticator with it is refused.
     token = token + character if after else character + token
@@ -195,9 +199,10 @@ def _cut(signature: bytes) -> list[tuple[str, bytes]]:
     ]
 
 
+@pytest.mark.bad_input(12)
 @pytest.mark.parametrize("case", range(11), ids=[name for name, _ in _cut(b"12345678")])
 @pytest.mark.parametrize("algorithm", ALL_ALGORITHMS)
-def test_bad_input_12_signature_of_another_length_or_value(algorithm: str, case: int) -> None:
+def test_signature_of_another_length_or_value(algorithm: str, case: int) -> None:
     key = signing_key(algorithm)
     start, _, signature = token_of(good_claims(), key).rpartition(".")
     changed = f"{start}.{b64(_cut(unb64(signature))[case][1])}"
@@ -205,8 +210,9 @@ def test_bad_input_12_signature_of_another_length_or_value(algorithm: str, case:
     assert_refused(outcome, changed, Reason.BAD_SIGNATURE)
 
 
+@pytest.mark.bad_input(12)
 @pytest.mark.parametrize("algorithm", ALL_ALGORITHMS)
-def test_bad_input_12_signature_of_another_token(algorithm: str) -> None:
+def test_signature_of_another_token(algorithm: str) -> None:
     key = signing_key(algorithm)
     authenticator = authenticator_with(key)
     tokens = [token_of(good_claims(jti=jti), key) for jti in ("one", "two")]
@@ -233,7 +239,8 @@ def _names_our_issuer(token: str) -> bool:
     return same and isinstance(claims, dict) and claims.get("iss") == ISSUER
 
 
-def test_bad_input_12_every_bit_of_one_token() -> None:
+@pytest.mark.bad_input(12)
+def test_every_bit_of_one_token() -> None:
     token = token_of(good_claims())
     authenticator = authenticator_with()
     assert_accepted(authenticator.authenticate(token, [], NOW))
@@ -266,15 +273,17 @@ def _with_numbers(start: str, r: int, s: int, size: int) -> str:
     return f"{start}.{b64(r.to_bytes(size) + s.to_bytes(size))}"
 
 
+@pytest.mark.bad_input(13)
 @pytest.mark.parametrize("algorithm", ORDER)
-def test_bad_input_13_signature_as_der(algorithm: str) -> None:
+def test_signature_as_der(algorithm: str) -> None:
     start, r, s, _ = _ecdsa(algorithm)
     token = f"{start}.{b64(encode_dss_signature(r, s))}"
     outcome = authenticator_with(signing_key(algorithm)).authenticate(token, [], NOW)
     assert_refused(outcome, token, Reason.BAD_SIGNATURE)
 
 
-def test_bad_input_13_der_signature_of_the_raw_length() -> None:
+@pytest.mark.bad_input(13)
+def test_der_signature_of_the_raw_length() -> None:
     """A DER signature may by chance be as long as a raw one; it still is none."""
     key = signing_key("ES256")
     assert isinstance(key.private_key, ec.EllipticCurvePrivateKey)
@@ -284,6 +293,7 @@ def test_bad_input_13_der_signature_of_the_raw_length() -> None:
         refuse(f"{start}.{b64(data)}", Reason.BAD_SIGNATURE)
 
 
+@pytest.mark.bad_input(13)
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -303,15 +313,16 @@ def test_bad_input_13_der_signature_of_the_raw_length() -> None:
     ],
 )
 @pytest.mark.parametrize("algorithm", ORDER)
-def test_bad_input_13_numbers_at_the_edges(algorithm: str, numbers) -> None:
+def test_numbers_at_the_edges(algorithm: str, numbers) -> None:
     start, r, s, size = _ecdsa(algorithm)
     token = _with_numbers(start, *numbers(r, s, ORDER[algorithm]), size)
     outcome = authenticator_with(signing_key(algorithm)).authenticate(token, [], NOW)
     assert_refused(outcome, token, Reason.BAD_SIGNATURE)
 
 
+@pytest.mark.bad_input(13)
 @pytest.mark.parametrize(("of_r", "of_s"), [(1, 0), (0, 1), (1, 1), (0, 60)])
-def test_bad_input_13_number_plus_the_order_is_not_reduced(of_r: int, of_s: int) -> None:
+def test_number_plus_the_order_is_not_reduced(of_r: int, of_s: int) -> None:
     """P-521's numbers leave seven bits of their bytes free, so that a second one would fit."""
     start, r, s, size = _ecdsa("ES512")
     order = ORDER["ES512"]
@@ -320,8 +331,9 @@ def test_bad_input_13_number_plus_the_order_is_not_reduced(of_r: int, of_s: int)
     assert_refused(outcome, token, Reason.BAD_SIGNATURE)
 
 
+@pytest.mark.bad_input(13)
 @pytest.mark.parametrize("algorithm", ORDER)
-def test_bad_input_13_high_s_is_the_same_token_for_revocation(algorithm: str) -> None:
+def test_high_s_is_the_same_token_for_revocation(algorithm: str) -> None:
     start, r, s, size = _ecdsa(algorithm)
     both = {_with_numbers(start, r, value, size) for value in (s, ORDER[algorithm] - s)}
     assert len(both) == 2
@@ -336,6 +348,7 @@ def test_bad_input_13_high_s_is_the_same_token_for_revocation(algorithm: str) ->
     assert credentials == {(f"JTI={accepted[0].claims.jti}",)}
 
 
+@pytest.mark.bad_input(14)
 @pytest.mark.parametrize(
     ("bound_to", "named", "signed", "reason"),
     [
@@ -350,7 +363,7 @@ def test_bad_input_13_high_s_is_the_same_token_for_revocation(algorithm: str) ->
         ("PS384", "PS384", "PS256", Reason.BAD_SIGNATURE),
     ],
 )
-def test_bad_input_14_padding_of_another_rule(bound_to, named, signed, reason) -> None:
+def test_padding_of_another_rule(bound_to, named, signed, reason) -> None:
     key = signing_key(bound_to)
     token = token_of(good_claims(), key, header_of(key, alg=named), signed)
     outcome = authenticator_with(key).authenticate(token, [], NOW)
@@ -392,8 +405,9 @@ def _serializations() -> dict[str, str]:
 OURS_BUT_SPOILED = ("prefixed", "quoted")
 
 
+@pytest.mark.bad_input(15)
 @pytest.mark.parametrize("name", _serializations())
-def test_bad_input_15_other_serializations(name: str) -> None:
+def test_other_serializations(name: str) -> None:
     refuse(_serializations()[name], Reason.MALFORMED, ours=name in OURS_BUT_SPOILED)
 
 
@@ -439,6 +453,7 @@ def test_control_keys_in_use_verify(scheduled: Authenticator, name: str, with_ki
     assert_accepted(scheduled.authenticate(token_of(good_claims(), key, header), [], NOW))
 
 
+@pytest.mark.bad_input(16)
 @pytest.mark.parametrize(
     ("kid", "reason"),
     [
@@ -456,14 +471,15 @@ def test_control_keys_in_use_verify(scheduled: Authenticator, name: str, with_ki
         pytest.param("other", id="of-another-trusted-issuer"),
     ],
 )
-def test_bad_input_16_key_not_in_use(scheduled, name: str, kid: str | None, reason) -> None:
+def test_key_not_in_use(scheduled, name: str, kid: str | None, reason) -> None:
     key = signing_key("RS256", name)
     named = kid and (key if kid == "its" else signing_key("RS256", kid)).verification_key.kid
     token = token_of(good_claims(), key, header_of(key, kid=named))
     assert_refused(scheduled.authenticate(token, [], NOW), token, reason)
 
 
-def test_bad_input_16_key_of_no_algorithm_in_use(scheduled: Authenticator) -> None:
+@pytest.mark.bad_input(16)
+def test_key_of_no_algorithm_in_use(scheduled: Authenticator) -> None:
     key = signing_key("ES256", "foreign")
     token = token_of(good_claims(), key, header_of(key, kid=None))
     outcome = scheduled.authenticate(token, [], NOW)

@@ -55,7 +55,8 @@ def test_text_and_yaml_say_the_same(leeway: Leeway, data_dir: Path) -> None:
     assert [line.split()[0] for line in lines[1:]] == list(found)
 
 
-def test_bad_input_61_what_could_be_a_secret_is_not_shown(leeway: Leeway, data_dir: Path) -> None:
+@pytest.mark.bad_input(61)
+def test_what_could_be_a_secret_is_not_shown(leeway: Leeway, data_dir: Path) -> None:
     random = "q83vEjRWq83vEjRWq83v"
     url = "https://k.example/jwks?key=hunter2hunter2"
     with (data_dir / "leeway.yaml").open("a") as file:

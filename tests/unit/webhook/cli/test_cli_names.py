@@ -32,8 +32,9 @@ def assert_harmless(text: str) -> None:
     assert left.isprintable(), ascii("".join(c for c in left if not c.isprintable())[:80])
 
 
+@pytest.mark.bad_input(62)
 @pytest.mark.parametrize("name", ["escape", "line-feed", "c1", "bidi-override"])
-def test_bad_input_62_the_name_of_a_data_directory_is_shown_escaped(
+def test_the_name_of_a_data_directory_is_shown_escaped(
     leeway: Leeway, tmp_path: Path, name: str
 ) -> None:
     where = ("--data-dir", tmp_path / NAMES[name].replace("/", ""))
@@ -52,10 +53,9 @@ def test_bad_input_62_the_name_of_a_data_directory_is_shown_escaped(
     assert_harmless(leeway("doctor", *where).out)
 
 
+@pytest.mark.bad_input(62)
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_bad_input_62_names_are_stored_and_shown_escaped(
-    leeway: Leeway, data_dir: Path, name: str
-) -> None:
+def test_names_are_stored_and_shown_escaped(leeway: Leeway, data_dir: Path, name: str) -> None:
     where = ("--data-dir", data_dir)
     for words in (
         ("user", "add", name, "--no-password"),
@@ -121,9 +121,10 @@ WRONG = [
 ]
 
 
+@pytest.mark.bad_input(62)
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_bad_input_62_names_in_errors(
+def test_names_in_errors(
     leeway: Leeway, data_dir: Path, tmp_path: Path, words: tuple[str, ...], name: str
 ) -> None:
     place = tmp_path / "new" if words[0] == "init" else data_dir
@@ -135,7 +136,8 @@ def test_bad_input_62_names_in_errors(
     assert len(ran.err) < 3000
 
 
-def test_bad_input_62_names_in_a_token(leeway: Leeway, made: Path, own_key: SigningKey) -> None:
+@pytest.mark.bad_input(62)
+def test_names_in_a_token(leeway: Leeway, made: Path, own_key: SigningKey) -> None:
     name = NAMES["escape"] + NAMES["bidi-override"]
     token = token_of(good_claims(aud=[name], note=name), own_key, {"alg": "ES256", "x": name})
     for command, where in (("inspect", ()), ("review", ("--data-dir", made))):

@@ -176,11 +176,12 @@ NOT_ISSUED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
 ]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("name", "flags", "parts"), NOT_ISSUED, ids=[" ".join([c[0], *c[1]]) for c in NOT_ISSUED]
 )
-def test_bad_input_25_what_is_missing_is_named(
+def test_what_is_missing_is_named(
     leeway: Leeway, with_objects: Path, name: str, flags: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     ran = leeway("token", "create", name, "-n", "argo-run", *flags, "--data-dir", with_objects)
@@ -188,8 +189,9 @@ def test_bad_input_25_what_is_missing_is_named(
     assert not (with_objects / "audit.log").exists()
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.fault(7)
-def test_bad_input_25_an_api_server_that_is_away(leeway: Leeway, data_dir: Path) -> None:
+def test_an_api_server_that_is_away(leeway: Leeway, data_dir: Path) -> None:
     with (data_dir / "leeway.yaml").open("a") as configuration:
         configuration.write("objects: {source: kubernetes, kubernetes: {kubeconfig: kube.yaml}}\n")
     with closing(socket.socket()) as unused:

@@ -131,13 +131,14 @@ def test_what_may_be_left_out(kind: str) -> None:
     assert parse({"spec": whole["spec"]}, kind) == expected
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("path", ["v1", "v1beta1"])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "left-out"])
 @pytest.mark.parametrize(
     ("sent", "groups"), [(V1, ("in-v1",)), (V1BETA1, ("in-v1beta1", "second"))]
 )
-def test_bad_input_29_the_version_of_the_body_decides(
+def test_the_version_of_the_body_decides(
     sent: str, groups: tuple[str, ...], path: str, named: bool
 ) -> None:
     """Each version has a name of its own for the groups; the other's is an unknown field."""
@@ -157,12 +158,14 @@ def test_bad_input_29_the_version_of_the_body_decides(
     assert (answer["apiVersion"], answer["spec"]) == (sent, spec)
 
 
-def test_bad_input_29_the_self_review_has_one_version() -> None:
+@pytest.mark.bad_input(29)
+def test_the_self_review_has_one_version() -> None:
     with pytest.raises(InvalidReviewError, match=f"serves '{V1}'$"):
         parse(body(SELF_KIND, apiVersion=V1BETA1), SELF_KIND)
 
 
-def test_bad_input_30_a_status_of_the_client_counts_for_nothing() -> None:
+@pytest.mark.bad_input(30)
+def test_a_status_of_the_client_counts_for_nothing() -> None:
     asked = parse(body(status={"allowed": True, "denied": True, "evaluationError": "x"}))
     answer = json.loads(render_access_review(asked, "why not", allowed=False))
     assert answer["status"] == {"allowed": False, "reason": "why not"}
@@ -282,8 +285,9 @@ WRONG: dict[str, tuple[object, str]] = {
 }
 
 
+@pytest.mark.bad_input(27, 28, 29, 30, 31)
 @pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
-def test_bad_input_27_to_31_what_is_no_review(value: object, why: str) -> None:
+def test_what_is_no_review(value: object, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why) as caught:
         parse(value)
     assert len(str(caught.value)) < 300
@@ -475,6 +479,7 @@ def test_who_am_i(value: bytes) -> None:
     parse_who_am_i(value)
 
 
+@pytest.mark.bad_input(27, 28, 29, 30, 31)
 @pytest.mark.parametrize(
     ("value", "why"),
     [
@@ -487,7 +492,7 @@ def test_who_am_i(value: bytes) -> None:
         (b'{"kind":"","kind":""}', "appears twice"),
     ],
 )
-def test_bad_input_27_to_31_what_does_not_ask_who(value: bytes, why: str) -> None:
+def test_what_does_not_ask_who(value: bytes, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why):
         parse_who_am_i(value)
 

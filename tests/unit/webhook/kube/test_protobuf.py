@@ -124,8 +124,9 @@ WRONG: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize(("body", "why"), WRONG.values(), ids=WRONG)
-def test_bad_input_31_what_is_no_such_object(body: bytes, why: str) -> None:
+def test_what_is_no_such_object(body: bytes, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why):
         json_of(body, TEST)
 
@@ -134,8 +135,9 @@ def test_bad_input_31_what_is_no_such_object(body: bytes, why: str) -> None:
 BETWEEN_FIELDS = (4, 46, 84, 86)
 
 
+@pytest.mark.bad_input(31)
 @pytest.mark.parametrize("end", sorted(set(range(len(KUBECTL))) - set(BETWEEN_FIELDS)))
-def test_bad_input_31_cut_anywhere(end: int) -> None:
+def test_cut_anywhere(end: int) -> None:
     with pytest.raises(InvalidReviewError):
         json_of(KUBECTL[:end], MESSAGE)
 

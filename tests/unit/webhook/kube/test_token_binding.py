@@ -156,8 +156,9 @@ NOT_FOUND = [
 ]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize(("objects", "bound", "message"), NOT_FOUND)
-def test_bad_input_25_not_found(
+def test_not_found(
     objects: dict[str, object], bound: BoundObjectReference | None, message: str
 ) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
@@ -197,8 +198,9 @@ CONFLICTS = [
 ]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize(("bound", "members", "message"), CONFLICTS)
-def test_bad_input_25_another_uid(
+def test_another_uid(
     bound: BoundObjectReference | None, members: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ObjectConflictError) as caught:
@@ -339,12 +341,13 @@ def test_without_a_source_a_uid_is_needed() -> None:
     assert caught.value.required
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("answer", [Absence.UNAVAILABLE, Absence.UNSEEN])
 @pytest.mark.parametrize(
     ("objects", "name"),
     [("sa", "service account argo-run/loofah"), ("pod", "pod argo-run/p-0"), ("node", "node n-0")],
 )
-def test_bad_input_25_the_look_up_fails(answer: Absence, objects: str, name: str) -> None:
+def test_the_look_up_fails(answer: Absence, objects: str, name: str) -> None:
     with pytest.raises(LookupUnavailableError, match=f"^{name} could not be looked up"):
         resolve(source_with(**{objects: answer}), reference("Pod", "p-0"))
 

@@ -40,6 +40,7 @@ def refuse(content: bytes | dict, version: str = "v1") -> str:
     return text
 
 
+@pytest.mark.bad_input(27)
 @pytest.mark.parametrize(
     ("content", "phrase"),
     [
@@ -82,10 +83,11 @@ def refuse(content: bytes | dict, version: str = "v1") -> str:
         pytest.param(body(metadata="x"), "metadata", id="metadata-text"),
     ],
 )
-def test_bad_input_27_token_or_spec(content: dict, phrase: str) -> None:
+def test_token_or_spec(content: dict, phrase: str) -> None:
     assert phrase in refuse(content)
 
 
+@pytest.mark.bad_input(28)
 @pytest.mark.parametrize(
     "text",
     [
@@ -97,20 +99,22 @@ def test_bad_input_27_token_or_spec(content: dict, phrase: str) -> None:
     ],
 )
 @pytest.mark.parametrize("spaced", [False, True], ids=["compact", "spaced"])
-def test_bad_input_28_member_of_spec_twice(text: str, spaced: bool) -> None:
+def test_member_of_spec_twice(text: str, spaced: bool) -> None:
     content = f'{{"kind":"TokenReview","apiVersion":"{V1}","spec":{text}}}'
     content = content.replace(",", ", ") if spaced else content
     assert "appears twice" in refuse(content.encode())
 
 
+@pytest.mark.bad_input(28)
 @pytest.mark.parametrize("member", ["kind", "apiVersion", "spec", "metadata", "status", "other"])
-def test_bad_input_28_member_of_review_twice(member: str) -> None:
+def test_member_of_review_twice(member: str) -> None:
     good = as_json(body(metadata={}, status={}, other=1)).decode()
     value = json.dumps(json.loads(good)[member], separators=(",", ":"))
     content = f'{good[:-1]},"{member}":{value}}}'
     assert "appears twice" in refuse(content.encode())
 
 
+@pytest.mark.bad_input(28)
 @pytest.mark.parametrize(
     ("content", "field"),
     [
@@ -128,10 +132,11 @@ def test_bad_input_28_member_of_review_twice(member: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input_28_member_in_another_case(content: dict, field: str) -> None:
+def test_member_in_another_case(content: dict, field: str) -> None:
     assert field in refuse(content)
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 @pytest.mark.parametrize(
     ("changes", "found"),
@@ -152,18 +157,19 @@ def test_bad_input_28_member_in_another_case(content: dict, field: str) -> None:
         pytest.param({"apiVersion": "a\nb"}, r"'a\nb'", id="newline"),
     ],
 )
-def test_bad_input_29_kind_or_version(changes: dict, found: str, version: str) -> None:
+def test_kind_or_version(changes: dict, found: str, version: str) -> None:
     served = f"authentication.k8s.io/{version}"
     text = refuse(body(apiVersion=served) | changes, version)
     assert found in text
     assert ("'TokenReview'" if "kind" in changes else f"'{served}'") in text
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("path", ["v1", "v1beta1"])
 @pytest.mark.parametrize("sent", [V1, V1BETA1])
 @pytest.mark.parametrize("plain", [True, False], ids=["as-kube-apiserver", "spaced"])
-def test_bad_input_29_the_version_of_the_body_decides(sent: str, path: str, plain: bool) -> None:
+def test_the_version_of_the_body_decides(sent: str, path: str, plain: bool) -> None:
     content = body({"token": token_of(good_claims())}, apiVersion=sent)
     data = as_json(content) if plain else json.dumps(content, indent=1).encode()
     answer = _answer(data, path)
@@ -171,9 +177,10 @@ def test_bad_input_29_the_version_of_the_body_decides(sent: str, path: str, plai
     assert answer["status"]["authenticated"] is True
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "left-out"])
-def test_bad_input_29_each_version_is_answered_as_itself(version: str, named: bool) -> None:
+def test_each_version_is_answered_as_itself(version: str, named: bool) -> None:
     api_version = f"authentication.k8s.io/{version}"
     content = {"spec": {"token": token_of(good_claims())}}
     if named:
@@ -192,6 +199,7 @@ def _answer(data: bytes, version: str = "v1") -> dict:
     return json.loads(text)
 
 
+@pytest.mark.bad_input(30)
 @pytest.mark.parametrize("valid", [True, False], ids=["good-token", "bad-token"])
 @pytest.mark.parametrize(
     "status",
@@ -204,7 +212,7 @@ def _answer(data: bytes, version: str = "v1") -> dict:
         pytest.param(None, id="null"),
     ],
 )
-def test_bad_input_30_status_of_the_client(status: object, valid: bool) -> None:
+def test_status_of_the_client(status: object, valid: bool) -> None:
     token = token_of(good_claims() if valid else good_claims(exp=1))
     plain = _answer(as_json(body({"token": token})))
     answer = _answer(as_json(body({"token": token}, status=status)))
@@ -235,8 +243,9 @@ MANY = {
 }
 
 
+@pytest.mark.bad_input(32)
 @pytest.mark.parametrize("name", MANY)
-def test_bad_input_32_large_review_within_100_ms(name: str) -> None:
+def test_large_review_within_100_ms(name: str) -> None:
     audiences = [AUDIENCE, *(f"b-{number}" for number in range(99))]
     claims = good_claims(aud=audiences) if name.startswith("100-") else good_claims()
     spec = {"token": token_of(claims)} | MANY[name]
@@ -258,8 +267,9 @@ CROWDED = {
 }
 
 
+@pytest.mark.bad_input(32)
 @pytest.mark.parametrize("data", CROWDED.values(), ids=CROWDED)
-def test_bad_input_32_crowded_body_within_100_ms(data: bytes) -> None:
+def test_crowded_body_within_100_ms(data: bytes) -> None:
     def parse() -> None:
         with pytest.raises(InvalidReviewError, match="more than 30,000 values"):
             parse_token_review(data, "v1")

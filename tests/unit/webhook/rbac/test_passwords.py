@@ -65,9 +65,10 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return done
 
 
+@pytest.mark.bad_input(45)
 @pytest.mark.parametrize("configured", [4, 8, 10, 12])
 @pytest.mark.parametrize("costs", [(8,), (10,), (4, 10), (4, 8, 12), (14, 5), ()])
-def test_bad_input_45_a_refusal_takes_the_same_work_for_all(
+def test_a_refusal_takes_the_same_work_for_all(
     work: list[int], configured: int, costs: tuple[int, ...]
 ) -> None:
     store = AuthStore(MemoryBackend())
@@ -118,10 +119,9 @@ def test_the_hash_that_is_nobodys_is_one() -> None:
         Passwords(4).check("x", None, 5)
 
 
+@pytest.mark.bad_input(45)
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_bad_input_45_only_so_many_are_checked_at_once(
-    monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
+def test_only_so_many_are_checked_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     passwords, checkpw = Passwords(4, at_once), bcrypt.checkpw
     hashed = passwords.hash("x")
     lock, running, most = threading.Lock(), 0, 0

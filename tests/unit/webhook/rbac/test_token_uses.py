@@ -185,7 +185,8 @@ def test_a_use_brings_no_token_back(
         assert not worker.accepts(token, NOW + 6)
 
 
-def test_bad_input_54_a_use_of_before_the_clock_was_put_back(
+@pytest.mark.bad_input(54)
+def test_a_use_of_before_the_clock_was_put_back(
     workers: tuple[Worker, Worker],
 ) -> None:
     here, there = workers

@@ -322,9 +322,10 @@ def test_what_fails_the_short_way_is_counted_once_and_logged(
     assert caplog.text.count("is tried another way") == 1
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("path", ["v1", "v1beta1"])
-def test_bad_input_29_both_ways_know_both_versions(served: Served, path: str) -> None:
+def test_both_ways_know_both_versions(served: Served, path: str) -> None:
     """As a kube-apiserver without version flags sends them to the URLs of the kubeconfigs."""
     attributes = {"path": "/metrics", "verb": "get"}
     access = {

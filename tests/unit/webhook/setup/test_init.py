@@ -178,9 +178,10 @@ REFUSED_KEYS = [
 ]
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.fault(8)
 @pytest.mark.parametrize(("files", "mode", "why"), REFUSED_KEYS)
-def test_bad_input_39_keys_that_the_server_would_refuse(
+def test_keys_that_the_server_would_refuse(
     tmp_path: Path, files: dict[str, bytes], mode: int, why: str
 ) -> None:
     for name, data in files.items():
@@ -193,9 +194,10 @@ def test_bad_input_39_keys_that_the_server_would_refuse(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.bad_input(39)
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("name", ["tls/root.key", "tls/server.key", "kubeconfig/root.yaml"])
-def test_bad_input_39_private_files_that_others_can_read(tmp_path: Path, name: str) -> None:
+def test_private_files_that_others_can_read(tmp_path: Path, name: str) -> None:
     initialise(tmp_path, OPTIONS, NOW)
     (tmp_path / name).chmod(0o644)
     with pytest.raises(KeyFileError, match="chmod 600") as raised:

@@ -80,8 +80,9 @@ def test_what_is_checked(bound: tuple[ObjectKey, ...], expected: list[ObjectKey]
     assert source.found == [(key, UIDS[key]) for key in expected]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", KEYS)
-def test_bad_input_25_deleted(key: ObjectKey) -> None:
+def test_deleted(key: ObjectKey) -> None:
     source = Source()
     source.objects[key] = Absence.GONE
     token = token_for(key)
@@ -89,9 +90,10 @@ def test_bad_input_25_deleted(key: ObjectKey) -> None:
     assert f"{WORDS[key]} has been deleted: there is none of that name" in text
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("ago", [-3600.0, 0.0, 59.0, 60.0, 60.5, 61.0, 86400.0])
-def test_bad_input_25_being_deleted(key: ObjectKey, ago: float) -> None:
+def test_being_deleted(key: ObjectKey, ago: float) -> None:
     source = Source()
     source.objects[key] = ObjectState(UIDS[key], NOW - ago)
     token = token_for(key)
@@ -111,8 +113,9 @@ PHRASES = {
 }
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", KEYS)
-def test_bad_input_25_recreated(key: ObjectKey) -> None:
+def test_recreated(key: ObjectKey) -> None:
     source = Source()
     source.objects[key] = ObjectState("other")
     token = token_for(key)
@@ -120,8 +123,9 @@ def test_bad_input_25_recreated(key: ObjectKey) -> None:
     assert text == f"{PHRASES[key]}: {WORDS[key]} was deleted and made again"
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize("key", KEYS)
-def test_bad_input_25_the_look_up_fails(key: ObjectKey) -> None:
+def test_the_look_up_fails(key: ObjectKey) -> None:
     source = Source()
     source.objects[key] = Absence.UNAVAILABLE
     token = token_for(key)
@@ -129,8 +133,9 @@ def test_bad_input_25_the_look_up_fails(key: ObjectKey) -> None:
     assert f"{WORDS[key]} could not be looked up; try again" in text
 
 
+@pytest.mark.bad_input(26)
 @pytest.mark.parametrize("bound", [(POD, SECRET), (SECRET, NODE), (POD, SECRET, NODE)])
-def test_bad_input_26_bound_to_two_objects_that_are_there(bound: tuple[ObjectKey, ...]) -> None:
+def test_bound_to_two_objects_that_are_there(bound: tuple[ObjectKey, ...]) -> None:
     source = Source()
     token = bound_token(*bound)
     assert_refused(review(source, token), token, Reason.MALFORMED)
@@ -193,8 +198,9 @@ def review_legacy(source: Source, token: str) -> Outcome:
     return authenticator_with(objects=source, legacy=True).authenticate(token, [], NOW)
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.fault(6)
-def test_bad_input_25_a_legacy_token_whose_secret_is_marked_invalid() -> None:
+def test_a_legacy_token_whose_secret_is_marked_invalid() -> None:
     source, token = Source(), legacy_token()
     assert_accepted(review_legacy(source, token))
     source.objects[SECRET] = MARKED

@@ -164,9 +164,10 @@ def test_the_extension_of_a_handshake(
 LISTS = ["none", "good", "expired", "not yet valid", "another CA's"]
 
 
+@pytest.mark.bad_input(34)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("kind", LISTS)
-def test_bad_input_34_revoked(tmp_path: Path, kind: str, version: ssl.TLSVersion) -> None:
+def test_revoked(tmp_path: Path, kind: str, version: ssl.TLSVersion) -> None:
     """Who is revoked is refused, and with a list that cannot be used everybody is."""
     now = datetime.now(UTC)
     ca = make_ca("leeway CA", now)

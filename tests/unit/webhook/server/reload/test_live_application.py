@@ -81,7 +81,8 @@ def set_section(data_dir: Path, name: str, value: str) -> None:
     path.write_text(f"{kept}{name}: {value}\n")
 
 
-def test_bad_input_55_a_request_of_before_a_reload_gets_the_keys_of_after_it(
+@pytest.mark.bad_input(55)
+def test_a_request_of_before_a_reload_gets_the_keys_of_after_it(
     app: LiveApplication, tmp_path: Path
 ) -> None:
     began_with = [app._parts.authenticator]
@@ -275,7 +276,8 @@ def test_what_a_reload_has_started_ends_where_it_fails(
     app.store.close()
 
 
-def test_bad_input_55_a_new_key_does_not_wait_for_a_reload_that_waits(
+@pytest.mark.bad_input(55)
+def test_a_new_key_does_not_wait_for_a_reload_that_waits(
     app: LiveApplication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configuration, now = load_configuration(tmp_path, {}, {}), int(time.time())

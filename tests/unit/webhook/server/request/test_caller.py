@@ -324,8 +324,9 @@ def auth_api(parts: Parts, cost: int = 4) -> AuthAPI:
     return AuthAPI(parts.store, Passwords(cost), parts.tokens, lambda: NOW)
 
 
+@pytest.mark.bad_input(45)
 @pytest.mark.parametrize("configured", [4, 5, 7])
-def test_bad_input_45_a_log_in_that_is_refused_takes_the_same_work_for_all(
+def test_a_log_in_that_is_refused_takes_the_same_work_for_all(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, configured: int
 ) -> None:
     """Also where the passwords were set under other settings."""

@@ -112,6 +112,7 @@ def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
     assert source.asked == [(POD, "u-pod"), (POD, "new")]
 
 
+@pytest.mark.bad_input(25)
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -120,7 +121,7 @@ def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
         (ObjectState("other"), Reason.UID_MISMATCH),
     ],
 )
-def test_bad_input_25_what_the_look_up_says(source: Source, answer: Answer, reason: Reason) -> None:
+def test_what_the_look_up_says(source: Source, answer: Answer, reason: Reason) -> None:
     source.may_answer.set()
     source.answers[POD] = answer
     token = pod_token()
@@ -128,7 +129,8 @@ def test_bad_input_25_what_the_look_up_says(source: Source, answer: Answer, reas
     assert_refused(outcome, token, reason)
 
 
-def test_bad_input_25_a_look_up_without_end(source: Source) -> None:
+@pytest.mark.bad_input(25)
+def test_a_look_up_without_end(source: Source) -> None:
     """The bound is the requirement; meanwhile the event loop goes on."""
     source.known[SA] = ObjectState(ACCOUNT_UID)
 
