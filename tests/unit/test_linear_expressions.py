@@ -121,7 +121,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("https://", "a.", " "), ("https://a/", "a", " ")],
     ),
-    "webhook.file_watch._TIME": ("findall", [("", "1", ""), ("", "1111-", "")]),
+    "keys.file_watch._TIME": ("findall", [("", "1", ""), ("", "1111-", "")]),
     r"[0-9]{1,18}": ("fullmatch", [("", "1", "")]),
     r"[A-Za-z]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"[^.\[\]]+": ("findall", [("", "a", ""), ("", "a.", "")]),

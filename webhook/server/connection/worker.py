@@ -27,8 +27,8 @@ from typing import Any, Final, Literal, NoReturn
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
+from keys.file_watch import FileWatch
 from webhook.config.paths import TLSFiles, crl_beside
-from webhook.file_watch import FileWatch
 from webhook.server.connection.acceptor import Acceptor
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.handshake import ServerContext, failure_of

@@ -19,6 +19,7 @@ from threading import RLock, Timer
 from time import time
 from typing import Final
 
+from keys.file_watch import FileWatch, is_news
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
 from keys.watch import KeyFolderWatcher
@@ -27,7 +28,6 @@ from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
-from webhook.file_watch import FileWatch, is_news
 from webhook.rbac.token_uses import TokenUses
 from webhook.server.flask.late import flask_threads, log_in_queue
 from webhook.server.reload.composition import Lasting, Parts, compose, cores_of_a_worker

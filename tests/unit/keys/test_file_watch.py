@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keys.file_watch import FileWatch, is_news
 from tests.support import wait_until
-from webhook.file_watch import FileWatch, is_news
 
 POLL_SECONDS = 0.02
 # Until Linux 6.13 the times of files move on with its ticks.
