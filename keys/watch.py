@@ -2,9 +2,9 @@
 
 Invariants:
 
-1. What is in use is the whole of one folder that could be read: a broken one changes nothing.
-2. A folder that changes is taken once it has stood still for one look.
-3. A clock that jumps takes no step: what is due then has to wait for as long as a new key does, by
+1. The keys in use are those of one folder that could be read completely: a broken one changes
+   nothing.
+2. A clock that jumps takes no step: what is due then has to wait for as long as a new key does, by
    a clock that does not jump.
 
 Each worker of a server has a watcher; whichever looks first takes a step, and the others see it
@@ -15,17 +15,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock
 from time import monotonic, time
 from typing import Final
 
 from keys.errors import KeysError
+from keys.file_watch import POLL_SECONDS, ChangeDetector, PeriodicThread
 from keys.key_changes import advance
 from keys.key_files import folder_stamp, load_keyring
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, StepKind, due_step, is_note_due
 
-POLL_SECONDS: Final = 1.0
 # Other processes may write to the folder between two looks, right after a step most of all.
 _CATCH_UP_LOOKS: Final = 10
 _JUMP_SECONDS: Final = 60.0
@@ -65,16 +65,14 @@ class KeyFolderWatcher:
         self._on_change = on_change
         self._clock = clock
         self._steady = steady
-        self._poll_seconds = poll_seconds
         self._problem = ""
         self._step_problem = ""
         self._offset = clock() - steady()
         self._held_until = self._retry_at = steady()
-        self._seen = self._stamp = folder_stamp(directory)
+        self._changes = ChangeDetector(lambda: folder_stamp(directory), self._reload, steady)
         self._keyring = load_keyring(directory)
         self._looking = Lock()
-        self._stopped = Event()
-        self._thread = Thread(target=self._follow, name="leeway-keys", daemon=True)
+        self._thread = PeriodicThread(poll_seconds, self.look, "leeway-keys")
 
     @property
     def keyring(self) -> Keyring:
@@ -88,9 +86,7 @@ class KeyFolderWatcher:
 
     def close(self) -> None:
         """Stop following the folder."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.close()
 
     def problem(self) -> str:
         """Return why a new state of the folder is not in use; empty where there is none."""
@@ -111,11 +107,7 @@ class KeyFolderWatcher:
     def look(self) -> None:
         """Take over what has changed in the folder, and take the steps that are due."""
         with self._looking:
-            stamp = folder_stamp(self._directory)
-            if stamp == self._seen and (stamp != self._stamp or self._problem):
-                self._reload()
-                self._stamp = stamp
-            self._seen = stamp
+            self._changes.poll()
             self._watch_clock()
             if self._steady() >= self._held_until:
                 self._advance(self._policy)
@@ -127,18 +119,10 @@ class KeyFolderWatcher:
         """
         for _ in range(_CATCH_UP_LOOKS):
             self.look()
-            if self._seen == self._stamp:
+            if self._changes.is_settled:
                 return
 
-    def _follow(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
-            try:
-                self.look()
-            except Exception:
-                # Without this thread a key would never change again in this process.
-                _logger.exception("the signing keys could not be looked at")
-
-    def _reload(self) -> None:
+    def _reload(self) -> bool:
         try:
             keyring = load_keyring(self._directory)
             if self._keyring.active is not None:
@@ -149,11 +133,12 @@ class KeyFolderWatcher:
             if problem != self._problem:
                 _logger.error("the signing keys were not read again: %s", problem)
             self._problem = problem
-            return
+            return False
         if self._problem:
             _logger.info("the signing keys in %s can be read again", self._directory)
         self._problem = ""
         self._take_over(keyring)
+        return True
 
     def _take_over(self, keyring: Keyring) -> None:
         if _content(keyring) != _content(self._keyring):

@@ -97,7 +97,7 @@ def test_what_is_not_taken_over_is_told_again_until_it_is(
     assert told == [*answers, "taken"]
     # Without a change, and what is not taken over then is told again too.
     answers += ["taken", REFUSED]
-    watch.tell()
+    watch.notify()
     wait_until(lambda: told == [*answers, "taken"])
     watch.close()
 

@@ -124,7 +124,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         """Read everything again on SIGHUP, changed or not."""
         self.asgi.reload_soon()
         if self._watch is not None:
-            self.loop.run_in_executor(None, self._watch.tell)
+            self.loop.run_in_executor(None, self._watch.notify)
 
     async def _serve(self) -> None:
         self._handle_signals()

@@ -156,7 +156,7 @@ class LiveApplication:
         self._logged.clear()
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, self._keys.look)
-        loop.run_in_executor(None, self._watch.tell)
+        loop.run_in_executor(None, self._watch.notify)
 
     def report(self, name: str, problem: str, cause: str = "") -> bool:
         """Take note that something cannot be loaded, or, with an empty text, that it can.
