@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keys.errors import KeyFileError, UnusableKeyError
+from keys.messages import utc
 from keys.pem import INSIDE
 from keys.pki import BACKDATED, CertifiedKey, load_ca
 
@@ -160,9 +161,8 @@ def _checked(
         raise UnusableKeyError(f"{name} does not say when it is renewed; make it with a nextUpdate")
     if not crl.last_update_utc <= now <= due:
         raise UnusableKeyError(
-            f"{name} is valid from {crl.last_update_utc:%Y-%m-%dT%H:%M:%SZ} to "
-            f"{due:%Y-%m-%dT%H:%M:%SZ}, and it is {now:%Y-%m-%dT%H:%M:%SZ}; run "
-            "`leeway cert renew ca.crl`"
+            f"{name} is valid from {utc(crl.last_update_utc)} to {utc(due)}, and it is {utc(now)}; "
+            "run `leeway cert renew ca.crl`"
         )
     return RevocationLists(len(crl), due)
 

@@ -12,7 +12,7 @@ import json
 import msgspec
 
 from keys.errors import EncodingError
-from keys.words import decoding_in_words
+from keys.messages import describe_decoding
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # What is no base64url becomes what is no base64 either.
@@ -72,7 +72,7 @@ def decode_json(data: bytes) -> object:
         if msgspec.json.encode(value) != data.rstrip(b"\n"):
             json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise EncodingError(f"not JSON: {decoding_in_words(error)}") from error
+        raise EncodingError(f"not JSON: {describe_decoding(error)}") from error
     except RecursionError as error:
         raise EncodingError("not JSON that is accepted: it is nested too deep") from error
     return value

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keys.errors import KeyFileError
-from keys.showing import shown_path
+from keys.messages import shown_path
 
 
 def read_private_file(path: Path) -> bytes:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from keys.errors import KeyFileError, UnusableKeyError
+from keys.messages import utc
 from keys.pem import private_key_pem
 
 CA_LIFETIME: Final = timedelta(days=3650)
@@ -180,7 +181,7 @@ def _make_leaf(
     lifetime = min(lifetime, issuer.not_valid_after_utc - now)
     if lifetime <= timedelta():
         raise UnusableKeyError(
-            f"tls/ca.crt expired at {issuer.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}; move tls/ and "
+            f"tls/ca.crt expired at {utc(issuer.not_valid_after_utc)}; move tls/ and "
             "kubeconfig/ away, and make others with `leeway init`"
         )
     key = ec.generate_private_key(ec.SECP256R1())

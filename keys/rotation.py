@@ -10,18 +10,18 @@ Invariants:
    that was granted while it was active.
 3. No moment that is written down is before one that was written down earlier, and what is safe is
    judged by the clock as it is: one that steps back makes a wait longer, never shorter. That it has
-   stepped forward nobody can tell from one look: ``keys.watch`` can.
+   stepped forward nobody can tell from one look: ``keys.folder_watch`` can.
 4. Only what is forced breaks 1 and 2, and nothing retires the active key.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from keys.errors import KeyScheduleError, UnsafeStepError
 from keys.keyring import Keyring, KeyState, ScheduledKey
+from keys.messages import utc
 
 MARK_SECONDS: Final = 600
 """How far what is written down of the clock and of the last token's end may lag behind."""
@@ -237,14 +237,14 @@ def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
 def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
     """Return in a sentence what the next step of a key breaks now, nothing where it is safe."""
     if key.state is KeyState.PENDING and not _is_ready(key, policy, now):
-        safe = _utc(key.since + policy.publish_seconds)
+        safe = utc(key.since + policy.publish_seconds)
         return (
             f"until {safe} clients that keep an older JWKS may refuse the tokens of key {key.kid}"
         )
     if key.state is KeyState.VERIFY_ONLY and key.until is None:
         return f"every token signed with key {key.kid} is refused from now on"
     if key.state is KeyState.VERIFY_ONLY and now < (key.until or 0):
-        last = _utc(key.until or 0)
+        last = utc(key.until or 0)
         return (
             f"tokens signed with key {key.kid} are refused from now on, and some may have been "
             f"good until {last}"
@@ -255,11 +255,6 @@ def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
 def signing_key_age(keyring: Keyring, now: float) -> float:
     """Return for how many seconds the active key has been signing; 0 where none is active."""
     return max(0.0, now - keyring.active.since) if keyring.active else 0.0
-
-
-def _utc(seconds: int) -> str:
-    """Render Unix seconds as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _pending(keyring: Keyring) -> Sequence[ScheduledKey]:
@@ -296,5 +291,5 @@ def _require_safe(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy, n
     if step.safe_from is None:
         text = f"it is not known from when key {key.kid} may {doing}: {step.why}"
     else:
-        text = f"key {key.kid} may {doing} from {_utc(step.safe_from)} on; before that {step.why}"
+        text = f"key {key.kid} may {doing} from {utc(step.safe_from)} on; before that {step.why}"
     raise UnsafeStepError(f"{text}; wait, or do it all the same with --force", step.safe_from)

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Lock
 
 from keys.errors import UnusableKeyError
-from keys.key_changes import advance
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.folder_changes import advance
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, is_note_due
 from webhook.backends.sqlite import SQLiteBackend
@@ -29,7 +29,7 @@ from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
 
 
 def keyring_of(data_dir: Path) -> Keyring:
-    """Load the signing keys. Raises the errors of ``keys.key_files``."""
+    """Load the signing keys. Raises the errors of ``keys.folder``."""
     return load_keyring(data_dir / KEYS_FOLDER)
 
 

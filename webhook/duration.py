@@ -1,11 +1,10 @@
-"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms; days: 30d; moments."""
+"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms, and in days: 30d."""
 
 import re
-from datetime import UTC, datetime
 from math import isinf
 from typing import Final
 
-from keys.showing import shown
+from keys.messages import shown
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -43,8 +42,3 @@ def in_words(seconds: float) -> str:
     """Render seconds for people: whole, and in days where it is more than two of them."""
     days = int(seconds // 86400)
     return f"{days} days" if days >= 2 else format_duration(int(seconds))
-
-
-def utc(seconds: float) -> str:
-    """Render Unix seconds as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

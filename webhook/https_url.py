@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from keys.showing import HIDDEN, kind_of_secret, plain, shown
+from keys.messages import HIDDEN, kind_of_secret, plain, shown
 
 _DEFAULT_PORT: Final = 443
 _URL = re.compile(

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from keys import jws, pki
 from keys.files import replace_file
-from keys.key_changes import rotate
-from keys.key_files import load_keyring, read_folder
+from keys.folder import load_keyring, read_folder
+from keys.folder_changes import rotate
 from keys.keyring import KeyState
 from tests.e2e.harness import HOST, REVIEWS
 from webhook.assembly import rotation_policy_of

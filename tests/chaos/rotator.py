@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from keys.key_changes import rotate
+from keys.folder_changes import rotate
 from keys.rotation import RotationPolicy
 
 POLICY = RotationPolicy(

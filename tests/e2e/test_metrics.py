@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from keys import jws
-from keys.key_changes import rotate
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.folder_changes import rotate
 from tests.support import good_claims
 from webhook.assembly import rotation_policy_of
 from webhook.config.load import load_configuration

@@ -17,8 +17,8 @@ import pytest
 
 from keys import jws
 from keys.files import replace_file
-from keys.key_changes import rotate
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.folder_changes import rotate
 from keys.pki import CertifiedKey, make_ca, make_client_certificate, make_server_certificate
 from tests.support import revocation_list
 from webhook.assembly import rotation_policy_of

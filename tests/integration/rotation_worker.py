@@ -17,8 +17,8 @@ from time import sleep
 import msgspec
 
 from keys import jws
+from keys.folder_watch import KeyFolderWatcher
 from keys.rotation import RotationPolicy
-from keys.watch import KeyFolderWatcher
 
 DAY = 86400
 MAX_AGE = 3600

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 
 from keys import jws
-from keys.key_changes import generate_key
-from keys.key_files import load_keyring, read_folder
+from keys.folder import load_keyring, read_folder
+from keys.folder_changes import generate_key
 from keys.keyring import Keyring, KeyState
 from keys.rotation import due_step
 from tests.integration.rotation_worker import DAY, MAX_AGE, POLICY, Shared

@@ -17,29 +17,32 @@ SIZE = 32 * 1024
 # What repeats in the input of each regular expression of the project, with what stands before and
 # after it, and how the expression is used. One that is not listed fails the test after these.
 PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
-    "keys.showing._LONG_RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
-    "keys.showing._PASSWORD": ("search", [("", ":", ""), ("", ":a", ""), (":", "a", "")]),
-    "keys.showing._RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
-    "keys.showing._TOKEN": (
+    "keys.messages._LONG_RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
+    "keys.messages._PASSWORD": ("search", [("", ":", ""), ("", ":a", ""), (":", "a", "")]),
+    "keys.messages._RUN": ("findall", [("", "a", ""), ("", "a ", "")]),
+    "keys.messages._TOKEN": (
         "search",
         [("", "eyJ", ""), ("", "bearer ", ""), ("bearer", " ", ""), ("", "a1", ""), ("", "a.", "")],
     ),
-    "keys.showing._USER": ("search", [("", "//", ""), ("", "//a", "")]),
+    "keys.messages._USER": ("search", [("", "//", ""), ("", "//a", "")]),
     "keys.crl._BLOCK": ("findall", [("", "-----BEGIN X509 CRL-----", "")]),
-    "keys.key_changes._UNFINISHED": ("fullmatch", [(".", ".1", "x"), (".a.", "1", "")]),
+    "keys.folder_changes._UNFINISHED": ("fullmatch", [(".", ".1", "x"), (".a.", "1", "")]),
     "keys.pem._BLOCK": ("findall", [("", "-----BEGIN A-----\n", ""), ("-----BEGIN ", "A", "")]),
     "keys.pki._HOST_NAME": ("fullmatch", [("", "a.", "!"), ("", "a", "!"), ("*.", "-", "")]),
-    "keys.words._BAD_CHOICE": ("fullmatch", [("Invalid enum value ", "a", "\n")]),
-    "keys.words._MALFORMED": ("match", [("JSON is malformed: ", " (byte ", "")]),
-    "keys.words._MISSING": ("match", [("Object missing required field `", "a", "")]),
-    "keys.words._OUT_OF_RANGE": ("match", [("Expected `", "a", ""), ("Expected `a` <", " ", "")]),
-    "keys.words._PATH": ("search", [("", " - at `$", ""), (" - at `$", "a", "")]),
-    "keys.words._SSL": (
+    "keys.messages._BAD_CHOICE": ("fullmatch", [("Invalid enum value ", "a", "\n")]),
+    "keys.messages._MALFORMED": ("match", [("JSON is malformed: ", " (byte ", "")]),
+    "keys.messages._MISSING": ("match", [("Object missing required field `", "a", "")]),
+    "keys.messages._OUT_OF_RANGE": (
+        "match",
+        [("Expected `", "a", ""), ("Expected `a` <", " ", "")],
+    ),
+    "keys.messages._PATH": ("search", [("", " - at `$", ""), (" - at `$", "a", "")]),
+    "keys.messages._SSL": (
         "findall",
         [("[", "A", ""), ("", "(_ssl.c:1)", "a"), ("", " (_ssl.c:", "")],
     ),
-    "keys.words._UNKNOWN": ("match", [("Object contains unknown field `", "a", "")]),
-    "keys.words._WRONG_TYPE": (
+    "keys.messages._UNKNOWN": ("match", [("Object contains unknown field `", "a", "")]),
+    "keys.messages._WRONG_TYPE": (
         "match",
         [("Expected `", "a", ""), ("Expected `a`, got `", "a", "")],
     ),

@@ -27,7 +27,7 @@ from threading import Lock
 from typing import Final, NamedTuple, TypeVar
 
 from keys.files import create_file
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
 from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE, read_journal
 from webhook.backends.sqlite_records import read_head, read_records, read_store, write_records

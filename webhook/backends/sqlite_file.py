@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.backends.sqlite_journal import COUNTER_AT, COUNTER_SIZE, is_foreign
 from webhook.backends.sqlite_schema import damaged, prepare, translating
 from webhook.rbac.errors import StoreError, StoreUnavailableError

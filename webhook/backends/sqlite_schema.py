@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 
 SCHEMA_VERSION: Final = 1

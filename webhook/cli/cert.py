@@ -10,13 +10,13 @@ import click
 
 from keys.crl import LIST_LIFETIME, MAX_SERIAL, RevocationLists
 from keys.errors import KeysError
+from keys.messages import utc
 from keys.pki import LEAF_LIFETIME
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show, table
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER, server_url
-from webhook.duration import utc
 from webhook.setup.certificates import (
     REVOCATION_LIST,
     SERVER,
@@ -80,10 +80,10 @@ def create(name: str, data_dir: Path, days: int) -> None:
     """
     url = server_url(data_dir, load_configuration(data_dir, os.environ, {}))
     made = create_client(data_dir, name, timedelta(days=days), _now(), url)
-    audit(data_dir, "cert.create", user=name, expiresAt=utc(made.not_after.timestamp()))
+    audit(data_dir, "cert.create", user=name, expiresAt=utc(made.not_after))
     for path in made.paths:
         say(f"created {path}")
-    say(f"good until {_utc(made.not_after)}")
+    say(f"good until {utc(made.not_after)}")
 
 
 @cert.command(
@@ -112,11 +112,11 @@ def renew_certificates(
     lifetime = timedelta(days=days) if days else None
     done = renew(data_dir, names, _now(), lifetime, hosts, only_due=due)
     for renewed in done:
-        expires = utc(renewed.not_after.timestamp())
+        expires = utc(renewed.not_after)
         audit(data_dir, "cert.renew", name=renewed.name, expiresAt=expires)
         for path in renewed.paths:
             say(f"replaced {path}")
-        say(f"{printable(renewed.name)} is good until {_utc(renewed.not_after)}")
+        say(f"{printable(renewed.name)} is good until {utc(renewed.not_after)}")
     if not done:
         click.echo("nothing is due")
     if any(path.suffix == ".yaml" for renewed in done for path in renewed.paths):
@@ -152,7 +152,7 @@ def revoke_certificates(name: str, data_dir: Path, serials: tuple[int, ...], day
     if not new:
         click.echo("revoked already, the list was renewed")
     say(
-        f"{made.paths[0]} is good until {_utc(made.not_after)}: renew it before that with "
+        f"{made.paths[0]} is good until {utc(made.not_after)}: renew it before that with "
         f"`leeway cert renew {REVOCATION_LIST}`, or no client certificate is accepted"
     )
 
@@ -188,7 +188,7 @@ def _value(entry: Entry) -> dict[str, object]:
         "name": entry.name,
         "kind": entry.kind,
         "state": entry.state,
-        "expires": _utc(entry.facts.not_after),
+        "expires": utc(entry.facts.not_after),
         "serial": entry.serial,
         "file": str(entry.path) if entry.path else None,
     }
@@ -197,7 +197,7 @@ def _value(entry: Entry) -> dict[str, object]:
 def _list_value(found: RevocationLists | None, problem: str) -> dict[str, object] | None:
     if found is None:
         return {"problem": problem} if problem else None
-    return {"revoked": found.revoked, "renewBefore": _utc(found.next_update)}
+    return {"revoked": found.revoked, "renewBefore": utc(found.next_update)}
 
 
 def _table(
@@ -206,20 +206,16 @@ def _table(
     rows = []
     for entry in entries:
         path = entry.path.relative_to(data_dir) if entry.path else "-"
-        name, expires = printable(entry.name), _utc(entry.facts.not_after)
+        name, expires = printable(entry.name), utc(entry.facts.not_after)
         rows.append((name, entry.kind, entry.state, expires, entry.serial, printable(str(path))))
     lines = [table(("NAME", "KIND", "STATE", "EXPIRES", "SERIAL", "FILE"), rows)]
     path = printable(str(data_dir / TLS_FOLDER / REVOCATION_LIST))
     if problem:
         lines += ["", f"{printable(problem)}; until then no client certificate is accepted"]
     elif found is not None:
-        lines += ["", f"{path}: {found.revoked} revoked, renew it before {_utc(found.next_update)}"]
+        lines += ["", f"{path}: {found.revoked} revoked, renew it before {utc(found.next_update)}"]
     return "\n".join(lines)
 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def _utc(moment: datetime) -> str:
-    return utc(moment.timestamp())

@@ -10,9 +10,10 @@ from typing import Final
 import click
 import msgspec
 
+from keys.folder_changes import Changed, generate_key, retire, rotate
 from keys.jwk import jwks_document
-from keys.key_changes import Changed, generate_key, retire, rotate
 from keys.keyring import Keyring, KeyState, ScheduledKey
+from keys.messages import utc
 from keys.pem import ALGORITHMS
 from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
@@ -21,7 +22,6 @@ from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import say, show
 from webhook.config.load import load_configuration
 from webhook.config.paths import KEYS_FOLDER
-from webhook.duration import utc
 from webhook.errors import DataDirectoryError
 
 _DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")

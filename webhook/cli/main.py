@@ -14,8 +14,7 @@ from typing import Final
 import click
 
 from keys.errors import KeyFileError, KeysError, UnsafeStepError
-from keys.showing import could_be_secret, shown
-from keys.words import os_error_with_advice
+from keys.messages import could_be_secret, os_error_with_advice, shown
 from webhook.cli.options import example, output_option, root_data_dir_option
 from webhook.cli.output import printable, show
 from webhook.errors import (

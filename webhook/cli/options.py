@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.config.load import DEFAULT_DATA_DIR, data_dir_of
 from webhook.config.model import EVERY_ADDRESS
 from webhook.https_url import HTTPSAddress, parse_https_url

@@ -7,14 +7,13 @@ from typing import Final
 
 import click
 
-from keys.showing import shown
+from keys.messages import shown, utc
 from webhook.assembly import lifetimes_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
-from webhook.duration import utc
 from webhook.rbac.records import Revocation
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
+from keys.messages import utc
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
 from webhook.cli.options import data_dir_option, example, fields_of, serve_options
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import TLSFiles, check_folders, check_private_files, tls_files
-from webhook.duration import utc
 from webhook.errors import DataDirectoryError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
@@ -111,7 +111,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
             "accepted after %s",
             files.client_crl,
             found.revoked,
-            utc(found.next_update.timestamp()),
+            utc(found.next_update),
         )
     _check_bind(configuration.server.bind)
     # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from keys.files import read_private_file, read_public_file
-from keys.words import decoding_in_words, validation_in_words
+from keys.messages import describe_decoding, describe_validation
 from webhook.cli.options import (
     ServerAddress,
     data_dir_option,
@@ -100,8 +100,8 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
 
 def _in_words(error: msgspec.MsgspecError) -> str:
     if isinstance(error, msgspec.ValidationError):
-        return validation_in_words(error)
-    return f"its answer is not JSON: {decoding_in_words(error)}"
+        return describe_validation(error)
+    return f"its answer is not JSON: {describe_decoding(error)}"
 
 
 def _message_of(body: bytes) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from keys import jws
 from keys.encoding import decode_base64url, decode_json
 from keys.errors import EncodingError, MalformedJWSError
+from keys.messages import utc
 from webhook.assembly import (
     authenticator_of,
     clock_leeway_of,
@@ -26,7 +27,7 @@ from webhook.cli.output import printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config.load import load_configuration
-from webhook.duration import in_words, utc
+from webhook.duration import in_words
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.role_groups import role_groups

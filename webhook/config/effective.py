@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from keys.showing import could_be_secret
+from keys.messages import could_be_secret
 from webhook.config.load import environment_names, load_configuration, member_at, read_members
 from webhook.config.model import Duration
 from webhook.duration import format_duration

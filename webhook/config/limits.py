@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.duration import format_duration
 from webhook.https_url import parse_https_url
 

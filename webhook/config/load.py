@@ -10,8 +10,7 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 import yaml
 
-from keys.showing import kind_of_secret, plain, shown
-from keys.words import path_and_text, types_in_words
+from keys.messages import describe_types, kind_of_secret, path_and_text, plain, shown
 from webhook.config.environment import DATA_DIR, PREFIX, require_known
 from webhook.config.limits import is_unicode
 from webhook.config.model import Configuration, Duration, Section
@@ -213,7 +212,7 @@ def _without_types(text: str) -> str:
     """Return a message of msgspec with types in words; a value that is shown needs none."""
     if text.startswith("found"):
         text = re.sub(r", got `[^`]*`", "", text)
-    return re.sub(r"`([^`]*)`", lambda name: types_in_words(name[1]), text)
+    return re.sub(r"`([^`]*)`", lambda name: describe_types(name[1]), text)
 
 
 def member_at(members: object, dotted: str, missing: object = None) -> object:

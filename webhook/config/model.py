@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.config.limits import (
     require,
     require_audiences,

@@ -7,7 +7,7 @@ and ``k8s.io/apiserver/pkg/apis/apiserver/v1`` (v1.36).
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from keys.showing import plain, shown, shown_path
+from keys.messages import plain, shown, shown_path
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.doctor.manifest import Manifest

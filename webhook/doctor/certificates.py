@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from keys.crl import check_revocation_lists
 from keys.errors import KeyFileError
+from keys.messages import utc
 from webhook.doctor.findings import Verdict, failure, ok, warning
 
 EXPIRES_SOON: Final = timedelta(days=30)
@@ -124,7 +125,7 @@ def check_crl(crl: bytes, ca: bytes, now: datetime, name: str, fix: str) -> Verd
     """Check a list of revoked certificates. Raises KeyFileError or UnusableKeyError."""
     found = check_revocation_lists(crl, ca, now, name)
     if found.next_update - now < LIST_ENDS_SOON:
-        ends = f"{found.next_update:%Y-%m-%dT%H:%M:%SZ}"
+        ends = utc(found.next_update)
         return warning(
             f"{name} runs out at {ends}; no client certificate is accepted after that", fix
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from keys.keyring import Keyring
-from keys.showing import plain
+from keys.messages import plain, utc
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
@@ -33,7 +33,6 @@ from webhook.doctor.inside import (
 from webhook.doctor.manifest import Manifest, parse_manifest
 from webhook.doctor.outside import Reach, examine_clock, examine_server
 from webhook.doctor.signing_keys import check_keyring, check_schedule
-from webhook.duration import utc
 
 
 def _check_access_cache(manifest: Manifest) -> Verdict:

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 from keys.errors import KeysError
-from keys.words import os_error_in_words
+from keys.messages import describe_os_error
 from webhook.errors import LeewayError
 
 _T = TypeVar("_T")
@@ -130,7 +130,7 @@ class Examination:
             self.leave_out(name, str(error))
             return Loaded(name)
         except OSError as error:
-            verdict = failure(os_error_in_words(error), fix)
+            verdict = failure(describe_os_error(error), fix)
         except (LeewayError, KeysError) as error:
             verdict = failure(" ".join(str(error).split()), fix)
         except Exception as error:  # invariants 1 and 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
 from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certificates
 from webhook.doctor.findings import Verdict, failure, ok, warning

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.errors import ConfigurationError
 

@@ -9,7 +9,7 @@ from keys.errors import KeysError
 from keys.files import read_public_file
 from keys.jwk import parse_jwks
 from keys.keyring import Keyring
-from keys.showing import shown
+from keys.messages import shown
 from webhook.assembly import clock_leeway_of
 from webhook.config.model import EVERY_ADDRESS, Configuration
 from webhook.doctor.asking import (

@@ -6,9 +6,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from keys.jwk import VerificationKey
 from keys.keyring import Keyring, KeyState, ScheduledKey
+from keys.messages import utc
 from keys.rotation import RotationPolicy, next_step
 from webhook.doctor.findings import Verdict, failure, ok, warning
-from webhook.duration import in_words, utc
+from webhook.duration import in_words
 
 SETTLE_SECONDS = 3600
 """How long a server may take with a step that is due before it is worth a word."""

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from keys.errors import EncodingError
-from keys.words import validation_in_words
+from keys.messages import describe_validation
 from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import decode_body, require_short_keys
 from webhook.rbac.model import Permission, PermissionType
@@ -159,7 +159,7 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
         return msgspec.convert(_normalized(decode_body(body or b"{}")), kind)
     except (EncodingError, msgspec.ValidationError, RecursionError) as error:
         raise InvalidReviewError(
-            f"the request body is not the JSON of this call: {validation_in_words(error)}"
+            f"the request body is not the JSON of this call: {describe_validation(error)}"
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from keys.errors import EncodingError
-from keys.words import validation_in_words
+from keys.messages import describe_validation
 from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import FIELDS, decode_body, refuse_other_case, require_short_keys
 from webhook.rbac.access import Access
@@ -58,7 +58,7 @@ def parse_range_review(body: bytes) -> RangeAccessRequest:
             refuse_other_case(value, FIELDS, "")
         review = msgspec.convert(value, _Review)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise InvalidReviewError(f"this is not a {KIND}: {validation_in_words(error)}") from error
+        raise InvalidReviewError(f"this is not a {KIND}: {describe_validation(error)}") from error
     for name, found, served in (
         ("kind", review.kind, KIND),
         ("apiVersion", review.api_version, API_VERSION),

@@ -7,11 +7,11 @@ token.go``.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
+from keys.messages import utc
 from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import read_object, read_text, read_texts, refuse_other_case
 from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
@@ -163,12 +163,8 @@ def render_token_request(asked: AskedToken, issued: IssuedToken) -> bytes:
         _TokenRequest(
             KIND,
             API_VERSION,
-            _Metadata(asked.name, asked.namespace, asked.uid, _rfc3339(created)),
+            _Metadata(asked.name, asked.namespace, asked.uid, utc(created)),
             _Spec(issued.claims.audiences, issued.granted_seconds, asked.bound),
-            _Status(issued.token, _rfc3339(created + issued.granted_seconds)),
+            _Status(issued.token, utc(created + issued.granted_seconds)),
         )
     )
-
-
-def _rfc3339(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

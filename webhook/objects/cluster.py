@@ -25,7 +25,7 @@ import yaml
 
 from keys.errors import KeysError
 from keys.files import check_credential_file
-from keys.showing import shown, shown_path
+from keys.messages import shown, shown_path
 from webhook.errors import APIServerError, ConfigurationError, ConfiguredFileError
 from webhook.https_url import HTTPSAddress, parse_https_url
 from webhook.objects.credential_plugin import run_plugin

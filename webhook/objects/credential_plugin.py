@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from keys.showing import shown
+from keys.messages import shown
 from webhook.errors import APIServerError
 
 PLUGIN_SECONDS: Final = 30.0

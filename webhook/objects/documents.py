@@ -18,7 +18,7 @@ import yaml
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from keys.showing import shown
+from keys.messages import shown
 from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers
 from webhook.errors import ConfigurationError
 from webhook.token.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from keys.file_watch import FileWatch, is_news
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.objects.documents import Objects, parse_objects
 from webhook.token.bound_objects import Absence, Answer, ObjectKey

@@ -23,7 +23,8 @@ from threading import Lock, Thread
 from time import monotonic, time
 from typing import Final
 
-from webhook.duration import format_duration, utc
+from keys.messages import utc
+from webhook.duration import format_duration
 from webhook.errors import APIServerError
 from webhook.objects.api_server import Event, Page, Watch, list_page
 from webhook.objects.kube_client import Connection

@@ -7,7 +7,7 @@ knows what it may name.
 import http.client
 import ssl
 
-from keys.showing import could_be_secret
+from keys.messages import could_be_secret
 from webhook.errors import LeewayError
 
 

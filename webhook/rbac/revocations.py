@@ -4,7 +4,7 @@ By ``jti`` and ``sub`` of claims whose signature holds, never by the bytes of a 
 another encoding is the same token.
 """
 
-from webhook.duration import utc
+from keys.messages import utc
 from webhook.rbac.auth_store import AuthStore
 from webhook.token.claims import Claims
 

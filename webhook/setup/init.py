@@ -21,15 +21,15 @@ from keys.files import (
     make_folder,
     read_public_file,
 )
-from keys.key_changes import generate_key, write_schedule
-from keys.key_files import SCHEDULE_FILE, load_keyring
+from keys.folder import SCHEDULE_FILE, load_keyring
+from keys.folder_changes import generate_key, write_schedule
+from keys.messages import os_error_with_advice
 from keys.pki import (
     CertifiedKey,
     make_ca,
     make_client_certificate,
     make_server_certificate,
 )
-from keys.words import os_error_with_advice
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import FILE_NAME, parse_configuration
 from webhook.config.model import Configuration

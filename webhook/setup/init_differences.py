@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from keys.files import read_public_file
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
 from keys.pki import read_certificate
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.paths import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER

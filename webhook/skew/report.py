@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from webhook.duration import utc
+from keys.messages import utc
 from webhook.skew.tracker import ISSUED_AT, WINDOW_SECONDS, Estimate, State
 from webhook.skew.verdict import VerdictKind, judge
 

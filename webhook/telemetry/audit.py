@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from keys.files import hand_over
-from webhook.duration import utc
+from keys.messages import utc
 from webhook.telemetry.log_lines import Fields, json_line
 from webhook.token.claims import Claims
 

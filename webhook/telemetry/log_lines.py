@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from keys.messages import utc
+
 MAX_BYTES: Final = 4096
 """``PIPE_BUF`` of Linux, the line feed included."""
 REDACTED: Final = "[redacted]"
@@ -37,7 +39,7 @@ Fields = Mapping[str, object]
 
 def json_line(seconds: float, level: str, message: str, fields: Fields) -> str:
     """Render a record as a JSON object; ``seconds`` are Unix seconds."""
-    members = {"time": rfc3339(seconds), "level": level} | _cleaned(message, fields)
+    members = {"time": utc(seconds, "milliseconds"), "level": level} | _cleaned(message, fields)
     line = json.dumps(members)
     while len(line) >= MAX_BYTES:
         _shorten(members)
@@ -72,12 +74,6 @@ def redact(text: str) -> str:
     if "//" in text:
         text = _USER.sub(f"//{REDACTED}@", text)
     return text
-
-
-def rfc3339(seconds: float) -> str:
-    """Render a time in UTC with milliseconds."""
-    date = datetime.fromtimestamp(seconds, UTC)
-    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _without_token(match: re.Match[str]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from keys.words import validation_in_words
+from keys.messages import describe_validation
 from webhook.errors import InvalidClaimsError, SubjectMismatchError, UnknownBindingError
 from webhook.token.claims import (
     USERNAME_PREFIX,
@@ -124,7 +124,7 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
         _refuse_unknown_bindings(members)
         return _from_projected(wire)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise InvalidClaimsError(_invalid(validation_in_words(error))) from error
+        raise InvalidClaimsError(_invalid(describe_validation(error))) from error
 
 
 def _refuse_unknown_bindings(members: object) -> None:

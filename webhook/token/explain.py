@@ -13,8 +13,9 @@ import msgspec
 from keys import jws
 from keys.encoding import decode_base64url
 from keys.errors import KeysError
+from keys.messages import utc
 from webhook import errors
-from webhook.duration import in_words, utc
+from webhook.duration import in_words
 from webhook.token.claims import Claims, ClockLeeway
 from webhook.token.claims_json import parse_claims, read_unverified
 from webhook.token.outcome import Authenticated, Outcome

@@ -8,7 +8,7 @@ from typing import Final
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from keys.showing import shown
+from keys.messages import shown
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import HTTPSAddress, parse_https_url
 

@@ -16,7 +16,7 @@ from typing import Final
 from keys.errors import KeysError
 from keys.files import read_credential_file
 from keys.jwk import VerificationKey, parse_jwks
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.https import Deadline

@@ -12,8 +12,8 @@ from keys.errors import KeyFileError, KeysError
 from keys.file_watch import POLL_SECONDS, FileWatch, is_news
 from keys.files import read_public_file
 from keys.jwk import KeySet, VerificationKey, merge_keys, parse_jwks
+from keys.messages import shown_path
 from keys.pem import parse_public_keys
-from keys.showing import shown_path
 from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.skipped import SkippedKeys

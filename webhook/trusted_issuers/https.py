@@ -9,7 +9,7 @@ import http.client
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keys.showing import shown_path
+from keys.messages import shown_path
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import CertificateRefusedError, OutboundError

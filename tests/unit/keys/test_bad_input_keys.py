@@ -18,10 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keys.errors import InvalidKeyError, KeysError
 from keys.files import read_private_file
-from keys.jwk import parse_jwks, to_jwk, verification_key
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.jwk import is_roca_modulus, parse_jwks, to_jwk, verification_key
 from keys.pem import parse_private_key, parse_public_keys, private_key_pem
-from keys.roca import is_roca_modulus
 from tests.support import as_json, b64, signing_key, unb64
 from webhook.assembly import authenticator_of, issuer_keys_of
 from webhook.config.load import parse_configuration

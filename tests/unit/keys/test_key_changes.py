@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import keys.key_changes
-import keys.key_files
+import keys.folder
+import keys.folder_changes
 from keys.errors import KeyFileError, KeyScheduleError, UnsafeStepError
-from keys.key_changes import Changed, advance, generate_key, retire, rotate
-from keys.key_files import folder_stamp, load_keyring, read_folder
+from keys.folder import folder_stamp, load_keyring, read_folder
+from keys.folder_changes import Changed, advance, generate_key, retire, rotate
 from keys.keyring import KeyState
 from keys.pem import parse_public_keys, private_key_pem
 from keys.rotation import FORGET_SECONDS, MARK_SECONDS, RotationPolicy, Step, StepKind
@@ -155,7 +155,7 @@ def test_a_step_in_the_middle_of_reading_is_seen_whole_or_not_at_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = rotate(folder, POLICY, T).steps[0].kid
-    real = keys.key_files.load_key
+    real = keys.folder.load_key
     waiting = [lambda: rotate(folder, POLICY, T + PUBLISH)]
 
     def load_key(path: Path) -> object:
@@ -164,7 +164,7 @@ def test_a_step_in_the_middle_of_reading_is_seen_whole_or_not_at_all(
             waiting.pop()()
         return real(path)
 
-    monkeypatch.setattr(keys.key_files, "load_key", load_key)
+    monkeypatch.setattr(keys.folder, "load_key", load_key)
     keyring = load_keyring(folder)
     assert waiting == []
     assert keyring.signing_key().verification_key.kid == second
@@ -188,7 +188,7 @@ def test_a_process_may_end_at_any_write(
     left = [write]
 
     def dying(name: str) -> Callable[..., object]:
-        real = getattr(keys.key_changes, name)
+        real = getattr(keys.folder_changes, name)
 
         def run(path: Path, *arguments: object) -> object:
             left[0] -= 1
@@ -208,7 +208,7 @@ def test_a_process_may_end_at_any_write(
     for now in moments:
         with monkeypatch.context() as patch:
             for name in WRITES:
-                patch.setattr(keys.key_changes, name, dying(name))
+                patch.setattr(keys.folder_changes, name, dying(name))
             try:
                 advance(folder, POLICY, now)
             except Killed:
@@ -260,14 +260,14 @@ def test_a_schedule_changed_by_somebody_without_the_lock_is_kept(
         schedule.write_bytes(theirs)
         return signing_key(algorithm)
 
-    monkeypatch.setattr(keys.key_changes, "generate_signing_key", slow)
+    monkeypatch.setattr(keys.folder_changes, "generate_signing_key", slow)
     with pytest.raises(KeyScheduleError, match="try again"):
         rotate(folder, POLICY, T)
     assert schedule.read_bytes() == theirs
 
 
 def test_a_folder_that_stays_locked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys.key_changes, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(keys.folder_changes, "_LOCK_SECONDS", 0.05)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

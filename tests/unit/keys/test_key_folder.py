@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keys.errors import InvalidKeyError, KeyFileError, KeyScheduleError, UnusableKeyError
 from keys.files import create_file, replace_file
-from keys.key_changes import generate_key
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.folder_changes import generate_key
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import private_key_pem
 from tests.support import as_json, signing_key

@@ -301,12 +301,12 @@ class World:
         self.advance()
 
     def set_clock(self, seen: int) -> None:
-        """Let the clock jump, as ``keys.watch`` sees it."""
+        """Let the clock jump, as ``keys.folder_watch`` sees it."""
         self.seen = seen
         self.held_until = self.true + self.policy.publish_seconds
 
     def advance(self) -> None:
-        """Do what ``keys.watch`` and ``keys.key_changes`` do, without a folder."""
+        """Do what ``keys.folder_watch`` and ``keys.folder_changes`` do, without a folder."""
         if self.true < self.held_until:
             return
         self.note()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keys.showing import HIDDEN, could_be_secret, shown, shown_path
+from keys.messages import HIDDEN, could_be_secret, shown, shown_path
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n"

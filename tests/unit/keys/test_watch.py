@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from keys.errors import KeyFileError
-from keys.key_changes import generate_key, rotate
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
+from keys.folder_changes import generate_key, rotate
+from keys.folder_watch import KeyFolderWatcher
 from keys.keyring import Keyring, KeyState
 from keys.rotation import MARK_SECONDS, RotationPolicy
-from keys.watch import KeyFolderWatcher
 
 DAY = 86400
 T = 1_800_000_000
@@ -246,7 +246,7 @@ READ_ONLY = """
 import logging, os, sys
 from pathlib import Path
 from keys.rotation import RotationPolicy
-from keys.watch import KeyFolderWatcher
+from keys.folder_watch import KeyFolderWatcher
 
 logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
 folder, user, start, every = sys.argv[1], *map(int, sys.argv[2:])

@@ -8,7 +8,7 @@ import pytest
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from keys.words import os_error_in_words, validation_in_words
+from keys.messages import describe_os_error, describe_validation
 
 pytestmark = pytest.mark.fault(40)
 
@@ -65,10 +65,10 @@ VALIDATION = [
 def test_msgspec(kind: type, value: object, words: str) -> None:
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(value, kind)
-    assert validation_in_words(caught.value) == words
+    assert describe_validation(caught.value) == words
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.json.decode(msgspec.json.encode(value), type=kind)
-    assert validation_in_words(caught.value) == words
+    assert describe_validation(caught.value) == words
 
 
 DECODING = [
@@ -105,4 +105,4 @@ OS_ERRORS = [
 
 @pytest.mark.parametrize(("error", "words"), OS_ERRORS, ids=[c[1] for c in OS_ERRORS])
 def test_the_operating_system(error: OSError, words: str) -> None:
-    assert os_error_in_words(error) == words
+    assert describe_os_error(error) == words

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
 from keys.keyring import KeyState
 from keys.pem import private_key_pem
 from tests.support import (

@@ -20,9 +20,9 @@ from time import time
 from typing import Final
 
 from keys.file_watch import FileWatch, is_news
+from keys.folder_watch import KeyFolderWatcher
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
-from keys.watch import KeyFolderWatcher
 from webhook.assembly import rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration

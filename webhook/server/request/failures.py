@@ -3,7 +3,7 @@
 from typing import Final
 
 from keys.errors import KeysError
-from keys.words import os_error_in_words
+from keys.messages import describe_os_error
 from webhook.errors import LeewayError
 
 _EXPECTED: Final = (OSError, LeewayError, KeysError)
@@ -12,7 +12,7 @@ _EXPECTED: Final = (OSError, LeewayError, KeysError)
 def in_words(error: Exception) -> str:
     """Return what is wrong. What nobody expected may say anything, so it is left to the log."""
     if isinstance(error, OSError):
-        return os_error_in_words(error)
+        return describe_os_error(error)
     if isinstance(error, _EXPECTED):
         return str(error)
     return f"an internal error occurred ({type(error).__name__}); it is in the log"

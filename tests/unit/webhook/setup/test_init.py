@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from keys.errors import InvalidKeyError, KeyFileError, UnusableKeyError
-from keys.key_files import load_keyring
+from keys.folder import load_keyring
 from keys.keyring import KeyState
 from keys.pem import private_key_pem, public_key_pem
 from tests.support import NOW, signing_key

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
+from keys.messages import utc
 from webhook.telemetry.log_lines import (
     MAX_BYTES,
     REDACTED,
     TRACEBACK,
     json_line,
     redact,
-    rfc3339,
     text_line,
 )
 
@@ -54,7 +54,7 @@ def test_text_is_like_gunicorns(fields: dict[str, object], rest: str) -> None:
     ],
 )
 def test_times(seconds: float, text: str) -> None:
-    assert rfc3339(seconds) == text
+    assert utc(seconds, "milliseconds") == text
 
 
 INJECTIONS = [

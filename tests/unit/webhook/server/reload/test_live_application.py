@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from keys import jws
+from keys.folder_changes import rotate
 from keys.jwk import jwks_document
-from keys.key_changes import rotate
 from tests.support import signing_key
 from tests.unit.webhook.server.caller_parts import scope_of
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of

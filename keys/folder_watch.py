@@ -21,8 +21,8 @@ from typing import Final
 
 from keys.errors import KeysError
 from keys.file_watch import POLL_SECONDS, ChangeDetector, PeriodicThread
-from keys.key_changes import advance
-from keys.key_files import folder_stamp, load_keyring
+from keys.folder import folder_stamp, load_keyring
+from keys.folder_changes import advance
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, StepKind, due_step, is_note_due
 

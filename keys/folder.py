@@ -10,20 +10,46 @@ Invariants:
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from keys.errors import InvalidKeyError, KeyFileError, KeyScheduleError
+import msgspec
+
+from keys.encoding import decode_json
+from keys.errors import EncodingError, InvalidKeyError, KeyFileError, KeyScheduleError
 from keys.files import read_private_file
 from keys.jwk import VerificationKey
 from keys.jws import SigningKey
 from keys.keyring import Keyring, KeyState, ScheduledKey
+from keys.messages import describe_validation
 from keys.pem import parse_private_key, parse_public_keys
-from keys.schedule import Schedule, ScheduleEntry, parse_schedule
 
 SCHEDULE_FILE: Final = "schedule.json"
 _READ_TRIES: Final = 20
-
+# Up to the end of the year 9999.
+UnixSeconds = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
 FolderStamp = tuple[tuple[str, int, int, int], ...]
+
+
+class ScheduleEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """One key; ``since`` and ``until`` in Unix seconds, as in ``ScheduledKey``."""
+
+    kid: str
+    file: str
+    state: KeyState
+    since: UnixSeconds
+    until: UnixSeconds | None = None
+
+
+class Schedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """The whole file.
+
+    ``clock`` is that of ``Keyring``. ``making`` is the name of a key that is about to get its
+    file; until the schedule names that file, the key is not in use.
+    """
+
+    keys: tuple[ScheduleEntry, ...]
+    clock: UnixSeconds = 0
+    making: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +195,21 @@ def load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
     if len(public) != 1:
         raise KeyFileError(f"{path} holds {len(public)} public keys, one is allowed")
     return public[0], None
+
+
+def parse_schedule(text: bytes, name: str) -> Schedule:
+    """Parse a schedule; ``name`` is what errors call it. Raises KeyScheduleError."""
+    try:
+        schedule = msgspec.convert(decode_json(text), Schedule)
+    except (EncodingError, msgspec.ValidationError) as error:
+        why = describe_validation(error)
+        raise KeyScheduleError(f"{name} is not a key schedule: {why}; restore it") from error
+    files = [entry.file for entry in schedule.keys]
+    if len(set(files)) != len(files):
+        raise KeyScheduleError(f"{name} names a file twice; restore it from a backup")
+    return schedule
+
+
+def render_schedule(schedule: Schedule) -> bytes:
+    """Render a schedule as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(schedule), indent=2) + b"\n"

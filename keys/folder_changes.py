@@ -27,8 +27,16 @@ from typing import Final
 
 from keys.errors import KeyFileError, KeyScheduleError
 from keys.files import create_file, replace_file
+from keys.folder import (
+    SCHEDULE_FILE,
+    Schedule,
+    ScheduleEntry,
+    load_key,
+    read_folder,
+    render_schedule,
+    schedule_text,
+)
 from keys.jws import SigningKey
-from keys.key_files import SCHEDULE_FILE, load_key, read_folder, schedule_text
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import generate_signing_key, private_key_pem, public_key_pem
 from keys.rotation import (
@@ -45,7 +53,6 @@ from keys.rotation import (
     step_by_hand,
     what_breaks,
 )
-from keys.schedule import Schedule, ScheduleEntry, render_schedule
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_POLL_SECONDS: Final = 0.01
