@@ -6,7 +6,7 @@ import bcrypt
 import pytest
 
 from tests.unit.webhook.cli.cli_support import Leeway
-from tests.unit.webhook.cli.test_cli_usage import run_on_terminal
+from tests.unit.webhook.cli.test_usage import run_on_terminal
 from webhook.assembly import store_of
 from webhook.config.load import load_configuration
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.test_docs import check_command
 from tests.unit.webhook.cli.cli_support import LEEWAY, Leeway
-from tests.unit.webhook.cli.test_cli_root import COMMANDS
+from tests.unit.webhook.cli.test_main import COMMANDS
 from webhook.cli.options import ServerAddress
 from webhook.version import VERSION
 

@@ -27,7 +27,7 @@ from tests.support import (
     signing_key,
     token_of,
 )
-from tests.unit.webhook import hmac_forgery
+from tests.unit.webhook.token import hmac_forgery
 from webhook.errors import Reason
 
 RSA = signing_key("RS256")
