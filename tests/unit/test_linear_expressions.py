@@ -67,7 +67,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "webhook.config.environment._SERVICE_URL": ("fullmatch", [("tcp://", "a", " ")]),
-    "webhook.config.limits._HTTPS_URL": (
+    "webhook.config.model._HTTPS_URL": (
         "fullmatch",
         [("https://", "a", " "), ("https://a", "/", " ")],
     ),

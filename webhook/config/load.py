@@ -12,7 +12,6 @@ import yaml
 
 from keys.messages import describe_types, kind_of_secret, path_and_text, plain, shown
 from webhook.config.environment import DATA_DIR, PREFIX, require_known
-from webhook.config.limits import is_unicode
 from webhook.config.model import Configuration, Duration, Section
 from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
 from webhook.duration import parse_duration
@@ -159,7 +158,7 @@ def _check_texts(members: object, source: str) -> None:
     seen: set[int] = set()
     for dotted, value in found:  # which grows meanwhile: what is nested may be deep, or in itself
         if isinstance(value, str):
-            if not is_unicode(value):
+            if not _is_unicode(value):
                 raise ConfigurationError(
                     f"{source}: {dotted + ': ' if dotted else ''}found {shown(value)}; text that "
                     "UTF-8 can encode is allowed, so no half of a surrogate pair"
@@ -176,6 +175,15 @@ def _check_texts(members: object, source: str) -> None:
                 found += [(f"{dotted}.{name}".lstrip("."), entry) for name, entry in value.items()]
             elif isinstance(value, list | tuple | set):
                 found += [(f"{dotted}[{place}]", entry) for place, entry in enumerate(value)]
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: whether it has no half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode(kind: type, value: object) -> object:

@@ -12,19 +12,13 @@ from typing import Final, Literal
 import msgspec
 
 from keys.messages import shown
-from webhook.config.limits import (
-    require,
-    require_audiences,
-    require_duration,
-    require_fetchable,
-    require_https,
-    require_issuer,
-    require_path,
-)
+from webhook.duration import format_duration
+from webhook.https_url import parse_https_url
 from webhook.token.claims import LEGACY_ISSUER
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
+_HTTPS_URL: Final = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
 # Where a server listens on every address, it does on this one.
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
@@ -32,6 +26,56 @@ RESERVED_GROUPS: Final = "system:"
 """What the groups that Kubernetes itself gives rights to begin with."""
 # Bytes.
 _MIB: Final = 1024 * 1024
+
+
+def _require(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError for a number, or a time in seconds, that is not from low to high."""
+    if not low <= value <= high:
+        show = format_duration if isinstance(value, float) else str
+        raise ValueError(f"{name} is {show(value)}; {show(low)} to {show(high)} is allowed")
+
+
+def _require_https(name: str, value: str, condition: str = ";") -> None:
+    """Raise ValueError for what is not an https URL without query and fragment."""
+    if not _HTTPS_URL.fullmatch(value):
+        raise ValueError(
+            f"{name} is {shown(value)}{condition} an https URL without query and fragment is "
+            "allowed"
+        )
+
+
+def _require_issuer(value: str) -> None:
+    """Raise ValueError for what cannot be the `iss` of a trusted issuer."""
+    if not value or not value.isprintable():
+        raise ValueError(
+            f"url is {shown(value)}; the `iss` of its tokens is allowed, byte for byte, which is "
+            "text that is not empty and has no control characters"
+        )
+
+
+def _require_fetchable(name: str, value: str) -> None:
+    """Raise ValueError for a URL that keys cannot be fetched from."""
+    try:
+        parse_https_url(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {error}") from error
+
+
+def _require_path(name: str, value: str) -> None:
+    """Raise ValueError for what no file can be called; empty is left to others."""
+    if "\0" in value:
+        raise ValueError(f"{name} is {shown(value)}; a path without NUL is allowed")
+
+
+def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
+    """Raise ValueError for too few audiences, or one that is no printable ASCII."""
+    if len(audiences) < at_least or not all(
+        entry and entry.isascii() and entry.isprintable() for entry in audiences
+    ):
+        raise ValueError(
+            f"audiences is {shown(list(audiences))}; entries of printable ASCII are allowed, "
+            "none of them empty"
+        )
 
 
 class Duration(float):
@@ -56,9 +100,9 @@ class LeewaySection(Section, frozen=True):
     expiry: Duration = Duration(60)
 
     def __post_init__(self) -> None:
-        require_duration("notBefore", self.not_before, 0, 300)
-        require_duration("issuedAt", self.issued_at_seconds, 0, 300)
-        require_duration("expiry", self.expiry, 0, 300)
+        _require("notBefore", self.not_before, 0, 300)
+        _require("issuedAt", self.issued_at_seconds, 0, 300)
+        _require("expiry", self.expiry, 0, 300)
 
     @property
     def issued_at_seconds(self) -> float:
@@ -75,9 +119,9 @@ class TokensSection(Section, frozen=True):
     extend: bool = True
 
     def __post_init__(self) -> None:
-        require_duration("minExpiration", self.min_expiration, 600, 1 << 32)
-        require_duration("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
-        require_duration(
+        _require("minExpiration", self.min_expiration, 600, 1 << 32)
+        _require("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
+        _require(
             "defaultExpiration", self.default_expiration, self.min_expiration, self.max_expiration
         )
 
@@ -94,7 +138,7 @@ class KeysSection(Section, frozen=True):
     def __post_init__(self) -> None:
         # Not by the minute: a new key is published for longer than that before it signs.
         if self.rotate_every:
-            require_duration("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
+            _require("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
 
 
 class IssuerKeysSection(Section, frozen=True):
@@ -117,12 +161,12 @@ class IssuerKeysSection(Section, frozen=True):
             raise ValueError("give one of jwksFile, publicKeyFiles, jwksURL and discoveryURL")
         for name, url in urls.items():
             if url:
-                require_fetchable(name, url)
+                _require_fetchable(name, url)
         paths = {"jwksFile": self.jwks_file, "caFile": self.ca_file, "tokenFile": self.token_file}
         for name, path in paths.items():
-            require_path(name, path)
+            _require_path(name, path)
         for path in self.public_key_files:
-            require_path("publicKeyFiles", path)
+            _require_path("publicKeyFiles", path)
         if (self.ca_file or self.token_file) and not any(urls.values()):
             raise ValueError("caFile and tokenFile need jwksURL or discoveryURL; leave them out")
 
@@ -156,12 +200,12 @@ class TrustedIssuerSection(Section, frozen=True):
     leeway: IssuerLeewaySection = IssuerLeewaySection()
 
     def __post_init__(self) -> None:
-        require_issuer(self.url)
+        _require_issuer(self.url)
         if self.keys.discovery_url:
-            require_https("url", self.url, "; with keys.discoveryURL")
+            _require_https("url", self.url, "; with keys.discoveryURL")
         elif self.keys.jwks_url and not (self.legacy and self.url == LEGACY_ISSUER):
-            require_https("url", self.url, "; with keys.jwksURL")
-        require_audiences(self.audiences, at_least=0)
+            _require_https("url", self.url, "; with keys.jwksURL")
+        _require_audiences(self.audiences, at_least=0)
 
 
 class ServerSection(Section, frozen=True):
@@ -179,10 +223,10 @@ class ServerSection(Section, frozen=True):
         match = _BIND.fullmatch(self.bind)
         if match is None or not 0 <= int(match[1]) <= 65535:
             raise ValueError(f"bind is {shown(self.bind)}; write it HOST:PORT, like 127.0.0.1:8443")
-        require("workers", self.workers, 1, 64)
-        require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
-        require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
-        require("maxAnonymousConnections", self.max_anonymous_connections, 10, 100_000)
+        _require("workers", self.workers, 1, 64)
+        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
+        _require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
+        _require("maxAnonymousConnections", self.max_anonymous_connections, 10, 100_000)
 
 
 class SQLiteSection(Section, frozen=True):
@@ -193,7 +237,7 @@ class SQLiteSection(Section, frozen=True):
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("path is empty; give the file of the store, like auth.db")
-        require_path("path", self.path)
+        _require_path("path", self.path)
 
 
 class StoreSection(Section, frozen=True):
@@ -210,8 +254,8 @@ class AuthSection(Section, frozen=True):
     bcrypt_cost: int = 10
 
     def __post_init__(self) -> None:
-        require_duration("authTokenTTL", self.auth_token_ttl, 1, 86400)
-        require("bcryptCost", self.bcrypt_cost, 4, 16)
+        _require("authTokenTTL", self.auth_token_ttl, 1, 86400)
+        _require("bcryptCost", self.bcrypt_cost, 4, 16)
 
 
 class ObjectsFileSection(Section, frozen=True):
@@ -220,7 +264,7 @@ class ObjectsFileSection(Section, frozen=True):
     path: str = ""
 
     def __post_init__(self) -> None:
-        require_path("path", self.path)
+        _require_path("path", self.path)
 
 
 class ObjectsKubernetesSection(Section, frozen=True):
@@ -234,8 +278,8 @@ class ObjectsKubernetesSection(Section, frozen=True):
     max_silence: Duration = Duration(300)
 
     def __post_init__(self) -> None:
-        require_path("kubeconfig", self.kubeconfig)
-        require_duration("maxSilence", self.max_silence, 5, 3600)
+        _require_path("kubeconfig", self.kubeconfig)
+        _require("maxSilence", self.max_silence, 5, 3600)
 
 
 class ObjectsSection(Section, frozen=True):
@@ -299,7 +343,7 @@ class Configuration(Section, frozen=True):
         ):
             if value != served:
                 raise ValueError(f"{name} is {shown(value)}; {served!r} is served")
-        require_https("issuer", self.issuer)
+        _require_https("issuer", self.issuer)
         if self.jwks_uri:
-            require_https("jwksURI", self.jwks_uri)
-        require_audiences(self.audiences, at_least=1)
+            _require_https("jwksURI", self.jwks_uri)
+        _require_audiences(self.audiences, at_least=1)
