@@ -22,7 +22,7 @@ from tests.hard_input import (
 )
 from tests.linear_time import MAX_GROWTH, growth
 from webhook.config import load as config_file
-from webhook.doctor.kubeconfigs import parse_yaml
+from webhook.config.yaml_text import parse_yaml
 from webhook.duration import parse_duration
 from webhook.etcd.auth_json import RoleGrantPermissionRequest, parse_request
 from webhook.kube import protobuf

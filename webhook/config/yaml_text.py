@@ -1,16 +1,18 @@
-"""What PyYAML raises for text that is not YAML, and what it reads in more than linear time."""
+"""Reads YAML with PyYAML: its errors, and its loader without numbers that take quadratic time."""
 
 import re
 from typing import Any, ClassVar, Final
 
 import yaml
 
+from webhook.errors import ConfigurationError
+
 _QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*"|!\S+""")
 
 YAML_ERRORS: Final = (
     yaml.YAMLError,
-    # The constructors of its values (``yaml/constructor.py``) let through what Python says of
-    # a date that does not exist, a number without digits, a ``!!bool`` that is neither, and so on.
+    # Raised by its constructors (``yaml/constructor.py``) for a date that does not exist, a number
+    # without digits, a ``!!bool`` that is neither, and so on.
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -21,10 +23,9 @@ YAML_ERRORS: Final = (
 
 
 class PlainNumbers(yaml.constructor.SafeConstructor):
-    """Leaves numbers of base 60 (``1:30``) as text, as YAML 1.2 does.
+    """Loads numbers of base 60 (``1:30``) as text, as YAML 1.2 does. The first base of a loader.
 
-    They have no limit in length, unlike other integers, and take quadratic time. To be the first
-    base of a loader.
+    Unlike other integers they have no limit in length, and they take quadratic time.
     """
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
@@ -34,21 +35,44 @@ class PlainNumbers(yaml.constructor.SafeConstructor):
     }
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
-        """Return an integer, or the text of one of base 60."""
+        """Return an integer, or the text of one in base 60."""
         text = self.construct_scalar(node)
         return text if ":" in text else super().construct_yaml_int(node)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
-        """Return a floating-point number, or the text of one of base 60."""
+        """Return a floating-point number, or the text of one in base 60."""
         text = self.construct_scalar(node)
         return text if ":" in text else super().construct_yaml_float(node)
 
 
-def yaml_problem(error: Exception) -> str:
-    """Return where a text is not YAML and why, to go after "is not YAML"; empty if not known.
+class _PlainLoader(PlainNumbers, yaml.SafeLoader):
+    pass
 
-    The error's own text shows the line it happened on, and a tag or an anchor that may be part of a
-    password: neither is repeated.
+
+def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
+    """Return the mapping in the first document of a YAML text, as Kubernetes reads it.
+
+    ``name`` is the text's name in errors. Raises ConfigurationError, which shows nothing of the
+    text.
+
+    >>> parse_yaml(b"kind: Pod", "pod.yaml")
+    {'kind': 'Pod'}
+    """
+    try:
+        documents = yaml.load_all(data, Loader=_PlainLoader)
+        document = next((found for found in documents if found is not None), None)
+    except YAML_ERRORS as error:
+        raise ConfigurationError(f"{name} is not YAML{yaml_problem(error)}") from None
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{name} is not a mapping in YAML")
+    return document
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return where and why a text is not YAML, to follow "is not YAML"; empty if unknown.
+
+    The text of the error shows the line, and a tag or an anchor that may be part of a password:
+    neither is repeated.
     """
     if isinstance(error, yaml.reader.ReaderError):
         return f": {error.reason}"
@@ -61,6 +85,6 @@ def yaml_problem(error: Exception) -> str:
 
 
 def _without_text(quoted: re.Match[str]) -> str:
-    """Return a quoted part of a message if it is one character or a token of YAML, else dots."""
+    """Return a quoted part of a message if it is a character or a token of YAML, else dots."""
     part = quoted[0]
     return part if len(part) == len("','") or part.startswith("'<") else "..."

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from keys.messages import plain, shown, shown_path
+from webhook.config.yaml_text import parse_yaml
 from webhook.doctor.findings import Verdict, failure, ok, warning
-from webhook.doctor.kubeconfigs import parse_yaml
 from webhook.doctor.manifest import Manifest
 from webhook.duration import format_duration, parse_duration
 from webhook.errors import ConfigurationError

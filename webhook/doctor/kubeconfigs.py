@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import yaml
-
 from keys.messages import shown
-from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
+from webhook.config.yaml_text import parse_yaml
 from webhook.doctor.certificates import CLIENT_USAGE, check_leaf, load_certificates
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.errors import ConfigurationError
@@ -102,25 +100,6 @@ def check_kubeconfig(
     if verdict.fix:
         return verdict
     return ok(f"{kubeconfig.server.display} as {user}, {verdict.finding.partition(',')[0]}")
-
-
-class _Loader(PlainNumbers, yaml.SafeLoader):
-    pass
-
-
-def parse_yaml(data: bytes, name: str) -> dict[Any, Any]:
-    """Parse the first document of a text in YAML, as Kubernetes does: a mapping.
-
-    Raises ConfigurationError, which shows nothing of the text.
-    """
-    try:
-        documents = yaml.load_all(data, Loader=_Loader)
-        document = next((found for found in documents if found is not None), None)
-    except YAML_ERRORS as error:
-        raise ConfigurationError(f"{name} is not YAML{yaml_problem(error)}") from None
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{name} is not a mapping in YAML")
-    return document
 
 
 def _entry(

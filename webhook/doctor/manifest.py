@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from keys.messages import shown
-from webhook.doctor.kubeconfigs import parse_yaml
+from webhook.config.yaml_text import parse_yaml
 from webhook.errors import ConfigurationError
 
 _PROGRAM: Final = "kube-apiserver"
