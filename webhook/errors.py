@@ -1,15 +1,34 @@
-"""One family of errors. The base is never raised; messages are one sentence, fit to be shown.
+"""The errors of Leeway. The base is never raised; messages are one sentence, fit to be shown.
 
-``TokenRefusedError`` and what is below it are outcomes: the authenticator returns them, typed and
-with their numbers, and never lets them out as exceptions.
+``TokenRefusedError`` and its subclasses are outcomes: the authenticator returns them and never
+lets them out as exceptions.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from math import ceil
-from typing import ClassVar, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from webhook.go_text import MAX_SHOWN, go_quoted
+MAX_SHOWN: Final = 256
+"""How many characters of a text of a client are repeated; Kubernetes repeats all of it."""
+_GO_ESCAPES: Final = {
+    '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
+    "\t": "\\t", "\v": "\\v",
+}  # fmt: skip
+
+
+def go_quoted(text: str) -> str:
+    """Quote a text as Go's ``%q`` does, and as Kubernetes so does, cut after 256 characters."""
+    return f'"{"".join(map(_go_character, text[:MAX_SHOWN]))}"'
+
+
+def _go_character(character: str) -> str:
+    if character in _GO_ESCAPES or character.isprintable():
+        return _GO_ESCAPES.get(character, character)
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class LeewayError(Exception):
@@ -17,7 +36,7 @@ class LeewayError(Exception):
 
 
 class ConfigurationError(LeewayError):
-    """A configuration that cannot be used: names the source, the field, and what is allowed."""
+    """A configuration that cannot be used; names the source, the field and what is allowed."""
 
 
 class ConfiguredFileError(ConfigurationError):
@@ -25,7 +44,7 @@ class ConfiguredFileError(ConfigurationError):
 
 
 class DataDirectoryError(LeewayError):
-    """A data directory in which something is missing, too open, or already there."""
+    """A data directory in which a file is missing, too open or already there."""
 
     @classmethod
     def none_at(cls, path: object) -> Self:
@@ -37,23 +56,23 @@ class DataDirectoryError(LeewayError):
 
 
 class DirectoryDiffersError(DataDirectoryError):
-    """A data directory that was made with other options than those that are given now."""
+    """A data directory that was made with options other than those given now."""
 
 
 class CertificateError(LeewayError):
-    """A certificate that cannot be made, renewed or revoked as asked for."""
+    """A certificate that cannot be made, renewed or revoked as requested."""
 
 
 class ServerUnreachableError(LeewayError):
-    """A server that cannot be reached, or that does not answer what it was asked."""
+    """A server that cannot be reached, or whose answer does not fit the request."""
 
 
 class InvalidReviewError(LeewayError):
-    """A request body that is not the review it should be."""
+    """A request body that is not the object expected."""
 
 
 class Cause(NamedTuple):
-    """Why a field is wrong: ``FieldValueInvalid`` or the like, in words, and which field."""
+    """Why a field is wrong: a reason like ``FieldValueInvalid``, a message, and the field."""
 
     reason: str
     message: str
@@ -61,7 +80,7 @@ class Cause(NamedTuple):
 
 
 class InvalidObjectError(LeewayError):
-    """An object that is well formed, but not valid: a cause for each field that is wrong.
+    """An object that is well formed but not valid, with a cause for each field that is wrong.
 
     Source of the message: kubernetes ``apimachinery/pkg/api/errors``, ``NewInvalid``.
     """
@@ -78,11 +97,11 @@ class InvalidObjectError(LeewayError):
 
 
 class IssueError(LeewayError):
-    """A token that may not be issued as asked for.
+    """A token that cannot be issued as requested.
 
-    ``field`` is the one of a TokenRequest that is wrong: it is ``required`` but empty, or its
-    ``value`` is not allowed, or, without a value, what it asks for is not. ``detail`` is what
-    Kubernetes says of it.
+    ``field`` is the field of a TokenRequest that is wrong: it is ``required`` but empty, or its
+    ``value`` is not allowed; without a value, the request as such is not allowed. ``detail`` is
+    Kubernetes' text for it.
     """
 
     def __init__(
@@ -102,7 +121,7 @@ class IssueError(LeewayError):
 
 
 class ObjectNotFoundError(LeewayError):
-    """An object that a request needs is not there. ``resource`` is its plural, ``pods``."""
+    """An object that a request needs does not exist. ``resource`` is a plural like ``pods``."""
 
     def __init__(self, resource: str, name: str) -> None:
         super().__init__(f"{resource} {go_quoted(name)} not found")
@@ -111,7 +130,7 @@ class ObjectNotFoundError(LeewayError):
 
 
 class ObjectConflictError(LeewayError):
-    """An object is there, but not the one that a request means."""
+    """An object exists, but it is not the one that the request means."""
 
     def __init__(self, kind: str, group: str, name: str, why: str) -> None:
         qualified = f"{kind}.{group}" if group else kind
@@ -122,19 +141,19 @@ class ObjectConflictError(LeewayError):
 
 
 class NotIssuedError(LeewayError):
-    """A token that is not issued, because what it is to be bound to is missing or another one."""
+    """A token that is not issued, because its object is missing or is a different one."""
 
 
 class LookupUnavailableError(LeewayError):
-    """An object that a request needs could not be looked up now."""
+    """An object that a request needs cannot be looked up at the moment."""
 
 
 class APIServerError(LeewayError):
-    """An API server that could not be asked, or did not answer as asked.
+    """A request to an API server that failed.
 
-    ``code`` is the HTTP status, or that of an event, and 0 where there was no whole answer;
-    ``is_not_found`` tells whether the API server itself says that an object is not there, and not a
-    proxy before it.
+    ``code`` is the HTTP status, or that of a watch event, and 0 without a complete response.
+    ``is_not_found`` is true where the API server itself, and not a proxy in front of it, says that
+    the object does not exist.
     """
 
     def __init__(self, message: str, code: int = 0, *, is_not_found: bool = False) -> None:
@@ -144,7 +163,7 @@ class APIServerError(LeewayError):
 
 
 class KeysUnavailableError(LeewayError):
-    """The keys of a trusted issuer could not be fetched, or what was fetched cannot be used."""
+    """Keys of a trusted issuer that cannot be fetched, or that cannot be used."""
 
 
 class HandshakeFailure(StrEnum):
@@ -186,161 +205,77 @@ class Reason(StrEnum):
 
 
 class TokenRefusedError(LeewayError):
-    """Base of the refusals.
+    """A token that is refused, with the reason as data.
 
-    ``is_ours`` tells whether the token names an issuer of ours; another authenticator may know
-    the others, so their refusal carries no error to the API server.
+    ``is_ours`` is false for a token that another authenticator may know: its refusal carries no
+    error to the API server.
     """
 
-    reason: ClassVar[Reason]
-    is_ours = True
-
-
-class NotATokenError(TokenRefusedError):
-    """Not a JWT that names an issuer."""
-
-    reason = Reason.MALFORMED
-    is_ours = False
+    def __init__(self, reason: Reason, message: str, *, is_ours: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.is_ours = is_ours
 
 
 class MalformedTokenError(TokenRefusedError):
-    """A JWT of an issuer of ours whose header or signature is not accepted."""
+    """Text that is not a JWT, or a JWT whose header or signature is not accepted."""
 
-    reason = Reason.MALFORMED
+    def __init__(self, message: str, *, is_ours: bool = True) -> None:
+        super().__init__(Reason.MALFORMED, message, is_ours=is_ours)
 
 
 class InvalidClaimsError(TokenRefusedError):
     """Claims that are not those of a service account token."""
 
-    reason = Reason.MALFORMED
+    def __init__(self, detail: str) -> None:
+        text = f"service account token claims could not be validated: {detail}"
+        super().__init__(Reason.MALFORMED, text)
 
 
 class UnknownBindingError(InvalidClaimsError):
-    """Claims that bind the token to a kind of object that is not known here."""
-
-
-class NotRecognisedError(TokenRefusedError):
-    """A token of an issuer that is not trusted here."""
-
-    reason = Reason.NOT_RECOGNISED
-    is_ours = False
+    """Claims that bind the token to a kind of object that Leeway does not know."""
 
 
 class UnknownKeyError(TokenRefusedError):
     """No key of the issuer, whose URL is ``issuer``, has the token's ``kid``."""
 
-    reason = Reason.UNKNOWN_KEY
-
     def __init__(self, message: str, issuer: str) -> None:
-        super().__init__(message)
+        super().__init__(Reason.UNKNOWN_KEY, message)
         self.issuer = issuer
 
 
 class NoKeysError(UnknownKeyError):
-    """There are no keys of the issuer, since they could not be fetched."""
+    """There are no keys of the issuer, because they could not be fetched."""
 
 
-class TokenAlgorithmError(TokenRefusedError):
-    """The token's ``alg`` is not that of the key."""
-
-    reason = Reason.ALGORITHM_NOT_ALLOWED
-
-
-class BadSignatureError(TokenRefusedError):
-    """The signature is not one by the key that the token names."""
-
-    reason = Reason.BAD_SIGNATURE
-
-
-class AudienceMismatchError(TokenRefusedError):
-    """The token is for none of the audiences asked for."""
-
-    reason = Reason.AUDIENCE_MISMATCH
-
-
-class SubjectMismatchError(TokenRefusedError):
-    """``sub`` contradicts the ``kubernetes.io`` claims."""
-
-    reason = Reason.SUBJECT_MISMATCH
-
-
-class ServiceAccountGoneError(TokenRefusedError):
-    """The service account has been deleted."""
-
-    reason = Reason.SERVICE_ACCOUNT_GONE
-
-
-class UIDMismatchError(TokenRefusedError):
-    """An object of that name is there, but it is another one."""
-
-    reason = Reason.UID_MISMATCH
-
-
-class BoundObjectGoneError(TokenRefusedError):
-    """The Pod, Secret or Node that the token is bound to has been deleted."""
-
-    reason = Reason.BOUND_OBJECT_GONE
-
-
-class LookupFailedError(TokenRefusedError):
-    """Whether an object still exists could not be found out; the token itself may be good."""
-
-    reason = Reason.LOOKUP_FAILED
-
-
-class RevokedError(TokenRefusedError):
-    """The token has been revoked."""
-
-    reason = Reason.REVOKED
-
-
-class MarkedInvalidError(RevokedError):
+class MarkedInvalidError(TokenRefusedError):
     """Kubernetes has marked the Secret of a legacy token as invalid."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.REVOKED, message)
+
+
+_CLOCK_PHRASES: Final = {
+    Reason.NOT_YET_VALID: ("is not valid yet", "is {}s ahead of"),
+    Reason.ISSUED_IN_FUTURE: ("is issued in the future", "is {}s ahead of"),
+    Reason.EXPIRED: ("has expired", "was {}s ago by"),
+}
 
 
 class ClockError(TokenRefusedError):
-    """Base of the refusals that a clock decides.
+    """A claim that is on the wrong side of the clock by more than the leeway.
 
-    ``skew_seconds`` is how far the claim is on the wrong side of the clock, ``leeway_seconds``
-    what was allowed, ``short_seconds`` how much more would have let the token pass; whole
-    seconds, rounded up.
+    ``skew_seconds`` is by how much, ``leeway_seconds`` what was allowed, and ``short_seconds``
+    how much more leeway would have let the token pass; in whole seconds, rounded up.
     """
 
-    phrase: ClassVar[str]
-
-    def __init__(self, claim: str, skew: float, leeway: float) -> None:
-        self.claim = claim
+    def __init__(self, reason: Reason, claim: str, skew: float, leeway: float) -> None:
         self.skew_seconds = ceil(skew)
         self.leeway_seconds = leeway
         self.short_seconds = ceil(skew - leeway)
+        phrase, where = _CLOCK_PHRASES[reason]
         super().__init__(
-            f"service account token {self.phrase}: {self._where()} "
-            f"(leeway {leeway:g}s, {self.short_seconds}s short)"
+            reason,
+            f"service account token {phrase}: {claim} {where.format(self.skew_seconds)} this "
+            f"server's clock (leeway {leeway:g}s, {self.short_seconds}s short)",
         )
-
-    def _where(self) -> str:
-        return f"{self.claim} is {self.skew_seconds}s ahead of this server's clock"
-
-
-class NotYetValidError(ClockError):
-    """``nbf`` is further ahead than the leeway."""
-
-    reason = Reason.NOT_YET_VALID
-    phrase = "is not valid yet"
-
-
-class IssuedInFutureError(ClockError):
-    """``iat`` is further ahead than the leeway."""
-
-    reason = Reason.ISSUED_IN_FUTURE
-    phrase = "is issued in the future"
-
-
-class ExpiredError(ClockError):
-    """``exp`` is longer ago than the leeway."""
-
-    reason = Reason.EXPIRED
-    phrase = "has expired"
-
-    def _where(self) -> str:
-        return f"{self.claim} was {self.skew_seconds}s ago by this server's clock"

@@ -25,8 +25,8 @@ from webhook.errors import (
     LookupUnavailableError,
     ObjectConflictError,
     ObjectNotFoundError,
+    go_quoted,
 )
-from webhook.go_text import go_quoted
 from webhook.kube.token_request import KIND, AskedToken, BoundObjectReference
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState

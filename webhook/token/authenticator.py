@@ -22,14 +22,9 @@ from keys import jws
 from keys.errors import AlgorithmNotAllowedError, MalformedJWSError, UnusableKeyError
 from keys.jwk import VerificationKey, is_same_key
 from webhook.errors import (
-    BadSignatureError,
-    InvalidClaimsError,
     MalformedTokenError,
     NoKeysError,
-    NotATokenError,
-    NotRecognisedError,
-    RevokedError,
-    TokenAlgorithmError,
+    Reason,
     TokenRefusedError,
     UnknownKeyError,
 )
@@ -207,7 +202,7 @@ class Authenticator:
             common = check_audience(claims, own, audiences or own)
             # 6. It is valid now.
             leeway = fact.issuer.leeway or self._leeway
-            leaning = check_times(claims, leeway, now)
+            within_leeway = check_times(claims, leeway, now)
             # 7. What it is bound to is still there.
             if self._objects is not None:
                 check_objects(claims, self._objects, looked_up, leeway.expiry, now)
@@ -215,12 +210,13 @@ class Authenticator:
             if self._revocations is not None:
                 why = self._revocations.find(claims)
                 if why:
-                    raise RevokedError(f"service account token has been revoked: {why}")
+                    text = f"service account token has been revoked: {why}"
+                    raise TokenRefusedError(Reason.REVOKED, text)
         except TokenRefusedError as error:
             return refused(error, claims)
         warn_after = claims.warn_after
         stale = None if warn_after is None or now <= warn_after else int(now) - warn_after
-        return Authenticated(claims, common, leaning, stale)
+        return Authenticated(claims, common, within_leeway, stale)
 
     def entry_of(self, token: str, now: float) -> TrustedIssuer | None:
         """Return the entry whose key verifies a token, None where none does."""
@@ -242,22 +238,24 @@ class Authenticator:
         try:
             parsed = jws.parse(token)
         except MalformedJWSError as error:
-            raise NotATokenError(f"this is not a service account token: {error}") from error
+            text = f"this is not a service account token: {error}"
+            raise MalformedTokenError(text, is_ours=False) from error
         unverified = read_unverified(parsed.unverified_payload)
         if unverified is None:
-            raise NotATokenError("this is not a service account token: its payload names no issuer")
+            text = "this is not a service account token: its payload names no issuer"
+            raise MalformedTokenError(text, is_ours=False)
         entries = self._issuers.get(unverified.issuer)
         if entries is None:
-            raise NotRecognisedError(
-                f"its issuer {unverified.issuer[:256]!r} is not one that is trusted here"
-            )
+            text = f"its issuer {unverified.issuer[:256]!r} is not one that is trusted here"
+            raise TokenRefusedError(Reason.NOT_RECOGNISED, text, is_ours=False)
         # 2. and 3. A key of that issuer, and a signature by it.
         issuer, key = _verified_by(parsed, entries)
         # 4. Claims that are whole. Of a member that appears twice the issuer above might be the
         # other one; such claims end here.
         claims = parse_claims(unverified, legacy=issuer.legacy)
         if claims.issuer != issuer.url:
-            raise InvalidClaimsError(f"token issuer {claims.issuer[:256]!r} is invalid")
+            text = f"token issuer {claims.issuer[:256]!r} is invalid"
+            raise TokenRefusedError(Reason.MALFORMED, text)
         size = _FACT_OVERHEAD_BYTES + _AUDIENCE_OVERHEAD_BYTES * len(claims.audiences)
         size += 2 * len(parsed.unverified_payload)
         fact = _Fact(issuer, key, claims, size)
@@ -293,18 +291,21 @@ def _verified_by(
     except MalformedJWSError as error:
         raise MalformedTokenError(f"service account token is malformed: {error}") from error
     except AlgorithmNotAllowedError as error:
-        raise TokenAlgorithmError(f"invalid signature: {error}") from error
+        text = f"invalid signature: {error}"
+        raise TokenRefusedError(Reason.ALGORITHM_NOT_ALLOWED, text) from error
     if problems and (kid is None or not candidates):
         raise NoKeysError(f"invalid signature, no keys found: {'; '.join(problems)}", url)
     if candidates:
         _, key = candidates[0]
         tried = f"key {key.kid}" if len(candidates) == 1 else f"any of {len(candidates)} keys"
-        raise BadSignatureError(
+        raise TokenRefusedError(
+            Reason.BAD_SIGNATURE,
             f"invalid signature: error in cryptographic primitive, it is not one by {tried} "
-            f"of issuer {url}"
+            f"of issuer {url}",
         )
     if kid is None:
-        raise TokenAlgorithmError(f"invalid signature: no key of issuer {url} is for {algorithm}")
+        text = f"invalid signature: no key of issuer {url} is for {algorithm}"
+        raise TokenRefusedError(Reason.ALGORITHM_NOT_ALLOWED, text)
     count = len({name for _, keys in known for name in keys})
     raise UnknownKeyError(
         f"invalid signature, no keys found: kid {kid[:64]!r} is not one of the {count} keys of "

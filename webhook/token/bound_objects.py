@@ -16,13 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from webhook.errors import (
-    BoundObjectGoneError,
-    LookupFailedError,
-    MarkedInvalidError,
-    ServiceAccountGoneError,
-    UIDMismatchError,
-)
+from webhook.errors import MarkedInvalidError, Reason, TokenRefusedError
 from webhook.token.claims import Claims, ObjectReference
 
 INVALID_SINCE_LABEL: Final = "kubernetes.io/legacy-token-invalid-since"
@@ -122,8 +116,7 @@ def check_objects(
 
     ``answers`` are those of ``look_up``; they go before what the source knows. ``leeway`` is the
     time in seconds for which an object that is being deleted still counts. Raises
-    ServiceAccountGoneError, UIDMismatchError, BoundObjectGoneError, MarkedInvalidError,
-    LookupFailedError, or LookupNeeded for an object that the source has not seen.
+    TokenRefusedError, and LookupNeeded for an object that the source has not seen.
     """
     for key, uid in objects_of(claims):
         answer = answers.get(key) or source.find(key, uid)
@@ -159,15 +152,17 @@ def _check(key: ObjectKey, uid: str, answer: Answer, leeway: float, now: float) 
     if isinstance(answer, Absence):
         if answer is Absence.GONE:
             raise _gone(key, "there is none of that name")
-        raise LookupFailedError(
+        raise TokenRefusedError(
+            Reason.LOOKUP_FAILED,
             f"service account token could not be checked: {key} could not be looked up; try again "
-            "when the source of objects is reachable (see /readyz?verbose)"
+            "when the source of objects is reachable (see /readyz?verbose)",
         )
     if uid and answer.uid != uid:
         claim = "claim" if key.kind is Kind.SERVICE_ACCOUNT else _REF_CLAIMS[key.kind]
-        raise UIDMismatchError(
+        raise TokenRefusedError(
+            Reason.UID_MISMATCH,
             f"{_WORDS[key.kind]} UID ({answer.uid[:64]}) does not match {claim} ({uid[:64]}): "
-            f"{key} was deleted and made again"
+            f"{key} was deleted and made again",
         )
     if answer.deleted_at is not None and answer.deleted_at < now - leeway:
         ago = floor(now - answer.deleted_at)
@@ -183,12 +178,12 @@ def _marked_invalid(claims: Claims, key: ObjectKey) -> MarkedInvalidError:
     )
 
 
-def _gone(key: ObjectKey, detail: str) -> ServiceAccountGoneError | BoundObjectGoneError:
+def _gone(key: ObjectKey, detail: str) -> TokenRefusedError:
+    text = f"{key} has been deleted: {detail}"
     if key.kind is Kind.SERVICE_ACCOUNT:
-        return ServiceAccountGoneError(f"{key} has been deleted: {detail}")
-    return BoundObjectGoneError(
-        f"service account token has been invalidated: {key} has been deleted: {detail}"
-    )
+        return TokenRefusedError(Reason.SERVICE_ACCOUNT_GONE, text)
+    text = f"service account token has been invalidated: {text}"
+    return TokenRefusedError(Reason.BOUND_OBJECT_GONE, text)
 
 
 _WORDS: Final = {

@@ -11,12 +11,7 @@ from typing import Final
 
 import msgspec
 
-from webhook.errors import (
-    AudienceMismatchError,
-    ExpiredError,
-    IssuedInFutureError,
-    NotYetValidError,
-)
+from webhook.errors import ClockError, Reason, TokenRefusedError
 
 LEGACY_ISSUER: Final = "kubernetes/serviceaccount"
 USERNAME_PREFIX: Final = "system:serviceaccount:"
@@ -71,15 +66,16 @@ def check_audience(
     """Return the requested audiences that the token is for, in the order of the token.
 
     A token without audiences (a legacy one) is for the configured ones. Raises
-    AudienceMismatchError where none is left. Source: ``jwt.go``, ``AuthenticateToken``.
+    TokenRefusedError where none is left. Source: ``jwt.go``, ``AuthenticateToken``.
     """
     own = claims.audiences or tuple(configured)
     wanted = requested if len(requested) <= _FEW else frozenset(requested)
     common = tuple([audience for audience in own if audience in wanted])
     if not common:
-        raise AudienceMismatchError(
+        raise TokenRefusedError(
+            Reason.AUDIENCE_MISMATCH,
             f"token audiences {_go_list(own)} is invalid for the target audiences "
-            f"{_go_list(requested)}"
+            f"{_go_list(requested)}",
         )
     return common
 
@@ -88,23 +84,23 @@ def check_times(claims: Claims, leeway: ClockLeeway, now: float) -> tuple[str, .
     """Check ``nbf``, then ``exp``, then ``iat``, in the order of go-jose's ``Claims.Validate``.
 
     A token exactly at the leeway passes. Returns the names of the claims that pass only thanks to
-    the leeway. Raises NotYetValidError, ExpiredError or IssuedInFutureError.
+    the leeway. Raises ClockError.
     """
     not_before, expires_at, issued_at = claims.not_before, claims.expires_at, claims.issued_at
-    leaning: tuple[str, ...] = ()
+    within_leeway: tuple[str, ...] = ()
     if not_before is not None and not_before > now:
         if not_before > now + leeway.not_before:
-            raise NotYetValidError("nbf", not_before - now, leeway.not_before)
-        leaning += ("nbf",)
+            raise ClockError(Reason.NOT_YET_VALID, "nbf", not_before - now, leeway.not_before)
+        within_leeway += ("nbf",)
     if expires_at is not None and expires_at < now:
         if now - leeway.expiry > expires_at:
-            raise ExpiredError("exp", now - expires_at, leeway.expiry)
-        leaning += ("exp",)
+            raise ClockError(Reason.EXPIRED, "exp", now - expires_at, leeway.expiry)
+        within_leeway += ("exp",)
     if issued_at is not None and issued_at > now:
         if issued_at > now + leeway.issued_at:
-            raise IssuedInFutureError("iat", issued_at - now, leeway.issued_at)
-        leaning += ("iat",)
-    return leaning
+            raise ClockError(Reason.ISSUED_IN_FUTURE, "iat", issued_at - now, leeway.issued_at)
+        within_leeway += ("iat",)
+    return within_leeway
 
 
 def is_dns_label(text: str) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from keys.messages import describe_validation
-from webhook.errors import InvalidClaimsError, SubjectMismatchError, UnknownBindingError
+from webhook.errors import InvalidClaimsError, Reason, TokenRefusedError, UnknownBindingError
 from webhook.token.claims import (
     USERNAME_PREFIX,
     Claims,
@@ -124,7 +124,7 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
         _refuse_unknown_bindings(members)
         return _from_projected(wire)
     except (EncodingError, msgspec.ValidationError) as error:
-        raise InvalidClaimsError(_invalid(describe_validation(error))) from error
+        raise InvalidClaimsError(describe_validation(error)) from error
 
 
 def _refuse_unknown_bindings(members: object) -> None:
@@ -138,10 +138,8 @@ def _refuse_unknown_bindings(members: object) -> None:
     for name, value in private.items() if isinstance(private, dict) else ():
         if name not in _KUBERNETES_MEMBERS and isinstance(value, dict | list):
             raise UnknownBindingError(
-                _invalid(
-                    f"it is bound by kubernetes.io.{ascii(name[:64])[1:-1]}, which is not known "
-                    "here, so nothing tells whether that still holds"
-                )
+                f"it is bound by kubernetes.io.{ascii(name[:64])[1:-1]}, which is not known "
+                "here, so nothing tells whether that still holds"
             )
 
 
@@ -151,9 +149,9 @@ def _from_projected(wire: _Projected) -> Claims:
     pod, secret, node = private.pod, private.secret, private.node
     audiences = _audiences(wire.aud)
     if not audiences:
-        raise InvalidClaimsError(_invalid("aud is empty, and an audience is required"))
+        raise InvalidClaimsError("aud is empty, and an audience is required")
     if (pod is not None) + (secret is not None) + (node is not None and pod is None) > 1:
-        raise InvalidClaimsError(_invalid("it is bound to two objects, one is allowed"))
+        raise InvalidClaimsError("it is bound to two objects, one is allowed")
     subject = _check_subject(wire.sub, private.namespace, account.name)
     texts = f"{wire.jti}{account.uid}"
     whole = account.uid != ""
@@ -170,7 +168,7 @@ def _from_projected(wire: _Projected) -> Claims:
         texts += node.uid
         whole = whole and (pod is not None or node.uid != "")
     if not whole:
-        raise InvalidClaimsError(_invalid("a uid is missing or empty"))
+        raise InvalidClaimsError("a uid is missing or empty")
     _check_text(texts, "jti or a uid")
     return Claims(
         intern(wire.iss),
@@ -192,7 +190,7 @@ def _from_projected(wire: _Projected) -> Claims:
 def _from_legacy(wire: _Legacy) -> Claims:
     _check_subject(wire.sub, wire.namespace, wire.account_name)
     if not wire.account_uid:
-        raise InvalidClaimsError(_invalid("a uid is missing or empty"))
+        raise InvalidClaimsError("a uid is missing or empty")
     _check_text(wire.account_uid, "a uid")
     _check_name(wire.secret_name, "secret")
     return Claims(
@@ -250,24 +248,18 @@ def build_projected(
     payload = msgspec.json.encode(members, order="sorted")
     unverified = read_unverified(payload)
     if unverified is None:
-        raise InvalidClaimsError(_invalid("it has no issuer"))
+        raise InvalidClaimsError("it has no issuer")
     return parse_claims(unverified), payload
-
-
-def _invalid(detail: str) -> str:
-    return f"service account token claims could not be validated: {detail}"
 
 
 def _audiences(value: str | list[str]) -> tuple[str, ...]:
     audiences = (value,) if isinstance(value, str) else tuple(value)
     if len(audiences) > MAX_AUDIENCES:
-        raise InvalidClaimsError(
-            _invalid(f"aud has {len(audiences)} entries, {MAX_AUDIENCES} are allowed")
-        )
+        raise InvalidClaimsError(f"aud has {len(audiences)} entries, {MAX_AUDIENCES} are allowed")
     if "" in audiences:
-        raise InvalidClaimsError(_invalid("aud has an empty entry"))
+        raise InvalidClaimsError("aud has an empty entry")
     if not "".join(audiences).isprintable():
-        raise InvalidClaimsError(_invalid("aud is not printable text"))
+        raise InvalidClaimsError("aud is not printable text")
     return audiences
 
 
@@ -275,9 +267,10 @@ def _check_subject(subject: str, namespace: str, name: str) -> str:
     shared = _subject_of(namespace, name)
     if subject == shared:
         return shared
-    raise SubjectMismatchError(
+    raise TokenRefusedError(
+        Reason.SUBJECT_MISMATCH,
         f"service account token sub claim is invalid: it is {subject[:320]!r}, "
-        f"its kubernetes.io claims are those of {namespace}/{name}"
+        f"its kubernetes.io claims are those of {namespace}/{name}",
     )
 
 
@@ -286,7 +279,7 @@ def _subject_of(namespace: str, name: str) -> str:
     # Memoised because an account has many tokens; a refusal is not kept.
     if not is_dns_label(namespace) or not is_dns_subdomain(name):
         raise InvalidClaimsError(
-            _invalid("its namespace or service account has a name that Kubernetes does not allow")
+            "its namespace or service account has a name that Kubernetes does not allow"
         )
     return f"{USERNAME_PREFIX}{namespace}:{name}"
 
@@ -310,7 +303,7 @@ def _shared_audiences(audiences: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_name(name: str, claim: str) -> None:
     if not is_dns_subdomain(name):
-        raise InvalidClaimsError(_invalid(f"{claim} has a name that Kubernetes does not allow"))
+        raise InvalidClaimsError(f"{claim} has a name that Kubernetes does not allow")
 
 
 @lru_cache(maxsize=4096)
@@ -321,4 +314,4 @@ def _check_node_name(name: str) -> None:
 
 def _check_text(text: str, claims: str) -> None:
     if not (text.isascii() and text.isprintable()):
-        raise InvalidClaimsError(_invalid(f"{claims} is not printable ASCII"))
+        raise InvalidClaimsError(f"{claims} is not printable ASCII")

@@ -14,8 +14,16 @@ from keys import jws
 from keys.encoding import decode_base64url
 from keys.errors import KeysError
 from keys.messages import utc
-from webhook import errors
 from webhook.duration import in_words
+from webhook.errors import (
+    ClockError,
+    MalformedTokenError,
+    MarkedInvalidError,
+    NoKeysError,
+    Reason,
+    TokenRefusedError,
+    UnknownBindingError,
+)
 from webhook.token.claims import Claims, ClockLeeway
 from webhook.token.claims_json import parse_claims, read_unverified
 from webhook.token.outcome import Authenticated, Outcome
@@ -36,27 +44,22 @@ CHECKS: Final = (
     "revoked",
 )
 
-_FAILED_CHECK: Final[dict[type[errors.TokenRefusedError], str]] = {
-    errors.NotATokenError: "form",
-    errors.MalformedTokenError: "form",
-    errors.NotRecognisedError: "issuer",
-    errors.UnknownKeyError: "key",
-    errors.NoKeysError: "key",
-    errors.TokenAlgorithmError: "key",
-    errors.BadSignatureError: "signature",
-    errors.InvalidClaimsError: "claims",
-    errors.UnknownBindingError: "claims",
-    errors.SubjectMismatchError: "claims",
-    errors.AudienceMismatchError: "audience",
-    errors.NotYetValidError: "not before",
-    errors.ExpiredError: "expiry",
-    errors.IssuedInFutureError: "issued at",
-    errors.ServiceAccountGoneError: "objects",
-    errors.UIDMismatchError: "objects",
-    errors.BoundObjectGoneError: "objects",
-    errors.LookupFailedError: "objects",
-    errors.MarkedInvalidError: "objects",
-    errors.RevokedError: "revoked",
+_CHECK_OF_REASON: Final = {
+    Reason.MALFORMED: "claims",
+    Reason.NOT_RECOGNISED: "issuer",
+    Reason.UNKNOWN_KEY: "key",
+    Reason.ALGORITHM_NOT_ALLOWED: "key",
+    Reason.BAD_SIGNATURE: "signature",
+    Reason.SUBJECT_MISMATCH: "claims",
+    Reason.AUDIENCE_MISMATCH: "audience",
+    Reason.NOT_YET_VALID: "not before",
+    Reason.EXPIRED: "expiry",
+    Reason.ISSUED_IN_FUTURE: "issued at",
+    Reason.SERVICE_ACCOUNT_GONE: "objects",
+    Reason.UID_MISMATCH: "objects",
+    Reason.BOUND_OBJECT_GONE: "objects",
+    Reason.LOOKUP_FAILED: "objects",
+    Reason.REVOKED: "revoked",
 }
 _ADVICE: Final = {
     "form": "This text is not a complete service account token. Copy it again from where it came, "
@@ -87,14 +90,14 @@ _ADVICE: Final = {
     "`kubectl get` with -o yaml shows its uid.",
     "revoked": "Somebody ran `leeway revoke`. If that was right, ask for a new token.",
 }
-_SPECIAL_ADVICE: Final[dict[type[errors.TokenRefusedError], str]] = {
-    errors.NoKeysError: "Nothing is known to be wrong with this token: the keys that would tell "
+_SPECIAL_ADVICE: Final[dict[type[TokenRefusedError], str]] = {
+    NoKeysError: "Nothing is known to be wrong with this token: the keys that would tell "
     "could not be fetched. Fix what is said above, which is between this machine and the issuer, "
     "and try again.",
-    errors.UnknownBindingError: "The token is good only together with something that this version "
+    UnknownBindingError: "The token is good only together with something that this version "
     "of Leeway cannot check. Ask for a token that is bound to a Pod, a Secret, a Node or to "
     "nothing, or have this one reviewed by the API server that issued it.",
-    errors.MarkedInvalidError: "The token is good, but Kubernetes marked its Secret as invalid, "
+    MarkedInvalidError: "The token is good, but Kubernetes marked its Secret as invalid, "
     "because the token was not used for a year. Ask the TokenRequest API (`kubectl create token`) "
     "for one instead.",
 }
@@ -140,7 +143,7 @@ def explain(
 
     ``looks_up_objects`` tells whether there was a source of objects.
     """
-    failed = None if isinstance(outcome, Authenticated) else _FAILED_CHECK[type(outcome.error)]
+    failed = None if isinstance(outcome, Authenticated) else _failed_check(outcome.error)
     claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
     if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
         # The signature held: this is what was signed, legacy or not.
@@ -163,15 +166,20 @@ def explain(
     return Explanation(tuple(checks), verdict, _advice(error, token))
 
 
-def _advice(error: errors.TokenRefusedError, token: str) -> str:
+def _failed_check(error: TokenRefusedError) -> str:
+    if isinstance(error, MalformedTokenError):
+        return "form"
+    return "objects" if isinstance(error, MarkedInvalidError) else _CHECK_OF_REASON[error.reason]
+
+
+def _advice(error: TokenRefusedError, token: str) -> str:
     special = _SPECIAL_ADVICE.get(type(error))
     if special:
         return special
-    if _FAILED_CHECK[type(error)] == "form" and _is_complete(token):
-        ours = isinstance(error, errors.MalformedTokenError)
-        return _HEADER_ADVICE if ours else _NO_ISSUER_ADVICE
-    text = _ADVICE[_FAILED_CHECK[type(error)]]
-    if not isinstance(error, errors.ClockError):
+    if _failed_check(error) == "form" and _is_complete(token):
+        return _HEADER_ADVICE if error.is_ours else _NO_ISSUER_ADVICE
+    text = _ADVICE[_failed_check(error)]
+    if not isinstance(error, ClockError):
         return text
     needed = f"{error.skew_seconds}s"
     if error.skew_seconds > _MAX_LEEWAY_SECONDS:
