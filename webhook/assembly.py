@@ -23,8 +23,7 @@ from webhook.skew.tracker import SkewTracker
 from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway
-from webhook.token.discovery import MAX_AGE_SECONDS
-from webhook.token.issuer import EXTENDED_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
+from webhook.token.issuer import EXTENDED_SECONDS, MAX_AGE_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
 
 

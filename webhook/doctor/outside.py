@@ -27,7 +27,7 @@ from webhook.doctor.signing_keys import check_published
 from webhook.errors import ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.https import client_context
-from webhook.token.discovery import CONFIGURATION_PATH, JWKS_PATH
+from webhook.token.issuer import CONFIGURATION_PATH, JWKS_PATH
 
 _READY_PATH: Final = "/readyz?verbose"
 _PATHS: Final = (_READY_PATH, CONFIGURATION_PATH, JWKS_PATH)

@@ -1,19 +1,27 @@
-"""Signs service account tokens, with the defaults and limits of Kubernetes' TokenRequest.
+"""A token issuer: signs service account tokens, and describes itself in a public document.
 
-Source: kubernetes ``pkg/registry/core/serviceaccount/storage/token.go``.
+Sources: kubernetes ``pkg/registry/core/serviceaccount/storage/token.go`` (the defaults and limits)
+and ``pkg/serviceaccount/openidmetadata.go``; OpenID Connect Discovery 1.0 section 3.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from keys import jws
+from keys.jwk import VerificationKey
 from keys.keyring import Keyring
 from webhook.errors import IssueError, TokenRefusedError
 from webhook.token.claims import Claims, ObjectReference, is_dns_label, is_dns_subdomain
 from webhook.token.claims_json import MAX_AUDIENCES, build_projected
 
+CONFIGURATION_PATH: Final = "/.well-known/openid-configuration"
+JWKS_PATH: Final = "/openid/v1/jwks"
+JWKS_CONTENT_TYPE: Final = "application/jwk-set+json"
+MAX_AGE_SECONDS: Final = 3600
 MAX_REQUEST_SECONDS: Final = 1 << 32
 # The expiration that kubelet asks for, and what it is extended to: clients that never read their
 # token again keep working for a year, and show up as stale after ``warnafter``.
@@ -187,4 +195,17 @@ def check_seconds(seconds: int | None, policy: TokenPolicy) -> None:
         "spec.expirationSeconds",
         seconds,
         f"{phrase} {in_go}",
+    )
+
+
+def openid_configuration(issuer: str, jwks_uri: str, keys: Iterable[VerificationKey]) -> bytes:
+    """Render the discovery document; an empty ``jwks_uri`` means the issuer's own."""
+    return msgspec.json.encode(
+        {
+            "issuer": issuer,
+            "jwks_uri": jwks_uri or issuer.rstrip("/") + JWKS_PATH,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": sorted({key.algorithm for key in keys}),
+        }
     )

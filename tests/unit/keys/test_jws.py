@@ -4,8 +4,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from hypothesis import given
-from hypothesis import strategies as st
 
 from keys import jws
 from keys.errors import MalformedJWSError
@@ -95,16 +93,3 @@ def test_digests_are_those_of_the_names() -> None:
         "256": 256, "384": 384, "512": 512,
     }  # fmt: skip
     assert isinstance(HASHES["256"], hashes.SHA256)
-
-
-@given(st.sampled_from([32, 48, 66]), st.data())
-def test_signatures_are_brought_into_der_as_cryptography_does(
-    size: int, data: st.DataObject
-) -> None:
-    numbers = st.one_of(
-        st.binary(min_size=size, max_size=size),
-        st.integers(0, 2**16).map(lambda number: number.to_bytes(size, "big")),
-    )
-    r, s = data.draw(numbers), data.draw(numbers)
-    expected = encode_dss_signature(int.from_bytes(r), int.from_bytes(s))
-    assert jws._der_signature(r, s) == expected

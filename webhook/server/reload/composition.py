@@ -32,9 +32,15 @@ from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
 from webhook.skew.snapshots import SkewFiles
 from webhook.telemetry.metrics import Metrics
-from webhook.token import discovery
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource
+from webhook.token.issuer import (
+    CONFIGURATION_PATH,
+    JWKS_CONTENT_TYPE,
+    JWKS_PATH,
+    MAX_AGE_SECONDS,
+    openid_configuration,
+)
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, all_done
 
 if TYPE_CHECKING:
@@ -158,9 +164,9 @@ def token_provider(
 def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
     configuration, keyring = parts.configuration, parts.keyring
     published = keyring.published_keys()
-    max_age = discovery.MAX_AGE_SECONDS
+    max_age = MAX_AGE_SECONDS
     issuer, jwks_uri = configuration.issuer, configuration.jwks_uri
-    openid = discovery.openid_configuration(issuer, jwks_uri, published)
+    openid = openid_configuration(issuer, jwks_uri, published)
     checks: list[HealthCheck] = [("ping", lambda: "")]
     ready = [
         *checks,
@@ -174,10 +180,8 @@ def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
         warnings.append(("objects", parts.objects.warning))
     version = document_route(version_body(), "application/json")
     return {
-        discovery.CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
-        discovery.JWKS_PATH: document_route(
-            jwks_document(published), discovery.JWKS_CONTENT_TYPE, max_age=max_age
-        ),
+        CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
+        JWKS_PATH: document_route(jwks_document(published), JWKS_CONTENT_TYPE, max_age=max_age),
         "/version": version,
         "/version/": version,
         **health_routes("livez", checks),
