@@ -279,7 +279,7 @@ class LiveApplication:
         await asyncio.to_thread(self._start)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._lasting.metrics.pass_on()
+        self._lasting.metrics.flush()
         for task in tasks:
             task.cancel()
         await asyncio.to_thread(self._close)

@@ -1,4 +1,4 @@
-"""What is counted in lots ends where counting one by one would have ended."""
+"""Counts in batches end where counting one by one would have ended."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from webhook.telemetry.batched_metrics import Lots
+from webhook.telemetry.metrics import BatchedMetrics
 
 BUCKETS = (0.001, 0.01, 0.1)
 
@@ -20,8 +20,8 @@ class Kept:
         labelled = Counter("reviews", "Of a kind.", ["kind"], registry=self.registry)
         self.counters = [labelled.labels(kind) for kind in "abc"]
         self.histogram = Histogram("seconds", "S.", buckets=BUCKETS, registry=self.registry)
-        self.asked: list[Callable[[], None]] = []
-        self.lots = Lots(self.histogram, self.asked.append)
+        self.scheduled: list[Callable[[], None]] = []
+        self.batched = BatchedMetrics(self.histogram, self.scheduled.append)
 
     def shown(self) -> str:
         lines = generate_latest(self.registry).decode().splitlines()
@@ -32,28 +32,28 @@ SECONDS = st.sampled_from([*BUCKETS, 0.0, 0.25, 2.0]) | st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), SECONDS, st.booleans()), max_size=30))
-def test_lots_end_as_single_counts(counted: list[tuple[int, float, bool]]) -> None:
-    one_by_one, in_lots = Kept(), Kept()
-    for index, seconds, passes_on in counted:
+def test_batches_end_as_single_counts(counted: list[tuple[int, float, bool]]) -> None:
+    one_by_one, in_batches = Kept(), Kept()
+    for index, seconds, flushes in counted:
         one_by_one.counters[index].inc()
-        in_lots.lots.count(in_lots.counters[index], seconds=round(seconds * 1024) / 1024)
+        in_batches.batched.count(in_batches.counters[index], seconds=round(seconds * 1024) / 1024)
         one_by_one.histogram.observe(round(seconds * 1024) / 1024)
-        if passes_on:
-            in_lots.lots.pass_on()
-    in_lots.lots.pass_on()
-    assert in_lots.shown() == one_by_one.shown()
+        if flushes:
+            in_batches.batched.flush()
+    in_batches.batched.flush()
+    assert in_batches.shown() == one_by_one.shown()
 
 
-def test_it_is_asked_for_once_until_it_is_passed_on() -> None:
+def test_a_flush_is_scheduled_once_until_it_is_made() -> None:
     kept = Kept()
-    kept.lots.count(kept.counters[0])
-    kept.lots.count(kept.counters[1], kept.counters[2])
-    assert len(kept.asked) == 1
+    kept.batched.count(kept.counters[0])
+    kept.batched.count(kept.counters[1], kept.counters[2])
+    assert len(kept.scheduled) == 1
     assert 'reviews_total{kind="a"} 0.0' in kept.shown()
-    kept.asked.pop()()
+    kept.scheduled.pop()()
     assert 'reviews_total{kind="c"} 1.0' in kept.shown()
-    kept.lots.count(kept.counters[0])
-    assert len(kept.asked) == 1
+    kept.batched.count(kept.counters[0])
+    assert len(kept.scheduled) == 1
 
 
 def test_counts_of_many_threads() -> None:
@@ -62,12 +62,12 @@ def test_counts_of_many_threads() -> None:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        kept.lots.pass_on()
-    kept.lots.pass_on()
+        kept.batched.flush()
+    kept.batched.flush()
     assert 'reviews_total{kind="a"} 20000.0' in kept.shown()
     assert "seconds_count 20000.0" in kept.shown()
 
 
 def _count(kept: Kept) -> None:
     for _ in range(5000):
-        kept.lots.count(kept.counters[0], seconds=0.5)
+        kept.batched.count(kept.counters[0], seconds=0.5)
