@@ -36,7 +36,7 @@ from webhook.rbac.records import (
     user_record,
 )
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 CONNECTIONS: Final = 16
 REVOCATIONS: Final = 100_000
@@ -137,7 +137,7 @@ def _load(client: Path, data_dir: Path, port: int, question: _Question, seconds:
 def _token_question(data_dir: Path) -> _Question:
     """Return the review of a token bound to a Pod on a node."""
     configuration = load_configuration(data_dir, {}, {})
-    request = TokenRequest(
+    request = TokenSpec(
         namespace=_NAMESPACE,
         name=_ACCOUNT,
         uid=_ACCOUNT_UID,

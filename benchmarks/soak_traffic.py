@@ -32,7 +32,7 @@ from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.model import Group, Permission, PermissionType
 from webhook.rbac.ranges import prefix_end
 from webhook.rbac.records import group_record, permission_record, role_record
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 LEG_SECONDS: Final = 60.0
 REPEATED_TOKENS: Final = 4_000
@@ -227,9 +227,9 @@ def _refused(data_dir: Path, tokens: Sequence[str]) -> list[str]:
     for number, token in enumerate(tokens[:_REFUSED_TOKENS]):
         name = f"checkout-{number}"
         if number % 3 == 0:
-            request, at = TokenRequest("shop", name), now - 7 * 86_400
+            request, at = TokenSpec("shop", name), now - 7 * 86_400
         elif number % 3 == 1:
-            request, at = TokenRequest("shop", name, audiences=("https://vault.example",)), now
+            request, at = TokenSpec("shop", name, audiences=("https://vault.example",)), now
         else:
             middle = len(token) - 100
             refused.append(token[:middle] + ("A" * 8) + token[middle + 8 :])

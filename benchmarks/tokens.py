@@ -11,7 +11,7 @@ from keys.keyring import Keyring
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenRequest, issue_token
+from webhook.token.issuer import EXTENDABLE_SECONDS, TokenPolicy, TokenSpec, issue_token
 
 _NODES: Final = tuple(ObjectReference(f"node-{i}", str(uuid.uuid4())) for i in range(16))
 _SIGNING_PROCESSES: Final = 2
@@ -22,7 +22,7 @@ def make_tokens(keyring: Keyring, policy: TokenPolicy, count: int, accounts: int
     now = time.time()
     tokens = []
     for index in range(count):
-        request = TokenRequest(
+        request = TokenSpec(
             namespace="shop",
             name=f"checkout-{index % accounts}" if accounts > 1 else "checkout",
             expiration_seconds=EXTENDABLE_SECONDS,

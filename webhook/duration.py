@@ -38,7 +38,7 @@ def format_duration(seconds: float) -> str:
     return "".join(parts)
 
 
-def in_words(seconds: float) -> str:
+def rounded_duration(seconds: float) -> str:
     """Render seconds for people: whole, and in days where it is more than two of them."""
     days = int(seconds // 86400)
     return f"{days} days" if days >= 2 else format_duration(int(seconds))

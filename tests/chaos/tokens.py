@@ -19,7 +19,7 @@ from tests.e2e.harness import AUDIENCE
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 from .timeline import Timeline
 
@@ -156,7 +156,7 @@ class Signer:
         foreign: bool = False,
     ) -> Token:
         """Sign a token, by a clock that is ``ahead`` of the right one."""
-        request = TokenRequest(
+        request = TokenSpec(
             NAMESPACE,
             name,
             audiences=audiences,

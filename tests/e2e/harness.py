@@ -23,7 +23,7 @@ from tests.secrets_made import answered, folder_made, shown, token_made
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.config.paths import read_pair
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 LEEWAY = str(Path(sys.executable).with_name("leeway"))
 HOST = "127.0.0.1"
@@ -97,7 +97,7 @@ class RunningServer:
     ) -> str:
         """Sign a token with the clock ``ahead`` seconds off."""
         configuration = load_configuration(self.data_dir, {}, {})
-        request = TokenRequest("demo", name, uid=uid, audiences=audiences)
+        request = TokenSpec("demo", name, uid=uid, audiences=audiences)
         issued = issue_token(
             request, policy_of(configuration), keyring_of(self.data_dir), int(time.time()) + ahead
         )

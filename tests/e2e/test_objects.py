@@ -18,7 +18,7 @@ from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.token.bound_objects import Kind, ObjectKey
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 from .auth import API_SERVER, ROOT, connections_to_every_worker
 from .harness import REVIEWS, Answer, RunningServer, request_on, review_of, start_server
@@ -126,7 +126,7 @@ def token_for(server: RunningServer, key: ObjectKey, uid: str = "") -> str:
     configuration = load_configuration(server.data_dir, {}, {})
     uid = uid or uid_of(key)
     bound = {str(key.kind).lower(): ObjectReference(key.name, uid)} if key is not SA else {}
-    request = TokenRequest(
+    request = TokenSpec(
         NAMESPACE,
         SA.name,
         uid if key is SA else uid_of(SA),

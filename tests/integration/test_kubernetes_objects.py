@@ -12,7 +12,7 @@ from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
 from tests.support import wait_until
 from webhook.objects.api_server import LOOKUP_SECONDS
 from webhook.objects.kubernetes import KubernetesObjects
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, "argo-run", "loofah")
 POD = ObjectKey(Kind.POD, "argo-run", "loofah-0")
@@ -68,7 +68,7 @@ def uid_of(key: ObjectKey) -> str:
     return f"u-{key.kind}"
 
 
-def found(objects: KubernetesObjects, key: ObjectKey, uid: str = "") -> Answer:
+def found(objects: KubernetesObjects, key: ObjectKey, uid: str = "") -> Lookup:
     return objects.find(key, uid or uid_of(key))
 
 

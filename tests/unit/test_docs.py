@@ -15,7 +15,7 @@ from webhook.cli.store import GoFlagsCommand
 from webhook.config.load import environment_names
 from webhook.config.model import Configuration, Duration
 from webhook.duration import parse_duration
-from webhook.skew.tracker import Estimate, State
+from webhook.skew.tracker import ClockState, Estimate
 from webhook.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +225,7 @@ def test_defaults_of_the_configuration(cells: list[str]) -> None:
 
 def test_every_metric_has_a_row() -> None:
     metrics = Metrics(
-        lambda: [Estimate("https://a.example", "", "iat", State.IN_STEP, 0.0, 0.0, 1)]
+        lambda: [Estimate("https://a.example", "", "iat", ClockState.IN_STEP, 0.0, 0.0, 1)]
     )
     metrics.report_issuer_keys("https://a.example", failing=False)
     metrics.report_reload("tls", failing=False)

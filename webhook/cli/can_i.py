@@ -17,9 +17,9 @@ from webhook.cli.store import (
     prefix_option,
     wire_range,
 )
-from webhook.kube.access_review import SUBJECT_KIND, AccessRequest, parse_access_review
+from webhook.kube.access_review import SUBJECT_KIND, AccessReviewRequest, parse_access_review
 from webhook.kube.bodies import decode_body
-from webhook.kube.request_access import decide_for_cluster, keys_in_words
+from webhook.kube.request_access import decide_for_cluster, describe_keys
 from webhook.rbac.access import explain_access
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import in_words, to_wire
@@ -126,13 +126,13 @@ def _show_request(
             for start, end in map(to_wire, question.spans)
         ],
     }
-    needs = f"{' and '.join(kinds)} on {keys_in_words(question)}"
+    needs = f"{' and '.join(kinds)} on {describe_keys(question)}"
     verdict = f"{'yes' if allowed else 'no'}, {decision.reason}"
     show(value, f"{printable(needs)}\n{printable(verdict)}", output)
     return allowed
 
 
-def _read_request(text: str, user: str | None, groups: tuple[str, ...]) -> AccessRequest:
+def _read_request(text: str, user: str | None, groups: tuple[str, ...]) -> AccessReviewRequest:
     if text == "-":
         text = sys.stdin.read()
     elif text.startswith("@"):

@@ -31,7 +31,7 @@ from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.server.connection.stop_signals import hold, release
 from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
 from webhook.token.explain import explain
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 from webhook.token.outcome import Authenticated
 
 BEHIND_SECONDS: Final = 92
@@ -65,7 +65,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 def _review(data_dir: Path, port: int) -> bool:
     configuration = load_configuration(data_dir, {}, {})
     keyring = keyring_of(data_dir)
-    request = TokenRequest(namespace="argo-run", name="loofah")
+    request = TokenSpec(namespace="argo-run", name="loofah")
     issued = issue_token(request, policy_of(configuration), keyring, time())
     _title("a signed token's claims")
     click.echo(_pretty(jws.parse(issued.token).unverified_payload))

@@ -26,7 +26,7 @@ from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, Endpoint, client_context
 from webhook.setup.init import ROOT_USER
 from webhook.skew.report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
-from webhook.skew.tracker import State
+from webhook.skew.tracker import ClockState
 
 _TIMEOUT_SECONDS: Final = 10.0
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
@@ -37,10 +37,10 @@ _MAX_NAME: Final = 40
 _MIN_BAR: Final = 10
 _MAX_BAR: Final = 40
 _STATES: Final = {
-    State.AHEAD: "ahead",
-    State.BEHIND: "looks behind",
-    State.IN_STEP: "in step",
-    State.UNKNOWN: "not known",
+    ClockState.AHEAD: "ahead",
+    ClockState.BEHIND: "looks behind",
+    ClockState.IN_STEP: "in step",
+    ClockState.UNKNOWN: "not known",
 }
 
 
@@ -150,7 +150,7 @@ def _table(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
 
 def _bars(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
     """Draw what is ahead to the right of a line, and what is behind to its left."""
-    known = [0.0 if c.state is State.UNKNOWN else c.ahead_seconds for c in clocks]
+    known = [0.0 if c.state is ClockState.UNKNOWN else c.ahead_seconds for c in clocks]
     most, least = max(1.0, *known), min(0.0, *known)
     if least > -1.0:
         least = 0.0
@@ -175,5 +175,5 @@ def _shortened(name: str, length: int) -> str:
 
 
 def _seconds(clock: ClockEntry) -> str:
-    least = "> " if clock.state is State.UNKNOWN else ""
+    least = "> " if clock.state is ClockState.UNKNOWN else ""
     return f"{least}{clock.ahead_seconds:+.1f} s"

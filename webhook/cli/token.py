@@ -27,14 +27,14 @@ from webhook.cli.output import printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config.load import load_configuration
-from webhook.duration import in_words
+from webhook.duration import rounded_duration
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.role_groups import role_groups
 from webhook.rbac.state import State
 from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator
-from webhook.token.bound_objects import Answer, LookupNeeded, ObjectKey, ObjectSource
+from webhook.token.bound_objects import Lookup, LookupNeeded, ObjectKey, ObjectSource
 from webhook.token.claims_json import read_unverified
 from webhook.token.explain import Explanation, explain
 from webhook.token.outcome import Authenticated, Outcome
@@ -116,7 +116,7 @@ def _reviewed(
     audiences: tuple[str, ...],
     now: float,
 ) -> Outcome:
-    answers: dict[ObjectKey, Answer] = {}
+    answers: dict[ObjectKey, Lookup] = {}
     while True:
         try:
             return authenticator.authenticate(token, audiences, now, answers)
@@ -179,7 +179,7 @@ def _in_words(name: object, value: object) -> str:
         return ""
     try:
         ahead = value - time()
-        distance = in_words(abs(ahead))
+        distance = rounded_duration(abs(ahead))
         return f"  {utc(value)}, " + (f"in {distance}" if ahead > 0 else f"{distance} ago")
     except (ValueError, OverflowError, OSError):
         return "  not a time"

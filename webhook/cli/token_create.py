@@ -23,11 +23,11 @@ from webhook.errors import (
     ObjectNotFoundError,
 )
 from webhook.kube.token_binding import resolve_token_request
-from webhook.kube.token_request import AskedToken, BoundObjectReference
+from webhook.kube.token_request import BoundObjectReference, TokenRequest
 from webhook.telemetry.audit import token_fields
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 
 class _Duration(click.ParamType[int]):
@@ -88,7 +88,7 @@ def create(
         raise click.UsageError("--node-name and --node-uid need --bound-object-kind Pod")
     if node_uid and not node_name:
         raise click.UsageError("--node-uid needs --node-name")
-    asked = AskedToken(namespace, name, uid, audiences, duration, bound)
+    asked = TokenRequest(namespace, name, uid, audiences, duration, bound)
     node = ObjectReference(node_name, node_uid) if node_name else None
     now = time()
     objects = source_of(data_dir, configuration)
@@ -105,8 +105,8 @@ def create(
     click.echo(issued.token)
 
 
-def _taken_at_its_word(asked: AskedToken, node: ObjectReference | None) -> TokenRequest:
-    request = TokenRequest(
+def _taken_at_its_word(asked: TokenRequest, node: ObjectReference | None) -> TokenSpec:
+    request = TokenSpec(
         asked.namespace, asked.name, asked.uid, asked.audiences, asked.expiration_seconds
     )
     if asked.bound is None:
@@ -122,12 +122,12 @@ def _taken_at_its_word(asked: AskedToken, node: ObjectReference | None) -> Token
 
 
 def _looked_up(
-    asked: AskedToken,
+    asked: TokenRequest,
     node: ObjectReference | None,
     objects: ObjectSource,
     configuration: Configuration,
     now: float,
-) -> TokenRequest:
+) -> TokenSpec:
     """Look the objects up as the server does. Raises NotIssuedError, and LookupUnavailableError."""
     leeway = clock_leeway_of(configuration).expiry
     source = configuration.objects.source

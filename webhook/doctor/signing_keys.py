@@ -9,7 +9,7 @@ from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
 from keys.rotation import RotationPolicy, next_step
 from webhook.doctor.findings import Verdict, failure, ok, warning
-from webhook.duration import in_words
+from webhook.duration import rounded_duration
 
 SETTLE_SECONDS = 3600
 """How long a server may take with a step that is due before it is worth a word."""
@@ -60,4 +60,4 @@ def _strength(key: VerificationKey) -> str:
 
 
 def _in_words(key: ScheduledKey, now: int) -> str:
-    return f"{key.kid} {key.state.value} for {in_words(max(0, now - key.since))}"
+    return f"{key.kid} {key.state.value} for {rounded_duration(max(0, now - key.since))}"

@@ -14,7 +14,7 @@ import msgspec
 from webhook.errors import Cause, InvalidObjectError, InvalidReviewError
 from webhook.kube.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
 from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
-from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
+from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 
 AUTHORIZATION_GROUP: Final = "authorization.k8s.io"
@@ -38,7 +38,7 @@ _RESOURCE_FIELDS: Final = ("verb", "group", "resource", "subresource", "namespac
 _SELECTORS: Final = ("fieldSelector", "labelSelector")
 
 
-class AccessRequest(msgspec.Struct, frozen=True, gc=False):
+class AccessReviewRequest(msgspec.Struct, frozen=True, gc=False):
     """What a review asks: may ``user``, or a member of ``groups``, make a request.
 
     Both are empty in a SelfSubjectAccessReview. ``spec`` is as it came.
@@ -46,7 +46,7 @@ class AccessRequest(msgspec.Struct, frozen=True, gc=False):
 
     kind: str
     api_version: str
-    request: Request
+    request: Attributes
     spec: Mapping[str, Any]
     user: str = ""
     groups: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ def message_of(kind: str, version: str = "v1") -> Message:
     return replace(own, versions=_SUBJECT_MESSAGES)
 
 
-def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessRequest:
+def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessReviewRequest:
     """Parse the body of a request of one of the two kinds to the path of a version.
 
     The version of a SubjectAccessReview decides, and that of the path where it has none:
@@ -177,7 +177,7 @@ def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessRe
         causes.insert(0, _both_or_none(path))
     if causes:
         raise InvalidObjectError(kind, AUTHORIZATION_GROUP, "", causes)
-    return AccessRequest(kind, api_version, _request(resource, path), spec, user, groups)
+    return AccessReviewRequest(kind, api_version, _request(resource, path), spec, user, groups)
 
 
 def _check_extra(spec: Mapping[str, Any]) -> None:
@@ -205,18 +205,22 @@ def _invalid(field: str, value: str, why: str) -> Cause:
     return Cause("FieldValueInvalid", f"Invalid value: {value}: {why}", f"spec.{field}")
 
 
-def _request(resource: object, path: object) -> Request:
+def _request(resource: object, path: object) -> Attributes:
     if resource is None:
         where = "spec.nonResourceAttributes"
         members = _members(path, where, _PATH_FIELDS)
-        return PathRequest(*[read_text(members, field, f"{where}.") for field in _PATH_FIELDS])
+        return NonResourceAttributes(
+            *[read_text(members, field, f"{where}.") for field in _PATH_FIELDS]
+        )
     where = "spec.resourceAttributes"
     members = _members(resource, where, (*_RESOURCE_FIELDS, "version", *_SELECTORS))
     read_text(members, "version", f"{where}.")
     for field in _SELECTORS:
         if not isinstance(members.get(field), dict | None):
             raise InvalidReviewError(f"{where}.{field} must be an object")
-    return ResourceRequest(*[read_text(members, field, f"{where}.") for field in _RESOURCE_FIELDS])
+    return ResourceAttributes(
+        *[read_text(members, field, f"{where}.") for field in _RESOURCE_FIELDS]
+    )
 
 
 def _members(value: object, where: str, fields: tuple[str, ...]) -> Mapping[str, Any]:
@@ -226,7 +230,7 @@ def _members(value: object, where: str, fields: tuple[str, ...]) -> Mapping[str,
     return value
 
 
-def render_access_review(asked: AccessRequest, reason: str, *, allowed: bool) -> bytes:
+def render_access_review(asked: AccessReviewRequest, reason: str, *, allowed: bool) -> bytes:
     """Render the answer.
 
     Of a SelfSubjectAccessReview the reason for a no is an annotation: ``kubectl auth can-i``, and

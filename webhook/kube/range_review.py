@@ -33,7 +33,7 @@ class _Review(msgspec.Struct, rename={"api_version": "apiVersion"}):
 
 
 @dataclass(frozen=True, slots=True)
-class RangeAccessRequest:
+class RangeReviewRequest:
     """A review that has been checked.
 
     It asks about ``subject``, a user and its groups, or about whoever a ``token`` speaks for;
@@ -50,7 +50,7 @@ class RangeAccessRequest:
         return f"RangeAccessRequest({self.kind!r}, {self.span!r})"
 
 
-def parse_range_review(body: bytes) -> RangeAccessRequest:
+def parse_range_review(body: bytes) -> RangeReviewRequest:
     """Parse the body of a request. Raises InvalidReviewError."""
     try:
         value = decode_body(body)
@@ -81,11 +81,11 @@ def parse_range_review(body: bytes) -> RangeAccessRequest:
         raise InvalidReviewError("spec.key is empty, or spec.rangeEnd is not after it")
     shown = msgspec.structs.replace(spec, token="" if token else msgspec.UNSET)
     kind = PermissionType[spec.permission]
-    return RangeAccessRequest(shown, (user, spec.groups), token, kind, span)
+    return RangeReviewRequest(shown, (user, spec.groups), token, kind, span)
 
 
 def render_range_review(
-    request: RangeAccessRequest, access: Access, revision: int, refusal: str = ""
+    request: RangeReviewRequest, access: Access, revision: int, refusal: str = ""
 ) -> bytes:
     """Render the answer; ``refusal`` says why a token is refused."""
     gaps = [to_wire(gap) for gap in access.uncovered]

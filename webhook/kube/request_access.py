@@ -6,7 +6,7 @@ Source: kubernetes ``pkg/apis/authorization/types.go``, ``SubjectAccessReviewSta
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from webhook.kube.request_keys import Question, Request, question_of
+from webhook.kube.request_keys import Attributes, RequiredAccess, required_access
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT
@@ -17,25 +17,30 @@ from webhook.rbac.ranges import in_words, to_wire
 class Decision:
     """What a request needs, and the roles that grant it: none where it is not allowed."""
 
-    question: Question
+    question: RequiredAccess
     roles: tuple[str, ...]
     reason: str
 
 
-def decide(store: AuthStore, user: str, groups: Sequence[str], request: Request) -> Decision:
+def decide(store: AuthStore, user: str, groups: Sequence[str], request: Attributes) -> Decision:
     """Decide on a request of a user of Leeway, whose roles are its own and those of its groups."""
-    question = question_of(request)
+    question = required_access(request)
     roles = granting_roles(store, user, groups, question.kinds, *question.spans)
     if roles:
         return Decision(question, roles, f"granted by role {' and '.join(roles)}")
     kinds = " and ".join(kind.name for kind in question.kinds)
-    keys = keys_in_words(question)[:512]
+    keys = describe_keys(question)[:512]
     reason = f"no role of {user[:128] or 'these groups'} grants {kinds} on {keys}"
     return Decision(question, (), reason)
 
 
 def decide_for_cluster(
-    store: AuthStore, user: str, groups: Sequence[str], request: Request, *, allow_root: bool
+    store: AuthStore,
+    user: str,
+    groups: Sequence[str],
+    request: Attributes,
+    *,
+    allow_root: bool,
 ) -> Decision:
     """Decide on a request of a user of a cluster, who is Leeway's user of the same name.
 
@@ -54,6 +59,6 @@ def decide_for_cluster(
     return Decision(decision.question, (), reason)
 
 
-def keys_in_words(question: Question) -> str:
+def describe_keys(question: RequiredAccess) -> str:
     """Return the keys of a request as etcdctl shows them."""
     return " and ".join(in_words(*to_wire(span)) for span in question.spans)

@@ -75,7 +75,7 @@ _WRITE: Final = (PermissionType.WRITE,)
 _BOTH: Final = (PermissionType.READ, PermissionType.WRITE)
 
 
-class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
+class ResourceAttributes(msgspec.Struct, frozen=True, gc=False):
     """A request for objects: ``ResourceAttributes`` of a SubjectAccessReview.
 
     An empty ``name`` is every one, an empty ``namespace`` none or all of them. The core group is
@@ -90,41 +90,41 @@ class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
 
 
-class PathRequest(msgspec.Struct, frozen=True, gc=False):
+class NonResourceAttributes(msgspec.Struct, frozen=True, gc=False):
     """A request for a path that no resource has: ``NonResourceAttributes``."""
 
     verb: str
     path: str = ""
 
 
-Request = ResourceRequest | PathRequest
+Attributes = ResourceAttributes | NonResourceAttributes
 
 
-class Question(NamedTuple):
+class RequiredAccess(NamedTuple):
     """What a request needs: every one of ``kinds`` on all keys of all ``spans``."""
 
     kinds: tuple[PermissionType, ...]
     spans: tuple[Range, ...]
 
 
-def question_of(request: Request) -> Question:
+def required_access(request: Attributes) -> RequiredAccess:
     """Return what the engine is asked for a request."""
-    if isinstance(request, PathRequest):
-        return Question(_kinds(request.verb, _READ_PATH_VERBS), (_path_span(request.path),))
+    if isinstance(request, NonResourceAttributes):
+        return RequiredAccess(_kinds(request.verb, _READ_PATH_VERBS), (_path_span(request.path),))
     kinds = _kinds(request.verb, _READ_VERBS)
     if request.verb == "get" and request.subresource in _ACTING_SUBRESOURCES:
         kinds = _BOTH
-    return Question(kinds, _resource_spans(request))
+    return RequiredAccess(kinds, _resource_spans(request))
 
 
-def resource_of(key: bytes) -> ResourceRequest | None:
+def resource_of(key: bytes) -> ResourceAttributes | None:
     """Return what a key is about, or a prefix of keys that ends in a slash; None for neither.
 
     The verb is empty unless it is a part of the key, and so are namespace and name of a prefix; a
     group or resource of which it holds all is ``*``.
     """
     if key == ROOT_KEY:
-        return ResourceRequest("", "*", "*")
+        return ResourceAttributes("", "*", "*")
     if not key.startswith(ROOT_KEY):
         return None
     try:
@@ -145,10 +145,10 @@ def resource_of(key: bytes) -> ResourceRequest | None:
     if not resource or len(rest) != 2:
         return None
     verb, *others = map(unquote, (":".join(parts), resource, subresource, *rest))
-    found = ResourceRequest(verb, group, *others)
-    # What is spelt in another way than `question_of` spells it is not the key of a request.
+    found = ResourceAttributes(verb, group, *others)
+    # What is spelt in another way than `required_access` spells it is not the key of a request.
     asked = msgspec.structs.replace(found, verb=found.verb or "update")
-    return found if question_of(asked).spans[0].start == key else None
+    return found if required_access(asked).spans[0].start == key else None
 
 
 def covers_every_object(span: Range) -> bool:
@@ -169,7 +169,7 @@ def _path_span(path: str) -> Range:
     return _prefix(path[:-1]) if path.endswith("*") else _single(path)
 
 
-def _resource_spans(request: ResourceRequest) -> tuple[Range, ...]:
+def _resource_spans(request: ResourceAttributes) -> tuple[Range, ...]:
     verb, group, resource, subresource = (
         request.verb, request.group, request.resource, request.subresource
     )  # fmt: skip
@@ -229,7 +229,7 @@ def _grants_more(verb: str) -> bool:
     return verb in _GRANTING_VERBS or verb.startswith(_IMPERSONATE)
 
 
-def _object_span(stem: str, request: ResourceRequest) -> Range:
+def _object_span(stem: str, request: ResourceAttributes) -> Range:
     namespace, name = request.namespace, request.name
     all_names = name in _ALL or request.verb in _COLLECTION_VERBS
     namespaced = _NAMESPACED.get((request.group, request.resource))

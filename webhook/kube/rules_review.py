@@ -17,7 +17,7 @@ from webhook.errors import InvalidReviewError
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.bodies import read_object, read_text, refuse_other_case
 from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
-from webhook.kube.request_keys import ROOT_KEY, ResourceRequest, question_of, resource_of
+from webhook.kube.request_keys import ROOT_KEY, ResourceAttributes, required_access, resource_of
 from webhook.kube.resources import KNOWN
 from webhook.rbac.access import roles_of
 from webhook.rbac.auth_store import AuthStore
@@ -105,7 +105,7 @@ def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str)
         elif request is None and _is_for_kubernetes(permission):
             incomplete = True
     # The widest first: what it allows is not repeated for what is within.
-    every = ResourceRequest("", "*", "*", namespace=namespace)
+    every = ResourceAttributes("", "*", "*", namespace=namespace)
     in_groups = [
         msgspec.structs.replace(every, group=group)
         for group in dict.fromkeys(known.group for known in KNOWN if known.group)
@@ -118,11 +118,11 @@ def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str)
     return Rules(resources.rules, paths, incomplete)
 
 
-def _order(request: ResourceRequest) -> tuple[bool, tuple[str, ...]]:
+def _order(request: ResourceAttributes) -> tuple[bool, tuple[str, ...]]:
     return request.name != "", msgspec.structs.astuple(request)
 
 
-def _request_of(permission: Permission) -> ResourceRequest | None:
+def _request_of(permission: Permission) -> ResourceAttributes | None:
     """Return what a permission is about where that is one object, or all of a resource."""
     key, range_end = permission.key, permission.range_end
     subresource = ""
@@ -159,7 +159,7 @@ class _Resources:
         # By group and resource, of the rules without names.
         self._verbs: dict[tuple[str, str], set[str]] = {}
 
-    def add(self, request: ResourceRequest) -> None:
+    def add(self, request: ResourceAttributes) -> None:
         """Add a rule for what is allowed of a request, whose verb is empty for any of them."""
         group, resource = request.group, request.resource
         if request.subresource:
@@ -184,8 +184,8 @@ class _Resources:
             self._verbs.setdefault((group, resource), set()).update(found)
         self.rules.append(rule)
 
-    def _allows(self, request: ResourceRequest, verb: str) -> bool:
-        kinds, spans = question_of(msgspec.structs.replace(request, verb=verb))
+    def _allows(self, request: ResourceAttributes, verb: str) -> bool:
+        kinds, spans = required_access(msgspec.structs.replace(request, verb=verb))
         permissions = self._permissions
         return not any(permissions.uncovered(kind, span) for kind in kinds for span in spans)
 

@@ -27,11 +27,18 @@ from webhook.errors import (
     ObjectNotFoundError,
     go_quoted,
 )
-from webhook.kube.token_request import KIND, AskedToken, BoundObjectReference
+from webhook.kube.token_request import KIND, BoundObjectReference, TokenRequest
 from webhook.kube.token_review import AUTHENTICATION_GROUP
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectSource, ObjectState
+from webhook.token.bound_objects import (
+    Absence,
+    Kind,
+    Lookup,
+    ObjectKey,
+    ObjectSource,
+    ObjectState,
+)
 from webhook.token.claims import ObjectReference, is_dns_label, is_dns_subdomain
-from webhook.token.issuer import TokenPolicy, TokenRequest, check_seconds, stable_uid
+from webhook.token.issuer import TokenPolicy, TokenSpec, check_seconds, stable_uid
 
 _BOUND_KINDS: Final = (Kind.POD, Kind.SECRET, Kind.NODE)
 _RESOURCES: Final = {
@@ -43,12 +50,12 @@ _RESOURCES: Final = {
 
 
 def resolve_token_request(
-    asked: AskedToken,
+    asked: TokenRequest,
     policy: TokenPolicy,
     objects: ObjectSource | None,
     leeway: float,
     now: float,
-) -> tuple[AskedToken, TokenRequest]:
+) -> tuple[TokenRequest, TokenSpec]:
     """Check a request and find its objects; return it with the account's UID, and what to sign.
 
     Asks ``objects``, which takes a bounded time for each; without them the request is taken at
@@ -85,7 +92,7 @@ def resolve_token_request(
         )
     # 6. The token lives neither too short nor too long.
     check_seconds(asked.expiration_seconds, policy)
-    request = TokenRequest(
+    request = TokenSpec(
         namespace,
         name,
         uid,
@@ -138,7 +145,7 @@ class _Finder:
     ) -> ObjectState | None:
         """Return an object, or None without a source, or where it is optional and not there."""
         key = ObjectKey(kind, namespace, name)
-        answer: Answer = Absence.GONE
+        answer: Lookup = Absence.GONE
         # No object has another name, so it is not looked up.
         if is_dns_subdomain(name):
             if self._objects is None:

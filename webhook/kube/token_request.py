@@ -55,7 +55,7 @@ class BoundObjectReference(
 
 
 @dataclass(frozen=True, slots=True)
-class AskedToken:
+class TokenRequest:
     """What a body asks for. ``namespace`` and ``name`` are those of the URL.
 
     ``uid`` is the service account's where the request names one; ``sent_namespace`` and
@@ -100,7 +100,7 @@ class _TokenRequest(msgspec.Struct, rename="camel"):
     status: _Status
 
 
-def parse_token_request(body: bytes, namespace: str, name: str) -> AskedToken:
+def parse_token_request(body: bytes, namespace: str, name: str) -> TokenRequest:
     """Parse the body of a request for a token of a service account; only its types are checked.
 
     Everything may be left out; ``status`` and what else is in ``metadata`` are ignored. Raises
@@ -126,7 +126,7 @@ def parse_token_request(body: bytes, namespace: str, name: str) -> AskedToken:
             *[read_text(reference, field, path) for field in _REFERENCE_FIELDS]
         )
         unknown += _unknown(reference, _REFERENCE_FIELDS, path)
-    return AskedToken(
+    return TokenRequest(
         namespace,
         name,
         uid,
@@ -156,7 +156,7 @@ def _unknown(members: Mapping[str, object], fields: tuple[str, ...], path: str) 
     return [path + name for name in members if name not in fields and _FIELD.fullmatch(name)]
 
 
-def render_token_request(asked: AskedToken, issued: IssuedToken) -> bytes:
+def render_token_request(asked: TokenRequest, issued: IssuedToken) -> bytes:
     """Render the answer, the only place where a token is sent."""
     created = issued.claims.issued_at or 0
     return msgspec.json.encode(

@@ -11,7 +11,7 @@ from keys.file_watch import FileWatch, is_news
 from keys.messages import shown_path
 from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.objects.documents import Objects, parse_objects
-from webhook.token.bound_objects import Absence, Answer, ObjectKey
+from webhook.token.bound_objects import Absence, Lookup, ObjectKey
 
 _POLL_SECONDS: Final = 0.2
 _logger = logging.getLogger("leeway")
@@ -34,11 +34,11 @@ class FileObjects:
         """Begin to follow the file."""
         self._watch.start()
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:  # noqa: ARG002 - the file knows every UID
+    def find(self, key: ObjectKey, uid: str) -> Lookup:  # noqa: ARG002 - the file knows every UID
         """Return what the file has of an object."""
         return self._objects.get(key, Absence.GONE)
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:  # noqa: ARG002
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:  # noqa: ARG002
         """Return what the file has of an object."""
         return self._objects.get(key, Absence.GONE)
 

@@ -25,7 +25,7 @@ from webhook.objects.api_server import look_up
 from webhook.objects.kube_client import Connection
 from webhook.objects.store import KindStore
 from webhook.objects.watch import KindWatch
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 
 _UNREACHABLE_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
@@ -56,11 +56,11 @@ class KubernetesObjects:
         for watch in self._watches:
             watch.start()
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         """Return what the watches have told of an object."""
         return self._stores[key.kind].find(key, uid)
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         """Ask the API server for an object, twice where the watch contradicts its first answer."""
         store = self._stores[key.kind]
         answer = self._ask(key)
@@ -90,7 +90,7 @@ class KubernetesObjects:
             watch.join(max(0.0, deadline - monotonic()))
         self._connection.close()
 
-    def _ask(self, key: ObjectKey) -> Answer:
+    def _ask(self, key: ObjectKey) -> Lookup:
         if self._clock() < self._unreachable_until:
             return Absence.UNAVAILABLE
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 
 MAX_GONE: Final = 20_000
 """How many UIDs that have gone are remembered for each kind."""
@@ -39,7 +39,7 @@ class KindStore:
     def __len__(self) -> int:
         return len(self._objects)
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         """Return what is known of an object; see ObjectSource."""
         contact = self._contact
         if contact is None:
@@ -55,7 +55,7 @@ class KindStore:
             return Absence.UNSEEN
         return state
 
-    def contradicts(self, key: ObjectKey, answer: Answer) -> bool:
+    def contradicts(self, key: ObjectKey, answer: Lookup) -> bool:
         """Return whether a look-up's answer may be older than what the watch has told."""
         if isinstance(answer, ObjectState):
             return (key, answer.uid) in self._gone

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from keys.messages import utc
-from webhook.skew.tracker import ISSUED_AT, WINDOW_SECONDS, Estimate, State
+from webhook.skew.tracker import ISSUED_AT, WINDOW_SECONDS, ClockState, Estimate
 from webhook.skew.verdict import VerdictKind, judge
 
 API_VERSION: Final = "leeway.dev/v1"
@@ -28,7 +28,7 @@ class ClockEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     issuer: str
     node: str
-    state: State
+    state: ClockState
     ahead_seconds: float
     tokens: int
     seen_at: str
@@ -73,6 +73,6 @@ def report_of(estimates: Iterable[Estimate], now: float) -> SkewReport:
 
 
 def _place(entry: Estimate) -> tuple[bool, bool, int, str, str]:
-    unknown = entry.state is State.UNKNOWN
+    unknown = entry.state is ClockState.UNKNOWN
     # In whole seconds, so that clocks that agree stand in the order of their names.
     return bool(entry.node), unknown, -abs(round(entry.ahead)), entry.node, entry.issuer

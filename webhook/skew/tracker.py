@@ -202,7 +202,7 @@ class SkewTracker:
         self._node_count -= 1
 
 
-class State(StrEnum):
+class ClockState(StrEnum):
     """What can be said of a clock, against that of this server."""
 
     AHEAD = "Ahead"
@@ -224,7 +224,7 @@ class Estimate(msgspec.Struct, frozen=True):
     issuer: str
     node: str
     claim: str
-    state: State
+    state: ClockState
     ahead: float
     at: float
     tokens: int
@@ -248,13 +248,13 @@ def estimate(snapshots: Iterable[bytes], now: float) -> list[Estimate]:
 def _estimate_one(key: tuple[str, str, str], buckets: list[Bucket]) -> Estimate:
     best = max(buckets, key=lambda bucket: bucket.ahead)
     if best.ahead > IN_STEP_SECONDS:
-        state = State.AHEAD
+        state = ClockState.AHEAD
     elif best.ahead >= -IN_STEP_SECONDS:
-        state = State.IN_STEP
+        state = ClockState.IN_STEP
     elif best.ahead <= -SlowClockRule.SECONDS and _looks_slow(buckets):
-        state = State.BEHIND
+        state = ClockState.BEHIND
     else:
-        state = State.UNKNOWN
+        state = ClockState.UNKNOWN
     return Estimate(*key, state, best.ahead, best.at, sum(bucket.tokens for bucket in buckets))
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from webhook.skew.tracker import IN_STEP_SECONDS, ISSUED_AT, Estimate, State
+from webhook.skew.tracker import IN_STEP_SECONDS, ISSUED_AT, ClockState, Estimate
 
 MIN_SOURCES: Final = 3
 _NAMED: Final = 5
@@ -48,7 +48,7 @@ class VerdictKind(StrEnum):
         return self in (VerdictKind.SIGNERS, VerdictKind.SERVER, VerdictKind.UNDECIDED)
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ClockVerdict(msgspec.Struct, frozen=True):
     """Whose clock is wrong, in a sentence, and what to do.
 
     ``server_ahead`` is how far this server's clock is ahead where it is the wrong one, in seconds.
@@ -67,20 +67,20 @@ class _Clock(msgspec.Struct, frozen=True):
     looks: bool = False
 
 
-def judge(estimates: Iterable[Estimate]) -> Verdict:
+def judge(estimates: Iterable[Estimate]) -> ClockVerdict:
     """Return whose clock is wrong. Source of the rules: this module's docstring."""
     seen = [estimate for estimate in estimates if estimate.claim == ISSUED_AT]
-    nodes = [_clock_of(e) for e in seen if e.node and e.state is not State.UNKNOWN]
+    nodes = [_clock_of(e) for e in seen if e.node and e.state is not ClockState.UNKNOWN]
     issuers = _issuer_clocks(seen, nodes)
     if not seen:
-        return Verdict(
+        return ClockVerdict(
             VerdictKind.NO_TOKENS,
             0.0,
             "no token was seen in the last 15 minutes",
             "Ask again once tokens are in use.",
         )
     if not issuers and not nodes:
-        return Verdict(
+        return ClockVerdict(
             VerdictKind.UNKNOWN,
             0.0,
             "no token was new enough to compare clocks",
@@ -98,7 +98,7 @@ def judge(estimates: Iterable[Estimate]) -> Verdict:
     # 2. Those that differ.
     wrong = _wrong_clocks(issuers, nodes)
     if not wrong:
-        return Verdict(
+        return ClockVerdict(
             VerdictKind.IN_STEP,
             0.0,
             f"every clock that is known is within {IN_STEP_SECONDS:g} s of this server's",
@@ -108,18 +108,18 @@ def judge(estimates: Iterable[Estimate]) -> Verdict:
     if len(voters) < MIN_SOURCES and not any(
         abs(clock.ahead) <= IN_STEP_SECONDS for clock in [*issuers, *nodes]
     ):
-        return Verdict(
+        return ClockVerdict(
             VerdictKind.UNDECIDED,
             0.0,
             f"{text}, or this server's clock is wrong by as much: too few clocks are known to say",
             _COMPARE,
         )
-    return Verdict(VerdictKind.SIGNERS, 0.0, text, _advice(wrong))
+    return ClockVerdict(VerdictKind.SIGNERS, 0.0, text, _advice(wrong))
 
 
 def _server_verdict(
     kind: str, voters: Sequence[_Clock], shared: Sequence[_Clock], nodes: Sequence[_Clock]
-) -> Verdict:
+) -> ClockVerdict:
     skew = median_low([clock.ahead for clock in shared])
     where = "behind" if skew > 0 else "ahead"
     seems = "looks" if any(clock.looks for clock in shared) else "is"
@@ -140,7 +140,7 @@ def _server_verdict(
     )
     if kind == "nodes":
         advice += " Where one API server signs for all of these nodes, it may be its clock instead."
-    return Verdict(VerdictKind.SERVER, -skew, message, advice)
+    return ClockVerdict(VerdictKind.SERVER, -skew, message, advice)
 
 
 def _same_skew(clocks: Sequence[_Clock]) -> Sequence[_Clock]:
@@ -167,7 +167,7 @@ def _issuer_clocks(seen: Sequence[Estimate], nodes: Sequence[_Clock]) -> list[_C
         own = [node.ahead for node in nodes if node.issuer == estimate.issuer]
         if len(own) >= MIN_SOURCES:
             clocks.append(_Clock("", estimate.issuer, median_low(own)))
-        elif estimate.state is not State.UNKNOWN:
+        elif estimate.state is not ClockState.UNKNOWN:
             clocks.append(_clock_of(estimate))
     return clocks
 
@@ -193,7 +193,7 @@ def _wrong_clocks(issuers: Sequence[_Clock], nodes: Sequence[_Clock]) -> list[_C
 
 
 def _clock_of(estimate: Estimate) -> _Clock:
-    looks = estimate.state is State.BEHIND
+    looks = estimate.state is ClockState.BEHIND
     return _Clock(estimate.node, estimate.issuer, estimate.ahead, looks)
 
 

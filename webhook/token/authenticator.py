@@ -28,7 +28,7 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownKeyError,
 )
-from webhook.token.bound_objects import NO_ANSWERS, Answers, ObjectSource, check_objects
+from webhook.token.bound_objects import NO_LOOKUPS, Lookups, ObjectSource, check_objects
 from webhook.token.claims import (
     Claims,
     ClockLeeway,
@@ -184,7 +184,11 @@ class Authenticator:
         return self._facts
 
     def authenticate(
-        self, token: str, audiences: Sequence[str], now: float, looked_up: Answers = NO_ANSWERS
+        self,
+        token: str,
+        audiences: Sequence[str],
+        now: float,
+        looked_up: Lookups = NO_LOOKUPS,
     ) -> Outcome:
         """Return who a token speaks for at the time ``now`` (Unix seconds), or why it is refused.
 

@@ -66,9 +66,9 @@ class Absence(Enum):
     UNAVAILABLE = "unavailable"
 
 
-Answer = ObjectState | Absence
-Answers = Mapping[ObjectKey, Answer]
-NO_ANSWERS: Final[Answers] = {}
+Lookup = ObjectState | Absence
+Lookups = Mapping[ObjectKey, Lookup]
+NO_LOOKUPS: Final[Lookups] = {}
 
 
 class ObjectSource(Protocol):
@@ -77,14 +77,14 @@ class ObjectSource(Protocol):
     def start(self) -> None:
         """Begin what runs in the background: once, in the process that asks."""
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         """Return what is known of an object, at once and without waiting.
 
         ``uid`` is the one that a token names. UNSEEN means that only ``look_up`` can tell;
         UNAVAILABLE that nobody can now.
         """
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         """Ask for an object; takes a bounded time. Never UNSEEN. Safe for threads.
 
         ``uid`` is the one that a token names: a source may remember that it is gone.
@@ -110,7 +110,7 @@ class LookupNeeded(Exception):  # noqa: N818 - a question, not an error
 
 
 def check_objects(
-    claims: Claims, source: ObjectSource, answers: Answers, leeway: float, now: float
+    claims: Claims, source: ObjectSource, answers: Lookups, leeway: float, now: float
 ) -> None:
     """Check every object of a token.
 
@@ -148,7 +148,7 @@ def _entry(kind: Kind, namespace: str, reference: ObjectReference) -> tuple[Obje
     return ObjectKey(kind, namespace, reference.name), reference.uid
 
 
-def _check(key: ObjectKey, uid: str, answer: Answer, leeway: float, now: float) -> None:
+def _check(key: ObjectKey, uid: str, answer: Lookup, leeway: float, now: float) -> None:
     if isinstance(answer, Absence):
         if answer is Absence.GONE:
             raise _gone(key, "there is none of that name")

@@ -14,7 +14,7 @@ from keys import jws
 from keys.encoding import decode_base64url
 from keys.errors import KeysError
 from keys.messages import utc
-from webhook.duration import in_words
+from webhook.duration import rounded_duration
 from webhook.errors import (
     ClockError,
     MalformedTokenError,
@@ -184,7 +184,7 @@ def _advice(error: TokenRefusedError, token: str) -> str:
     needed = f"{error.skew_seconds}s"
     if error.skew_seconds > _MAX_LEEWAY_SECONDS:
         needed += f" (more than the {_MAX_LEEWAY_SECONDS}s that can be set: correct the clock)"
-    return text.format(needed=needed, wait=in_words(error.short_seconds))
+    return text.format(needed=needed, wait=rounded_duration(error.short_seconds))
 
 
 def _is_complete(token: str) -> bool:
@@ -204,7 +204,7 @@ def _accepted(outcome: Authenticated) -> str:
     if outcome.leeway_claims:
         text += f", only thanks to the leeway for {', '.join(outcome.leeway_claims)}"
     if outcome.stale_seconds is not None:
-        text += f"; stale: {in_words(outcome.stale_seconds)} past its warnafter"
+        text += f"; stale: {rounded_duration(outcome.stale_seconds)} past its warnafter"
     return text
 
 
@@ -213,7 +213,7 @@ def _lifetime(claims: Claims, now: float) -> str:
         return "This token never expires. Replace it by one of the TokenRequest API."
     if claims.expires_at < now:
         return "Nothing is wrong yet, but the token has expired: read a new one now."
-    left = in_words(claims.expires_at - now)
+    left = rounded_duration(claims.expires_at - now)
     return f"Nothing needs to be done; the token is good for another {left}."
 
 
@@ -259,7 +259,7 @@ def _clock_detail(name: str, claims: Claims, leeway: ClockLeeway, now: float) ->
     if moment is None:
         return "the token has no such time"
     ahead = moment - now
-    distance = in_words(ceil(abs(ahead)))
+    distance = rounded_duration(ceil(abs(ahead)))
     where = f"in {distance}" if ahead > 0 else f"{distance} ago"
     needed = ceil(max(0.0, -ahead if name == "expiry" else ahead))
     return (

@@ -48,7 +48,7 @@ class TokenPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenSpec:
     """What is asked for. ``expiration_seconds`` None and no audiences mean the policy's.
 
     ``objects_confirmed`` is true only where every object in it was looked up and found.
@@ -82,7 +82,7 @@ class IssuedToken:
 
 
 def issue_token(
-    request: TokenRequest, policy: TokenPolicy, keyring: Keyring, now: float
+    request: TokenSpec, policy: TokenPolicy, keyring: Keyring, now: float
 ) -> IssuedToken:
     """Sign a token with the active key at the time ``now`` (Unix seconds).
 
@@ -159,7 +159,7 @@ def _check_name(name: str, field: str) -> None:
         raise IssueError(message, field, name, _SUBDOMAIN_RULE)
 
 
-def check_request(request: TokenRequest, policy: TokenPolicy) -> None:
+def check_request(request: TokenSpec, policy: TokenPolicy) -> None:
     """Check all that can be told without making the token. Raises IssueError."""
     check_names(request.namespace, request.name)
     for reference in (request.pod, request.secret, request.node):

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Final
 
 from keys.errors import UnusableKeyError
-from webhook.duration import in_words
+from webhook.duration import rounded_duration
 from webhook.errors import KeysUnavailableError
 from webhook.token.authenticator import TrustedIssuer
 from webhook.trusted_issuers.fetching import FetchedKeys
@@ -118,7 +118,7 @@ class RemoteKeys:
         while self._wait():
             self.fetch_now()
             if self._warning:
-                retry = in_words(max(1, round(self._schedule.due - self._clock())))
+                retry = rounded_duration(max(1, round(self._schedule.due - self._clock())))
                 _logger.warning("%s; the next attempt is in %s", self._warning, retry)
             self.skipped.log()
 
@@ -155,8 +155,8 @@ class RemoteKeys:
             issuer.keys_problem = f"{text}; {kept}"
         elif expired:
             kept = (
-                f"the ones before are older than {in_words(KEEP_SECONDS)}, so its tokens are "
-                "refused until an attempt succeeds"
+                f"the ones before are older than {rounded_duration(KEEP_SECONDS)}, so its tokens "
+                "are refused until an attempt succeeds"
             )
             issuer.keys_problem = f"{text}; {kept}"
             issuer.replace_keys(())

@@ -14,7 +14,7 @@ from webhook.assembly import authenticator_of, keyring_of, store_of
 from webhook.config.load import load_configuration
 from webhook.errors import Reason
 from webhook.kube.access_review import parse_access_review
-from webhook.kube.request_keys import question_of
+from webhook.kube.request_keys import required_access
 from webhook.kube.token_review import parse_token_review
 from webhook.rbac.access import granting_roles
 from webhook.token.outcome import Authenticated
@@ -59,6 +59,6 @@ def test_what_is_asked_for_is_granted(data_dir: Path) -> None:
     with closing(store_of(data_dir, load_configuration(data_dir, {}, {}))) as store:
         for line in lines:
             asked = parse_access_review(line, "SubjectAccessReview")
-            question = question_of(asked.request)
+            question = required_access(asked.request)
             roles = granting_roles(store, asked.user, asked.groups, question.kinds, *question.spans)
             assert roles == ("soak",)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhook.duration import format_duration, in_words, parse_duration
+from webhook.duration import format_duration, parse_duration, rounded_duration
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_parse_never_crashes(text: str) -> None:
     [(0, "0s"), (59.9, "59s"), (86400, "24h"), (172800, "2 days"), (31536000, "365 days")],
 )
 def test_in_words(seconds: float, text: str) -> None:
-    assert in_words(seconds) == text
+    assert rounded_duration(seconds) == text

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from webhook.errors import UnknownKeyError
 from webhook.token.authenticator import Authenticator
-from webhook.token.bound_objects import Absence, Answer, LookupNeeded, ObjectKey, ObjectSource
+from webhook.token.bound_objects import Absence, Lookup, LookupNeeded, ObjectKey, ObjectSource
 from webhook.token.outcome import Outcome, Refused
 
 LOOKUP_SECONDS: Final = 2.0
@@ -45,7 +45,7 @@ class TokenVerifier:
         self._look_ups = look_ups
         # Look-ups on their way: many tokens of one Pod wait for one answer. A token with another
         # UID does not: the answer may be from before its Pod was made.
-        self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Answer]] = {}
+        self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Lookup]] = {}
 
     def authenticate_at_once(self, token: str, audiences: Sequence[str]) -> Outcome | None:
         """Return the outcome where nothing has to be waited for, else None."""
@@ -99,7 +99,7 @@ class TokenVerifier:
         self, token: str, audiences: Sequence[str], first: LookupNeeded
     ) -> Outcome:
         deadline = asyncio.get_running_loop().time() + LOOKUP_SECONDS
-        answers: dict[ObjectKey, Answer] = {}
+        answers: dict[ObjectKey, Lookup] = {}
         needed = first
         while True:
             answers[needed.key] = await self._look_up(needed.key, needed.uid, deadline)
@@ -108,7 +108,7 @@ class TokenVerifier:
             except LookupNeeded as another:
                 needed = another
 
-    async def _look_up(self, key: ObjectKey, uid: str, deadline: float) -> Answer:
+    async def _look_up(self, key: ObjectKey, uid: str, deadline: float) -> Lookup:
         assert self._objects is not None  # noqa: S101 - nothing else raises LookupNeeded
         loop = asyncio.get_running_loop()
         pending = self._pending.get((key, uid))

@@ -6,7 +6,7 @@ from webhook.kube.access_review import (
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
-    AccessRequest,
+    AccessReviewRequest,
     UserInfo,
     message_of,
     parse_access_review,
@@ -86,7 +86,9 @@ class AccessReviews:
         message = message_of(kind, version)
         return await read_json_body(scope, receive, self.max_body_bytes, message)
 
-    def _answer(self, scope: Scope, user: str, asked: AccessRequest, decision: Decision) -> bytes:
+    def _answer(
+        self, scope: Scope, user: str, asked: AccessReviewRequest, decision: Decision
+    ) -> bytes:
         allowed = bool(decision.roles)
         answer = render_access_review(asked, decision.reason, allowed=allowed)
         self.log.decided(scope, user, decision.reason, allowed=allowed)

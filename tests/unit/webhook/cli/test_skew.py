@@ -14,13 +14,13 @@ import pytest
 from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.cli.skew import render_report
 from webhook.skew.report import ClockEntry, SkewReport, SkewStatus, VerdictEntry
-from webhook.skew.tracker import State
+from webhook.skew.tracker import ClockState
 from webhook.skew.verdict import VerdictKind
 
 ISSUER = "https://a-rather-long-name-of-an-issuer.clusters.example.com/of/a/team"
 
 
-def entry(node: str, ahead: float, state: State) -> ClockEntry:
+def entry(node: str, ahead: float, state: ClockState) -> ClockEntry:
     return ClockEntry(
         issuer=ISSUER,
         node=node,
@@ -37,12 +37,12 @@ def status(*clocks: ClockEntry, kind: VerdictKind = VerdictKind.SIGNERS) -> Skew
 
 
 CLOCKS = (
-    entry("", 90, State.AHEAD),
-    entry("node-3", 90.0, State.AHEAD),
-    entry("node-4", -45.0, State.BEHIND),
-    entry("node-5", 0.0, State.IN_STEP),
-    entry("node-6", -500.0, State.UNKNOWN),
-    entry("bad\x1b[31m\nname", 0.0, State.IN_STEP),
+    entry("", 90, ClockState.AHEAD),
+    entry("node-3", 90.0, ClockState.AHEAD),
+    entry("node-4", -45.0, ClockState.BEHIND),
+    entry("node-5", 0.0, ClockState.IN_STEP),
+    entry("node-6", -500.0, ClockState.UNKNOWN),
+    entry("bad\x1b[31m\nname", 0.0, ClockState.IN_STEP),
 )
 
 
@@ -99,7 +99,7 @@ def test_verdict_in_a_word(kind: VerdictKind, word: str) -> None:
 
 
 def test_many_clocks() -> None:
-    clocks = [entry(f"node-{number}", 0.0, State.IN_STEP) for number in range(1000)]
+    clocks = [entry(f"node-{number}", 0.0, ClockState.IN_STEP) for number in range(1000)]
     text = render_report(status(*clocks), 100, 40)
     assert text.count("in step") == 40
     assert "... and 960 more that differ less; --all shows them" in text

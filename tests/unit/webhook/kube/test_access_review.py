@@ -10,7 +10,7 @@ from webhook.kube.access_review import (
     SELF_KIND,
     SUBJECT_KIND,
     WHO_AM_I_KIND,
-    AccessRequest,
+    AccessReviewRequest,
     UserInfo,
     message_of,
     parse_access_review,
@@ -19,14 +19,14 @@ from webhook.kube.access_review import (
     render_who_am_i,
 )
 from webhook.kube.protobuf import json_of
-from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
+from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
 from webhook.server.request.error_map import invalid_details
 
 V1 = "authorization.k8s.io/v1"
 V1BETA1 = "authorization.k8s.io/v1beta1"
 KINDS = (SUBJECT_KIND, SELF_KIND)
 POD = {"namespace": "team", "verb": "get", "resource": "pods", "name": "p-0"}
-GET_POD = ResourceRequest("get", "", "pods", "", "team", "p-0")
+GET_POD = ResourceAttributes("get", "", "pods", "", "team", "p-0")
 HEALTHZ = {"path": "/healthz", "verb": "get"}
 
 
@@ -36,11 +36,11 @@ def body(kind: str = SUBJECT_KIND, spec: object = None, **changes: object) -> di
     return {"kind": kind, "apiVersion": V1, "spec": spec} | changes
 
 
-def parse(value: object, kind: str = SUBJECT_KIND) -> AccessRequest:
+def parse(value: object, kind: str = SUBJECT_KIND) -> AccessReviewRequest:
     return parse_access_review(value if isinstance(value, bytes) else as_json(value), kind)
 
 
-READ: dict[str, tuple[dict[str, object], Request, tuple[str, tuple[str, ...]]]] = {
+READ: dict[str, tuple[dict[str, object], Attributes, tuple[str, tuple[str, ...]]]] = {
     "resource": ({"resourceAttributes": POD, "user": "alice"}, GET_POD, ("alice", ())),
     # As kube-apiserver sends it (k8s.io/apiserver/plugin/pkg/authorizer/webhook).
     "kube-apiserver": (
@@ -60,11 +60,11 @@ READ: dict[str, tuple[dict[str, object], Request, tuple[str, tuple[str, ...]]]] 
             "extra": {"authentication.kubernetes.io/credential-id": ["JTI=1"]},
             "uid": "u",
         },
-        ResourceRequest("get", "apps", "deployments", "scale", "team", "d"),
+        ResourceAttributes("get", "apps", "deployments", "scale", "team", "d"),
         ("alice", ("a", "system:authenticated")),
     ),
-    "path": ({"nonResourceAttributes": HEALTHZ, "user": "a"}, PathRequest("get", "/healthz"),
-             ("a", ())),
+    "path": ({"nonResourceAttributes": HEALTHZ, "user": "a"},
+             NonResourceAttributes("get", "/healthz"), ("a", ())),
     "only-groups": ({"resourceAttributes": POD, "groups": ["a"]}, GET_POD, ("", ("a",))),
     "nulls": (
         {
@@ -78,9 +78,10 @@ READ: dict[str, tuple[dict[str, object], Request, tuple[str, tuple[str, ...]]]] 
         GET_POD,
         ("alice", ()),
     ),
-    "nothing-of-a-resource": ({"resourceAttributes": {}, "user": "a"}, ResourceRequest(""),
+    "nothing-of-a-resource": ({"resourceAttributes": {}, "user": "a"}, ResourceAttributes(""),
                               ("a", ())),
-    "nothing-of-a-path": ({"nonResourceAttributes": {}, "user": "a"}, PathRequest(""), ("a", ())),
+    "nothing-of-a-path": ({"nonResourceAttributes": {}, "user": "a"}, NonResourceAttributes(""),
+                          ("a", ())),
     # A narrower list is asked for: the answer is that for the whole of it.
     "selectors": (
         {
@@ -92,17 +93,17 @@ READ: dict[str, tuple[dict[str, object], Request, tuple[str, tuple[str, ...]]]] 
             },
             "user": "a",
         },
-        ResourceRequest("list", "", "pods", "", "team", "p-0"),
+        ResourceAttributes("list", "", "pods", "", "team", "p-0"),
         ("a", ()),
     ),
     "odd-texts": ({"resourceAttributes": POD | {"name": "é\0"}, "user": "a\nb"},
-                  ResourceRequest("get", "", "pods", "", "team", "é\0"), ("a\nb", ())),
+                  ResourceAttributes("get", "", "pods", "", "team", "é\0"), ("a\nb", ())),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("spec", "request_", "subject"), READ.values(), ids=READ)
 def test_read(
-    spec: dict[str, object], request_: Request, subject: tuple[str, tuple[str, ...]]
+    spec: dict[str, object], request_: Attributes, subject: tuple[str, tuple[str, ...]]
 ) -> None:
     asked = parse(body(spec=spec))
     assert (asked.request, (asked.user, asked.groups)) == (request_, subject)
@@ -408,11 +409,11 @@ WHO_AM_I = (
 @pytest.mark.parametrize(
     ("sent", "request_"),
     [
-        (CAN_I_LOG, ResourceRequest("get", "", "pods", "log", "team", "p-0")),
-        (CAN_I_HEALTHZ, PathRequest("get", "/healthz")),
+        (CAN_I_LOG, ResourceAttributes("get", "", "pods", "log", "team", "p-0")),
+        (CAN_I_HEALTHZ, NonResourceAttributes("get", "/healthz")),
     ],
 )
-def test_what_kubectl_sends(sent: str, request_: Request) -> None:
+def test_what_kubectl_sends(sent: str, request_: Attributes) -> None:
     sent_json = json_of(bytes.fromhex(sent), message_of(SELF_KIND))
     assert parse(sent_json, SELF_KIND).request == request_
     with pytest.raises(InvalidReviewError, match=f"serves '{SUBJECT_KIND}'"):
@@ -445,7 +446,7 @@ def test_a_subject_access_review_as_a_protocol_buffer() -> None:
     kind = field(1, field(1, V1) + field(2, SUBJECT_KIND))
     sent = b"k8s\0" + kind + field(2, field(2, spec) + field(3, field(1, b"")))
     asked = parse(json_of(sent, message_of(SUBJECT_KIND)))
-    assert asked.request == ResourceRequest("list", "apps", "deployments", namespace="team")
+    assert asked.request == ResourceAttributes("list", "apps", "deployments", namespace="team")
     assert (asked.user, asked.groups) == ("alice", ("a", "b"))
     sent = b"k8s\0" + kind + field(2, field(2, spec + field(3, "root")))
     with pytest.raises(InvalidReviewError):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import as_json, assert_token_not_in, good_claims, token_of
 from webhook.errors import InvalidReviewError, LeewayError
-from webhook.kube.range_review import RangeAccessRequest, parse_range_review, render_range_review
+from webhook.kube.range_review import RangeReviewRequest, parse_range_review, render_range_review
 from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range
@@ -26,7 +26,7 @@ def body(**spec: object) -> dict[str, object]:
     return {"kind": "RangeAccessReview", "apiVersion": V1, "spec": members}
 
 
-def parse(value: object) -> RangeAccessRequest:
+def parse(value: object) -> RangeReviewRequest:
     return parse_range_review(value if isinstance(value, bytes) else as_json(value))
 
 

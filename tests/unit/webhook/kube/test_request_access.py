@@ -4,12 +4,12 @@ import pytest
 
 from webhook.backends.memory import MemoryBackend
 from webhook.kube.request_access import decide, decide_for_cluster
-from webhook.kube.request_keys import PathRequest, Request, ResourceRequest
+from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
 from webhook.rbac.auth_store import AuthStore
 
-SECRET = ResourceRequest("get", "", "secrets", "", "kube-system", "s")
+SECRET = ResourceAttributes("get", "", "secrets", "", "kube-system", "s")
 # Slashes in them were never allowed, not even for root.
-SIGNER = ResourceRequest("approve", "certificates.k8s.io", "signers", name="kubernetes.io/a")
+SIGNER = ResourceAttributes("approve", "certificates.k8s.io", "signers", name="kubernetes.io/a")
 
 
 def a_store() -> AuthStore:
@@ -26,7 +26,9 @@ STORE = a_store()
 
 
 @pytest.mark.fault(11, 53)
-@pytest.mark.parametrize("request_", [SECRET, SIGNER, PathRequest("get", "/metrics")], ids=repr)
+@pytest.mark.parametrize(
+    "request_", [SECRET, SIGNER, NonResourceAttributes("get", "/metrics")], ids=repr
+)
 @pytest.mark.parametrize(
     ("user", "groups", "allow_root", "allowed"),
     [
@@ -41,7 +43,7 @@ STORE = a_store()
     ],
 )
 def test_the_root_of_a_cluster(
-    request_: Request, user: str, groups: tuple[str, ...], allow_root: bool, allowed: bool
+    request_: Attributes, user: str, groups: tuple[str, ...], allow_root: bool, allowed: bool
 ) -> None:
     decision = decide_for_cluster(STORE, user, groups, request_, allow_root=allow_root)
     assert bool(decision.roles) is allowed

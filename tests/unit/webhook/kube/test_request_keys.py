@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from webhook.backends.memory import MemoryBackend
 from webhook.kube.request_keys import (
-    PathRequest,
-    Question,
-    ResourceRequest,
-    question_of,
+    NonResourceAttributes,
+    RequiredAccess,
+    ResourceAttributes,
+    required_access,
     resource_of,
 )
 from webhook.kube.resources import KNOWN
@@ -96,7 +96,7 @@ def a_store() -> AuthStore:
 STORE = a_store()
 
 
-def allowed(question: Question) -> set[str]:
+def allowed(question: RequiredAccess) -> set[str]:
     """Return the roles that open what is asked, asked in both ways that there are."""
     kinds, spans = question
     found = {role for role in GRANTS if granting_roles(STORE, role, (), kinds, *spans)}
@@ -260,7 +260,7 @@ def test_resources(verb: str, shape: str) -> None:
     if is_collection and collection_span is not None:
         assert collection_roles is not None
         span, roles = collection_span, collection_roles
-    question = question_of(ResourceRequest(verb, **attributes))
+    question = required_access(ResourceAttributes(verb, **attributes))
     if verb == "get" and attributes.get("subresource") in ("exec", "proxy", "*"):
         kinds = BOTH
     assert (question.kinds, wire(question.spans[0])) == (kinds, span)
@@ -326,7 +326,7 @@ READS_PATHS, WRITES_PATHS = {"paths", "health-read"}, {"paths", "health-write"}
 def test_paths(
     verb: str, path: str, kinds: tuple[PermissionType, ...], span: tuple[str, str], roles: set[str]
 ) -> None:
-    question = question_of(PathRequest(verb, path))
+    question = required_access(NonResourceAttributes(verb, path))
     assert (question.kinds, wire(question.spans[0])) == (kinds, span)
     assert allowed(question) == {"everything"} | roles
 
@@ -417,7 +417,7 @@ KEYS: dict[str, tuple[str, dict[str, str], str, str]] = {
 def test_every_request_has_a_key_that_a_grant_covers(
     verb: str, attributes: dict[str, str], key: str, prefix: str
 ) -> None:
-    kinds, (span,) = question_of(ResourceRequest(verb, **attributes))
+    kinds, (span,) = required_access(ResourceAttributes(verb, **attributes))
     assert kinds == ((READ,) if verb == "get" else (WRITE,))
     assert span == (
         prefix_of(key) if key.endswith("/") else Range(key.encode(), key.encode() + NUL)
@@ -448,13 +448,13 @@ GRANTING = ("escalate", "bind", "approve", "sign", "attest", "use", "impersonate
 def test_a_grant_to_write_does_not_open_verbs_that_grant_more(
     verb: str, group: str, resource: str
 ) -> None:
-    written = question_of(ResourceRequest("update", group, resource))
+    written = required_access(ResourceAttributes("update", group, resource))
     for name in ("", "n", "*"):
-        question = question_of(ResourceRequest(verb, group, resource, name=name))
+        question = required_access(ResourceAttributes(verb, group, resource, name=name))
         (span,) = question.spans
         assert merge([*written.spans, span]) != merge(written.spans)
         # All verbs are asked for with a star.
-        stars = question_of(ResourceRequest("*", group, resource))
+        stars = required_access(ResourceAttributes("*", group, resource))
         assert merge([*stars.spans, span]) == merge(stars.spans)
 
 
@@ -463,12 +463,12 @@ def test_a_grant_to_write_does_not_open_verbs_that_grant_more(
 @pytest.mark.parametrize("resource", ["pods", "services", "nodes"])
 def test_get_on_an_acting_subresource_needs_both(subresource: str, resource: str) -> None:
     """Before Kubernetes 1.35 a WebSocket exec asked for `get` alone."""
-    request = ResourceRequest("get", "", resource, subresource, "team", "x")
-    assert question_of(request).kinds == BOTH
+    request = ResourceAttributes("get", "", resource, subresource, "team", "x")
+    assert required_access(request).kinds == BOTH
     create = msgspec.structs.replace(request, verb="create")
-    assert question_of(create) == ((WRITE,), question_of(request).spans)
+    assert required_access(create) == ((WRITE,), required_access(request).spans)
     log = msgspec.structs.replace(request, subresource="log")
-    assert question_of(log).kinds == (READ,)
+    assert required_access(log).kinds == (READ,)
 
 
 # Few words, so that those of one attribute turn up in another.
@@ -482,7 +482,7 @@ KINDS_OF_OBJECTS = st.one_of(
     st.tuples(WORDS, WORDS),
 )
 RESOURCE_REQUESTS = st.builds(
-    lambda verb, kind, subresource, namespace, name: ResourceRequest(
+    lambda verb, kind, subresource, namespace, name: ResourceAttributes(
         verb, *kind, subresource, namespace, name
     ),
     st.sampled_from([*VERBS, *GRANTING, "use:a", "impersonate:%"]),
@@ -491,12 +491,14 @@ RESOURCE_REQUESTS = st.builds(
     WORDS,
     WORDS,
 )
-PATH_REQUESTS = st.builds(PathRequest, st.sampled_from(list(VERBS)), WORDS.map("/".__add__) | WORDS)
+PATH_REQUESTS = st.builds(
+    NonResourceAttributes, st.sampled_from(list(VERBS)), WORDS.map("/".__add__) | WORDS
+)
 CLUSTER_SCOPED = {(known.group, known.plural) for known in KNOWN if not known.namespaced}
 CLUSTER_SCOPED |= {("", "users"), ("", "groups"), ("certificates.k8s.io", "signers")}
 
 
-def spell(request: ResourceRequest) -> tuple[str, ...]:
+def spell(request: ResourceAttributes) -> tuple[str, ...]:
     """Return what tells the object of a request, and a verb with a key of its own, from others."""
     kind = (request.group, request.resource)
     namespace = "" if kind in CLUSTER_SCOPED else request.namespace
@@ -512,8 +514,8 @@ def test_objects_of_few_words_have_a_key_each() -> None:
     for kind, verb, *rest in product(
         kinds, ("get", "use", "impersonate:use"), ("", *SEGMENTS), ("", "a", "pods"), SEGMENTS
     ):
-        request = ResourceRequest(verb, *kind, *rest)
-        for span in question_of(request).spans:
+        request = ResourceAttributes(verb, *kind, *rest)
+        for span in required_access(request).spans:
             if is_single(span):
                 found.setdefault(span, set()).add(spell(request))
     assert len(found) > 10_000
@@ -526,15 +528,15 @@ def is_single(span: Range) -> bool:
 
 @pytest.mark.fault(11, 52)
 @given(RESOURCE_REQUESTS, RESOURCE_REQUESTS)
-def test_two_objects_never_have_one_key(one: ResourceRequest, other: ResourceRequest) -> None:
-    ours, theirs = question_of(one).spans[0], question_of(other).spans[0]
+def test_two_objects_never_have_one_key(one: ResourceAttributes, other: ResourceAttributes) -> None:
+    ours, theirs = required_access(one).spans[0], required_access(other).spans[0]
     if is_single(ours) and is_single(theirs):
         assert (ours == theirs) == (spell(one) == spell(other))
 
 
 @given(RESOURCE_REQUESTS)
-def test_a_key_says_what_it_is_about(request: ResourceRequest) -> None:
-    for span in question_of(request).spans:
+def test_a_key_says_what_it_is_about(request: ResourceAttributes) -> None:
+    for span in required_access(request).spans:
         if is_single(span):
             found = resource_of(span.start)
             assert found is not None
@@ -556,12 +558,12 @@ def test_what_is_not_the_key_of_a_request(key: str) -> None:
 @pytest.mark.fault(11)
 @given(RESOURCE_REQUESTS, RESOURCE_REQUESTS, st.sampled_from(["update", "use"]))
 def test_all_of_a_resource_holds_no_object_of_another(
-    one: ResourceRequest, other: ResourceRequest, verb: str
+    one: ResourceAttributes, other: ResourceAttributes, verb: str
 ) -> None:
     """Whatever is in a name, an escape for one, it stays under the prefix of its resource."""
     one = msgspec.structs.replace(one, verb=verb)
     whole = msgspec.structs.replace(other, verb=verb, namespace="", name="")
-    (key,), (span,) = question_of(one).spans, question_of(whole).spans
+    (key,), (span,) = required_access(one).spans, required_access(whole).spans
     is_one_resource = "*" not in (whole.group, whole.subresource) and whole.resource not in (
         "",
         "*",
@@ -575,25 +577,25 @@ FIELDS = ("verb", "group", "resource", "subresource", "namespace", "name")
 
 @given(RESOURCE_REQUESTS, RESOURCE_REQUESTS, st.sets(st.sampled_from(FIELDS), min_size=1))
 def test_who_may_all_may_each(
-    request: ResourceRequest, other: ResourceRequest, starred: set[str]
+    request: ResourceAttributes, other: ResourceAttributes, starred: set[str]
 ) -> None:
     """What a request with stars needs holds what it needs with anything in their place."""
     values = {field: getattr(request, field) for field in FIELDS}
     # Without a subresource an object is asked about: a star is about subresources only.
     starred -= set() if request.subresource else {"subresource"}
-    stars = question_of(ResourceRequest(**values | dict.fromkeys(starred, "*")))
+    stars = required_access(ResourceAttributes(**values | dict.fromkeys(starred, "*")))
     meant = {field: getattr(other, field) for field in starred}
     if not meant.get("subresource", "x"):
         return
-    one = question_of(ResourceRequest(**values | meant))
+    one = required_access(ResourceAttributes(**values | meant))
     assert set(stars.kinds) >= set(one.kinds)
     assert merge([*stars.spans, *one.spans]) == merge(stars.spans)
 
 
 @given(PATH_REQUESTS, WORDS)
-def test_who_may_all_paths_may_each(request: PathRequest, rest: str) -> None:
-    stars = question_of(PathRequest(request.verb, request.path + "*"))
-    one = question_of(PathRequest(request.verb, request.path + rest))
+def test_who_may_all_paths_may_each(request: NonResourceAttributes, rest: str) -> None:
+    stars = required_access(NonResourceAttributes(request.verb, request.path + "*"))
+    one = required_access(NonResourceAttributes(request.verb, request.path + rest))
     assert stars.kinds == one.kinds
     # A path that ends with a star is a prefix itself, and a larger one.
     if request.path and not (request.path + rest).endswith("*"):

@@ -12,7 +12,7 @@ from webhook.errors import InvalidReviewError
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.protobuf import json_of
 from webhook.kube.request_access import decide
-from webhook.kube.request_keys import PathRequest, ResourceRequest
+from webhook.kube.request_keys import NonResourceAttributes, ResourceAttributes
 from webhook.kube.rules_review import (
     KIND,
     MAX_RULES,
@@ -181,11 +181,13 @@ def test_no_rule_says_more_than_is_allowed(
         resource, _, subresource = resource.partition("/")
         for verb in each["verbs"]:
             for name in each.get("resourceNames", ["", "x"]):
-                request = ResourceRequest(verb, group, resource, subresource, "team", name)
+                request = ResourceAttributes(verb, group, resource, subresource, "team", name)
                 assert decide(store, "u", (), request).roles, (each, request)
     for each in found.paths:
         for verb in each["verbs"]:
-            assert decide(store, "u", (), PathRequest(verb, *each["nonResourceURLs"])).roles
+            assert decide(
+                store, "u", (), NonResourceAttributes(verb, *each["nonResourceURLs"])
+            ).roles
 
 
 def test_what_is_read_and_answered() -> None:

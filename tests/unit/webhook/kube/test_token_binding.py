@@ -12,17 +12,17 @@ from webhook.errors import (
     ObjectNotFoundError,
 )
 from webhook.kube.token_binding import resolve_token_request
-from webhook.kube.token_request import AskedToken, BoundObjectReference
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.kube.token_request import BoundObjectReference, TokenRequest
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenPolicy, TokenRequest, stable_uid
+from webhook.token.issuer import TokenPolicy, TokenSpec, stable_uid
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
 SA = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
 POD = ObjectKey(Kind.POD, NAMESPACE, "p-0")
 SECRET = ObjectKey(Kind.SECRET, NAMESPACE, "s-0")
 NODE = ObjectKey(Kind.NODE, "", "n-0")
-OBJECTS: dict[ObjectKey, Answer] = {
+OBJECTS: dict[ObjectKey, Lookup] = {
     SA: ObjectState(ACCOUNT_UID),
     POD: ObjectState("u-pod", service_account=ACCOUNT, node="n-0"),
     SECRET: ObjectState("u-secret"),
@@ -33,14 +33,14 @@ OBJECTS: dict[ObjectKey, Answer] = {
 class Source:
     """Objects in a dictionary; what is not in it is gone."""
 
-    def __init__(self, objects: dict[ObjectKey, Answer]) -> None:
+    def __init__(self, objects: dict[ObjectKey, Lookup]) -> None:
         self.objects = objects
         self.asked: list[ObjectKey] = []
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         raise AssertionError("a request is never decided on what is known from before")
 
-    def look_up(self, key: ObjectKey) -> Answer:
+    def look_up(self, key: ObjectKey) -> Lookup:
         self.asked.append(key)
         return self.objects.get(key, Absence.GONE)
 
@@ -60,8 +60,8 @@ def resolve(
     bound: BoundObjectReference | None = None,
     leeway: float = 60,
     **members: object,
-) -> tuple[AskedToken, TokenRequest]:
-    asked = AskedToken(NAMESPACE, ACCOUNT, bound=bound, **members)  # type: ignore[arg-type]
+) -> tuple[TokenRequest, TokenSpec]:
+    asked = TokenRequest(NAMESPACE, ACCOUNT, bound=bound, **members)  # type: ignore[arg-type]
     return resolve_token_request(asked, POLICY, source, leeway, NOW)
 
 
@@ -99,7 +99,7 @@ FOUND = [
 @pytest.mark.parametrize(("bound", "expected"), FOUND)
 def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) -> None:
     answered, request = resolve(source_with(), bound, audiences=("a",), expiration_seconds=601)
-    assert request == TokenRequest(
+    assert request == TokenSpec(
         NAMESPACE,
         ACCOUNT,
         ACCOUNT_UID,
@@ -121,7 +121,7 @@ def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) 
         pytest.param(ObjectState("u", NOW - 60), ObjectReference("n-0", "u"), id="being-deleted"),
     ],
 )
-def test_node_of_a_pod(node: Answer, expected: ObjectReference) -> None:
+def test_node_of_a_pod(node: Lookup, expected: ObjectReference) -> None:
     assert resolve(source_with(node=node), reference("Pod", "p-0"))[1].node == expected
 
 
@@ -312,7 +312,7 @@ def test_names_that_nothing_can_have(
     source: Source | None, namespace: str, name: str, message: str
 ) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
-        resolve_token_request(AskedToken(namespace, name), POLICY, source, 60, NOW)
+        resolve_token_request(TokenRequest(namespace, name), POLICY, source, 60, NOW)
     assert str(caught.value) == message
 
 
@@ -328,7 +328,7 @@ def test_without_a_source_a_uid_is_printable_ascii(uid: str) -> None:
 def test_minimum_of_the_configuration() -> None:
     for minimum, shown in ((900, "15 minutes"), (601, "601 seconds")):
         policy = TokenPolicy(ISSUER, (AUDIENCE,), 3600, minimum, 86400, extend=True)
-        asked = AskedToken(NAMESPACE, ACCOUNT, expiration_seconds=600)
+        asked = TokenRequest(NAMESPACE, ACCOUNT, expiration_seconds=600)
         with pytest.raises(IssueError) as caught:
             resolve_token_request(asked, policy, None, 60, NOW)
         assert caught.value.detail == f"may not specify a duration less than {shown}"
@@ -353,7 +353,7 @@ def test_the_look_up_fails(answer: Absence, objects: str, name: str) -> None:
 
 
 # Each is wrong in all that comes after it too, and the first thing that is wrong is what is said.
-ORDER: list[tuple[dict[ObjectKey, Answer], dict[str, object], type[LeewayError], str]] = [
+ORDER: list[tuple[dict[ObjectKey, Lookup], dict[str, object], type[LeewayError], str]] = [
     ({}, {"sent_namespace": "x", "sent_name": "x"}, InvalidReviewError, "the namespace of the"),
     ({}, {"sent_name": "x", "uid": "x"}, IssueError, "must match the service account name"),
     ({}, {"uid": "x", "expiration_seconds": 1}, ObjectNotFoundError, "serviceaccounts"),
@@ -372,7 +372,7 @@ ORDER: list[tuple[dict[ObjectKey, Answer], dict[str, object], type[LeewayError],
     ("objects", "members", "error", "words"), ORDER, ids=[str(n) for n in range(1, 10)]
 )
 def test_order_of_the_checks(
-    objects: dict[ObjectKey, Answer],
+    objects: dict[ObjectKey, Lookup],
     members: dict[str, object],
     error: type[LeewayError],
     words: str,

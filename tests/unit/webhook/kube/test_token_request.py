@@ -8,13 +8,13 @@ from keys.keyring import Keyring
 from tests.support import ACCOUNT, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from webhook.errors import InvalidReviewError
 from webhook.kube.token_request import (
-    AskedToken,
     BoundObjectReference,
+    TokenRequest,
     parse_token_request,
     render_token_request,
 )
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import TokenPolicy, TokenRequest, issue_token
+from webhook.token.issuer import TokenPolicy, TokenSpec, issue_token
 
 V1 = "authentication.k8s.io/v1"
 POD = {"kind": "Pod", "apiVersion": "v1", "name": "p-0", "uid": "u-1"}
@@ -22,13 +22,13 @@ KEYRING = Keyring().with_new_key(signing_key("ES256"), 0)
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
 
 
-def parse(value: object) -> AskedToken:
+def parse(value: object) -> TokenRequest:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     return parse_token_request(body, NAMESPACE, ACCOUNT)
 
 
-def asked(**members: object) -> AskedToken:
-    return AskedToken(NAMESPACE, ACCOUNT, **members)  # type: ignore[arg-type]
+def asked(**members: object) -> TokenRequest:
+    return TokenRequest(NAMESPACE, ACCOUNT, **members)  # type: ignore[arg-type]
 
 
 READ = [
@@ -96,7 +96,7 @@ READ = [
 
 @pytest.mark.fault(10, 62)
 @pytest.mark.parametrize(("value", "expected"), READ)
-def test_read(value: object, expected: AskedToken) -> None:
+def test_read(value: object, expected: TokenRequest) -> None:
     assert parse(value) == expected
 
 
@@ -161,7 +161,7 @@ def test_what_is_no_token_request(value: object, why: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def render(request: TokenRequest, answered: AskedToken) -> dict[str, object]:
+def render(request: TokenSpec, answered: TokenRequest) -> dict[str, object]:
     issued = issue_token(request, POLICY, KEYRING, NOW + 0.9)
     value = json.loads(render_token_request(answered, issued))
     assert value["status"].pop("token") == issued.token
@@ -172,7 +172,7 @@ def render(request: TokenRequest, answered: AskedToken) -> dict[str, object]:
 
 
 def test_answer() -> None:
-    answer = render(TokenRequest(NAMESPACE, ACCOUNT, "u"), asked(uid="u"))
+    answer = render(TokenSpec(NAMESPACE, ACCOUNT, "u"), asked(uid="u"))
     assert answer == {
         "kind": "TokenRequest",
         "apiVersion": V1,
@@ -195,7 +195,7 @@ def test_answer() -> None:
     ],
 )
 def test_answer_says_what_is_granted(seconds: int, told: int, until: str) -> None:
-    request = TokenRequest(
+    request = TokenSpec(
         NAMESPACE,
         ACCOUNT,
         expiration_seconds=seconds,

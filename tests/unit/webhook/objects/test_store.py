@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from webhook.objects.store import MAX_GONE, KindStore
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 
 POD = ObjectKey(Kind.POD, "ns", "p")
 OTHER = ObjectKey(Kind.POD, "ns", "q")
@@ -86,7 +86,8 @@ FOUND = [
 
 @pytest.mark.parametrize(("steps", "expected"), FOUND)
 def test_find(
-    steps: list[Callable[[KindStore], None]], expected: tuple[Answer, Answer, Answer]
+    steps: list[Callable[[KindStore], None]],
+    expected: tuple[Lookup, Lookup, Lookup],
 ) -> None:
     store = Clocked().store
     for step in steps:
@@ -138,7 +139,7 @@ CONTRADICTED = [
 
 @pytest.mark.parametrize(("steps", "answer", "expected"), CONTRADICTED)
 def test_contradicts(
-    steps: list[Callable[[KindStore], None]], answer: Answer, expected: bool
+    steps: list[Callable[[KindStore], None]], answer: Lookup, expected: bool
 ) -> None:
     store = Clocked().store
     for step in steps:

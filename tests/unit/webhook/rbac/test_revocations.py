@@ -40,7 +40,7 @@ from webhook.rbac.records import Lifetime, Revocation, TokenRecord, token_record
 from webhook.rbac.revocations import StoreRevocations
 from webhook.rbac.revoking import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
 from webhook.token.authenticator import Authenticator, TrustedIssuer
-from webhook.token.bound_objects import Absence, Answer, ObjectKey
+from webhook.token.bound_objects import Absence, Lookup, ObjectKey
 from webhook.token.claims import LEGACY_ISSUER, Claims, ObjectReference
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
@@ -140,10 +140,10 @@ def test_the_high_s_twin_is_revoked_too(revoke: Callable[[AuthStore], None]) -> 
 class _Gone:
     """A source of objects in which there is nothing."""
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         return Absence.GONE
 
-    def look_up(self, key: ObjectKey) -> Answer:
+    def look_up(self, key: ObjectKey) -> Lookup:
         return Absence.GONE
 
     def problem(self) -> str:

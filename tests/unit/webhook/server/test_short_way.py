@@ -34,7 +34,7 @@ from webhook.server.connection.whole_request import MAX_HEAD, Head
 from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.request.request_log import RequestLog
 from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -125,7 +125,7 @@ class Served:
         self.app = create_app(folder, lambda: load_configuration(folder, {}, {}))
         pem = (folder / TLS_FOLDER / f"{API_SERVER_USER}.crt").read_text()
         self.certificate = ssl.PEM_cert_to_DER_cert(pem)
-        request = TokenRequest(namespace="demo", name="default", uid="1")
+        request = TokenSpec(namespace="demo", name="default", uid="1")
         policy, keyring = policy_of(self.configuration), keyring_of(folder)
         self.token = issue_token(request, policy, keyring, time.time()).token
 

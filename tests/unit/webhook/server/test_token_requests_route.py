@@ -11,7 +11,7 @@ from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.caller import Caller
 from webhook.server.request.http import RequestError
 from webhook.telemetry.metrics import Metrics
-from webhook.token.bound_objects import Absence, Answer, Kind, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 from webhook.token.issuer import TokenPolicy
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
@@ -20,13 +20,13 @@ ACCOUNT_KEY = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
 SECRET_KEY = ObjectKey(Kind.SECRET, NAMESPACE, "s")
 
 
-class Objects(dict[ObjectKey, Answer]):
+class Objects(dict[ObjectKey, Lookup]):
     """A source of the objects in a dictionary."""
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         return self.look_up(key)
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         return self.get(key, Absence.GONE)
 
     def problem(self) -> str:
@@ -93,7 +93,7 @@ def test_what_is_looked_up_is_in_the_token() -> None:
     ids=["no-account", "no-secret", "another-secret", "unavailable"],
 )
 def test_what_the_objects_say(
-    objects: dict[ObjectKey, Answer],
+    objects: dict[ObjectKey, Lookup],
     spec: dict[str, object],
     code: int,
     message: str,

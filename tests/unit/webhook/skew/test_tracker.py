@@ -23,10 +23,10 @@ from webhook.skew.tracker import (
     IN_STEP_SECONDS,
     MAX_NODES,
     WINDOW_SECONDS,
+    ClockState,
     Estimate,
     SkewTracker,
     SlowClockRule,
-    State,
     estimate,
 )
 from webhook.telemetry.metrics import Metrics
@@ -37,7 +37,12 @@ from webhook.token.fact_cache import FactCache
 # Well within a bucket.
 SEEN = NOW + 60
 OTHER = "https://other.example"
-FAST, UNKNOWN, IN_STEP, BEHIND = State.AHEAD, State.UNKNOWN, State.IN_STEP, State.BEHIND
+FAST, UNKNOWN, IN_STEP, BEHIND = (
+    ClockState.AHEAD,
+    ClockState.UNKNOWN,
+    ClockState.IN_STEP,
+    ClockState.BEHIND,
+)
 
 
 def claims_of(issued_at: int | None, node: str = "", issuer: str = ISSUER) -> Claims:
@@ -87,7 +92,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("ages", "ahead", "state"), TABLE)
-def test_estimate(ages: list[float], ahead: float, state: State) -> None:
+def test_estimate(ages: list[float], ahead: float, state: ClockState) -> None:
     tracker = SkewTracker()
     show(tracker, ages)
     found = estimates(tracker)

@@ -5,8 +5,8 @@ import pytest
 
 from tests.support import NOW
 from webhook.skew.report import SkewReport, report_of
-from webhook.skew.tracker import Estimate, State
-from webhook.skew.verdict import Verdict, VerdictKind, judge
+from webhook.skew.tracker import ClockState, Estimate
+from webhook.skew.verdict import ClockVerdict, VerdictKind, judge
 
 A, B, C, D = (f"https://{name}.example" for name in "abcd")
 FINE, SIGNERS, SERVER = VerdictKind.IN_STEP, VerdictKind.SIGNERS, VerdictKind.SERVER
@@ -16,11 +16,11 @@ UNDECIDED, UNKNOWN = VerdictKind.UNDECIDED, VerdictKind.UNKNOWN
 def clock(issuer: str, node: str, ahead: float | None) -> Estimate:
     """Make an estimate; of what is None nothing is known."""
     if ahead is None:
-        state, ahead = State.UNKNOWN, -500.0
+        state, ahead = ClockState.UNKNOWN, -500.0
     elif abs(ahead) <= 5:
-        state = State.IN_STEP
+        state = ClockState.IN_STEP
     else:
-        state = State.AHEAD if ahead > 0 else State.BEHIND
+        state = ClockState.AHEAD if ahead > 0 else ClockState.BEHIND
     return Estimate(issuer, node, "iat", state, ahead, NOW, 100)
 
 
@@ -198,7 +198,7 @@ def test_a_crowd_is_not_listed() -> None:
 
 def test_what_all_look_behind_may_be_programs_that_wait() -> None:
     def advice(ahead: float) -> str:
-        verdict: Verdict = judge(clocks({A: 0}, 0, ahead, 0))
+        verdict: ClockVerdict = judge(clocks({A: 0}, 0, ahead, 0))
         return verdict.advice
 
     assert "equally old" in advice(-90)

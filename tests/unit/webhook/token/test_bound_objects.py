@@ -17,9 +17,9 @@ from tests.support import (
 from webhook.errors import Reason
 from webhook.token.bound_objects import (
     Absence,
-    Answer,
-    Answers,
+    Lookup,
     LookupNeeded,
+    Lookups,
     ObjectKey,
     ObjectState,
 )
@@ -39,20 +39,20 @@ KEYS = [pytest.param(key, id=str(key.kind)) for key in UIDS]
 class Source(StillSource):
     """Objects in a dictionary; notes what it is asked."""
 
-    objects: dict[ObjectKey, Answer] = field(
+    objects: dict[ObjectKey, Lookup] = field(
         default_factory=lambda: {key: ObjectState(uid) for key, uid in UIDS.items()}
     )
     found: list[tuple[ObjectKey, str]] = field(default_factory=list)
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         self.found.append((key, uid))
         return self.objects.get(key, Absence.GONE)
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         raise AssertionError("nothing in the authenticator waits")
 
 
-def review(source: Source, token: str, now: float = NOW, answers: Answers | None = None) -> Outcome:
+def review(source: Source, token: str, now: float = NOW, answers: Lookups | None = None) -> Outcome:
     return authenticator_with(objects=source).authenticate(token, [], now, answers or {})
 
 

@@ -16,7 +16,7 @@ from tests.support import (
 )
 from webhook.errors import IssueError
 from webhook.token.claims import ObjectReference
-from webhook.token.issuer import IssuedToken, TokenPolicy, TokenRequest, issue_token, stable_uid
+from webhook.token.issuer import IssuedToken, TokenPolicy, TokenSpec, issue_token, stable_uid
 from webhook.token.outcome import Authenticated
 
 KEY = signing_key("ES256")
@@ -28,7 +28,7 @@ YEAR = 365 * 24 * 3600
 
 def issue(policy: TokenPolicy = POLICY, **members: object) -> IssuedToken:
     members = {"objects_confirmed": True} | members
-    request = TokenRequest(**{"namespace": NAMESPACE, "name": ACCOUNT, "uid": "u1"} | members)
+    request = TokenSpec(**{"namespace": NAMESPACE, "name": ACCOUNT, "uid": "u1"} | members)
     return issue_token(request, policy, KEYRING, NOW + 0.75)
 
 
@@ -82,7 +82,7 @@ def test_members_are_in_the_order_of_kubernetes() -> None:
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "ES384", "ES512", "EdDSA"])
 def test_issued_token_is_accepted(algorithm: str) -> None:
     key = signing_key(algorithm)
-    request = TokenRequest(NAMESPACE, ACCOUNT, secret=ObjectReference("s", "u"))
+    request = TokenSpec(NAMESPACE, ACCOUNT, secret=ObjectReference("s", "u"))
     issued = issue_token(request, POLICY, Keyring().with_new_key(key, 0), NOW)
     outcome = authenticator_with(key).authenticate(issued.token, [], NOW)
     assert isinstance(outcome, Authenticated)
@@ -208,7 +208,7 @@ def test_uid_of_an_account_without_one() -> None:
 
 def test_no_active_key() -> None:
     with pytest.raises(KeyScheduleError):
-        issue_token(TokenRequest(NAMESPACE, ACCOUNT), POLICY, Keyring(), NOW)
+        issue_token(TokenSpec(NAMESPACE, ACCOUNT), POLICY, Keyring(), NOW)
 
 
 def test_the_token_is_not_in_a_repr() -> None:

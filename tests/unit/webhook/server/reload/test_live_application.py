@@ -30,7 +30,7 @@ from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.reload.parts import Background, started
 from webhook.server.request.caller import Caller
 from webhook.setup.init import InitOptions, initialise
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.token.issuer import TokenSpec, issue_token
 from webhook.token.outcome import Authenticated
 from webhook.trusted_issuers.files import FileKeys
 
@@ -93,7 +93,7 @@ def test_a_request_of_before_a_reload_gets_the_keys_of_after_it(
     assert len(set(began_with)) == 3
     configuration, now = load_configuration(tmp_path, {}, {}), int(time.time())
     rotate_now(tmp_path)
-    request = TokenRequest("argo-run", "loofah")
+    request = TokenSpec("argo-run", "loofah")
     token = issue_token(request, policy_of(configuration), keyring_of(tmp_path), now).token
     app._keys.catch_up()
     for authenticator in began_with:
@@ -299,7 +299,7 @@ def test_a_new_key_does_not_wait_for_a_reload_that_waits(
     before = app._parts
     set_leeway(tmp_path, 70)
     assert app.reload(), warnings(app)
-    request = TokenRequest("argo-run", "loofah")
+    request = TokenSpec("argo-run", "loofah")
     token = issue_token(request, policy_of(configuration), keyring_of(tmp_path), now).token
     kid = keyring_of(tmp_path).signing_key().verification_key.kid
     assert app._parts.keyring.signing_key().verification_key.kid == kid

@@ -21,7 +21,7 @@ from tests.support import (
 )
 from webhook.errors import Reason
 from webhook.server.request.verifier import LOOKUP_SECONDS, TokenVerifier
-from webhook.token.bound_objects import Absence, Answer, ObjectKey, ObjectState
+from webhook.token.bound_objects import Absence, Lookup, ObjectKey, ObjectState
 from webhook.token.outcome import Outcome
 
 
@@ -29,17 +29,17 @@ from webhook.token.outcome import Outcome
 class Source(StillSource):
     """Knows nothing, and answers look-ups when it is let."""
 
-    answers: dict[ObjectKey, Answer] = field(
+    answers: dict[ObjectKey, Lookup] = field(
         default_factory=lambda: {key: ObjectState(UIDS[key]) for key in (SA, POD)}
     )
-    known: dict[ObjectKey, Answer] = field(default_factory=dict)
+    known: dict[ObjectKey, Lookup] = field(default_factory=dict)
     asked: list[tuple[ObjectKey, str]] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
 
-    def find(self, key: ObjectKey, uid: str) -> Answer:
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
         return self.known.get(key, Absence.UNSEEN)
 
-    def look_up(self, key: ObjectKey, uid: str = "") -> Answer:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         self.asked.append((key, uid))
         self.may_answer.wait(30)
         return self.answers.get(key, Absence.GONE)
@@ -121,7 +121,7 @@ def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
         (ObjectState("other"), Reason.UID_MISMATCH),
     ],
 )
-def test_what_the_look_up_says(source: Source, answer: Answer, reason: Reason) -> None:
+def test_what_the_look_up_says(source: Source, answer: Lookup, reason: Reason) -> None:
     source.may_answer.set()
     source.answers[POD] = answer
     token = pod_token()
