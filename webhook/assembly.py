@@ -13,7 +13,7 @@ from keys.folder_changes import advance
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, is_note_due
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config.model import Configuration, LeewaySection
+from webhook.config.model import Configuration, IssuerKeysSection, LeewaySection
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
@@ -24,7 +24,7 @@ from webhook.token.authenticator import Authenticator, Revocations, TrustedIssue
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway
 from webhook.token.issuer import EXTENDED_SECONDS, MAX_AGE_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
-from webhook.trusted_issuers.issuer_keys import IssuerKeys, key_source_of
+from webhook.trusted_issuers.issuer_keys import IssuerKeys, KeySource
 
 
 def keyring_of(data_dir: Path) -> Keyring:
@@ -116,8 +116,36 @@ def issuer_keys_of(
             leeway=_clock_leeway(section.leeway.over(configuration.leeway)),
             is_foreign=True,
         )
-        sources.append(key_source_of(data_dir, section.keys, issuer, reports.of(place)))
+        sources.append(_key_source_of(data_dir, section.keys, issuer, reports.of(place)))
     return IssuerKeys(sources)
+
+
+def _key_source_of(
+    data_dir: Path,
+    section: IssuerKeysSection,
+    issuer: TrustedIssuer,
+    report: Callable[[str, bool], None],
+) -> KeySource:
+    # Imported here: most servers trust no other issuer.
+    url = section.jwks_url or section.discovery_url
+    if not url:
+        from webhook.trusted_issuers.files import FileKeys
+
+        jwks_file = data_dir / section.jwks_file if section.jwks_file else None
+        pem_files = tuple(data_dir / name for name in section.public_key_files)
+        return FileKeys(issuer, jwks_file, pem_files, report)
+    from webhook.https_url import parse_https_url
+    from webhook.trusted_issuers.fetching import KeyLocation
+    from webhook.trusted_issuers.remote import RemoteKeys
+
+    location = KeyLocation(
+        issuer.url,
+        parse_https_url(url),
+        is_discovery=bool(section.discovery_url),
+        ca_file=data_dir / section.ca_file if section.ca_file else None,
+        token_file=data_dir / section.token_file if section.token_file else None,
+    )
+    return RemoteKeys(issuer, location.fetch, report)
 
 
 class _Reports:

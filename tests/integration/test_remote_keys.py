@@ -328,8 +328,8 @@ def test_nobody_waits_for_an_issuer_that_is_let_go(parts: Parts, clock: Clock) -
     assert isinstance(parts.review_now(parts.token()), Authenticated)
     parts.all.close()
     clock.now += 30
-    assert parts.all.ask(parts.issuer.url) is None
-    assert parts.all.ask("https://other.example") is None
+    assert parts.all.request_refresh(parts.issuer.url) is None
+    assert parts.all.request_refresh("https://other.example") is None
 
 
 def test_a_defect_does_not_end_the_thread(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

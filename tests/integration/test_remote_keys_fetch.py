@@ -29,7 +29,7 @@ from tests.support import signing_key
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import parse_https_url
 from webhook.outbound.https import Deadline
-from webhook.trusted_issuers import https
+from webhook.trusted_issuers import fetching
 from webhook.trusted_issuers.fetching import MAX_SECONDS, KeyLocation
 
 RSA, EC = signing_key("RS256"), signing_key("ES256")
@@ -237,7 +237,7 @@ def test_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviour) -> None:
     address = parse_https_url(server.jwks_url)
     started = time.monotonic()
     with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-        https.get(address, server.ca_file, "", Deadline(SHORT, time.monotonic))
+        fetching.get(address, server.ca_file, "", Deadline(SHORT, time.monotonic))
     assert time.monotonic() - started < SHORT + 0.5
 
 
@@ -283,7 +283,7 @@ def test_a_handshake_that_does_not_end() -> None:
     with plain_listener(b"\x16", b"\x03", b"\x03", b"\x40", b"\x00", pause=0.2) as port:
         address = parse_https_url(f"https://{HOST}:{port}/")
         with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-            https.get(address, None, "", Deadline(SHORT, time.monotonic))
+            fetching.get(address, None, "", Deadline(SHORT, time.monotonic))
 
 
 @pytest.mark.bad_input(40)
@@ -485,7 +485,9 @@ def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(10))
     started = time.monotonic()
     with pytest.raises(KeysUnavailableError, match=f"within {SHORT}s"):
-        https.get(parse_https_url("https://a.example"), None, "", Deadline(SHORT, time.monotonic))
+        fetching.get(
+            parse_https_url("https://a.example"), None, "", Deadline(SHORT, time.monotonic)
+        )
     assert time.monotonic() - started < SHORT + 0.5
     answered.set()
 

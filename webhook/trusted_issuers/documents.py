@@ -1,4 +1,4 @@
-"""What an issuer's documents say: where its keys are, and for how long they may be kept.
+"""Parses what an issuer publishes: where its keys are, and for how long they can be cached.
 
 Sources: OpenID Connect Discovery 1.0 section 4, RFC 9111 section 5.2.2.
 """
@@ -20,8 +20,8 @@ _MAX_AGE = re.compile(r'max-age="?([0-9]{1,18})"?')
 def parse_openid_configuration(document: bytes, issuer: str) -> HTTPSAddress:
     """Return the ``jwks_uri`` of an issuer's discovery document.
 
-    Raises KeysUnavailableError for one that is not JSON, names another issuer than ``issuer``,
-    byte for byte, or whose ``jwks_uri`` is no https URL.
+    Raises KeysUnavailableError if it is not JSON, its issuer is not ``issuer`` byte for byte, or
+    its ``jwks_uri`` is not an https URL.
     """
     try:
         members = decode_json(document)
@@ -44,10 +44,13 @@ def parse_openid_configuration(document: bytes, issuer: str) -> HTTPSAddress:
 
 
 def refresh_seconds(cache_control: str) -> float:
-    """Return after how long keys are fetched again, by the Cache-Control that they came with.
+    """Return the seconds until keys are fetched again, from the Cache-Control of their response.
 
-    That is their ``max-age``, but within MIN_REFRESH_SECONDS and MAX_REFRESH_SECONDS; the former
-    where there is none.
+    That is its ``max-age``, within MIN_REFRESH_SECONDS and MAX_REFRESH_SECONDS; the former if it
+    has none.
+
+    >>> refresh_seconds("public, max-age=1200")
+    1200.0
     """
     age = 0.0
     for directive in cache_control.lower().split(","):

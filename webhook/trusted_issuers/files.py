@@ -1,11 +1,10 @@
 """The keys of an issuer in files, which are read again when they change.
 
-Invariant: what is in use is the whole of files that could be read: broken ones change nothing.
+Invariant: the keys in use are those of files that could all be read; broken files change nothing.
 """
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 from keys.errors import KeyFileError, KeysError
@@ -16,16 +15,15 @@ from keys.messages import shown_path
 from keys.pem import parse_public_keys
 from webhook.errors import ConfigurationError, ConfiguredFileError
 from webhook.token.authenticator import TrustedIssuer
-from webhook.trusted_issuers.skipped import SkippedKeys
+from webhook.trusted_issuers.issuer_keys import KeySource
 
 _logger = logging.getLogger("leeway")
 
 
-class FileKeys:
-    """The keys of ``issuer`` in a file of a key set, or in files of PEM.
+class FileKeys(KeySource):
+    """The keys of ``issuer`` in a file with a key set, or in PEM files.
 
-    ``report`` is told at the start and after each reading whether it failed. Raises
-    ConfigurationError where the files cannot be used.
+    Raises ConfigurationError for files that cannot be used.
     """
 
     reads_files = True
@@ -38,18 +36,15 @@ class FileKeys:
         report: Callable[[str, bool], None],
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self.issuer = issuer
+        super().__init__(issuer, report)
         self._jwks_file = jwks_file
-        self._report = report
-        self._warning = ""
-        self.skipped = SkippedKeys(issuer.url)
         self._paths = (*([jwks_file] if jwks_file else []), *public_key_files)
         self._watch = FileWatch(self._paths, self.reload, "leeway-issuer-files", poll_seconds)
         self._load()
 
     def start(self) -> None:
-        """Begin to follow the files."""
-        self.skipped.log()
+        """Start to follow the files."""
+        self._log_skipped()
         self._report(self.issuer.url, False)
         self._watch.start()
 
@@ -57,23 +52,8 @@ class FileKeys:
         """Stop following the files."""
         self._watch.close()
 
-    def ask(self) -> Future[None] | None:
-        """Return None: no file has more keys than are known."""
-        return None
-
-    def fetch_now(self) -> None:
-        """Do nothing: the files have been read."""
-
-    def problem(self) -> str:
-        """Return an empty text: without keys there is no start."""
-        return ""
-
-    def warning(self) -> str:
-        """Return what is wrong with new files, empty where nothing is."""
-        return self._warning
-
     def reload(self) -> bool:
-        """Read the files again; returns whether they are in use, ``warning`` says why not."""
+        """Read the files again; return whether they are in use, or else ``warning`` says why."""
         issuer, before = self.issuer, self._warning
         try:
             self._load()
@@ -84,12 +64,12 @@ class FileKeys:
         else:
             self._warning = ""
             _logger.info("%d keys of issuer %s were read", len(issuer.keys), issuer.url)
-            self.skipped.log()
+            self._log_skipped()
         self._report(issuer.url, bool(self._warning))
         return not self._warning
 
     def _load(self) -> None:
-        """Read the files and take their keys over; ConfigurationError changes nothing."""
+        """Read the files and use their keys. Raises ConfigurationError, which changes nothing."""
         keys: tuple[VerificationKey, ...] = ()
         skipped: tuple[str, ...] = ()
         try:
@@ -104,7 +84,7 @@ class FileKeys:
                 f"the keys of trusted issuer {self.issuer.url} in {shown_path(path)} cannot be "
                 f"used: {error}"
             ) from error
-        self.skipped.phrases = skipped
+        self._skipped = skipped
 
     def _read(self, path: Path) -> KeySet:
         data = read_public_file(path)

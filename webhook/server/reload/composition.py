@@ -88,8 +88,8 @@ class _NewerKeys:
         self._ask_for_own = ask_for_own
         self._others = others
 
-    def ask(self, issuer: str) -> Future[None] | None:
-        others = self._others.ask(issuer)
+    def request_refresh(self, issuer: str) -> Future[None] | None:
+        others = self._others.request_refresh(issuer)
         if issuer != self._own:
             return others
         own = self._ask_for_own()

@@ -20,7 +20,7 @@ KEYS_SECONDS: Final = 2.0
 class KeyRefresher(Protocol):
     """What gets newer keys of an issuer."""
 
-    def ask(self, issuer: str) -> Future[None] | None:
+    def request_refresh(self, issuer: str) -> Future[None] | None:
         """Return what is done when newer keys are there or cannot be had; None: do not wait."""
 
 
@@ -77,7 +77,7 @@ class TokenVerifier:
 
         False where there is nothing to wait for.
         """
-        asked = self._issuer_keys.ask(issuer) if self._issuer_keys else None
+        asked = self._issuer_keys.request_refresh(issuer) if self._issuer_keys else None
         if asked is None:
             return False
         with contextlib.suppress(TimeoutError):

@@ -260,4 +260,4 @@ def test_a_file_that_only_changes_its_mode_is_read_again(tmp_path: Path) -> None
     path.chmod(0o640)
     wait_until(lambda: reports == [False, False])
     keys.close()
-    assert keys.ask() is None
+    assert keys.request_refresh() is None

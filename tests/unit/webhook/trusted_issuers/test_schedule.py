@@ -8,7 +8,7 @@ DAY = 24 * 3600
 def test_the_first_attempt_is_due_at_once() -> None:
     schedule = FetchSchedule()
     assert schedule.due == -inf
-    assert schedule.may_ask(0)
+    assert schedule.may_request(0)
     assert not schedule.was_fetched
     assert not schedule.is_expired(1e9)
 
@@ -19,17 +19,17 @@ def test_nothing_is_due_while_an_attempt_is_made() -> None:
     assert schedule.due == inf
 
 
-def test_an_unknown_kid_may_ask_30_seconds_after_any_attempt() -> None:
+def test_an_unknown_kid_may_request_30_seconds_after_any_attempt() -> None:
     schedule = FetchSchedule()
     for start in (100.0, 200.0):
         schedule.begin(start)
         schedule.succeeded(start + 5, 300)
-        assert not schedule.may_ask(start + 29.9)
-        assert schedule.may_ask(start + 30)
+        assert not schedule.may_request(start + 29.9)
+        assert schedule.may_request(start + 30)
     schedule.begin(300)
     schedule.failed(305)
-    assert not schedule.may_ask(329.9)
-    assert schedule.may_ask(330)
+    assert not schedule.may_request(329.9)
+    assert schedule.may_request(330)
 
 
 def test_pauses_between_attempts_that_fail_grow() -> None:

@@ -268,7 +268,7 @@ class NewerKeys:
         self.keyring = keyring
         self.asked: list[str] = []
 
-    def ask(self, issuer: str) -> Future[None]:
+    def request_refresh(self, issuer: str) -> Future[None]:
         self.asked.append(issuer)
         self.tokens.use_keyring(self.keyring)
         done: Future[None] = Future()

@@ -155,7 +155,7 @@ class AuthGoesOff:
         self.store = store
         self.use = use
 
-    def ask(self, issuer: str) -> Future[None]:
+    def request_refresh(self, issuer: str) -> Future[None]:
         assert issuer == ISSUER
         self.store.disable()
         self.use()
