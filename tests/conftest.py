@@ -1,28 +1,44 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.bad_input_table import COLLECTED, ROWS, by_row
+from tests.bad_input_table import ROWS
 from tests.faults import FAULTS
 from tests.secrets_made import SecretSearch
 
+# The tests start hundreds of processes, and each would compile what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 TESTS = Path(__file__).resolve().parent
 DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
-# What computes. All else runs servers, and mostly waits.
-COMPUTING = ("contract", "fuzz", "unit", "vectors")
-SERVERS = ("apiserver", "e2e")
-# Of that: what measures a time, or needs a machine that is not busy with more servers.
-TIMED = (
-    "test_auth_changes.py",
-    "test_interrupted_start.py",
-    "test_sigterm.py",
-    "test_slow_clients.py",
+# Each file is a group of tests that one process runs, and those that take longest start first.
+LONGEST_FIRST = (
+    "chaos/test_chaos.py",
+    "docs/test_documented_commands.py",
+    "e2e/test_reload.py",
+    "unit/test_packaging.py",
+    "differential/test_random.py",
+    "e2e/test_auth_changes.py",
+    "e2e/test_trusted_issuers.py",
+    "e2e/test_skew.py",
+    "e2e/test_objects.py",
+    "unit/webhook/server/reload/test_worker_memory.py",
+    "integration/test_values_shown.py",
+    "e2e/test_doctor.py",
+    "integration/test_kubernetes_objects.py",
+    "differential/test_etcdctl.py",
+    "e2e/test_revoked_connections.py",
+    "e2e/test_hard_input.py",
+    "fuzz/test_fuzz.py",
 )
+# Of these, each test function is a group.
+IN_PARTS = ("e2e/test_reload.py", "e2e/test_skew.py", "integration/test_values_shown.py")
 LONGEST_ID = 60
 # The numbers that each of these markers may have.
 TABLES = {"bad_input": ROWS, "fault": FAULTS}
@@ -67,18 +83,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group what `make test` may run side by side, and let ``-k bad_input_07`` select a row."""
-    config.stash[COLLECTED] = by_row(items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests into the groups that `make test` runs beside each other, long ones first."""
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    parted = {TESTS / name for name in IN_PARTS}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     for item in items:
-        for name in TABLES:
-            keywords = (f"{name}_{number:02}" for number in numbers_of(item, name))
-            item.extra_keyword_matches.update(keywords)
-        folder, *_, name = item.path.relative_to(TESTS).parts
-        if folder in COMPUTING:
-            group = str(item.path)
-        else:
-            group = "servers" if folder in SERVERS and name not in TIMED else "timed"
+        group = str(item.path)
+        if item.path in parted:
+            group = item.nodeid.partition("[")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 

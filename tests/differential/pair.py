@@ -21,6 +21,7 @@ import pytest
 
 from tests.e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, free_port, wait_until_ready
 from tests.secrets_made import answered, password_made
+from webhook.setup.init import InitOptions, initialise
 
 ROOT = "root"
 ROOT_PASSWORD = "root-Zb6mXq9RtY3kPw"
@@ -314,9 +315,9 @@ def running_leeway(folder: Path) -> Iterator[RunningServer]:
     data_dir.mkdir(mode=0o700)
     configuration = _CONFIGURATION.format(audience=AUDIENCE, host=HOST, port=port)
     (data_dir / "leeway.yaml").write_text(configuration)
-    for words in (["init"], ["auth", "disable"]):
-        command = [LEEWAY, *words, "--data-dir", data_dir]
-        subprocess.run(command, check=True, capture_output=True)
+    initialise(data_dir, InitOptions(), time.time())
+    command = [LEEWAY, "auth", "disable", "--data-dir", data_dir]
+    subprocess.run(command, check=True, capture_output=True)
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(

@@ -23,6 +23,7 @@ from tests.secrets_made import answered, folder_made, shown, token_made
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.config.paths import read_pair
+from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
 
 LEEWAY = str(Path(sys.executable).with_name("leeway"))
@@ -296,7 +297,7 @@ def start_server(
     readyz: int = 200,
     program: Sequence[str | Path] = (LEEWAY,),
 ) -> RunningServer:
-    """Run ``leeway init``, ``prepare``, and ``leeway serve``, and wait for a status of /readyz.
+    """Make a data directory, ``prepare`` it, run ``leeway serve``, wait for a status of /readyz.
 
     ``environment`` is set for the server, beside what is set already; ``program`` is what serves.
     """
@@ -305,8 +306,7 @@ def start_server(
     data_dir.mkdir(mode=0o700)
     configuration = _CONFIGURATION.format(audience=AUDIENCE, host=HOST, port=port)
     (data_dir / "leeway.yaml").write_text(configuration)
-    command = [LEEWAY, "init", "--data-dir", data_dir, "--algorithm", algorithm]
-    subprocess.run(command, check=True, capture_output=True)
+    initialise(data_dir, InitOptions(algorithm=algorithm), time.time(), os.environ)
     prepare(data_dir)
     return serve(data_dir, port, environment, readyz, program)
 

@@ -106,6 +106,9 @@ def test_no_review_holds_the_event_loop(
 def hold(loops: EventLoops, data: bytes, context: ssl.SSLContext, unit: float) -> None:
     """Assert that some bytes hold no event loop up for longer than is allowed."""
     assert len(data) <= SIZE
-    units = min(loops.seconds_for(data, context) for _ in range(3)) / unit
-    print(f"{units:.1f} times a plain request, which took {unit * 1000:.2f} ms")
-    assert units <= MAX_UNITS
+    for _ in range(3):
+        units = loops.seconds_for(data, context) / unit
+        print(f"{units:.1f} times a plain request, which took {unit * 1000:.2f} ms")
+        if units <= MAX_UNITS:
+            return
+    pytest.fail(f"it takes {units:.1f} times as long as a plain request")

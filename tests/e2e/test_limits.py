@@ -20,6 +20,8 @@ from statistics import median
 
 import pytest
 
+from tests.support import assert_within
+
 from .auth import OVER_LIMIT, PASSWORD, as_root
 from .crowd import JSON, crowd_of, review_until
 from .harness import HOST, RunningServer, records_of, request_on, start_server
@@ -154,9 +156,9 @@ def lines_of(server: RunningServer) -> Counter[object]:
 def test_nobody_waits_for_anonymous_clients(server: RunningServer, kind: str, count: int) -> None:
     seen = beside(server, kind, count)
     assert len(seen.reviews) > 100
-    assert seen.reviews[len(seen.reviews) * 99 // 100] < P99_WITHIN
+    assert_within(seen.reviews[len(seen.reviews) * 99 // 100], P99_WITHIN)
     # Where the machine is busy with something else, a log-in takes long without any crowd.
-    assert median(seen.log_ins) < max(LOG_IN_WITHIN, 8 * seen.alone)
+    assert_within(median(seen.log_ins), max(LOG_IN_WITHIN, 8 * seen.alone))
     assert max(seen.resident) < MAX_WORKER_BYTES
     if kind == "log-ins":
         assert seen.ends["400"] > 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.stalled import closing_times
+from tests.support import assert_within
 from webhook.server.flask.late import THREADS
 
 from .harness import HOST, REVIEWS, RunningServer, raw_review, request_on, review_of, trouble_in
@@ -102,7 +103,7 @@ def stall(server: RunningServer) -> Stalled:
             for _ in range(count):
                 started = time.monotonic()
                 opened[stack.enter_context(stalled_tls(server, context, sent))] = started
-        seconds = closing_times(opened, time.monotonic() + CLOSED_WITHIN + 5)
+        seconds = closing_times(opened, time.monotonic() + CLOSED_WITHIN + GIVE_UP)
         stop.set()
         latencies = sorted(second for other in others for second in other.result())
     return Stalled(len(opened), seconds, latencies)
@@ -188,8 +189,8 @@ def test_stalled_clients_are_let_go(slow: Slow) -> None:
     seconds = stalled.closed_after
     print(f"{stalled.count} stalled: closed after {min(seconds):.2f} to {max(seconds):.2f} s")
     assert len(seconds) == stalled.count == HANDSHAKES + HEADERS + BODIES
-    assert sorted(seconds)[len(seconds) // 2] <= CLOSED_WITHIN
-    assert max(seconds) <= CLOSED_WITHIN + TOLERANCE
+    assert_within(sorted(seconds)[len(seconds) // 2], CLOSED_WITHIN)
+    assert_within(max(seconds), CLOSED_WITHIN + TOLERANCE)
     assert min(seconds) > AT_LEAST
 
 
@@ -202,7 +203,7 @@ def test_the_others_do_not_wait(slow: Slow) -> None:
         f"max {latencies[-1] * 1000:.1f} ms"
     )
     assert len(latencies) > 1000
-    assert p99 < P99_WITHIN
+    assert_within(p99, P99_WITHIN)
 
 
 @pytest.mark.bad_input(36)
@@ -210,7 +211,8 @@ def test_slow_but_steady_header(slow: Slow) -> None:
     # A byte now and then does not make a new time limit.
     answer, seconds = slow.slow_header
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert AT_LEAST < seconds < CLOSED_WITHIN + TOLERANCE
+    assert seconds > AT_LEAST
+    assert_within(seconds, CLOSED_WITHIN + TOLERANCE)
 
 
 @pytest.mark.bad_input(36)

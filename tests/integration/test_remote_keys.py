@@ -16,6 +16,7 @@ from tests.support import (
     AUDIENCE,
     LEEWAY,
     NOW,
+    assert_within,
     good_claims,
     header_of,
     signing_key,
@@ -219,14 +220,14 @@ def test_a_token_does_not_wait_for_long(server: IssuerServer, parts: Parts, cloc
         await asyncio.sleep(0)
         started = time.monotonic()
         other = await parts.review(parts.token())
-        assert time.monotonic() - started < 1
+        assert not waiting.done()
         outcome = await waiting
         return outcome, other, time.monotonic() - started
 
     refused, accepted, seconds = asyncio.run(both())
     assert isinstance(accepted, Authenticated)
     unknown_key(refused)
-    assert seconds < KEYS_SECONDS + 0.5
+    assert_within(seconds, KEYS_SECONDS + 0.5)
 
 
 def test_a_key_that_is_taken_back_stops_verifying(server: IssuerServer, parts: Parts) -> None:
