@@ -114,8 +114,8 @@ def _show_request(
             asked.request,
             allow_root=configuration.authorizer.allow_root,
         )
-    allowed, question = bool(decision.roles), decision.question
-    kinds = [kind.name for kind in question.kinds]
+    allowed, required = bool(decision.roles), decision.required
+    kinds = [kind.name for kind in required.kinds]
     value = {
         "allowed": allowed,
         "roles": decision.roles,
@@ -123,10 +123,10 @@ def _show_request(
         "permissions": kinds,
         "keys": [
             {"key": start, "rangeEnd": end, "text": in_words(start, end)}
-            for start, end in map(to_wire, question.spans)
+            for start, end in map(to_wire, required.spans)
         ],
     }
-    needs = f"{' and '.join(kinds)} on {describe_keys(question)}"
+    needs = f"{' and '.join(kinds)} on {describe_keys(required)}"
     verdict = f"{'yes' if allowed else 'no'}, {decision.reason}"
     show(value, f"{printable(needs)}\n{printable(verdict)}", output)
     return allowed

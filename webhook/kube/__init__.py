@@ -1,1 +1,1 @@
-"""Kubernetes' objects as Leeway serves them: bytes in, bytes out. Pure."""
+"""Kubernetes' reviews and token requests: bytes in, values out, and back. Pure."""

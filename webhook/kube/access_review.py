@@ -10,10 +10,20 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from webhook.errors import Cause, InvalidObjectError, InvalidReviewError
-from webhook.kube.bodies import read_object, read_spec, read_text, read_texts, refuse_other_case
-from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.bodies import (
+    REASON_ANNOTATION,
+    ReviewMetadata,
+    ReviewObject,
+    encoder,
+    read_members,
+    read_object,
+    read_text,
+    read_texts,
+)
+from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message, object_message
 from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 
@@ -23,8 +33,7 @@ AUTHORIZATION_VERSIONS: Final = ("v1", "v1beta1")
 SUBJECT_KIND: Final = "SubjectAccessReview"
 SELF_KIND: Final = "SelfSubjectAccessReview"
 WHO_AM_I_KIND: Final = "SelfSubjectReview"
-REASON_ANNOTATION: Final = "leeway.dev/reason"
-# Of a SubjectAccessReview, and what each calls the list of groups.
+# The versions of a SubjectAccessReview, and what each calls the list of groups.
 _GROUPS_FIELDS: Final = {
     f"{AUTHORIZATION_GROUP}/v1": "groups",
     f"{AUTHORIZATION_GROUP}/v1beta1": "group",
@@ -34,14 +43,14 @@ _ATTRIBUTES: Final = ("resourceAttributes", "nonResourceAttributes")
 _SUBJECT_FIELDS: Final = (*_ATTRIBUTES, "user", "extra", "uid")
 _PATH_FIELDS: Final = ("verb", "path")
 _RESOURCE_FIELDS: Final = ("verb", "group", "resource", "subresource", "namespace", "name")
-# They narrow a request down; the engine answers for the whole of it.
+# They narrow a request; the engine decides on the request without them.
 _SELECTORS: Final = ("fieldSelector", "labelSelector")
 
 
 class AccessReviewRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a review asks: may ``user``, or a member of ``groups``, make a request.
+    """A review as requested: is ``user``, or a member of ``groups``, allowed to make a request?
 
-    Both are empty in a SelfSubjectAccessReview. ``spec`` is as it came.
+    Both are empty in a SelfSubjectAccessReview. ``spec`` is sent back unchanged.
     """
 
     kind: str
@@ -52,22 +61,9 @@ class AccessReviewRequest(msgspec.Struct, frozen=True, gc=False):
     groups: tuple[str, ...] = ()
 
 
-class _Metadata(msgspec.Struct, omit_defaults=True):
-    creation: None = msgspec.field(name="creationTimestamp")
-    annotations: dict[str, str] = {}
-
-
 class _Status(msgspec.Struct, omit_defaults=True):
     allowed: bool
     reason: str = ""
-
-
-class _AccessReview(msgspec.Struct, rename={"api_version": "apiVersion"}):
-    kind: str
-    api_version: str
-    metadata: _Metadata
-    spec: Mapping[str, Any]
-    status: _Status
 
 
 class UserInfo(msgspec.Struct, omit_defaults=True):
@@ -77,20 +73,6 @@ class UserInfo(msgspec.Struct, omit_defaults=True):
     uid: str = ""
     groups: tuple[str, ...] = ()
     extra: Mapping[str, tuple[str, ...]] = {}
-
-
-class _WhoAmIStatus(msgspec.Struct, rename={"user_info": "userInfo"}):
-    user_info: UserInfo
-
-
-class _WhoAmI(msgspec.Struct, rename={"api_version": "apiVersion"}):
-    kind: str
-    api_version: str
-    metadata: _Metadata
-    status: _WhoAmIStatus
-
-
-_encoder = msgspec.json.Encoder()
 
 
 _RESOURCE_ATTRIBUTES: Final = Message(
@@ -112,13 +94,8 @@ _SELF_SPEC: Final = {
 }
 
 
-def _review(spec: Mapping[int, Field]) -> Message:
-    fields = {1: Field("metadata", OBJECT_META), 2: Field("spec", Message(spec))}
-    return Message(fields | {3: Field("status", IGNORED)})
-
-
 def _subject_review(groups: str) -> Message:
-    return _review(
+    return object_message(
         _SELF_SPEC
         | {
             3: Field("user"),
@@ -133,16 +110,16 @@ _SUBJECT_MESSAGES: Final = {
     version: _subject_review(groups) for version, groups in _GROUPS_FIELDS.items()
 }
 _OTHER_MESSAGES: Final = {
-    SELF_KIND: _review(_SELF_SPEC),
+    SELF_KIND: object_message(_SELF_SPEC),
     WHO_AM_I_KIND: Message({1: Field("metadata", OBJECT_META), 2: Field("status", IGNORED)}),
 }
 
 
 @cache
 def message_of(kind: str, version: str = "v1") -> Message:
-    """Return a kind as a protocol buffer, for the path of a version.
+    """Return the protocol buffer of a kind, for the path of a version.
 
-    Source: ``generated.proto`` beside the types.
+    Source: ``generated.proto`` next to the types.
     """
     if kind != SUBJECT_KIND:
         return _OTHER_MESSAGES[kind]
@@ -151,11 +128,11 @@ def message_of(kind: str, version: str = "v1") -> Message:
 
 
 def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessReviewRequest:
-    """Parse the body of a request of one of the two kinds to the path of a version.
+    """Parse the body of a SubjectAccessReview or SelfSubjectAccessReview.
 
-    The version of a SubjectAccessReview decides, and that of the path where it has none:
-    kube-apiserver posts v1beta1 to any URL unless a flag says v1. Raises InvalidReviewError, and
-    InvalidObjectError for one that asks nothing, or twice.
+    The answer to a SubjectAccessReview has the version of the body, or that of the path if the body
+    has none, because kube-apiserver posts v1beta1 to any URL unless a flag says v1. Raises
+    InvalidReviewError, and InvalidObjectError for a review without attributes or with both kinds.
     """
     own = f"{AUTHORIZATION_GROUP}/{version}"
     others = (v for v in _GROUPS_FIELDS if kind == SUBJECT_KIND and v != own)
@@ -163,7 +140,7 @@ def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessRe
     api_version = value["apiVersion"]
     groups_field = _GROUPS_FIELDS[api_version]
     fields = (*_SUBJECT_FIELDS, groups_field) if kind == SUBJECT_KIND else _ATTRIBUTES
-    spec = read_spec(value, fields, "resourceAttributes or nonResourceAttributes")
+    spec = read_members(value, "spec", fields, "resourceAttributes or nonResourceAttributes")
     user = ""
     groups: tuple[str, ...] = ()
     causes = []
@@ -177,11 +154,11 @@ def parse_access_review(body: bytes, kind: str, version: str = "v1") -> AccessRe
         causes.insert(0, _both_or_none(path))
     if causes:
         raise InvalidObjectError(kind, AUTHORIZATION_GROUP, "", causes)
-    return AccessReviewRequest(kind, api_version, _request(resource, path), spec, user, groups)
+    return AccessReviewRequest(kind, api_version, _attributes(spec), spec, user, groups)
 
 
 def _check_extra(spec: Mapping[str, Any]) -> None:
-    # Sent back as it came, so its types are looked at though nothing is decided by it.
+    # No decision depends on it, but it is sent back, so its types are checked.
     read_text(spec, "uid", "spec.")
     extra = spec.get("extra")
     if extra is None:
@@ -205,57 +182,42 @@ def _invalid(field: str, value: str, why: str) -> Cause:
     return Cause("FieldValueInvalid", f"Invalid value: {value}: {why}", f"spec.{field}")
 
 
-def _request(resource: object, path: object) -> Attributes:
-    if resource is None:
-        where = "spec.nonResourceAttributes"
-        members = _members(path, where, _PATH_FIELDS)
-        return NonResourceAttributes(
-            *[read_text(members, field, f"{where}.") for field in _PATH_FIELDS]
-        )
-    where = "spec.resourceAttributes"
-    members = _members(resource, where, (*_RESOURCE_FIELDS, "version", *_SELECTORS))
-    read_text(members, "version", f"{where}.")
-    for field in _SELECTORS:
-        if not isinstance(members.get(field), dict | None):
-            raise InvalidReviewError(f"{where}.{field} must be an object")
-    return ResourceAttributes(
-        *[read_text(members, field, f"{where}.") for field in _RESOURCE_FIELDS]
-    )
-
-
-def _members(value: object, where: str, fields: tuple[str, ...]) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidReviewError(f"{where} must be an object with a verb")
-    refuse_other_case(value, fields, f"{where}.")
-    return value
+def _attributes(spec: Mapping[str, Any]) -> Attributes:
+    if spec.get("resourceAttributes") is None:
+        path = "spec.nonResourceAttributes."
+        members = read_members(spec, "nonResourceAttributes", _PATH_FIELDS, "a verb", "spec.")
+        return NonResourceAttributes(*[read_text(members, name, path) for name in _PATH_FIELDS])
+    path = "spec.resourceAttributes."
+    fields = (*_RESOURCE_FIELDS, "version", *_SELECTORS)
+    members = read_members(spec, "resourceAttributes", fields, "a verb", "spec.")
+    read_text(members, "version", path)
+    for name in _SELECTORS:
+        if not isinstance(members.get(name), dict | None):
+            raise InvalidReviewError(f"{path}{name} must be an object")
+    return ResourceAttributes(*[read_text(members, name, path) for name in _RESOURCE_FIELDS])
 
 
 def render_access_review(asked: AccessReviewRequest, reason: str, *, allowed: bool) -> bytes:
     """Render the answer.
 
-    Of a SelfSubjectAccessReview the reason for a no is an annotation: ``kubectl auth can-i``, and
-    who reads it, expects a bare no.
+    The reason why a SelfSubjectAccessReview is not allowed is an annotation, because users and
+    scripts expect a plain ``no`` from ``kubectl auth can-i``.
     """
     annotations = {}
     if asked.kind == SELF_KIND and not allowed:
         annotations, reason = {REASON_ANNOTATION: reason}, ""
-    return _encoder.encode(
-        _AccessReview(
-            asked.kind,
-            asked.api_version,
-            _Metadata(None, annotations),
-            asked.spec,
-            _Status(allowed, reason),
-        )
-    )
+    metadata, status = ReviewMetadata(None, annotations), _Status(allowed, reason)
+    return encoder.encode(ReviewObject(asked.kind, asked.api_version, metadata, asked.spec, status))
 
 
 def parse_who_am_i(body: bytes) -> None:
-    """Check the body of a SelfSubjectReview, which asks nothing. Raises InvalidReviewError."""
+    """Check the body of a SelfSubjectReview, which has no content. Raises InvalidReviewError."""
     read_object(body, WHO_AM_I_KIND, _WHO_AM_I_API_VERSION)
 
 
 def render_who_am_i(user: UserInfo) -> bytes:
     """Render the answer to a SelfSubjectReview."""
-    status = _WhoAmIStatus(user)
-    return _encoder.encode(_WhoAmI(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, _Metadata(None), status))
+    metadata = ReviewMetadata(None)
+    return encoder.encode(
+        ReviewObject(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, metadata, UNSET, {"userInfo": user})
+    )

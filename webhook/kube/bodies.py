@@ -1,38 +1,59 @@
-"""Reads the body of a request as a Kubernetes object, strictly.
+"""Reads request bodies as Kubernetes objects, strictly, and writes answers.
 
 Source: kubernetes ``apimachinery/pkg/runtime/serializer/json``; stricter than that where two
-readers of one body might disagree.
+readers of one body could disagree.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from webhook.errors import InvalidReviewError
 
 MAX_VALUES: Final = 30_000
-"""In one body. Each takes the event loop about a microsecond, and in 3 MiB there is room for a
-million."""
+"""In one body. Each takes the event loop about a microsecond, and 3 MiB have room for a million."""
 MAX_KEY_BYTES: Final = 64 * 1024
-FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
-"""The members of an object."""
+REASON_ANNOTATION: Final = "leeway.dev/reason"
+_FIELDS: Final = ("kind", "apiVersion", "metadata", "spec", "status")
+
+
+class ReviewMetadata(msgspec.Struct, omit_defaults=True):
+    """The metadata of an answer."""
+
+    creation: None = msgspec.field(name="creationTimestamp")
+    annotations: dict[str, str] = {}
+
+
+class ReviewObject(msgspec.Struct, rename={"api_version": "apiVersion"}):
+    """An object as it is sent back; a member that is ``UNSET`` is left out."""
+
+    kind: str
+    api_version: str
+    metadata: object
+    spec: object
+    status: object
+
+
+encoder: Final = msgspec.json.Encoder()
 
 
 def decode_body(body: bytes) -> object:
-    """Decode the JSON of a body. Raises EncodingError, for more than ``MAX_VALUES`` too."""
-    # Each value but the first has one of these before it. Text that has them, and empty objects and
-    # arrays, count for more: such a body is refused a little early.
+    """Decode the JSON of a body. Raises EncodingError, also for more than ``MAX_VALUES`` values."""
+    # Each value but the first follows one of these characters. Strings can contain them, and empty
+    # objects and arrays count twice, so that such a body is refused a little early.
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"{", b"["))) > MAX_VALUES:
         raise EncodingError(f"not JSON that is accepted: it has more than {MAX_VALUES:,} values")
     return decode_json(body)
 
 
 def read_object(body: bytes, kind: str, *api_versions: str) -> dict[str, Any]:
-    """Read an object of a kind, in one of the versions that are served.
+    """Read an object of a kind, in one of the given versions.
 
-    Both may be left out, as clients do that leave them to the URL: ``apiVersion`` of the object
-    returned is then the first of ``api_versions``. Unknown members are left in. Raises
+    Clients can leave out both kind and version, because the URL implies them: the ``apiVersion`` of
+    the returned object is then the first of ``api_versions``. Unknown members are kept. Raises
     InvalidReviewError.
     """
     try:
@@ -41,7 +62,7 @@ def read_object(body: bytes, kind: str, *api_versions: str) -> dict[str, Any]:
         raise InvalidReviewError(f"the request body is {error}; send a {kind}") from error
     if not isinstance(value, dict):
         raise InvalidReviewError(f"the request body is not a JSON object; send a {kind}")
-    refuse_other_case(value, FIELDS, "")
+    refuse_other_case(value, _FIELDS, "")
     _expect(value, "kind", kind)
     _expect(value, "apiVersion", *api_versions)
     if not isinstance(value.get("metadata", {}), dict | None):
@@ -50,17 +71,22 @@ def read_object(body: bytes, kind: str, *api_versions: str) -> dict[str, Any]:
     return value
 
 
-def read_spec(value: Mapping[str, Any], fields: tuple[str, ...], holds: str) -> dict[str, Any]:
-    """Return the ``spec`` of an object. Raises InvalidReviewError."""
-    spec = value.get("spec")
-    if not isinstance(spec, dict):
-        raise InvalidReviewError(f"spec must be an object with {holds}")
-    refuse_other_case(spec, fields, "spec.")
-    return spec
+def read_members(
+    value: Mapping[str, Any], name: str, fields: tuple[str, ...], holds: str, path: str = ""
+) -> dict[str, Any]:
+    """Return a member that is an object with these fields. Raises InvalidReviewError.
+
+    ``holds`` says in an error what the object should have, and ``path`` is where it is.
+    """
+    members = value.get(name)
+    if not isinstance(members, dict):
+        raise InvalidReviewError(f"{path}{name} must be an object with {holds}")
+    refuse_other_case(members, fields, f"{path}{name}.")
+    return members
 
 
 def read_text(members: Mapping[str, Any], field: str, path: str = "") -> str:
-    """Return a member that is a string, empty where there is none. Raises InvalidReviewError."""
+    """Return a member that is a string, empty if it is missing. Raises InvalidReviewError."""
     value = members.get(field)
     if value is not None and not isinstance(value, str):
         raise InvalidReviewError(f"{path}{field} must be a string")
@@ -78,7 +104,7 @@ def read_texts(members: Mapping[str, Any], field: str, path: str = "") -> tuple[
 
 
 def refuse_other_case(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> None:
-    """Refuse members that differ from a field in case only. Raises InvalidReviewError."""
+    """Refuse members whose name differs from a field in case only. Raises InvalidReviewError."""
     # Go's lenient decoders match names in any case; two readers of one body must not disagree.
     for name in members:
         if name not in fields:

@@ -1,7 +1,7 @@
-"""Kubernetes objects as protocol buffers, turned into the JSON that they stand for.
+"""Converts Kubernetes objects from protocol buffers to JSON.
 
-Go clients since Kubernetes 1.32, kubectl among them, send what they make through their typed
-clients in this form only, and take JSON as the answer.
+Go clients since Kubernetes 1.32, kubectl among them, send requests of their typed clients only in
+this form, and accept JSON as the answer.
 
 Sources: kubernetes ``apimachinery/pkg/runtime/serializer/protobuf`` (the prefix and the envelope),
 ``generated.proto`` of each API (the numbers of the fields), protobuf.dev's "Encoding".
@@ -9,9 +9,9 @@ Sources: kubernetes ``apimachinery/pkg/runtime/serializer/protobuf`` (the prefix
 Invariants:
 
 1. Unknown fields are ignored, as in JSON: newer clients send fields that this version lacks.
-2. Stricter than protocol buffers where two readers of one body might disagree: no known field
-   appears twice.
-3. A body has a bounded number of fields, since each costs the event loop about a microsecond.
+2. No known field appears twice. This is stricter than protocol buffers, because two readers of one
+   body could disagree.
+3. The number of fields in a body is limited, because each takes the event loop about a microsecond.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,16 +28,14 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
 _MAX_VARINT_BYTES: Final = 10
 MAX_FIELDS: Final = 10_000
-"""Of one body. In 3 MiB there is room for 1.5 million, which would take seconds."""
-
-
+"""Of one body. 3 MiB have room for 1.5 million, which would take seconds."""
 IGNORED: Final = "ignored"
-"""What a field holds that is passed over, however often it stands there."""
+"""The content of a field that is skipped, however often it appears."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a message: its name in JSON, and what it holds."""
+    """A field of a message: its name in JSON, and its content."""
 
     name: str
     holds: "Message | Literal['string', 'int64', 'ignored']" = "string"
@@ -48,8 +46,7 @@ class Field:
 class Message:
     """The fields of a message by number.
 
-    ``versions`` are the messages of an object whose fields have other names in another version, by
-    ``apiVersion``.
+    ``versions`` has a message for each ``apiVersion``, if the names of the fields depend on it.
     """
 
     fields: Mapping[int, Field]
@@ -61,8 +58,14 @@ _TYPE_META: Final = Message({1: Field("apiVersion"), 2: Field("kind")})
 _ENVELOPE: Final = {1: "typeMeta", 2: "raw", 3: "contentEncoding", 4: "contentType"}
 
 
+def object_message(spec: Mapping[int, Field]) -> Message:
+    """Return the message of an object with metadata, a spec with these fields, and a status."""
+    fields = {1: Field("metadata", OBJECT_META), 2: Field("spec", Message(spec))}
+    return Message(fields | {3: Field("status", IGNORED)})
+
+
 def json_of(body: bytes, message: Message) -> bytes:
-    """Return the JSON of an object. Raises InvalidReviewError."""
+    """Convert an object to JSON. Raises InvalidReviewError."""
     if not body.startswith(_PREFIX):
         raise _wrong("it does not begin with the prefix of Kubernetes objects")
     parts: dict[str, bytes] = {}
@@ -85,6 +88,7 @@ def _read(data: bytes, message: Message, path: str, left: Iterator[int]) -> dict
     found: dict[str, object] = {}
     for number, wire_type, raw in _fields(data, left):
         known = message.fields.get(number)
+        # Invariant 1.
         if known is None or known.holds == IGNORED:
             continue
         value = _value(known, wire_type, raw, path + known.name, left)
@@ -92,7 +96,7 @@ def _read(data: bytes, message: Message, path: str, left: Iterator[int]) -> dict
             entries = found.setdefault(known.name, [])
             assert isinstance(entries, list)  # noqa: S101 - made so one line above
             entries.append(value)
-        elif known.name in found:
+        elif known.name in found:  # Invariant 2.
             raise _wrong(f"{path}{known.name} appears twice")
         else:
             found[known.name] = value
@@ -116,10 +120,10 @@ def _value(
 
 
 def _fields(data: bytes, left: Iterator[int]) -> Iterator[tuple[int, int, bytes | int]]:
-    """Yield number, wire type and value of each field, as long as there are numbers ``left``."""
+    """Yield number, wire type and value of each field; ``left`` ends where the body must."""
     place = 0
     while place < len(data):
-        if next(left, None) is None:
+        if next(left, None) is None:  # Invariant 3.
             raise _wrong(f"it has more than {MAX_FIELDS:,} fields")
         tag, place = _varint(data, place)
         number, wire_type = tag >> 3, tag & 7

@@ -1,14 +1,19 @@
-"""RangeAccessReview: bytes in, bytes out."""
+"""RangeAccessReview: is a user allowed to read or write a range of keys? Bytes in, bytes out."""
 
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from keys.errors import EncodingError
 from keys.messages import describe_validation
 from webhook.errors import InvalidReviewError
-from webhook.kube.bodies import FIELDS, decode_body, refuse_other_case, require_short_keys
+from webhook.kube.bodies import (
+    ReviewMetadata,
+    ReviewObject,
+    encoder,
+    read_object,
+    require_short_keys,
+)
 from webhook.rbac.access import Access
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire
@@ -26,18 +31,16 @@ class _Spec(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=
     range_end: bytes = b""
 
 
-class _Review(msgspec.Struct, rename={"api_version": "apiVersion"}):
+class _Review(msgspec.Struct):
     spec: _Spec
-    kind: str = KIND
-    api_version: str = API_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class RangeReviewRequest:
-    """A review that has been checked.
+    """A RangeAccessReview as requested.
 
-    It asks about ``subject``, a user and its groups, or about whoever a ``token`` speaks for;
-    ``spec`` is as it is sent back, without that token.
+    It is about ``subject``, a user and its groups, or about the subject of ``token``. ``spec`` is
+    sent back, without the token.
     """
 
     spec: object
@@ -52,20 +55,11 @@ class RangeReviewRequest:
 
 def parse_range_review(body: bytes) -> RangeReviewRequest:
     """Parse the body of a request. Raises InvalidReviewError."""
+    value = read_object(body, KIND, API_VERSION)
     try:
-        value = decode_body(body)
-        if isinstance(value, dict):
-            refuse_other_case(value, FIELDS, "")
-        review = msgspec.convert(value, _Review)
-    except (EncodingError, msgspec.ValidationError) as error:
+        spec = msgspec.convert(value, _Review).spec
+    except msgspec.ValidationError as error:
         raise InvalidReviewError(f"this is not a {KIND}: {describe_validation(error)}") from error
-    for name, found, served in (
-        ("kind", review.kind, KIND),
-        ("apiVersion", review.api_version, API_VERSION),
-    ):
-        if found != served:
-            raise InvalidReviewError(f"{name} is {found[:64]!r}; this path serves {served!r}")
-    spec = review.spec
     if spec.permission not in ("READ", "WRITE"):
         raise InvalidReviewError(
             f"spec.permission is {spec.permission[:32]!r}; READ or WRITE is allowed"
@@ -87,7 +81,7 @@ def parse_range_review(body: bytes) -> RangeReviewRequest:
 def render_range_review(
     request: RangeReviewRequest, access: Access, revision: int, refusal: str = ""
 ) -> bytes:
-    """Render the answer; ``refusal`` says why a token is refused."""
+    """Render the answer; ``refusal`` is why the token is refused, empty if it is not."""
     gaps = [to_wire(gap) for gap in access.uncovered]
     if refusal:
         reason = f"the token is refused: {refusal}"
@@ -95,18 +89,13 @@ def render_range_review(
         reason = f"granted by role {' and '.join(access.roles)}"
     else:
         reason = f"nothing grants {request.kind.name} on a part of what was asked"
-    return msgspec.json.encode(
-        {
-            "kind": KIND,
-            "apiVersion": API_VERSION,
-            "metadata": {"creationTimestamp": None},
-            "spec": request.spec,
-            "status": {
-                "allowed": access.allowed,
-                "reason": reason,
-                "roles": access.roles,
-                "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
-                "revision": revision,
-            },
-        }
+    status = {
+        "allowed": access.allowed,
+        "reason": reason,
+        "roles": access.roles,
+        "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
+        "revision": revision,
+    }
+    return encoder.encode(
+        ReviewObject(KIND, API_VERSION, ReviewMetadata(None), request.spec, status)
     )

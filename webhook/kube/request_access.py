@@ -1,4 +1,4 @@
-"""Whether a user of a cluster is allowed to make a Kubernetes request: the answer of a review.
+"""Decides whether a user is allowed to make a Kubernetes request.
 
 Source: kubernetes ``pkg/apis/authorization/types.go``, ``SubjectAccessReviewStatus``.
 """
@@ -15,23 +15,23 @@ from webhook.rbac.ranges import in_words, to_wire
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a request needs, and the roles that grant it: none where it is not allowed."""
+    """The access that a request requires, and the roles that grant it; none if it is refused."""
 
-    question: RequiredAccess
+    required: RequiredAccess
     roles: tuple[str, ...]
     reason: str
 
 
 def decide(store: AuthStore, user: str, groups: Sequence[str], request: Attributes) -> Decision:
-    """Decide on a request of a user of Leeway, whose roles are its own and those of its groups."""
-    question = required_access(request)
-    roles = granting_roles(store, user, groups, question.kinds, *question.spans)
+    """Decide on a request of a user of Leeway, by its own roles and those of its groups."""
+    required = required_access(request)
+    roles = granting_roles(store, user, groups, required.kinds, *required.spans)
     if roles:
-        return Decision(question, roles, f"granted by role {' and '.join(roles)}")
-    kinds = " and ".join(kind.name for kind in question.kinds)
-    keys = describe_keys(question)[:512]
+        return Decision(required, roles, f"granted by role {' and '.join(roles)}")
+    kinds = " and ".join(kind.name for kind in required.kinds)
+    keys = describe_keys(required)[:512]
     reason = f"no role of {user[:128] or 'these groups'} grants {kinds} on {keys}"
-    return Decision(question, (), reason)
+    return Decision(required, (), reason)
 
 
 def decide_for_cluster(
@@ -44,8 +44,8 @@ def decide_for_cluster(
 ) -> Decision:
     """Decide on a request of a user of a cluster, who is Leeway's user of the same name.
 
-    But for ``root``: whoever can choose a username there would be allowed everything. It has no
-    roles of its own unless ``allow_root``; those of its groups count.
+    The exception is ``root``: otherwise anyone who can choose a username in the cluster would be
+    allowed to do anything. It has the roles of its groups, and its own only with ``allow_root``.
     """
     if user != ROOT or allow_root:
         return decide(store, user, groups, request)
@@ -56,9 +56,9 @@ def decide_for_cluster(
         f"{decision.reason}, and the roles of Leeway's user root are not those of the cluster's "
         "(authorizer.allowRoot in leeway.yaml)"
     )
-    return Decision(decision.question, (), reason)
+    return Decision(decision.required, (), reason)
 
 
-def describe_keys(question: RequiredAccess) -> str:
-    """Return the keys of a request as etcdctl shows them."""
-    return " and ".join(in_words(*to_wire(span)) for span in question.spans)
+def describe_keys(required: RequiredAccess) -> str:
+    """Return the keys of a request as etcdctl prints them."""
+    return " and ".join(in_words(*to_wire(span)) for span in required.spans)

@@ -1,9 +1,12 @@
-"""Kubernetes requests as key ranges: the keys under which an API server stores objects in etcd.
+"""Kubernetes requests as ranges of keys.
 
-``/registry/[GROUP/]RESOURCE[:SUBRESOURCE][:VERB]/[NAMESPACE/]NAME``, where VERB is there for verbs
-that grant more than they change. A request for a path is the path itself.
+The keys are those under which an API server stores objects in etcd:
+``/registry/[GROUP/]RESOURCE[:SUBRESOURCE][:VERB]/[NAMESPACE/]NAME``. They have a VERB only if the
+verb grants more than it changes. The key of a path is the path itself.
 
->>> question_of(ResourceRequest("bind", "", "roles", name="a/b")).spans[0].start
+>>> required_access(ResourceAttributes("list", "apps", "deployments", namespace="shop")).spans[0]
+Range(start=b'/registry/apps/deployments/shop/', end=b'/registry/apps/deployments/shop0')
+>>> required_access(ResourceAttributes("bind", "", "roles", name="a/b")).spans[0].start
 b'/registry/roles:bind/a%2Fb'
 
 Sources: kubernetes ``apiserver/pkg/endpoints/request/requestinfo.go`` (what a request has of which
@@ -13,15 +16,15 @@ attribute), ``pkg/apis/authorization/types.go`` (what ``*`` and an empty attribu
 
 Invariants:
 
-1. Every resource request has a key, which begins with what a grant on its whole resource covers.
-2. Requests for different objects never have the same key. What separates the parts of a key is
-   escaped in each part (``%2F``, ``%3A``, ``%25``), and the three parts that may be left out are
-   told from those beside them by how they are written: see ``_first_segments``,
-   ``_subresource`` and ``_grants_more``.
-3. What is not said, or is ``*``, is asked for as a whole: the ranges hold every key that it could
-   stand for. Of an unknown resource, a name alone is that of an object without namespace.
-4. An object has one key. API servers say of a Namespace that it is in itself, and kubectl puts
-   what has no namespace into the current one: that is not part of the key.
+1. Every request for a resource has a key, and a grant on the whole resource covers it.
+2. Requests for different objects never have the same key. The separators of a key are escaped in
+   its parts (``%2F``, ``%3A``, ``%25``), and the three optional parts cannot be mistaken for the
+   parts next to them: see ``_first_segments``, ``_subresource`` and ``_grants_more``.
+3. An attribute that is missing or ``*`` stands for all its values: the ranges contain every key
+   that it could mean. The name of an unknown resource without a namespace is that of a
+   cluster-scoped object.
+4. An object has one key. The namespace of a cluster-scoped object is not part of it, although API
+   servers send a Namespace as its own namespace, and kubectl sends the current one.
 """
 
 import re
@@ -43,14 +46,14 @@ ROOT_KEY: Final = _ROOT.encode()
 _ALL: Final = ("", "*")
 _READ_VERBS: Final = frozenset(("get", "list", "watch"))
 _READ_PATH_VERBS: Final = frozenset(("get", "head"))
-# They are about all objects of a namespace, or of all of them: a name is a selector of theirs.
+# They concern all objects of one namespace or of all; a name only selects among them.
 _COLLECTION_VERBS: Final = frozenset(("list", "watch", "deletecollection", *_ALL))
 # A GET that is upgraded to a stream acts. Before 1.35 the verb of a WebSocket exec is `get` alone.
 _ACTING_SUBRESOURCES: Final = frozenset(("exec", "attach", "portforward", "proxy", "*"))
 _GRANTING_VERBS: Final = frozenset(("escalate", "bind", "approve", "sign", "attest", "use"))
 # `impersonate`, `impersonate:MODE` and `impersonate-on:MODE:VERB`.
 _IMPERSONATE: Final = "impersonate"
-# These are asked about, and never stored.
+# Resources that are reviewed but never stored.
 _VIRTUAL: Final = {
     ("", "users"): False,
     ("", "groups"): False,
@@ -59,7 +62,7 @@ _VIRTUAL: Final = {
     ("certificates.k8s.io", "signers"): False,
 }
 _NAMESPACED: Final = {(known.group, known.plural): known.namespaced for known in KNOWN} | _VIRTUAL
-# What their keys begin with: none of them needs an escape, nor can be taken for a group.
+# Beginnings of keys. No part of them needs an escape or could be mistaken for a group.
 _STEMS: Final = {
     (group, resource): f"{_ROOT}{group}/{resource}" if group else _ROOT + resource
     for group, resource in _NAMESPACED
@@ -76,10 +79,10 @@ _BOTH: Final = (PermissionType.READ, PermissionType.WRITE)
 
 
 class ResourceAttributes(msgspec.Struct, frozen=True, gc=False):
-    """A request for objects: ``ResourceAttributes`` of a SubjectAccessReview.
+    """A request for objects, as in a SubjectAccessReview.
 
-    An empty ``name`` is every one, an empty ``namespace`` none or all of them. The core group is
-    empty.
+    An empty ``name`` means every name, an empty ``namespace`` none or all of them. The name of the
+    core group is empty.
     """
 
     verb: str
@@ -91,7 +94,7 @@ class ResourceAttributes(msgspec.Struct, frozen=True, gc=False):
 
 
 class NonResourceAttributes(msgspec.Struct, frozen=True, gc=False):
-    """A request for a path that no resource has: ``NonResourceAttributes``."""
+    """A request for a path that is not a resource, as in a SubjectAccessReview."""
 
     verb: str
     path: str = ""
@@ -101,14 +104,14 @@ Attributes = ResourceAttributes | NonResourceAttributes
 
 
 class RequiredAccess(NamedTuple):
-    """What a request needs: every one of ``kinds`` on all keys of all ``spans``."""
+    """The access that a request requires: all ``kinds`` on all keys of all ``spans``."""
 
     kinds: tuple[PermissionType, ...]
     spans: tuple[Range, ...]
 
 
 def required_access(request: Attributes) -> RequiredAccess:
-    """Return what the engine is asked for a request."""
+    """Return the access that a request requires."""
     if isinstance(request, NonResourceAttributes):
         return RequiredAccess(_kinds(request.verb, _READ_PATH_VERBS), (_path_span(request.path),))
     kinds = _kinds(request.verb, _READ_VERBS)
@@ -118,10 +121,10 @@ def required_access(request: Attributes) -> RequiredAccess:
 
 
 def resource_of(key: bytes) -> ResourceAttributes | None:
-    """Return what a key is about, or a prefix of keys that ends in a slash; None for neither.
+    """Return the attributes that a key, or a prefix that ends in a slash, stands for, else None.
 
-    The verb is empty unless it is a part of the key, and so are namespace and name of a prefix; a
-    group or resource of which it holds all is ``*``.
+    The verb is empty unless the key contains it. Namespace and name of a prefix are empty, and a
+    group or resource of which it contains all is ``*``.
     """
     if key == ROOT_KEY:
         return ResourceAttributes("", "*", "*")
@@ -146,13 +149,13 @@ def resource_of(key: bytes) -> ResourceAttributes | None:
         return None
     verb, *others = map(unquote, (":".join(parts), resource, subresource, *rest))
     found = ResourceAttributes(verb, group, *others)
-    # What is spelt in another way than `required_access` spells it is not the key of a request.
+    # A key that `required_access` would spell differently is not that of a request.
     asked = msgspec.structs.replace(found, verb=found.verb or "update")
     return found if required_access(asked).spans[0].start == key else None
 
 
 def covers_every_object(span: Range) -> bool:
-    """Return whether a range of paths, from ``/`` on for one, holds the keys of all objects too."""
+    """Return whether a range of paths, such as all from ``/`` on, has the keys of all objects."""
     is_of_paths = span.start.startswith(b"/") and len(span.start) < len("/registry")
     return is_of_paths and merge([span, _prefix(_ROOT)]) == merge([span])
 
@@ -176,7 +179,7 @@ def _resource_spans(request: ResourceAttributes) -> tuple[Range, ...]:
     stem = _STEMS.get((group, resource), "")
     if not stem:
         if group == "*" or (resource in _ALL and not group):
-            # The core group has no segment of its own: all of it is all there is.
+            # The core group has no segment of its own, so only the prefix of all groups covers it.
             return (_prefix(_ROOT),)
         stem = _first_segments(group, resource)
         if resource in _ALL:
@@ -189,16 +192,16 @@ def _resource_spans(request: ResourceAttributes) -> tuple[Range, ...]:
     if _grants_more(verb):
         return (_object_span(f"{stem}:{_escaped(verb)}", request),)
     span = _object_span(stem, request)
-    # Any verb, those with a key of their own included.
+    # Any verb, including those that are part of the key.
     return (span, _prefix(f"{stem}:")) if verb in _ALL else (span,)
 
 
 def _first_segments(group: str, resource: str) -> str:
-    """Return all that stands before RESOURCE in a key.
+    """Return the part of a key before RESOURCE.
 
-    A first segment is a group if it has a dot or is a group of Kubernetes without one. So any other
-    group gets a dot at its end, and where a resource of the core group could be taken for a group,
-    the empty name of that is a segment: the audience ``vault.example.com`` of a token, for one.
+    A first segment is a group if it has a dot or is one of Kubernetes' groups without one. Any
+    other group therefore gets a dot at its end, and a resource of the core group that could be
+    mistaken for a group, such as the audience ``vault.example.com``, follows an empty segment.
     """
     if group:
         segment = group.translate(_ESCAPED_WITH_COLON)
@@ -213,19 +216,19 @@ def _is_plain_group(text: str) -> bool:
 
 
 def _subresource(text: str) -> str:
-    """Return a subresource as it stands in a key, where none can be taken for a verb."""
+    """Return a subresource as a key has it, so that it cannot be mistaken for a verb."""
     if _grants_more(text):
         return f"%{ord(text[0]):02X}{text[1:].translate(_ESCAPED_WITH_COLON)}"
     return text.translate(_ESCAPED_WITH_COLON)
 
 
 def _escaped(text: str) -> str:
-    # Nearly no text has either, and to look for them takes a third of the time.
+    # Almost no text has either, and looking for them takes a third of the time of translate.
     return text.translate(_ESCAPED) if "/" in text or "%" in text else text
 
 
 def _grants_more(verb: str) -> bool:
-    """Return whether a verb grants more than it changes, and so is a part of the key."""
+    """Return whether a verb grants more than it changes, and so is part of the key."""
     return verb in _GRANTING_VERBS or verb.startswith(_IMPERSONATE)
 
 
@@ -235,7 +238,7 @@ def _object_span(stem: str, request: ResourceAttributes) -> Range:
     namespaced = _NAMESPACED.get((request.group, request.resource))
     name = _escaped(name)
     if namespaced is False or namespace in _ALL:
-        # A name in all namespaces may be in any of them.
+        # A name in all namespaces can be in any of them (invariant 3).
         everywhere = namespaced or (namespaced is None and namespace)
         if all_names or everywhere:
             return _prefix(f"{stem}/")

@@ -1,8 +1,8 @@
-"""The resources of Kubernetes that are asked about here, and served elsewhere.
+"""The resources of Kubernetes, which Leeway reviews requests for but does not serve.
 
-``kubectl auth can-i`` looks in API discovery for the group and the scope of what it asks about. A
-resource without verbs tells it those two, and that there is nothing to get. Requests become keys by
-the same scope.
+``kubectl auth can-i`` looks up the group and the scope of a resource in API discovery. A resource
+without verbs tells it both, and that there is nothing to get. The key of a request depends on the
+same scope.
 
 Source: the paths of the API of kubernetes 1.37; ``kubectl api-resources`` for the short names.
 """
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 
 class Known(NamedTuple):
-    """A resource: its group (empty for the core) and version, names, and scope."""
+    """A resource: its group (empty for the core group), version, names and scope."""
 
     group: str
     version: str

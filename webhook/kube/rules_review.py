@@ -1,22 +1,29 @@
-"""SelfSubjectRulesReview: what a subject is allowed to do, as RBAC's rules say it.
+"""SelfSubjectRulesReview: what a subject is allowed to do, as rules of Kubernetes' RBAC.
 
 Sources: kubernetes ``k8s.io/api/authorization/v1`` and ``pkg/registry/authorization/
 selfsubjectrulesreview``.
 
-Invariant: a rule is listed only if a review of the same attributes is answered with yes. What is
-allowed but not listed, such as a range that no rule can express, makes the answer ``incomplete``.
+Invariant: a rule is listed only if a review of the same attributes is allowed. A permission that
+no rule can express makes the answer ``incomplete``.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from webhook.errors import InvalidReviewError
 from webhook.kube.access_review import AUTHORIZATION_GROUP
-from webhook.kube.bodies import read_object, read_text, refuse_other_case
-from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.bodies import (
+    ReviewMetadata,
+    ReviewObject,
+    encoder,
+    read_members,
+    read_object,
+    read_text,
+)
+from webhook.kube.protobuf import Field, object_message
 from webhook.kube.request_keys import ROOT_KEY, ResourceAttributes, required_access, resource_of
 from webhook.kube.resources import KNOWN
 from webhook.rbac.access import roles_of
@@ -27,17 +34,11 @@ from webhook.rbac.ranges import prefix_end
 
 KIND: Final = "SelfSubjectRulesReview"
 _API_VERSION: Final = f"{AUTHORIZATION_GROUP}/v1"
-MESSAGE: Final = Message(
-    {
-        1: Field("metadata", OBJECT_META),
-        2: Field("spec", Message({1: Field("namespace")})),
-        3: Field("status", IGNORED),
-    }
-)
+MESSAGE: Final = object_message({1: Field("namespace")})
 MAX_RULES: Final = 1000
-"""So many grants are looked at; with more the answer is incomplete."""
+"""Of more grants only so many are considered, and the answer is incomplete."""
 _VERBS: Final = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
-# For one object; the others are about all of them.
+# On one object; the other verbs concern all objects.
 _VERBS_OF_ONE: Final = ("get", "update", "patch", "delete")
 _READ_PATH: Final = ["get", "head"]
 _WRITE_PATH: Final = ["delete", "patch", "post", "put"]
@@ -47,7 +48,7 @@ _Rule = dict[str, list[str]]
 
 @dataclass(slots=True)
 class Rules:
-    """The rules of a subject in a namespace, those of resources and those of paths."""
+    """The rules of a subject in a namespace, for resources and for paths."""
 
     resources: list[_Rule] = field(default_factory=list)
     paths: list[_Rule] = field(default_factory=list)
@@ -56,10 +57,8 @@ class Rules:
 
 def parse_rules_review(body: bytes) -> str:
     """Parse the body of a request; return the namespace. Raises InvalidReviewError."""
-    spec = read_object(body, KIND, _API_VERSION).get("spec") or {}
-    if not isinstance(spec, dict):
-        raise InvalidReviewError("spec must be an object with a namespace")
-    refuse_other_case(spec, ("namespace",), "spec.")
+    value = read_object(body, KIND, _API_VERSION)
+    spec = read_members(value, "spec", ("namespace",), "a namespace") if value.get("spec") else {}
     namespace = read_text(spec, "namespace", "spec.")
     if not namespace:
         raise InvalidReviewError("no namespace on request")
@@ -68,22 +67,16 @@ def parse_rules_review(body: bytes) -> str:
 
 def render_rules_review(rules: Rules) -> bytes:
     """Render the answer."""
-    answer: dict[str, Any] = {
-        "kind": KIND,
-        "apiVersion": _API_VERSION,
-        "metadata": {"creationTimestamp": None},
-        "spec": {},
-        "status": {
-            "resourceRules": rules.resources,
-            "nonResourceRules": rules.paths,
-            "incomplete": rules.incomplete,
-        },
+    status = {
+        "resourceRules": rules.resources,
+        "nonResourceRules": rules.paths,
+        "incomplete": rules.incomplete,
     }
-    return msgspec.json.encode(answer)
+    return encoder.encode(ReviewObject(KIND, _API_VERSION, ReviewMetadata(None), {}, status))
 
 
 def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str) -> Rules:
-    """Return what a subject is allowed to do in a namespace, and outside of all of them."""
+    """Return what a subject is allowed to do in a namespace, and outside of namespaces."""
     state = store.state
     with state.lock:
         roles = roles_of(state, user, groups)
@@ -104,7 +97,7 @@ def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str)
             paths.append(path)
         elif request is None and _is_for_kubernetes(permission):
             incomplete = True
-    # The widest first: what it allows is not repeated for what is within.
+    # The widest first, so that the narrower ones do not repeat what it allows.
     every = ResourceAttributes("", "*", "*", namespace=namespace)
     in_groups = [
         msgspec.structs.replace(every, group=group)
@@ -123,19 +116,19 @@ def _order(request: ResourceAttributes) -> tuple[bool, tuple[str, ...]]:
 
 
 def _request_of(permission: Permission) -> ResourceAttributes | None:
-    """Return what a permission is about where that is one object, or all of a resource."""
+    """Return the attributes of a permission on one object or on all of a resource, else None."""
     key, range_end = permission.key, permission.range_end
     subresource = ""
     if range_end and range_end != prefix_end(key):
         return None
     if range_end and key.endswith(b":"):
-        # All subresources, and all verbs that have keys of their own.
+        # All subresources, and all verbs that are part of the key.
         key, subresource = key[:-1] + b"/", "*"
     request = resource_of(key)
     if request is None or bool(request.name) is bool(range_end):
         return None
-    # A rule has RESOURCE/SUBRESOURCE as one text: only the audience of a token has a slash in it
-    # that nobody takes for the one between the two.
+    # A rule has RESOURCE/SUBRESOURCE as one text. Only the slashes of a token's audience cannot be
+    # mistaken for the one between the two.
     has_slash = "/" in request.resource
     if has_slash and (subresource or request.subresource or "://" not in request.resource):
         return None
@@ -151,7 +144,7 @@ def _is_for_kubernetes(permission: Permission) -> bool:
 
 
 class _Resources:
-    """Rules about resources, added one after the other."""
+    """Collects the rules for resources."""
 
     def __init__(self, permissions: Permissions) -> None:
         self.rules: list[_Rule] = []
@@ -160,7 +153,7 @@ class _Resources:
         self._verbs: dict[tuple[str, str], set[str]] = {}
 
     def add(self, request: ResourceAttributes) -> None:
-        """Add a rule for what is allowed of a request, whose verb is empty for any of them."""
+        """Add a rule for the allowed verbs of a request; an empty verb stands for all of them."""
         group, resource = request.group, request.resource
         if request.subresource:
             resource = f"{resource}/{request.subresource}"
@@ -195,7 +188,7 @@ def _path_rule(permission: Permission) -> _Rule | None:
     is_prefix = range_end != b"" and range_end == prefix_end(key)
     if not key.startswith(b"/") or key.startswith(ROOT_KEY) or (range_end and not is_prefix):
         return None
-    # A rule cannot say a path that ends in an asterisk, nor one that is not UTF-8.
+    # A rule cannot express a path that ends in an asterisk or is not UTF-8.
     if key.endswith(b"*") or key.decode("utf-8", "ignore").encode() != key:
         return None
     path = key.decode("utf-8") + ("*" if is_prefix else "")

@@ -1,19 +1,19 @@
-"""What a token is asked to stand and fall with: looked up, or taken at its word.
+"""Checks a TokenRequest, and looks up the objects that the token is to be bound to.
 
 Sources: kubernetes ``pkg/registry/core/serviceaccount/storage/token.go``, ``Create``: the order of
 the checks and their phrases; ``pkg/apis/authentication/validation``; ``apiserver/pkg/registry``,
 ``rest/meta.go`` and ``generic/registry/store.go``.
 
-Stricter than Kubernetes on purpose, each after its own checks:
+Deliberately stricter than Kubernetes:
 
-1. Without a source of objects a bound object needs a UID, printable ASCII: it is in the token as
-   it was sent.
-2. An audience is not empty and has no control characters, there are 100 at most, and the token is
-   at most 32 KiB: no more is accepted in a review.
-3. A member twice, or in another case than Kubernetes writes it, is refused, as in every body here;
-   so are a body that is ``null``, and ``null`` in a list of audiences. This comes first.
+1. Without a source of objects, a bound object needs a UID of printable ASCII, because the token
+   contains it as it was sent.
+2. An audience is not empty and has no control characters, there are at most 100 of them, and the
+   token has at most 32 KiB, because a review accepts no more.
+3. A member that is duplicated or written in another case is refused, as in every body here. So are
+   a body that is ``null``, and ``null`` in a list of audiences. This comes first.
 
-Namespaces are not looked up: where one does not exist, the service account is what is not found.
+Namespaces are not looked up: if one does not exist, its service account is not found.
 """
 
 from dataclasses import replace
@@ -56,10 +56,10 @@ def resolve_token_request(
     leeway: float,
     now: float,
 ) -> tuple[TokenRequest, TokenSpec]:
-    """Check a request and find its objects; return it with the account's UID, and what to sign.
+    """Make ten checks of a request; return it with the account's UID, and the token to sign.
 
-    Asks ``objects``, which takes a bounded time for each; without them the request is taken at
-    its word. An object that has been deleted for longer than ``leeway`` seconds is not there.
+    Objects are looked up in ``objects``, each within a bounded time; without ``objects`` the
+    request is trusted. An object that was deleted more than ``leeway`` seconds ago does not exist.
     Raises ObjectNotFoundError, ObjectConflictError, IssueError, InvalidReviewError or
     LookupUnavailableError.
     """
@@ -70,18 +70,18 @@ def resolve_token_request(
         raise InvalidReviewError(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
-    # 2. A namespace can have that name.
+    # 2. The namespace has a valid name.
     if not is_dns_label(namespace):
         raise ObjectNotFoundError("namespaces", namespace)
     # 3. The body names the service account of the URL, or none.
     if asked.sent_name not in ("", name):
         detail = "must match the service account name if specified"
         raise IssueError(detail, "metadata.name", asked.sent_name)
-    # 4. The service account is there.
+    # 4. The service account exists.
     _check_name(name)
     account = finder.find(Kind.SERVICE_ACCOUNT, namespace, name)
     uid = account.uid if account else stable_uid(policy.issuer, namespace, name)
-    # 5. It is the one that the request means.
+    # 5. It has the UID of the request.
     if asked.uid and asked.uid != uid:
         raise ObjectConflictError(
             KIND,
@@ -90,7 +90,7 @@ def resolve_token_request(
             f"the UID in the token request ({asked.uid[:64]}) does not match the UID of the "
             f"service account ({uid})",
         )
-    # 6. The token lives neither too short nor too long.
+    # 6. The lifetime of the token is neither too short nor too long.
     check_seconds(asked.expiration_seconds, policy)
     request = TokenSpec(
         namespace,
@@ -105,7 +105,7 @@ def resolve_token_request(
         return replace(asked, uid=uid), request
     # 7. A token can be bound to objects of that kind.
     kind = _bound_kind(bound)
-    # 8. The object is there.
+    # 8. The object exists.
     _check_name(bound.name)
     found = finder.find(kind, "" if kind is Kind.NODE else namespace, bound.name)
     if found is None:
@@ -116,7 +116,7 @@ def resolve_token_request(
             f'cannot bind token for serviceaccount "{name}" to pod running with different '
             "serviceaccount name."
         )
-    # 10. It is the one that the request means.
+    # 10. It has the UID of the request.
     if found and bound.uid and bound.uid != found.uid:
         raise ObjectConflictError(
             bound.kind,
@@ -143,10 +143,10 @@ class _Finder:
     def find(
         self, kind: Kind, namespace: str, name: str, *, optional: bool = False
     ) -> ObjectState | None:
-        """Return an object, or None without a source, or where it is optional and not there."""
+        """Return an object; None without a source, or if it is optional and does not exist."""
         key = ObjectKey(kind, namespace, name)
         answer: Lookup = Absence.GONE
-        # No object has another name, so it is not looked up.
+        # No object can have any other name, so only these are looked up.
         if is_dns_subdomain(name):
             if self._objects is None:
                 return None
@@ -167,13 +167,13 @@ class _Finder:
 def _node_of(pod: ObjectState | None, finder: _Finder) -> ObjectReference | None:
     if pod is None or not pod.node:
         return None
-    # One that is gone is still named, as in Kubernetes, so that one sees where the Pod was.
+    # As in Kubernetes, a node that is gone is still named, to show where the Pod was.
     node = finder.find(Kind.NODE, "", pod.node, optional=True)
     return ObjectReference(pod.node, node.uid if node else "")
 
 
 def _bound_kind(bound: BoundObjectReference) -> Kind:
-    # As FromAPIVersionAndKind has it: any version, and what is no GROUP/VERSION is neither.
+    # As FromAPIVersionAndKind does: any version, and a text with two slashes is neither part.
     group, slash, version = bound.api_version.partition("/")
     if not slash:
         group, version = "", group

@@ -13,8 +13,16 @@ import msgspec
 
 from keys.messages import utc
 from webhook.errors import InvalidReviewError
-from webhook.kube.bodies import read_object, read_text, read_texts, refuse_other_case
-from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.bodies import (
+    ReviewObject,
+    encoder,
+    read_members,
+    read_object,
+    read_text,
+    read_texts,
+    refuse_other_case,
+)
+from webhook.kube.protobuf import Field, Message, object_message
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.token.issuer import IssuedToken
 
@@ -26,18 +34,11 @@ _METADATA_FIELDS: Final = ("name", "namespace", "uid")
 _FIELD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_WARNINGS: Final = 8
 _REFERENCE: Final = Message({n: Field(name) for n, name in enumerate(_REFERENCE_FIELDS, 1)})
-_SPEC: Final = Message(
+MESSAGE: Final = object_message(
     {
         1: Field("audiences", repeated=True),
         3: Field("boundObjectRef", _REFERENCE),
         4: Field("expirationSeconds", "int64"),
-    }
-)
-MESSAGE: Final = Message(
-    {
-        1: Field("metadata", OBJECT_META),
-        2: Field("spec", _SPEC),
-        3: Field("status", IGNORED),
     }
 )
 """The same as a protocol buffer: ``k8s.io/api/authentication/v1/generated.proto``."""
@@ -46,7 +47,7 @@ MESSAGE: Final = Message(
 class BoundObjectReference(
     msgspec.Struct, frozen=True, omit_defaults=True, rename={"api_version": "apiVersion"}
 ):
-    """What a token is to be bound to; empty where the request says nothing."""
+    """The object that a token is to be bound to; members are empty if the request omits them."""
 
     kind: str = ""
     api_version: str = ""
@@ -56,10 +57,10 @@ class BoundObjectReference(
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a body asks for. ``namespace`` and ``name`` are those of the URL.
+    """A TokenRequest as requested, for the service account ``namespace``/``name`` of the URL.
 
-    ``uid`` is the service account's where the request names one; ``sent_namespace`` and
-    ``sent_name`` are those of the body. ``unknown_fields`` of ``spec`` have no effect.
+    ``uid``, ``sent_namespace`` and ``sent_name`` are those of the body's metadata.
+    ``unknown_fields`` of ``spec`` have no effect.
     """
 
     namespace: str
@@ -83,7 +84,7 @@ class _Metadata(msgspec.Struct, rename={"created": "creationTimestamp"}):
 class _Spec(msgspec.Struct, rename="camel"):
     audiences: tuple[str, ...]
     expiration_seconds: int
-    # Null where there is none, as Go's encoder has it.
+    # Null if there is none, as Go's encoder writes it.
     bound_object_ref: BoundObjectReference | None
 
 
@@ -92,18 +93,10 @@ class _Status(msgspec.Struct, rename="camel"):
     expiration_timestamp: str
 
 
-class _TokenRequest(msgspec.Struct, rename="camel"):
-    kind: str
-    api_version: str
-    metadata: _Metadata
-    spec: _Spec
-    status: _Status
-
-
 def parse_token_request(body: bytes, namespace: str, name: str) -> TokenRequest:
-    """Parse the body of a request for a token of a service account; only its types are checked.
+    """Parse the body of a request for a token of a service account; only types are checked.
 
-    Everything may be left out; ``status`` and what else is in ``metadata`` are ignored. Raises
+    All members are optional; ``status`` and other members of ``metadata`` are ignored. Raises
     InvalidReviewError.
     """
     value = read_object(body, KIND, API_VERSION)
@@ -112,20 +105,20 @@ def parse_token_request(body: bytes, namespace: str, name: str) -> TokenRequest:
     sent_name, sent_namespace, uid = (
         read_text(metadata, field, "metadata.") for field in _METADATA_FIELDS
     )
-    spec = _read_members(value, "spec", _SPEC_FIELDS) or {}
+    spec: Mapping[str, Any] = {}
+    if value.get("spec") is not None:
+        spec = read_members(value, "spec", _SPEC_FIELDS, ", ".join(_SPEC_FIELDS))
     audiences = read_texts(spec, "audiences", "spec.")
     seconds = spec.get("expirationSeconds")
     if seconds is not None and (type(seconds) is not int or abs(seconds) >= 1 << 63):
         raise InvalidReviewError("spec.expirationSeconds must be a whole number of seconds")
     unknown = _unknown(spec, _SPEC_FIELDS, "spec.")
-    reference = _read_members(spec, "boundObjectRef", _REFERENCE_FIELDS, "spec.")
     bound = None
-    if reference is not None:
-        path = "spec.boundObjectRef."
-        bound = BoundObjectReference(
-            *[read_text(reference, field, path) for field in _REFERENCE_FIELDS]
-        )
-        unknown += _unknown(reference, _REFERENCE_FIELDS, path)
+    if spec.get("boundObjectRef") is not None:
+        fields, path = _REFERENCE_FIELDS, "spec.boundObjectRef."
+        reference = read_members(spec, "boundObjectRef", fields, ", ".join(fields), "spec.")
+        bound = BoundObjectReference(*[read_text(reference, field, path) for field in fields])
+        unknown += _unknown(reference, fields, path)
     return TokenRequest(
         namespace,
         name,
@@ -139,32 +132,21 @@ def parse_token_request(body: bytes, namespace: str, name: str) -> TokenRequest:
     )
 
 
-def _read_members(
-    members: Mapping[str, Any], name: str, fields: tuple[str, ...], path: str = ""
-) -> Mapping[str, Any] | None:
-    value = members.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise InvalidReviewError(f"{path}{name} must be an object with {', '.join(fields)}")
-    refuse_other_case(value, fields, f"{path}{name}.")
-    return value
-
-
 def _unknown(members: Mapping[str, object], fields: tuple[str, ...], path: str) -> list[str]:
-    # Only what fits into a header; a limit that is misspelt is then at least pointed out.
+    # They become a Warning header, so that at least a misspelt limit is pointed out.
     return [path + name for name in members if name not in fields and _FIELD.fullmatch(name)]
 
 
 def render_token_request(asked: TokenRequest, issued: IssuedToken) -> bytes:
-    """Render the answer, the only place where a token is sent."""
+    """Render the answer, the only one that contains a token."""
     created = issued.claims.issued_at or 0
-    return msgspec.json.encode(
-        _TokenRequest(
+    expires = utc(created + issued.granted_seconds)
+    return encoder.encode(
+        ReviewObject(
             KIND,
             API_VERSION,
             _Metadata(asked.name, asked.namespace, asked.uid, utc(created)),
             _Spec(issued.claims.audiences, issued.granted_seconds, asked.bound),
-            _Status(issued.token, utc(created + issued.granted_seconds)),
+            _Status(issued.token, expires),
         )
     )

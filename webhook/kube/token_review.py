@@ -1,5 +1,15 @@
 """TokenReview: bytes in, bytes out.
 
+>>> body = b'{"spec": {"token": "abc", "audiences": ["vault"]}}'
+>>> request = parse_token_review(body, "v1")
+>>> request
+TokenReviewRequest('authentication.k8s.io/v1', audiences=('vault',))
+>>> from webhook.errors import MalformedTokenError
+>>> from webhook.token.outcome import Refused
+>>> outcome = Refused(MalformedTokenError("it is not three segments separated by dots"))
+>>> msgspec.json.decode(render_token_review(request, outcome))["status"]
+{'authenticated': False, 'error': 'it is not three segments separated by dots'}
+
 Source: kubernetes ``k8s.io/api/authentication/{v1,v1beta1}`` and ``pkg/registry/authentication/
 tokenreview/storage.go``.
 """
@@ -10,14 +20,22 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from webhook.errors import ClockError, InvalidReviewError
-from webhook.kube.bodies import MAX_VALUES, read_object, read_spec, read_texts
-from webhook.kube.protobuf import IGNORED, OBJECT_META, Field, Message
+from webhook.kube.bodies import (
+    MAX_VALUES,
+    REASON_ANNOTATION,
+    ReviewMetadata,
+    ReviewObject,
+    encoder,
+    read_members,
+    read_object,
+    read_texts,
+)
+from webhook.kube.protobuf import Field, object_message
 from webhook.token.outcome import Authenticated, Outcome
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
 TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")
-REASON_ANNOTATION: Final = "leeway.dev/reason"
 SKEW_ANNOTATION: Final = "leeway.dev/skew-seconds"
 
 _ASCII_WHITE_SPACE: Final = " \t\n\r\v\f"
@@ -27,7 +45,7 @@ _SPEC_FIELDS: Final = ("token", "audiences")
 
 
 class TokenReviewRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a TokenReview asks: a token, never empty, and the audiences it is to be for."""
+    """A TokenReview as requested: a token, never empty, and the audiences to review it for."""
 
     api_version: str
     token: str
@@ -37,13 +55,8 @@ class TokenReviewRequest(msgspec.Struct, frozen=True, gc=False):
         return f"TokenReviewRequest({self.api_version!r}, audiences={self.audiences!r})"
 
 
-class _Metadata(msgspec.Struct, omit_defaults=True):
-    creation: None = msgspec.field(name="creationTimestamp")
-    annotations: dict[str, str] = {}
-
-
 class _Spec(msgspec.Struct, omit_defaults=True, kw_only=True):
-    # Always empty, and there because clients whose types require it read the answer too.
+    # Always empty. The types of some clients require it in the answer.
     token: str
     audiences: tuple[str, ...] = ()
 
@@ -62,25 +75,11 @@ class _Status(msgspec.Struct, omit_defaults=True):
     error: str = ""
 
 
-class _TokenReview(msgspec.Struct, rename={"api_version": "apiVersion"}):
-    kind: str
-    api_version: str
-    metadata: _Metadata
-    spec: _Spec
-    status: _Status
-
-
-MESSAGE: Final = Message(
-    {
-        1: Field("metadata", OBJECT_META),
-        2: Field("spec", Message({1: Field("token"), 2: Field("audiences", repeated=True)})),
-        3: Field("status", IGNORED),
-    }
-)
+MESSAGE: Final = object_message({1: Field("token"), 2: Field("audiences", repeated=True)})
 """The same as a protocol buffer: ``k8s.io/api/authentication/v1/generated.proto``."""
 
 
-# As kube-apiserver sends it, member for member.
+# What kube-apiserver sends, member for member.
 class _SentMetadata(msgspec.Struct):
     creation: UnsetType | None = msgspec.field(default=UNSET, name="creationTimestamp")
 
@@ -106,16 +105,15 @@ class _Sent(msgspec.Struct, rename={"api_version": "apiVersion"}):
     status: _SentStatus
 
 
-_encoder = msgspec.json.Encoder()
 _sent_decoder = msgspec.json.Decoder(_Sent)
 
 
 def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
     """Parse the body of a request to the path of a version (``v1`` or ``v1beta1``).
 
-    The version of the body decides, and that of the path where the body has none: kube-apiserver
-    posts v1beta1 to any URL unless a flag says v1. ``status`` and unknown members are ignored.
-    Raises InvalidReviewError.
+    The answer has the version of the body, or that of the path if the body has none, because
+    kube-apiserver posts v1beta1 to any URL unless a flag says v1. ``status`` and unknown members
+    are ignored. Raises InvalidReviewError.
     """
     api_version, token, audiences = _read_sent(body) or _read_any(body, version)
     token = token.strip(_ASCII_WHITE_SPACE)
@@ -125,14 +123,15 @@ def parse_token_review(body: bytes, version: str) -> TokenReviewRequest:
 
 
 def _read_sent(body: bytes) -> tuple[str, str, tuple[str, ...]] | None:
+    """Read a body with the members that kube-apiserver sends; None for any other."""
     if len(body) > MAX_VALUES:
         return None
     try:
         sent = _sent_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    # What encodes to the same bytes has no member twice, and none that is not known.
-    if _encoder.encode(sent) != body.rstrip(b"\n"):
+    # If it encodes to the same bytes, no member is duplicated or unknown.
+    if encoder.encode(sent) != body.rstrip(b"\n"):
         return None
     if sent.kind != _KIND or sent.api_version not in _API_VERSIONS:
         return None
@@ -142,7 +141,7 @@ def _read_sent(body: bytes) -> tuple[str, str, tuple[str, ...]] | None:
 def _read_any(body: bytes, version: str) -> tuple[str, str, tuple[str, ...]]:
     own = f"{AUTHENTICATION_GROUP}/{version}"
     review = read_object(body, _KIND, own, *(v for v in _API_VERSIONS if v != own))
-    spec = read_spec(review, _SPEC_FIELDS, "a token")
+    spec = read_members(review, "spec", _SPEC_FIELDS, "a token")
     token = spec.get("token", "")
     if not isinstance(token, str):
         raise InvalidReviewError("spec.token must be a string")
@@ -154,7 +153,7 @@ def render_token_review(
 ) -> bytes:
     """Render the answer in the version of the request. The token is not sent back.
 
-    ``role_groups`` follow the subject's own groups.
+    ``role_groups`` are added to the subject's own groups.
     """
     if isinstance(outcome, Authenticated):
         identity = outcome.identity
@@ -168,11 +167,11 @@ def render_token_review(
         annotations = {REASON_ANNOTATION: error.reason.value}
         if isinstance(error, ClockError):
             annotations[SKEW_ANNOTATION] = str(error.skew_seconds)
-    return _encoder.encode(
-        _TokenReview(
+    return encoder.encode(
+        ReviewObject(
             _KIND,
             request.api_version,
-            _Metadata(None, annotations),
+            ReviewMetadata(None, annotations),
             _Spec(token="", audiences=request.audiences),
             status,
         )

@@ -93,7 +93,7 @@ WRONG: dict[str, tuple[object, str]] = {
     "29-kind": (body() | {"kind": "TokenReview"}, "serves 'RangeAccessReview'"),
     "29-version": (body() | {"apiVersion": "leeway.dev/v2"}, f"serves '{V1}'"),
     "31-empty": (b"", "not JSON"),
-    "31-list": ([], "it must be an object, not a list"),
+    "31-list": ([], "not a JSON object"),
     "31-utf-16": (json.dumps(body()).encode("utf-16"), "not JSON"),
     "both-types": (body(permission="READWRITE"), "READ or WRITE is allowed"),
     "lower-case": (body(permission="read"), "READ or WRITE is allowed"),
