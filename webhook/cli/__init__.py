@@ -1,1 +1,1 @@
-"""The ``leeway`` command: one module for each group of commands."""
+"""The ``leeway`` command: a module for each command, and what they share in options and output."""

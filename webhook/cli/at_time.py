@@ -1,4 +1,4 @@
-"""``--at``: a moment as a date, as Unix seconds, from now, or from a claim of the token."""
+"""The option ``--at``: a date, Unix seconds, or a distance from now or from a claim of a token."""
 
 import re
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ _RELATIVE: Final = re.compile(rf"({'|'.join(_CLAIMS)})(?:([+-])(.+))?")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Seconds counted from a claim of the token, or from 1970 where ``claim`` is empty."""
+    """Seconds after a claim of the token, or after 1970 if ``claim`` is empty."""
 
     claim: str
     seconds: float
 
     def of_token(self, token: str) -> float:
-        """Return the Unix seconds for a token. Raises click.UsageError where it has no such time.
+        """Return the Unix seconds for a token. Raises click.UsageError if it has no such claim.
 
-        The claim is unverified: it decides as of when the token is reviewed, and nothing else.
+        The claim is not verified: it only decides the time at which the token is reviewed.
         """
         found = _unverified_time(token, self.claim) if self.claim else 0.0
         if found is None:
-            raise click.UsageError(f"the token has no time {self.claim} that --at could count from")
+            raise click.UsageError(f"--at counts from {self.claim}, which the token does not have")
         moment = found + self.seconds
         if not 0 <= moment <= _LAST_SECOND:
             raise click.UsageError("--at is not within the years 1970 to 9999")

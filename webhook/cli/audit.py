@@ -1,4 +1,4 @@
-"""The audit lines of commands: ``audit.log`` in the data directory."""
+"""The audit log of commands: ``audit.log`` in the data directory."""
 
 import errno
 import os
@@ -11,9 +11,9 @@ from webhook.telemetry.audit import AUDIT_FILE, DONE, append_line, audit_fields,
 
 
 def audit(data_dir: Path, action: str, **fields: object) -> None:
-    """Note what a command has done, and who ran it; ``fields`` say what it was about.
+    """Append a line with what a command has done, who ran it, and ``fields``.
 
-    What has been done stays done: a line that cannot be written is a warning.
+    A line that cannot be written is only a warning, since the change has been made.
     """
     path = data_dir / AUDIT_FILE
     who = {"caller": f"os:{_operating_user()}"}
@@ -23,11 +23,11 @@ def audit(data_dir: Path, action: str, **fields: object) -> None:
     except OSError as error:
         is_link = error.errno == errno.ELOOP
         why = "it is a symbolic link" if is_link else error.strerror or str(error)
-        say(f"leeway: warning: this was done, but not noted in {path}: {why}", err=True)
+        say(f"leeway: warning: this was done, but not written to {path}: {why}", err=True)
 
 
 def _operating_user() -> str:
-    # Not what the environment says: anybody may set it.
+    # Not from the environment, which the caller controls.
     user = os.getuid()
     try:
         return pwd.getpwuid(user).pw_name

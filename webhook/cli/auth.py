@@ -1,4 +1,4 @@
-"""``leeway auth``: the words and the printed lines of ``etcdctl auth``."""
+"""``leeway auth``, with the words and output of ``etcdctl auth``."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from webhook.rbac.model import ROOT
 
 @click.group(epilog=example("leeway auth status"))
 def auth() -> None:
-    """Turn auth on and off."""
+    """Enable and disable auth."""
 
 
 @auth.command(epilog=example("leeway auth enable"))
 @data_dir_option
 def enable(data_dir: Path) -> None:
-    """Turn auth on. The user root must exist; it gets the role root where it lacks it."""
+    """Enable auth. The user root must exist, and is given the role root if it lacks it."""
     with opened_store(data_dir) as (store, _):
         try:
             store.enable()
@@ -37,7 +37,7 @@ def enable(data_dir: Path) -> None:
 @auth.command(epilog=example("leeway auth disable"))
 @data_dir_option
 def disable(data_dir: Path) -> None:
-    """Turn auth off: a client certificate then allows anything."""
+    """Disable auth: every client certificate then allows anything."""
     with opened_store(data_dir) as (store, _):
         store.disable()
         audit(data_dir, "auth.disable", revision=store.own_revision)
@@ -48,7 +48,7 @@ def disable(data_dir: Path) -> None:
 @data_dir_option
 @output_option
 def status(data_dir: Path, output: str) -> None:
-    """Show whether auth is on, and the auth revision."""
+    """Show whether auth is enabled, and the auth revision."""
     with opened_store(data_dir) as (store, _):
         enabled, revision = store.enabled, store.revision
     text = f"Authentication Status: {str(enabled).lower()}\nAuthRevision: {revision}"

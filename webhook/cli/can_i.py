@@ -1,4 +1,4 @@
-"""``leeway can-i``: may a user read or write keys, or make a Kubernetes request."""
+"""``leeway can-i``: whether a user is allowed to read or write keys, or to make a request."""
 
 import sys
 from pathlib import Path
@@ -40,13 +40,13 @@ from webhook.rbac.ranges import in_words, to_wire
 @data_dir_option
 @prefix_option
 @from_key_option
-@click.option("--user", help="Who asks.")
-@click.option("--group", "groups", multiple=True, help="A group of the one who asks.")
+@click.option("--user", help="The name of the user.")
+@click.option("--group", "groups", multiple=True, help="A group of the user. Can be repeated.")
 @click.option(
     "--request",
     metavar="JSON",
-    help="A Kubernetes request instead of a key: its attributes, or a SubjectAccessReview, as "
-    "text, as @FILE, or - for standard input.",
+    help="A Kubernetes request instead of a key: its attributes or a SubjectAccessReview, as JSON, "
+    "@FILE, or - for standard input.",
 )
 @output_option
 def can_i(
@@ -62,12 +62,12 @@ def can_i(
 ) -> None:
     """Print whether a user is allowed to read or write keys.
 
-    yes comes with the role that grants it, no with the part that nothing covers. Exit 0 for yes,
-    1 for no.
+    The answer is yes with the role that allows it, or no with the keys that no role covers. Exit 0
+    for yes, 1 for no.
     """
     if request is not None:
         if kind or any(flags.values()):
-            raise click.UsageError("--request takes the place of read|write and KEY")
+            raise click.UsageError("give either --request, or read or write and a KEY")
         allowed = _show_request(data_dir, request, user, groups, output)
     elif kind is None or key is None:
         raise click.UsageError("give read or write and a KEY, or a request with --request")
@@ -76,7 +76,9 @@ def can_i(
     else:
         asked = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
         if not asked.is_valid:
-            raise click.UsageError("KEY and RANGE_END hold no key; give a key, and an end after it")
+            raise click.UsageError(
+                "there is no key from KEY to RANGE_END; give a RANGE_END that is after KEY"
+            )
         allowed = _show_range(data_dir, asked, user, groups, output)
     if not allowed:
         raise click.exceptions.Exit(1)
@@ -144,7 +146,7 @@ def _read_request(text: str, user: str | None, groups: tuple[str, ...]) -> Acces
     if not isinstance(value, dict):
         raise click.UsageError("--request must be a JSON object with a verb")
     if "spec" not in value:
-        # The attributes of a request alone, or the spec of a review.
+        # The spec of a review, or the attributes alone.
         if not value.keys() & {"resourceAttributes", "nonResourceAttributes"}:
             field = "nonResourceAttributes" if "path" in value else "resourceAttributes"
             value = {field: value}

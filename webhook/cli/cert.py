@@ -1,4 +1,4 @@
-"""``leeway cert``: certificates of the CA in the data directory."""
+"""``leeway cert``: certificates signed by the CA of the data directory."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -42,8 +42,8 @@ class _Serial(click.ParamType[int]):
         serial = int(text, 16) if is_hex else 0
         if not 0 < serial <= MAX_SERIAL:
             self.fail(
-                "a serial number has 1 to 40 hexadecimal digits, is not 0, and has its first bit "
-                "clear where it has all 40",
+                "a serial number has 1 to 40 hexadecimal digits, is not 0, and with 40 digits the "
+                "first is 0 to 7",
                 param,
                 ctx,
             )
@@ -54,13 +54,13 @@ class _Serial(click.ParamType[int]):
 def cert() -> None:
     """Create, renew, revoke and show certificates.
 
-    They are signed by tls/ca.key of the data directory. A running server takes every change over by
-    itself within a few seconds, for new connections.
+    They are signed with tls/ca.key in the data directory. A running server uses every change within
+    a few seconds, for new connections.
     """
 
 
 @cert.command(
-    short_help="Make a client certificate and a kubeconfig.",
+    short_help="Create a client certificate and a kubeconfig.",
     epilog=example("leeway cert create lead --days 90"),
 )
 @click.argument("name", metavar="NAME")
@@ -70,13 +70,13 @@ def cert() -> None:
     type=_days,
     default=LEAF_LIFETIME.days,
     show_default=True,
-    help="For how many days it is good; never for longer than the CA.",
+    help="For how many days it is valid, at most as long as the CA.",
 )
 def create(name: str, data_dir: Path, days: int) -> None:
-    """Make a client certificate for the user NAME, its key, and a kubeconfig that holds both.
+    """Create a client certificate for the user NAME, its key, and a kubeconfig with both.
 
-    NAME is the certificate's common name. The user's roles are those of `leeway user get NAME`;
-    `leeway user add NAME --no-password` adds a user that has no password.
+    NAME is the common name of the certificate. `leeway user get NAME` shows the roles of the user;
+    `leeway user add NAME --no-password` adds a user without a password.
     """
     url = server_url(data_dir, load_configuration(data_dir, os.environ, {}))
     made = create_client(data_dir, name, timedelta(days=days), _now(), url)
@@ -94,18 +94,18 @@ def create(name: str, data_dir: Path, days: int) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @data_dir_option
 @click.option("--days", type=_days, help="For how many days. [default: as before]")
-@click.option("--due", is_flag=True, help="Only what has used up two thirds of its time.")
+@click.option("--due", is_flag=True, help="Only those past two thirds of their lifetime.")
 @click.option(
-    "--host", "hosts", multiple=True, help="The server's names and addresses from now on."
+    "--host", "hosts", multiple=True, help="A name or address of the server. Can be repeated."
 )
 def renew_certificates(
     names: tuple[str, ...], data_dir: Path, days: int | None, hosts: tuple[str, ...], *, due: bool
 ) -> None:
-    """Replace certificates by new ones, each with a new key, and the kubeconfigs that hold them.
+    """Replace certificates and their keys, and the kubeconfigs that contain them.
 
-    NAME is server, kube-apiserver, root, another user of `leeway cert list`, or ca.crl for the list
-    of revoked certificates. Without a NAME it is all that nobody has revoked. The old certificates
-    stay valid until they expire; `leeway cert revoke` ends them sooner.
+    NAME is server, kube-apiserver, root, another user from `leeway cert list`, or ca.crl for the
+    list of revoked certificates. Without a NAME, everything that is not revoked is renewed. The old
+    certificates stay valid until they expire; `leeway cert revoke` ends them sooner.
     """
     if hosts and names != (SERVER,):
         raise click.UsageError("--host is for the server's certificate; write `cert renew server`")
@@ -125,34 +125,40 @@ def renew_certificates(
 
 @cert.command(
     "revoke",
-    short_help="End client certificates before they expire.",
+    short_help="Revoke client certificates before they expire.",
     epilog=example("leeway cert revoke lead", "leeway cert revoke --serial 191AA31632A3D81626BF"),
 )
 @click.argument("name", metavar="[NAME]", required=False, default="")
 @data_dir_option
-@click.option("--serial", "serials", type=_Serial(), multiple=True, help="One made elsewhere.")
+@click.option(
+    "--serial",
+    "serials",
+    type=_Serial(),
+    multiple=True,
+    help="The serial number of a certificate that was made elsewhere. Can be repeated.",
+)
 @click.option(
     "--days",
     type=_days,
     default=LIST_LIFETIME.days,
     show_default=True,
-    help="For how many days the list is good.",
+    help="For how many days the list is valid.",
 )
 def revoke_certificates(name: str, data_dir: Path, serials: tuple[int, ...], days: int) -> None:
-    """Put every certificate of the user NAME on the list of revoked ones, tls/ca.crl.
+    """Add every certificate of the user NAME to the list of revoked certificates, tls/ca.crl.
 
-    The list has to be renewed in time: once it has run out, no client certificate is accepted.
+    Renew the list in time: once it has expired, no client certificate is accepted.
     """
     if not name and not serials:
-        raise click.UsageError("there is nothing to revoke; give a NAME, or --serial with a number")
+        raise click.UsageError("there is nothing to revoke; give a NAME or a --serial")
     new, made = revoke(data_dir, name, serials, _now(), timedelta(days=days))
     for serial in new:
         audit(data_dir, "cert.revoke", user=name or None, serial=serial_text(serial))
         say(f"certificate {serial_text(serial)} revoked")
     if not new:
-        click.echo("revoked already, the list was renewed")
+        click.echo("already revoked; the list was renewed")
     say(
-        f"{made.paths[0]} is good until {utc(made.not_after)}: renew it before that with "
+        f"{made.paths[0]} is good until {utc(made.not_after)}: renew it before then with "
         f"`leeway cert renew {REVOCATION_LIST}`, or no client certificate is accepted"
     )
 
@@ -165,10 +171,10 @@ def revoke_certificates(name: str, data_dir: Path, serials: tuple[int, ...], day
 @data_dir_option
 @output_option
 def list_all(data_dir: Path, output: str) -> None:
-    """Show every certificate of the data directory, with its state, and the list of revoked ones.
+    """Show every certificate of the data directory with its state, and the revocation list.
 
-    The state is valid, due (renew it now), expired or revoked. A certificate without a file was
-    replaced, and is still accepted.
+    The state is valid, due (renew it now), expired or revoked. A certificate without a file has
+    been replaced, and is still accepted.
     """
     now = _now()
     entries = list_certificates(data_dir, now)
@@ -213,7 +219,7 @@ def _table(
     if problem:
         lines += ["", f"{printable(problem)}; until then no client certificate is accepted"]
     elif found is not None:
-        lines += ["", f"{path}: {found.revoked} revoked, renew it before {utc(found.next_update)}"]
+        lines += ["", f"{path}: {found.revoked} revoked; renew it before {utc(found.next_update)}"]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""``leeway config``: the effective configuration, and whether a server would start with it."""
+"""``leeway config``: the configuration that a server would use, and where each value is from."""
 
 import os
 from pathlib import Path
@@ -27,9 +27,9 @@ def config() -> None:
 @serve_options
 @output_option
 def show_configuration(data_dir: Path, output: str, **options: object) -> None:
-    """Show each field with its value and where that comes from.
+    """Show each field, its value, and where the value comes from.
 
-    The flags are those of `leeway serve`. A value that could hold a secret is not shown.
+    The options are those of `leeway serve`. A value that could contain a secret is not shown.
     """
     fields = effective_fields(data_dir, os.environ, fields_of(options))
     rows = [(f.path, printable(_text(f.value)), f.origin) for f in fields]
@@ -41,9 +41,9 @@ def show_configuration(data_dir: Path, output: str, **options: object) -> None:
 @data_dir_option
 @serve_options
 def validate(data_dir: Path, **options: object) -> None:
-    """Check the configuration as `leeway serve` does. Exit 2, with what is wrong, where it is not.
+    """Check the configuration as `leeway serve` does. Exit 2 and name the error if it is not valid.
 
-    The flags are those of `leeway serve`.
+    The options are those of `leeway serve`.
     """
     load_configuration(data_dir, os.environ, fields_of(options))
     say(f"{data_dir / FILE_NAME} is valid")

@@ -1,4 +1,4 @@
-"""``leeway demo``: the main job on a throw-away data directory, with a real server on real TLS."""
+"""``leeway demo``: a token review over TLS, with a temporary data directory and a real server."""
 
 import http.client
 import os
@@ -40,11 +40,11 @@ _STOP_SECONDS: Final = 30
 
 
 @click.command(
-    short_help="See the main job done on a throw-away data directory.",
+    short_help="Watch a token being reviewed, with a temporary data directory.",
     epilog=example("leeway demo"),
 )
 def demo() -> None:
-    """Sign a token, review it over mutual TLS, and see it refused by a slow clock."""
+    """Sign a token, review it over mutual TLS, and see it refused by a clock that is behind."""
     signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="leeway-demo-") as folder:
         data_dir = Path(folder) / "leeway-data"
@@ -106,8 +106,8 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
     log = data_dir / "serve.log"
     command = [sys.executable, "-m", "webhook", "serve", "--data-dir", str(data_dir)]
     _title(f"leeway serve, on 127.0.0.1:{port}")
-    # A server that was started here is stopped here, so no signal comes in between. The server
-    # starts with these signals blocked, and lets them through itself.
+    # A signal between Popen and try would leave the server running, so signals are blocked. The
+    # server inherits the blocked signals, and unblocks them itself.
     hold()
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
@@ -131,7 +131,7 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    # What is set for a server of one's own has no place in the demonstration.
+    # Variables that are set for another server must not change the demonstration.
     return {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
 
 
@@ -146,7 +146,7 @@ def _wait_until_ready(
         sleep(0.05)
     lines = log.read_text("utf-8", "replace").strip().splitlines()
     raise DataDirectoryError(
-        f"the server did not become ready: {lines[-1] if lines else 'it said nothing'}"
+        f"the server did not become ready: {lines[-1] if lines else 'it printed nothing'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""``leeway doctor``: what is wrong with a set-up, and the command that fixes it."""
+"""``leeway doctor``: the faults of a set-up, and the commands that fix them."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ _file = click.Path(path_type=Path)
 
 
 def _openable(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
-    """Raise OSError for a file that cannot be opened."""
+    """Return the path. Raises OSError if it cannot be opened."""
     if path is not None:
         path.open("rb").close()
     return path
@@ -65,10 +65,10 @@ def doctor(
     manifest: Path | None,
     output: str,
 ) -> None:
-    """Check a data directory and what is around it; change nothing.
+    """Check a data directory, its server and its API server. Nothing is changed.
 
-    Each line is ok, a warning or a failure, and has the command that fixes it. Exit 0 without a
-    failure, 1 with one, 3 where the data directory cannot be opened.
+    Each check is ok, a warning or a failure, and names the command that fixes it. Exit 0 without a
+    failure, 1 with one, 3 if the data directory cannot be opened.
     """
     if api_server_ca is not None and api_server is None:
         raise click.UsageError("--api-server-ca needs --api-server; give its URL too")
@@ -80,7 +80,7 @@ def doctor(
 
 
 def render_report(report: Report) -> str:
-    """Render a report for people: a line a check, below it the fix, at the end the sum."""
+    """Return a report as text: a line for each check, with its fix below it, and a summary."""
     lines = [f"{printable(str(report.data_dir))}, examined at {report.examined_at}", ""]
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:

@@ -1,4 +1,4 @@
-"""``leeway group``: roles for the members of a Kubernetes group."""
+"""``leeway group``: the roles of Kubernetes groups."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from webhook.cli.store import opened_store
 
 @click.group(epilog=example("leeway group list"))
 def group() -> None:
-    """Give Kubernetes groups roles."""
+    """Grant roles to Kubernetes groups."""
 
 
 @group.command(
@@ -23,7 +23,7 @@ def group() -> None:
 @click.argument("role")
 @data_dir_option
 def grant_role(data_dir: Path, name: str, role: str) -> None:
-    """Give the members of a group a role."""
+    """Grant a role to the members of a group."""
     with opened_store(data_dir) as (store, _):
         store.grant_group_role(name, role)
         audit(data_dir, "group.grant-role", group=name, role=role, revision=store.own_revision)
@@ -38,7 +38,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
 @click.argument("role")
 @data_dir_option
 def revoke_role(data_dir: Path, name: str, role: str) -> None:
-    """Take a role from a group."""
+    """Revoke a role from a group."""
     with opened_store(data_dir) as (store, _):
         store.revoke_group_role(name, role)
         audit(data_dir, "group.revoke-role", group=name, role=role, revision=store.own_revision)

@@ -13,20 +13,27 @@ from webhook.setup.init_differences import require_same
 
 
 @click.command(
-    short_help="Make a data directory.",
+    short_help="Create a data directory.",
     epilog=example(
         "leeway init", "leeway init --issuer https://hook.example.com --host hook.example.com"
     ),
 )
 @data_dir_option
 @click.option("--issuer", default="", help="The `iss` of the tokens: an https URL.")
-@click.option("--audience", "audiences", multiple=True, help="What your API server calls itself.")
-@click.option("--host", "hosts", multiple=True, help="A name or IP address of this server.")
+@click.option(
+    "--audience",
+    "audiences",
+    multiple=True,
+    help="An audience of your API server. Can be repeated.",
+)
+@click.option(
+    "--host", "hosts", multiple=True, help="A name or address of this server. Can be repeated."
+)
 @click.option(
     "--algorithm",
     type=click.Choice(["RS256", "ES256", "ES384", "ES512"]),
     show_default=DEFAULT_ALGORITHM,
-    help="What the first signing key is for.",
+    help="The algorithm of the first signing key.",
 )
 def init(
     data_dir: Path,
@@ -35,10 +42,10 @@ def init(
     hosts: tuple[str, ...],
     algorithm: str | None,
 ) -> None:
-    """Make a data directory: configuration, keys, certificates, kubeconfigs.
+    """Create a data directory: configuration, keys, certificates and kubeconfigs.
 
-    Nothing is ever overwritten; running it twice changes nothing. Exit 1 where a flag is not what
-    the data directory was made with.
+    Nothing is overwritten; running it twice changes nothing. Exit 1 if an option differs from what
+    the data directory was created with.
     """
     options = InitOptions(issuer, audiences, hosts, algorithm or "")
     require_same(data_dir, options, os.environ)
@@ -46,4 +53,4 @@ def init(
     for path in made:
         say(f"created {path}")
     if not made:
-        say(f"{data_dir} is complete, nothing was changed")
+        say(f"{data_dir} is complete; nothing was changed")

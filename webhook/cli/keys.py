@@ -1,4 +1,4 @@
-"""``leeway keys``."""
+"""``leeway keys``: signing keys and their rotation."""
 
 import os
 import re
@@ -25,12 +25,12 @@ from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import DataDirectoryError
 
 _DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
-_force_option = click.option("--force", is_flag=True, help="Take a step that is not safe yet.")
+_force_option = click.option("--force", is_flag=True, help="Do it even if it is not safe yet.")
 
 
 @click.group(epilog=example("leeway keys list"))
 def keys() -> None:
-    """Show, make and rotate signing keys."""
+    """Show, create and rotate signing keys."""
 
 
 @keys.command("list", epilog=example("leeway keys list -o yaml"))
@@ -39,7 +39,7 @@ def keys() -> None:
 def list_keys(data_dir: Path, output: str) -> None:
     """Show each key, its state and its next step.
 
-    SINCE is when the state began, and NEXT STEP says from when the next one is safe.
+    SINCE is when the key entered its state. NEXT STEP says when the next state is safe.
     """
     keyring, policy = keyring_of(_checked(data_dir)), _policy(data_dir)
     now = int(time())
@@ -53,12 +53,12 @@ def list_keys(data_dir: Path, output: str) -> None:
 
 
 @keys.command(
-    "generate", short_help="Make a key.", epilog=example("leeway keys generate --algorithm ES256")
+    "generate", short_help="Create a key.", epilog=example("leeway keys generate --algorithm ES256")
 )
 @data_dir_option
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="RS256", show_default=True)
 def generate(data_dir: Path, algorithm: str) -> None:
-    """Make a key: active if it is the first one, else pending, that is published only."""
+    """Create a key. The first key is active; any other is pending: published, but not used yet."""
     key = generate_key(_checked(data_dir) / KEYS_FOLDER, algorithm, int(time()))
     audit(data_dir, "keys.generate", kid=key.kid, algorithm=algorithm, state=key.state.value)
     say(f"key {key.kid} created, it is {key.state.value}")
@@ -66,29 +66,29 @@ def generate(data_dir: Path, algorithm: str) -> None:
 
 @keys.command(
     "rotate",
-    short_help="Take the next step to another signing key.",
+    short_help="Take the next step to a new signing key.",
     epilog=example("leeway keys rotate"),
 )
 @data_dir_option
 @_force_option
 def rotate_keys(data_dir: Path, force: bool) -> None:
-    """Take one step to another signing key, if that is safe. Exit 1 where it is not yet.
+    """Take the next step to a new signing key. Exit 1 if that is not safe yet.
 
-    The first step makes a key, which is published. The second, some time later, lets it sign, and
-    the one before it only verify. The last one retires the old key when the last token that it
+    The first step creates a key and publishes it. The second, some time later, makes it the active
+    key, and the old key verify-only. The third retires the old key, once the last token that it
     signed has expired.
     """
     policy, now = _policy(data_dir), int(time())
     changed = rotate(_checked(data_dir) / KEYS_FOLDER, policy, now, force=force)
     _audit(data_dir, "keys.rotate", changed, force=force)
-    _tell(changed, policy, now)
+    _print_steps(changed, policy, now)
 
 
 class _KidCommand(click.Command):
-    """Takes a KID that begins with a dash, as one of 64 does, for what it is."""
+    """Accepts a KID that begins with a dash, as one in 64 does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse a command line with the KID behind all options."""
+        """Parse a command line with the KID moved behind all options."""
         kids = [argument for argument in args if _DASHED_KID.fullmatch(argument)]
         rest = [argument for argument in args if argument not in kids]
         return super().parse_args(ctx, [*rest, "--", *kids] if kids else rest)
@@ -97,30 +97,30 @@ class _KidCommand(click.Command):
 @keys.command(
     "retire",
     cls=_KidCommand,
-    short_help="Take a key out of use.",
+    short_help="Retire a key.",
     epilog=example("leeway keys retire CptunQNEqPbZlxXbZOIjtY2jAHwcAfA8fF8TeKyQBkk"),
 )
 @click.argument("kid", metavar="KID")
 @data_dir_option
 @_force_option
 def retire_key(data_dir: Path, kid: str, force: bool) -> None:
-    """Take the key KID out of use: its tokens are refused from then on.
+    """Retire the key KID: the tokens that it signed are refused from now on.
 
-    Exit 1 while a token that it has signed may be good. The active key is never retired.
+    Exit 1 while such a token could still be valid. The active key is never retired.
     """
     policy, now = _policy(data_dir), int(time())
     changed = retire(_checked(data_dir) / KEYS_FOLDER, kid, policy, now, force=force)
     _audit(data_dir, "keys.retire", changed, force=force)
     if not changed.steps:
-        say(f"key {kid} is retired already")
-    _tell(changed, policy, now)
+        say(f"key {kid} is already retired")
+    _print_steps(changed, policy, now)
 
 
 @keys.command("jwks", epilog=example("leeway keys jwks -o json"))
 @data_dir_option
 @output_option
 def jwks(data_dir: Path, output: str) -> None:
-    """Show the JSON Web Key Set as it is published."""
+    """Show the published JSON Web Key Set."""
     document = jwks_document(keyring_of(_checked(data_dir)).published_keys())
     show(msgspec.json.decode(document), msgspec.json.format(document, indent=2).decode(), output)
 
@@ -130,7 +130,7 @@ def _audit(data_dir: Path, action: str, changed: Changed, *, force: bool) -> Non
         audit(data_dir, action, kid=step.kid, step=step.kind.value, force=force)
 
 
-def _tell(changed: Changed, policy: RotationPolicy, now: int) -> None:
+def _print_steps(changed: Changed, policy: RotationPolicy, now: int) -> None:
     if changed.broken:
         say(f"leeway: warning: {changed.broken}", err=True)
     for step in changed.steps:

@@ -1,8 +1,7 @@
-"""``leeway``: the root of the command line.
+"""The root of the ``leeway`` command line.
 
-Exit codes: 0 done or yes, 1 no, 2 wrong usage or input, 3 could not reach or open something, 130
-ctrl-C.
-Errors are one line on stderr.
+Exit codes: 0 success or yes, 1 no, 2 wrong usage or input, 3 something cannot be reached or opened,
+130 interrupted with ctrl-C. An error is one line on standard error.
 """
 
 import os
@@ -34,7 +33,7 @@ EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
-"""128 and the number of SIGINT, as a shell has it for a program that ctrl-C has ended."""
+"""128 + SIGINT, as a shell reports a program that ctrl-C has ended."""
 _UNREACHABLE: Final = (
     ConfiguredFileError,
     DataDirectoryError,
@@ -68,7 +67,7 @@ _COMMANDS: Final = {
 
 
 class _Root(click.Group):
-    """Imports a command when it is used: each command starts as fast as what it needs."""
+    """Imports a command only when it is used, so that the others do not slow its start."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), *_COMMANDS])
@@ -102,7 +101,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, value: b
 )
 @root_data_dir_option
 def cli() -> None:
-    """Leeway: a service-account token webhook for Kubernetes that says why."""
+    """Leeway: a service account token webhook for Kubernetes that says why."""
 
 
 @cli.command(epilog=example("leeway version -o json"))
@@ -137,7 +136,7 @@ def _version_text() -> str:
 
 
 def main() -> None:
-    """Run the command line, and turn errors into one line and an exit code."""
+    """Run the command line, and turn an error into one line and an exit code."""
     try:
         # https://no-color.org: any value but the empty one.
         color = False if os.environ.get("NO_COLOR") else None
@@ -165,7 +164,7 @@ def main() -> None:
     except UnicodeError:
         code = _fail("an argument or the input is not UTF-8 text; write it in UTF-8", EXIT_USAGE)
     except RecursionError:
-        code = _fail("the input is nested too deeply to be shown; look at it elsewhere", EXIT_USAGE)
+        code = _fail("the input is nested too deeply to be shown", EXIT_USAGE)
     sys.exit(code or 0)
 
 
@@ -179,19 +178,19 @@ def _usage(error: click.ClickException) -> str:
     text = " ".join(error.format_message().split()).rstrip(".")
     if text.startswith(_EXTRA_ARGUMENTS):
         # One of them may be a password.
-        text = "there are more arguments than it takes"
+        text = "there are too many arguments"
     # Click repeats the argument, in quotes or not.
     text = _QUOTED.sub(lambda match: shown(match[1], len(match[1])), text)
     if could_be_secret(text):
-        text = "an argument that could be a secret is not allowed there"
+        text = "an argument is not valid there; it could be a secret, so it is not shown"
     return text + hint
 
 
 def _fail(message: str, code: int) -> int:
-    # An argument may be a token where a file's name belongs, and a name anything at all.
+    # The message can repeat an argument: a token in place of a file name, or any name at all.
     text = printable(redact(message))
     if len(text) > _MAX_MESSAGE:
-        # What to do is at the end of it.
+        # Keep the end too, which says what to do.
         text = f"{text[: _MAX_MESSAGE // 2]}...{text[-_MAX_MESSAGE // 2 :]}"
     click.echo(f"leeway: {text}", err=True)
     return code

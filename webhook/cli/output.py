@@ -1,4 +1,4 @@
-"""How commands print: a value as text, JSON or YAML, tables, and names that are not trusted."""
+"""Printing: a value as text, JSON or YAML, a table, and text that is not trusted."""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import yaml
 
 
 def show(value: object, text: str, output: str) -> None:
-    """Print a value: ``text`` as it is, or ``value`` as JSON or YAML."""
+    """Print ``text`` unchanged, or ``value`` as JSON or YAML."""
     if output == "json":
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
-        # An escape of JSON's own, and only texts can hold what is escaped.
+        # Only strings hold such characters, so JSON's own escapes are right for them.
         text = "\n".join(map(_json_printable, text.split("\n")))
     elif output == "yaml":
         text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
@@ -20,7 +20,13 @@ def show(value: object, text: str, output: str) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a head, in columns as wide as they need to be."""
+    """Return rows below a head, in aligned columns.
+
+    >>> print(table(("KID", "STATE"), [("a1", "active"), ("longer", "pending")]))
+    KID     STATE
+    a1      active
+    longer  pending
+    """
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = (
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -30,12 +36,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line, whatever the names in it hold."""
+    """Print one line, with the control characters in it escaped."""
     click.echo(printable(text), err=err)
 
 
 def printable(text: str) -> str:
-    """Escape what could move the cursor, begin a line or turn the direction of a text."""
+    r"""Return a text with its control characters, line breaks and direction marks escaped.
+
+    >>> printable("a\nb")
+    'a\\u000ab'
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)

@@ -1,4 +1,4 @@
-"""``leeway revoke``: tokens that must not be accepted any more."""
+"""``leeway revoke``: revoked tokens."""
 
 from math import isinf
 from pathlib import Path
@@ -25,7 +25,7 @@ _CREDENTIAL_PREFIX: Final = "JTI="
 def revoke() -> None:
     """Revoke tokens. Every worker refuses them from its next request on.
 
-    Client certificates are not tokens, and stay valid.
+    Client certificates stay valid; `leeway cert revoke` revokes them.
     """
 
 
@@ -35,8 +35,8 @@ def revoke() -> None:
 def revoke_jti(data_dir: Path, jti: str) -> None:
     """Revoke one token by its jti.
 
-    `leeway token inspect` shows the jti of a token. The JTI=... of a credential-id in an audit log
-    is accepted too.
+    `leeway token inspect` shows the jti of a token. The credential-id of an audit log, JTI=..., is
+    accepted too.
     """
     jti = jti.removeprefix(_CREDENTIAL_PREFIX)
     if is_jwt(without_wrapping(jti)):
@@ -44,9 +44,9 @@ def revoke_jti(data_dir: Path, jti: str) -> None:
             "this is a token, not its jti; `leeway token inspect` shows the jti of a token"
         )
     if not (0 < len(jti) <= _MAX_JTI_LENGTH and jti.isascii() and jti.isprintable()):
-        # It may be a whole token: not shown.
+        # It could be a token, so it is not shown.
         raise click.UsageError(
-            f"this is no jti (it has {len(jti)} characters); give 1 to {_MAX_JTI_LENGTH} of "
+            f"this is not a jti (it has {len(jti)} characters); give 1 to {_MAX_JTI_LENGTH} of "
             "printable ASCII, from `leeway token inspect`"
         )
     with opened_store(data_dir) as (store, configuration):
@@ -63,7 +63,7 @@ def revoke_account(data_dir: Path, account: str) -> None:
     namespace, _, name = account.partition("/")
     if not _is_account(namespace, name):
         raise click.UsageError(
-            f"{shown(account, 320)} is no service account; write it NAMESPACE/NAME, like "
+            f"{shown(account, 320)} is not a service account; write NAMESPACE/NAME, like "
             "default/build"
         )
     until = _revoke_subject(data_dir, f"{USERNAME_PREFIX}{namespace}:{name}", is_account=True)
@@ -76,8 +76,8 @@ def revoke_account(data_dir: Path, account: str) -> None:
 def revoke_user(data_dir: Path, name: str) -> None:
     """Revoke every token of a user issued up to now.
 
-    The auth tokens of a user of `leeway user`; and the tokens of the service account that a NAME
-    like system:serviceaccount:NAMESPACE:NAME stands for.
+    For a user of `leeway user`, these are its auth tokens; for a NAME like
+    system:serviceaccount:NAMESPACE:NAME, the tokens of that service account.
     """
     namespace, _, account = name.removeprefix(USERNAME_PREFIX).partition(":")
     is_account = name.startswith(USERNAME_PREFIX) and _is_account(namespace, account)
@@ -89,10 +89,9 @@ def revoke_user(data_dir: Path, name: str) -> None:
 @data_dir_option
 @output_option
 def list_revocations(data_dir: Path, output: str) -> None:
-    """Show what is revoked.
+    """Show what is revoked: the tokens issued up to BEFORE.
 
-    That is the tokens issued up to BEFORE. An entry is kept until UNTIL, when the last of them has
-    expired.
+    An entry is dropped at UNTIL, when the last of its tokens has expired.
     """
     now = time()
     with opened_store(data_dir) as (store, _):
@@ -122,7 +121,7 @@ def _is_account(namespace: str, name: str) -> bool:
 
 
 def _revoke_subject(data_dir: Path, subject: str, *, is_account: bool) -> str:
-    """Revoke tokens, and return up to when they were issued."""
+    """Revoke the tokens of a subject, and return the last time of issue that is revoked."""
     now = time()
     with opened_store(data_dir) as (store, configuration):
         lifetimes = lifetimes_of(configuration)

@@ -1,4 +1,4 @@
-"""``leeway role``: the words, the flags and the printed lines of ``etcdctl role``."""
+"""``leeway role``, with the words, flags and output of ``etcdctl role``."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def add(data_dir: Path, name: str, *, create: bool) -> None:
 @click.argument("name")
 @data_dir_option
 def delete(data_dir: Path, name: str) -> None:
-    """Delete a role, and take it from all users and groups."""
+    """Delete a role, and revoke it from all users and groups."""
     with opened_store(data_dir) as (store, _):
         store.delete_role(name)
         audit(data_dir, "role.delete", role=name, revision=store.own_revision)
@@ -65,7 +65,7 @@ def get(data_dir: Path, name: str, output: str) -> None:
 
 
 def permission_lines(found: Role) -> list[str]:
-    """Render a role as ``etcdctl role get`` does."""
+    """Return the lines of a role, as ``etcdctl role get`` prints them."""
     lines = [f"Role {printable(found.name)}"]
     for title, wanted in (
         ("KV Read:", [p for p in found.permissions if p.type.reads]),
@@ -112,9 +112,9 @@ def list_roles(data_dir: Path, output: str) -> None:
 def grant_permission(
     data_dir: Path, name: str, kind: str, key: str, range_end: str | None, **flags: bool
 ) -> None:
-    """Let a role read or write keys.
+    """Grant a role the permission to read or write keys.
 
-    They are KEY alone, or the keys from KEY up to but not including RANGE_END.
+    The keys are KEY alone, or those from KEY up to but not including RANGE_END.
     """
     permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
     with opened_store(data_dir) as (store, _):
@@ -125,9 +125,9 @@ def grant_permission(
     say(f"Role {name} updated")
     if covers_every_object(permission.span):
         say(
-            f"leeway: warning: {keys} holds more than paths: under /registry/ is every object "
-            "of a cluster that asks Leeway. If only paths are meant, revoke it, and grant them "
-            "one by one",
+            f"leeway: warning: {keys} includes more than paths: every object of a cluster that "
+            "uses Leeway as its authorizer is below /registry/. To allow paths only, revoke this "
+            "permission and grant them one by one",
             err=True,
         )
 
@@ -146,7 +146,7 @@ def grant_permission(
 def revoke_permission(
     data_dir: Path, name: str, key: str, range_end: str | None, **flags: bool
 ) -> None:
-    """Take exactly the range that was granted from a role."""
+    """Revoke a permission from a role. The range must be exactly the one that was granted."""
     start, end = wire_range(key, range_end, **flags)
     with opened_store(data_dir) as (store, _):
         store.revoke_permission(name, start, end)

@@ -1,4 +1,4 @@
-"""``leeway serve``."""
+"""``leeway serve``: what is checked before gunicorn starts the workers."""
 
 import gc
 import logging
@@ -36,24 +36,27 @@ _logger = logging.getLogger(LOGGER)
 @data_dir_option
 @serve_options
 def serve(data_dir: Path, **options: object) -> None:
-    """Serve on one TLS port until SIGTERM, which drains it. SIGHUP loads everything again."""
+    """Serve on one TLS port.
+
+    SIGTERM finishes open requests and ends the server. SIGHUP reloads every file.
+    """
 
     def configure() -> Configuration:
         return load_configuration(data_dir, os.environ, fields_of(options))
 
-    # Until the workers are forked little of what is made is garbage, and looking for it takes long.
+    # Almost nothing is garbage before the workers are forked, and a collection takes long.
     gc.disable()
     configuration = configure()
     files = tls_files(data_dir)
     metrics_dir = tempfile.mkdtemp(prefix="leeway-metrics-", dir=shared_memory())
-    # Read by prometheus_client as soon as it is imported, hence before everything below.
+    # prometheus_client reads it when it is imported, which happens below.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
     master = os.getpid()
     leave_at_once(metrics_dir)
     try:
         _run(data_dir, configure, configuration, files)
     finally:
-        # A worker is forked from in there, and comes by here when it exits.
+        # Workers are forked inside _run, and also get here when they exit.
         if os.getpid() == master:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
             shutil.rmtree(metrics_dir, ignore_errors=True)
@@ -70,7 +73,7 @@ def _run(
 
     from webhook.server.reload.live_application import create_app
 
-    # The workers need it, and share what is imported before they are forked.
+    # Workers share what is imported before they are forked.
     import_module("uvloop")
     log_to_stderr(configuration.server.log_format, configuration.server.log_level)
     prepare_to_serve(data_dir, configuration, files)
@@ -87,14 +90,14 @@ def _run(
         def reload(self) -> None:
             pass_on_hangup(self)
 
-    # What workers share with the master stays shared if no collection of theirs goes over it.
+    # A collection in a worker would write to the pages that it shares with the master.
     gc.freeze()
     gc.enable()
     Master(Server()).run()
 
 
 def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFiles) -> None:
-    """Refuse here, once and not in every worker, what cannot be served.
+    """Check once, before the workers start, that everything a worker loads can be loaded.
 
     Raises DataDirectoryError, and the errors of ``keys``, of the store and of ``webhook.assembly``.
     """
@@ -114,7 +117,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
             utc(found.next_update),
         )
     _check_bind(configuration.server.bind)
-    # Nothing of it may be open when workers are forked: SQLite's locks belong to a process.
+    # It must be closed before workers are forked: SQLite's locks belong to a process.
     with closing(store_of(data_dir, configuration)) as store:
         authenticator_of(
             data_dir,
@@ -129,29 +132,29 @@ def _tidy_revocations(store: AuthStore, configuration: Configuration) -> None:
     try:
         store.tidy_revocations(lifetimes_of(configuration), time())
     except StoreUnavailableError as error:
-        # No reason not to serve: what is there is kept, and `leeway revoke` notes it too.
-        _logger.warning("old revocations were not forgotten: %s", error)
+        # The server can start: old revocations do no harm, and `leeway revoke` drops them too.
+        _logger.warning("old revocations were not dropped: %s", error)
 
 
 def _check_bind(bind: str) -> None:
-    # gunicorn would try for five seconds, log each time, and exit with 1.
+    # gunicorn would retry for five seconds, log each attempt, and exit with 1.
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, int(port)), family=family).close()
     except OSError as error:
-        # Python adds the address to what the system says.
+        # Python appends the address to the message of the system.
         why = (error.strerror or str(error)).partition(" (while")[0]
         raise DataDirectoryError(
-            f"cannot listen on {bind}: {why}; stop what listens there, or give another --bind "
-            "HOST:PORT"
+            f"cannot listen on {bind}: {why}; stop what listens there, or give another address "
+            "with --bind HOST:PORT"
         ) from error
 
 
 def _set_limits() -> None:
-    # A core file would have every key in it.
+    # A core file would contain every key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A connection is a file; the usual soft limit of 1,024 is fewer than one API server may open.
+    # Each connection is a file, and one API server can open more than the usual limit of 1,024.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""``leeway skew``: whose clock is wrong, from the tokens that a running server has seen."""
+"""``leeway skew``: clocks that differ from a running server's, estimated from its tokens."""
 
 import os
 import shutil
@@ -52,28 +52,28 @@ _STATES: Final = {
 def skew(data_dir: Path, server: HTTPSAddress | None, *, everything: bool, output: str) -> None:
     """Show which clocks differ from a running server's.
 
-    They are those of issuers and nodes, known from the tokens that the server has seen in the last
-    15 minutes. Exit 0 where no clock is known to be wrong, 1 where one is, 3 where the server
-    cannot be reached.
+    The clocks of issuers and nodes are estimated from the tokens that the server has seen in the
+    last 15 minutes. Exit 0 if no clock is known to be wrong, 1 if one is, 3 if the server cannot be
+    reached.
     """
     if server is None:
         bind = load_configuration(data_dir, os.environ, {}).server.bind
         server = ServerAddress().convert(bind, None, None)
-    report = _ask(data_dir / TLS_FOLDER, server.host, server.port)
+    report = _request_report(data_dir / TLS_FOLDER, server.host, server.port)
     width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((100, 24)).columns))
     show(report, render_report(report.status, width, None if everything else _ROWS), output)
     if report.status.verdict.kind.is_skewed:
         raise click.exceptions.Exit(1)
 
 
-def _ask(tls: Path, host: str, port: int) -> SkewReport:
+def _request_report(tls: Path, host: str, port: int) -> SkewReport:
     read_public_file(tls / "ca.crt")
     read_private_file(tls / f"{ROOT_USER}.key")
     try:
         context = client_context(tls / "ca.crt")
         context.load_cert_chain(tls / f"{ROOT_USER}.crt", tls / f"{ROOT_USER}.key")
     except OSError as error:
-        why = getattr(error, "reason", None) or error.strerror or "not known"
+        why = getattr(error, "reason", None) or error.strerror or "unknown error"
         raise DataDirectoryError(f"the certificates in {tls} cannot be used: {why}") from error
     client = Client(Endpoint(host, port, host, f"{host}:{port}"), context)
     try:
@@ -81,8 +81,8 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
             body = answer.read()
     except OutboundError as error:
         raise ServerUnreachableError(
-            f"the server at {host}:{port} cannot be asked: {printable(str(error))}; start it with "
-            "`leeway serve`, or say with --server where it is"
+            f"the request to {host}:{port} failed: {printable(str(error))}; start the server with "
+            "`leeway serve`, or give its address with --server"
         ) from error
     finally:
         client.close()
@@ -94,11 +94,11 @@ def _ask(tls: Path, host: str, port: int) -> SkewReport:
         return msgspec.json.decode(body, type=SkewReport)
     except msgspec.MsgspecError as error:
         raise ServerUnreachableError(
-            f"what answers at {host}:{port} is no leeway server of this version: {_in_words(error)}"
+            f"{host}:{port} is not a Leeway server of this version: {_problem(error)}"
         ) from error
 
 
-def _in_words(error: msgspec.MsgspecError) -> str:
+def _problem(error: msgspec.MsgspecError) -> str:
     if isinstance(error, msgspec.ValidationError):
         return describe_validation(error)
     return f"its answer is not JSON: {describe_decoding(error)}"
@@ -113,7 +113,7 @@ def _message_of(body: bytes) -> str:
 
 
 def render_report(status: SkewStatus, width: int, rows: int | None = None) -> str:
-    """Render a report as a table with bars, at most ``width`` columns wide."""
+    """Return a report as a table with bars, at most ``width`` columns wide."""
     minutes = status.window_seconds // 60
     title = (
         f"Clocks against this server's at {status.observed_at}, by the tokens of {minutes} minutes"
@@ -149,7 +149,7 @@ def _table(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
 
 
 def _bars(clocks: tuple[ClockEntry, ...], width: int) -> list[str]:
-    """Draw what is ahead to the right of a line, and what is behind to its left."""
+    """Return a bar for each clock: to the right of a line if it is ahead, to the left if behind."""
     known = [0.0 if c.state is ClockState.UNKNOWN else c.ahead_seconds for c in clocks]
     most, least = max(1.0, *known), min(0.0, *known)
     if least > -1.0:
@@ -167,7 +167,7 @@ def _name(clock: ClockEntry) -> str:
 
 
 def _shortened(name: str, length: int) -> str:
-    """Leave the middle out of a name that is too long."""
+    """Return a name with its middle left out if it is too long."""
     if len(name) <= length:
         return name
     half = (length - 3) // 2

@@ -1,4 +1,4 @@
-"""What the commands on users and roles share: the store, keys as arguments, Go's boolean flags."""
+"""The store, ranges of keys and Go's boolean flags, for the commands on users and roles."""
 
 import os
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from webhook.rbac.ranges import OPEN_END, prefix_end
 
 
 class GoFlagsCommand(click.Command):
-    """Takes ``--flag=true`` and ``--flag=false`` for a boolean flag, as etcdctl does."""
+    """Accepts ``--flag=true`` and ``--flag=false`` for a boolean flag, as etcdctl does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse a command line in click's way, once it is written in it."""
+        """Parse a command line with its flags in click's form."""
         return super().parse_args(ctx, self.plain_flags(args))
 
     def plain_flags(self, args: list[str]) -> list[str]:
-        """Write ``--flag=true`` as ``--flag``, and leave ``--flag=false`` out."""
+        """Return the arguments with ``--flag=true`` as ``--flag``, without ``--flag=false``."""
         flags = {n for p in self.params if getattr(p, "is_flag", False) for n in p.opts}
         values = {f"{flag}=true": [flag] for flag in flags}
         values |= {f"{flag}=false": [] for flag in flags}
@@ -44,23 +44,23 @@ create_option = click.option(
 def opened_store(
     data_dir: Path, *, create: bool = False
 ) -> Iterator[tuple[AuthStore, Configuration]]:
-    """Open the store of a data directory; without ``leeway.yaml`` the defaults hold.
+    """Open the store of a data directory, with the default configuration if it has none.
 
-    With ``create`` a folder without either gets an empty store. Raises DataDirectoryError where
+    With ``create``, a directory that has neither gets an empty store. Raises DataDirectoryError if
     there is nothing to open, and the errors of ``store_of``.
     """
     if not data_dir.is_dir():
         raise DataDirectoryError.none_at(data_dir)
     configuration = Configuration()
     if (data_dir / FILE_NAME).exists():
-        # What is missing there is lost: in an empty store auth is disabled.
+        # A missing store is lost data: an empty one would have auth disabled.
         create = False
         configuration = load_configuration(data_dir, os.environ, {})
     elif not (create or (data_dir / configuration.store.sqlite.path).exists()):
         raise DataDirectoryError(
-            f"{data_dir} is not a data directory, it has neither {FILE_NAME} nor "
-            f"{configuration.store.sqlite.path}; create one with `leeway init`, a store alone with "
-            "`leeway user add --create`, or give another with --data-dir"
+            f"{data_dir} is not a data directory: it has neither {FILE_NAME} nor "
+            f"{configuration.store.sqlite.path}; create one with `leeway init`, create only a "
+            "store with `leeway user add --create`, or give another directory with --data-dir"
         )
     store = store_of(data_dir, configuration, create=create)
     try:
@@ -72,9 +72,14 @@ def opened_store(
 def wire_range(
     key: str, range_end: str | None, *, prefix: bool, from_key: bool
 ) -> tuple[bytes, bytes]:
-    """Return etcd's key and range end for the arguments of a command.
+    r"""Return etcd's key and range end for the arguments of a command. Raises UsageError.
 
     Source: etcd ``etcdctl/ctlv3/command/role_command.go``, ``permRange``.
+
+    >>> wire_range("/app/", None, prefix=True, from_key=False)
+    (b'/app/', b'/app0')
+    >>> wire_range("a", None, prefix=False, from_key=True)
+    (b'a', b'\x00')
     """
     if prefix and from_key:
         raise click.UsageError("--from-key and --prefix flags are mutually exclusive")

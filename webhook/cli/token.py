@@ -1,4 +1,4 @@
-"""``leeway token``: create, review, inspect."""
+"""``leeway token``: review and inspect tokens."""
 
 import os
 from contextlib import ExitStack, closing
@@ -45,10 +45,10 @@ _TIME_CLAIMS = ("exp", "iat", "nbf", "warnafter")
 
 @click.group(epilog=example("leeway token review @token"))
 def token() -> None:
-    """Sign, review and take apart service account tokens.
+    """Sign, review and inspect service account tokens.
 
-    TOKEN is the token itself, @FILE, or - for standard input, which other users of this machine
-    cannot see in the list of processes.
+    TOKEN is a token, @FILE, or - for standard input. A token on the command line is visible to
+    other users in the list of processes.
     """
 
 
@@ -60,17 +60,19 @@ token.add_command(create)
 )
 @token_argument
 @data_dir_option
-@click.option("--audience", "audiences", multiple=True, help="Whom the token is to be for.")
-@click.option("--at", "at", type=MomentType(), help="Review it as of this time, not of now.")
+@click.option(
+    "--audience", "audiences", multiple=True, help="An audience to accept. Can be repeated."
+)
+@click.option("--at", "at", type=MomentType(), help="Review it as of this time instead of now.")
 @output_option
 def review(
     token: str, data_dir: Path, audiences: tuple[str, ...], at: Moment | None, output: str
 ) -> None:
-    """Review a token, check by check. Exit 0 where it is good, 1 where it is not.
+    """Review a token, check by check. Exit 0 if it is accepted, 1 if it is refused.
 
-    --at is a date, Unix seconds, a distance from now (-92s), or from a claim of the token: iat-92s
-    is how a clock sees it that is 92 s behind the one of its signer. With -o json the answer is
-    the TokenReview that the API server would get.
+    --at is a date, Unix seconds, or a distance from now (-92s) or from a claim of the token:
+    iat-92s reviews it by a clock that was 92 s behind when it was signed. -o json prints the
+    TokenReview that the API server would get.
     """
     configuration = load_configuration(data_dir, os.environ, {})
     now = time() if at is None else at.of_token(token)
@@ -81,7 +83,7 @@ def review(
             store = stack.enter_context(closing(store_of(data_dir, configuration)))
             state, revocations = store.state, StoreRevocations(store)
         else:
-            click.echo("leeway: warning: there is no store: revocations do not count", err=True)
+            click.echo("leeway: warning: there is no store: revocations are not checked", err=True)
         objects = source_of(data_dir, configuration)
         if objects is not None:
             stack.callback(objects.close)
@@ -134,7 +136,7 @@ def _unverified_issuer(token: str) -> str:
 
 
 def render_explanation(token: str, explanation: Explanation, now: float) -> str:
-    """Render an explanation for a terminal."""
+    """Return an explanation as text: a line for each check, the verdict, and what to do."""
     lines = [f"Token {fingerprint(token)}, reviewed as of {utc(now)}", ""]
     for place, check in enumerate(explanation.checks, 1):
         start = f"  {place:>2}  {check.name:<10}  {check.result:<4}  "
@@ -149,14 +151,14 @@ def render_explanation(token: str, explanation: Explanation, now: float) -> str:
 @token_argument
 @output_option
 def inspect(token: str, output: str) -> None:
-    """Show a token's header and claims, without checking anything."""
+    """Show the header and claims of a token without checking anything."""
     try:
         parsed = jws.parse(token)
         header = decode_json(decode_base64url(parsed.header_segment))
         claims = decode_json(parsed.unverified_payload)
     except (MalformedJWSError, EncodingError) as error:
         raise click.UsageError(f"this is not a JWT: {error}") from error
-    lines = ["UNVERIFIED: nothing below has been checked, anybody may have written it.", ""]
+    lines = ["UNVERIFIED: nothing below has been checked; anyone could have written it.", ""]
     lines += ["Header", *_lines(header), "", "Claims", *_lines(claims)]
     show({"unverified": {"header": header, "claims": claims}}, "\n".join(lines), output)
 

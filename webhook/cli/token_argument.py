@@ -1,8 +1,7 @@
-"""TOKEN on the command line, and what people paste in its place.
+"""The argument TOKEN, and advice for what people paste instead of a token.
 
-Only here, where a person has typed it, are ``Bearer`` and quotes around a token taken off; over
-HTTP nothing is. What is recognised as something else is refused with what to do instead, and never
-shown.
+``Bearer`` and quotes around a token are removed here, where a person has typed it; over HTTP they
+are not. Anything recognised as something else is refused with advice, and never shown.
 """
 
 import base64
@@ -26,7 +25,7 @@ _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _YAML_KIND: Final = re.compile(r"^kind:[ \t]*[\"']?([A-Za-z]+)", re.M)
 _MAX_FILE_NAME: Final = 255
-# Where the token is in an object of each kind, as jq writes it.
+# The jq path of the token in an object of each kind.
 _OBJECTS: Final = {
     "TokenReview": (".spec.token", "a TokenReview"),
     "TokenRequest": (".status.token", "a TokenRequest"),
@@ -36,7 +35,7 @@ _OBJECTS: Final = {
 _OTHERS: Final = (
     (
         re.compile("-----BEGIN"),
-        "this is a certificate or a key, not a token; give the text of the token alone",
+        "this is a certificate or a key, not a token; give only the token",
     ),
     (
         re.compile(r"k8s-aws-v1\."),
@@ -54,7 +53,7 @@ _KUBECONFIG: Final = (
 
 
 def read_token(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Return the token that an argument names. Raises ClickException and KeyFileError."""
+    """Return the token that an argument gives. Raises ClickException and KeyFileError."""
     is_typed = False
     if value == "-":
         if sys.stdin.isatty():
@@ -77,7 +76,11 @@ token_argument = click.argument("token", default="-", callback=read_token)
 
 
 def without_wrapping(text: str) -> str:
-    """Take white space, quotes and the scheme of an Authorization header off a token."""
+    """Return a token without white space, quotes and an Authorization scheme around it.
+
+    >>> without_wrapping('"Bearer eyJhbGciOiJFUzI1NiJ9.e30.c2ln" ')
+    'eyJhbGciOiJFUzI1NiJ9.e30.c2ln'
+    """
     text = text.strip(_SPACE)
     for _ in range(2):  # 'Authorization: Bearer "eyJ…"' has quotes within quotes
         if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
@@ -94,7 +97,7 @@ def is_jwt(text: str) -> bool:
 
 
 def what_it_is(text: str) -> str:
-    """Return what was pasted in place of a token and what to do; empty where that is not known."""
+    """Return what was pasted instead of a token and what to do, or "" if it is not recognised."""
     if is_jwt(text):
         return ""
     kind = _kind(text)
@@ -103,8 +106,8 @@ def what_it_is(text: str) -> str:
     joined = "".join(text.split())
     if joined != text and is_jwt(without_wrapping(joined)):
         return (
-            "this token has line breaks or blanks in it, as a terminal or a mail adds them; take "
-            "them out with `tr -d '[:space:]' < FILE | leeway token review -`"
+            "this token contains line breaks or spaces, as a terminal or an email adds them; "
+            "remove them with `tr -d '[:space:]' < FILE | leeway token review -`"
         )
     if _is_base64_of_token(joined):
         return (
@@ -122,11 +125,11 @@ def _object_advice(kind: str) -> str:
         path, name = _OBJECTS[kind]
         return f"this is {name}, not a token; run `jq -r '{path}' FILE | leeway token review -`"
     named = f"an object of kind {printable(kind[:64])}" if kind else "JSON"
-    return f"this is {named}, not a token; give the text of the token alone"
+    return f"this is {named}, not a token; give only the token"
 
 
 def _kind(text: str) -> str | None:
-    """Return the kind of a Kubernetes object, empty for other JSON, None for other text."""
+    """Return the kind of a Kubernetes object, "" for other JSON, None for other text."""
     if text.startswith(("{", "[")):
         try:
             found: Any = msgspec.json.decode(text)
@@ -152,9 +155,9 @@ def _is_base64_of_token(text: str) -> bool:
 def _file_advice(text: str) -> str:
     if len(text) > _MAX_FILE_NAME or not text.isprintable() or is_jwt(text):
         return ""
-    with suppress(OSError):  # as where it is too long for a name
+    with suppress(OSError):  # such as a name that is too long
         if Path(text).is_file():
             return f"{text} is a file; write @{text} for the token in it"
     if text.startswith(("/", "./", "../", "~/")):
-        return "this looks like the name of a file that is not there; give it as @FILE"
+        return "this looks like the name of a file that does not exist; give a token, or @FILE"
     return ""

@@ -1,4 +1,4 @@
-"""``leeway token create``."""
+"""``leeway token create``: sign a token for a service account."""
 
 import os
 from contextlib import closing
@@ -44,12 +44,14 @@ class _Duration(click.ParamType[int]):
 @click.argument("name")
 @data_dir_option
 @click.option("-n", "--namespace", required=True, help="The namespace of the service account.")
-@click.option("--audience", "audiences", multiple=True, help="Whom the token is for.")
-@click.option("--duration", type=_Duration(), help="How long it lives, like 1h.")
+@click.option(
+    "--audience", "audiences", multiple=True, help="An audience of the token. Can be repeated."
+)
+@click.option("--duration", type=_Duration(), help="The lifetime of the token, like 1h.")
 @click.option("--uid", default="", help="The UID of the service account.")
 @click.option("--bound-object-kind", type=click.Choice(["Pod", "Secret", "Node"]))
 @click.option("--bound-object-name")
-@click.option("--bound-object-uid", help="Needed only where no objects are looked up.")
+@click.option("--bound-object-uid", help="Needed only if objects are not looked up.")
 @click.option("--node-name", help="The node of the Pod.")
 @click.option("--node-uid", default="")
 def create(
@@ -65,11 +67,11 @@ def create(
     node_name: str | None,
     node_uid: str,
 ) -> None:
-    """Sign a token for the service account NAME and print nothing else.
+    """Sign a token for the service account NAME. Only the token is printed.
 
-    Where leeway.yaml has a source of objects, the service account and the bound object are looked
-    up there, as the server does, and their UIDs need not be given. Exit 1 where one is missing or
-    another one, 3 where it cannot be looked up.
+    If leeway.yaml has a source of objects, the service account and the bound object are looked up
+    there, as the server does, and their UIDs need not be given. Exit 1 if one does not exist or has
+    another UID, 3 if it cannot be looked up.
     """
     configuration = load_configuration(data_dir, os.environ, {})
     looks_up = configuration.objects.source != "none"
@@ -79,7 +81,7 @@ def create(
             raise click.UsageError("--bound-object-kind and --bound-object-name go together")
         if not bound_object_uid and not looks_up:
             raise click.UsageError(
-                "--bound-object-uid is needed, since `objects.source: none` looks nothing up"
+                "--bound-object-uid is needed: with `objects.source: none` nothing is looked up"
             )
         bound = BoundObjectReference(
             bound_object_kind, "v1", bound_object_name, bound_object_uid or ""
@@ -128,7 +130,7 @@ def _looked_up(
     configuration: Configuration,
     now: float,
 ) -> TokenSpec:
-    """Look the objects up as the server does. Raises NotIssuedError, and LookupUnavailableError."""
+    """Look up the objects as the server does. Raises NotIssuedError and LookupUnavailableError."""
     leeway = clock_leeway_of(configuration).expiry
     source = configuration.objects.source
     where = configuration.objects.file.path if source == "file" else "the cluster"

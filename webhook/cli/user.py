@@ -41,8 +41,12 @@ def user() -> None:
 )
 @click.argument("name")
 @data_dir_option
-@click.option("--no-password", is_flag=True, help="Only known by its client certificate.")
-@click.option("--new-user-password", metavar="PASSWORD", help="The password, as in NAME:PASSWORD.")
+@click.option("--no-password", is_flag=True, help="A user that only uses a client certificate.")
+@click.option(
+    "--new-user-password",
+    metavar="PASSWORD",
+    help="The password, visible in the list of processes.",
+)
 @_password_file_option
 @_interactive_option
 @create_option
@@ -58,13 +62,13 @@ def add(
 ) -> None:
     """Add a user. The password is typed twice, or read from a file or standard input.
 
-    NAME:PASSWORD is taken too, as etcdctl does, but others can see it in the list of processes.
-    With a flag about its password the whole of NAME is the name, so it may have colons.
+    NAME:PASSWORD is accepted as in etcdctl, but other users can see it in the list of processes.
+    With an option for the password, NAME is only a name and can contain colons.
     """
     given = new_user_password
     if no_password + (given is not None) + (password_file is not None) > 1:
         raise click.UsageError(
-            "a password, --password-file and --no-password exclude each other; give one of them"
+            "--new-user-password, --password-file and --no-password are mutually exclusive"
         )
     if not no_password and given is None and password_file is None:
         name, colon, inline = name.partition(":")
@@ -83,7 +87,7 @@ def add(
 @click.argument("name")
 @data_dir_option
 def delete(data_dir: Path, name: str) -> None:
-    """Delete a user, and with it its auth tokens."""
+    """Delete a user and its auth tokens."""
     with opened_store(data_dir) as (store, _):
         store.delete_user(name)
         audit(data_dir, "user.delete", user=name, revision=store.own_revision)
@@ -93,7 +97,7 @@ def delete(data_dir: Path, name: str) -> None:
 @user.command(cls=GoFlagsCommand, epilog=example("leeway user get alice --detail"))
 @click.argument("name")
 @data_dir_option
-@click.option("--detail", is_flag=True, help="Show the permissions of its roles too.")
+@click.option("--detail", is_flag=True, help="Show the permissions of its roles.")
 @output_option
 def get(data_dir: Path, name: str, output: str, *, detail: bool) -> None:
     """Show a user and its roles."""
@@ -124,7 +128,7 @@ def list_users(data_dir: Path, output: str) -> None:
 @_password_file_option
 @_interactive_option
 def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive: bool) -> None:
-    """Change a password.
+    """Change the password of a user.
 
     It is typed twice, or read from a file or standard input. The user's auth tokens stop working.
     """
@@ -143,7 +147,7 @@ def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive:
 @click.argument("role")
 @data_dir_option
 def grant_role(data_dir: Path, name: str, role: str) -> None:
-    """Give a user a role."""
+    """Grant a role to a user."""
     with opened_store(data_dir) as (store, _):
         store.grant_role(name, role)
         audit(data_dir, "user.grant-role", user=name, role=role, revision=store.own_revision)
@@ -155,7 +159,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
 @click.argument("role")
 @data_dir_option
 def revoke_role(data_dir: Path, name: str, role: str) -> None:
-    """Take a role from a user."""
+    """Revoke a role from a user."""
     with opened_store(data_dir) as (store, _):
         store.revoke_role(name, role)
         audit(data_dir, "user.revoke-role", user=name, role=role, revision=store.own_revision)

@@ -100,6 +100,6 @@ def test_what_is_done_stays_done_where_the_line_cannot_be_written(
     ran = leeway("role", "add", "r", "--data-dir", data_dir)
     assert (ran.code, ran.out) == (0, "Role r created\n")
     assert ran.err == (
-        f"leeway: warning: this was done, but not noted in {data_dir}/audit.log: Is a directory\n"
+        f"leeway: warning: this was done, but not written to {data_dir}/audit.log: Is a directory\n"
     )
     assert "r" in leeway("role", "list", "--data-dir", data_dir).out.split()

@@ -78,7 +78,7 @@ WRONG = [
     (("--server", "127.0.0.1"), ("--server", "HOST:PORT")),
     (("--api-server-ca", "pyproject.toml"), ("--api-server",)),
     (("-o", "xml"), ("json",)),
-    (("more",), ("more arguments",)),
+    (("more",), ("too many arguments",)),
 ]
 
 

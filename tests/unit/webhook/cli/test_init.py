@@ -35,7 +35,7 @@ def test_prints_each_file_it_made_and_the_second_time_changes_nothing(
     before = contents(folder)
     assert sorted(lines) == sorted(f"created {folder / name}" for name in before)
     again = leeway("init", "--data-dir", folder)
-    assert again.assert_done() == f"{folder} is complete, nothing was changed\n"
+    assert again.assert_done() == f"{folder} is complete; nothing was changed\n"
     assert contents(folder) == before
 
 
@@ -231,7 +231,7 @@ def test_the_same_flags_again_change_nothing(
 ) -> None:
     leeway("init", "--data-dir", tmp_path / "d", *OPTIONS, "--algorithm", "ES256").assert_done()
     out = leeway("init", "--data-dir", tmp_path / "d", *flags).assert_done()
-    assert out == f"{tmp_path / 'd'} is complete, nothing was changed\n"
+    assert out == f"{tmp_path / 'd'} is complete; nothing was changed\n"
 
 
 @pytest.mark.fault(38)

@@ -100,7 +100,7 @@ def test_a_whole_rotation(leeway: Leeway, data_dir: Path, at: Callable[[int], No
     (line,) = [line for line in text.splitlines() if line.startswith(first)]
     assert line.split()[2:] == ["retired", "2028-01-15T10:13:20Z", "-"]
     again = leeway("keys", "retire", first, "--data-dir", data_dir).assert_done()
-    assert again == f"key {first} is retired already\n"
+    assert again == f"key {first} is already retired\n"
 
 
 def test_a_step_by_force_says_what_it_breaks(

@@ -90,7 +90,7 @@ def test_what_may_be_a_secret_is_not_said_again(leeway: Leeway) -> None:
     token = token_of(good_claims())
     for arguments in (("token", token), ("revoke", token), ("token", "review", "a", token)):
         assert_token_not_in(token, leeway(*arguments).assert_failed(2, "; see `leeway "))
-    error = leeway("user", "passwd", "somebody", "hunter2").assert_failed(2, "more arguments")
+    error = leeway("user", "passwd", "somebody", "hunter2").assert_failed(2, "too many arguments")
     assert "hunter2" not in error
 
 

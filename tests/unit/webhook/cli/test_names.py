@@ -161,7 +161,7 @@ def test_the_audit_log_is_written_to_no_other_file(
     }[kind]()
     ran = leeway("role", "add", "r", "--data-dir", data_dir)
     assert (ran.code, ran.out) == (0, "Role r created\n")
-    assert ran.err.startswith(f"leeway: warning: this was done, but not noted in {path}: ")
+    assert ran.err.startswith(f"leeway: warning: this was done, but not written to {path}: ")
     assert target.read_text() == "mine"
     assert not (tmp_path / "none").exists()
 

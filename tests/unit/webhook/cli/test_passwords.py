@@ -65,8 +65,8 @@ def test_a_password_is_typed_twice_and_not_shown(
 
 
 WRONG = [
-    (("--password-file", "{}/two", "--no-password"), 2, "exclude each other"),
-    (("--password-file", "{}/two", "--new-user-password", "x"), 2, "exclude each other"),
+    (("--password-file", "{}/two", "--no-password"), 2, "mutually exclusive"),
+    (("--password-file", "{}/two", "--new-user-password", "x"), 2, "mutually exclusive"),
     (("--password-file", "{}/two"), 2, "more than one line"),
     (("--password-file", "{}/empty"), 3, "is empty"),
     (("--password-file", "{}/none"), 3, "is missing"),

@@ -117,7 +117,7 @@ WRONG = [
     ("user add :x", "user name is empty"),
     ("user add a:", "password is empty"),
     (f"user add a:{'x' * 73}", "73 bytes"),
-    ("user add a --no-password --new-user-password x", "exclude each other"),
+    ("user add a --no-password --new-user-password x", "mutually exclusive"),
     ("user get nobody", "user name not found"),
     ("user delete nobody", "user name not found"),
     ("user delete root", "invalid auth management"),
@@ -134,7 +134,7 @@ WRONG = [
     ("role revoke-permission root a", "permission is not granted"),
     ("group grant-role g nothing", "role name not found"),
     ("group revoke-role g root", "role is not granted"),
-    ("can-i read b a --user u", "hold no key"),
+    ("can-i read b a --user u", "there is no key from KEY"),
     ("can-i read a", "--user"),
 ]
 
@@ -242,8 +242,8 @@ BAD_REQUESTS = [
     (("--request", '{"verb":"get"}'), "names no user"),
     (("--request", '{"spec":1}'), "spec must be an object"),
     (("--request", '{"verb":1}', "--user", "u"), "verb must be a string"),
-    (("--request", "{}", "--prefix"), "takes the place of"),
-    (("read", "k", "--request", "{}"), "takes the place of"),
+    (("--request", "{}", "--prefix"), "give either --request, or"),
+    (("read", "k", "--request", "{}"), "give either --request, or"),
     (("--user", "u"), "--request"),
     (("read", "--user", "u"), "--request"),
 ]

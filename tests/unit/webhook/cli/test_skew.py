@@ -158,10 +158,10 @@ def now_valid(data_dir: Path) -> None:
         (http(b'{"message": "user \\u001b may not"}', 403), ["answered 403: user \\u001b may not"]),
         (http(b"\xff", 500), ["answered 500: it gave no reason"]),
         (http(b"[]", 404), ["answered 404: it gave no reason"]),
-        (http(b"{}"), ["no leeway server of this version"]),
-        (http(b"<html>"), ["no leeway server of this version"]),
-        (b"nonsense\r\n", ["cannot be asked"]),
-        (b"", ["cannot be asked"]),
+        (http(b"{}"), ["is not a Leeway server of this version"]),
+        (http(b"<html>"), ["is not a Leeway server of this version"]),
+        (b"nonsense\r\n", [" failed: "]),
+        (b"", [" failed: "]),
     ],
 )
 def test_wrong_answers(leeway: Leeway, data_dir: Path, answer: bytes, parts: list[str]) -> None:
@@ -174,7 +174,7 @@ def test_wrong_answers(leeway: Leeway, data_dir: Path, answer: bytes, parts: lis
 def test_not_tls(leeway: Leeway, data_dir: Path) -> None:
     with answering(data_dir, b"SSH-2.0-x\r\n", tls=False) as port:
         ran = leeway("skew", "--data-dir", data_dir, "--server", f"127.0.0.1:{port}")
-    ran.assert_failed(3, "cannot be asked", "leeway serve")
+    ran.assert_failed(3, " failed: ", "leeway serve")
 
 
 def test_another_ca(leeway: Leeway, data_dir: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_another_ca(leeway: Leeway, data_dir: Path, tmp_path: Path) -> None:
     leeway("init", "--data-dir", other, "--algorithm", "ES256")
     with answering(other, http(b"{}")) as port:
         ran = leeway("skew", "--data-dir", data_dir, "--server", f"127.0.0.1:{port}")
-    ran.assert_failed(3, "cannot be asked", "its certificate is not accepted")
+    ran.assert_failed(3, " failed: ", "its certificate is not accepted")
 
 
 def test_nobody_listens(leeway: Leeway, data_dir: Path) -> None:

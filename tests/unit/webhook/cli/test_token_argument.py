@@ -101,7 +101,7 @@ def test_a_file_name_without_its_at_sign(leeway: Leeway, tmp_path: Path) -> None
     path = tmp_path / "token"
     path.write_text(TOKEN)
     leeway("token", "inspect", path).assert_failed(2, f"is a file; write @{tmp_path}"[:40])
-    leeway("token", "inspect", tmp_path / "none").assert_failed(2, "not there", "@FILE")
+    leeway("token", "inspect", tmp_path / "none").assert_failed(2, "does not exist", "@FILE")
 
 
 @pytest.mark.fault(34)
@@ -171,6 +171,8 @@ def test_a_claim_that_is_no_time(leeway: Leeway, made: Path, value: object) -> N
     token = token_of(good_claims(iat=value))
     ran = leeway("token", "review", token, "--at", "iat", "--data-dir", made)
     ran.assert_failed(2, "--at")
-    leeway("token", "review", "x.y", "--at", "iat", "--data-dir", made).assert_failed(2, "no time")
+    leeway("token", "review", "x.y", "--at", "iat", "--data-dir", made).assert_failed(
+        2, "does not have"
+    )
     ran = leeway("token", "review", TOKEN, "--at", "warnafter", "--data-dir", made)
-    ran.assert_failed(2, "the token has no time warnafter")
+    ran.assert_failed(2, "--at counts from warnafter, which the token does not have")

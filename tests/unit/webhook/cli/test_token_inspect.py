@@ -19,7 +19,7 @@ from tests.support import (
 from tests.unit.webhook.cli.cli_support import Leeway, run_process
 
 KEY = signing_key("ES256")
-UNVERIFIED = "UNVERIFIED: nothing below has been checked, anybody may have written it.\n"
+UNVERIFIED = "UNVERIFIED: nothing below has been checked; anyone could have written it.\n"
 
 
 def line_of(out: str, name: str) -> str:
