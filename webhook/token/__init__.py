@@ -1,4 +1,1 @@
-"""What a token says, and whether it holds: bytes and the time in, an outcome out. Pure.
-
-It also has the other direction: the claims of a token to be signed, and an issuer's documents.
-"""
+"""Verifies and signs service account tokens: bytes and the time in, an outcome out. Pure."""

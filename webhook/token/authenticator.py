@@ -1,14 +1,23 @@
-"""From a token to an identity: the hot path.
+"""Authenticates service account tokens: the hot path.
 
-The order of the checks is that of kubernetes ``pkg/serviceaccount/jwt.go``
-(``AuthenticateToken``) and ``claims.go`` (``Validate``).
+A token has to pass these checks, in the order of kubernetes ``pkg/serviceaccount/jwt.go``
+(``AuthenticateToken``) and ``claims.go`` (``Validate``):
+
+1. It is a compact JWS, and its payload names a trusted issuer.
+2. The issuer has a key of the token's ``kid``. Without ``kid``, all keys of its ``alg`` are tried.
+3. The signature is one by that key.
+4. The claims are complete, and name that issuer.
+5. The token is for one of the requested audiences.
+6. It is valid now.
+7. The objects that it is bound to exist.
+8. It is not revoked.
 
 Invariants:
 
-1. Only facts are cached: "this exact token has a good signature by this key, and these claims".
-   Time, audience, bound objects and revocation are checked on every call.
+1. Only facts are cached: "this exact token has a valid signature by this key, and these claims".
+   Checks 5 to 8 are made on every call.
 2. A fact is used only while its key is still the issuer's key of that ``kid``.
-3. ``authenticate`` never raises for anything a token may hold.
+3. ``authenticate`` never raises for the content of a token.
 """
 
 import hashlib
@@ -39,20 +48,20 @@ from webhook.token.claims_json import parse_claims, read_unverified
 from webhook.token.fact_cache import FactCache
 from webhook.token.outcome import Authenticated, Outcome, refused
 
-# Where nobody looks at the memory of the process, as a server does.
+# For a process that has no memory limit for its cache, as a server does.
 DEFAULT_CACHE_BYTES: Final = 64 * 1024 * 1024
-# What an entry holds besides its strings, measured with tracemalloc: see tests.
+# The size of an entry without its strings, measured with tracemalloc: see tests.
 _FACT_OVERHEAD_BYTES: Final = 800
 _AUDIENCE_OVERHEAD_BYTES: Final = 64
 
 
 class TrustedIssuer:
-    """An issuer and keys that verify its tokens: one of the entries that may share the issuer.
+    """An issuer and the keys that verify its tokens. Several entries can have the same issuer.
 
-    ``audiences`` are those meant where a request names none, and those that its tokens without
-    any are good for. Only the tokens of a ``legacy`` issuer may have no audience and no times.
-    ``leeway`` goes before that of the authenticator. ``is_foreign`` means that others hold the
-    private keys. ``keys_problem`` says why there are no keys, where that is known.
+    ``audiences`` are the default for requests without any, and the audiences of tokens without
+    any. Only tokens of a ``legacy`` issuer can lack audience and times. ``leeway`` overrides that
+    of the authenticator. ``is_foreign`` means that others hold the private keys. ``keys_problem``
+    is why there are no keys, if that is known.
     """
 
     def __init__(
@@ -75,11 +84,11 @@ class TrustedIssuer:
         self._others: tuple[TrustedIssuer, ...] = ()
 
     def replace_keys(self, keys: Iterable[VerificationKey]) -> None:
-        """Take over another set of keys, all at once; any thread may.
+        """Replace all keys at once; safe for threads.
 
-        A key that stays the same stays the same object, and with it the facts that it verified.
-        Raises UnusableKeyError, and changes nothing, where one of the names is that of another key
-        in another entry of a foreign issuer; the keys held here always take their names.
+        A key that is the same stays the same object, so the facts that it verified stay valid.
+        Raises UnusableKeyError, and changes nothing, if this is a foreign issuer and another entry
+        of it has a different key with the same name.
         """
         with _replacing:
             new = {key.kid: _kept(self.keys.get(key.kid), key) for key in keys}
@@ -88,7 +97,7 @@ class TrustedIssuer:
             self.keys = new
 
     def share_issuer(self, others: Sequence["TrustedIssuer"]) -> None:
-        """Note the other entries of the same issuer. Raises UnusableKeyError as above."""
+        """Set the other entries of the same issuer. Raises UnusableKeyError like replace_keys."""
         with _replacing:
             if self.is_foreign:
                 _require_same_names(self.keys, others)
@@ -113,23 +122,23 @@ def _require_same_names(
 
 
 class Revocations(Protocol):
-    """What has been revoked."""
+    """The revocations."""
 
     def find(self, claims: Claims) -> str:
-        """Return by what a token has been revoked, empty where it has not. Never waits."""
+        """Return the revocation that a token falls under, empty for none. Never waits."""
 
 
-# Two entries of one issuer must not take two keys of one name at the same time.
+# Two entries of an issuer must not take different keys of the same name at the same time.
 _replacing: Final = Lock()
 
 
 class ClockObserver(Protocol):
-    """What measures signers' clocks by their tokens."""
+    """Measures signers' clocks by their tokens."""
 
     def see(self, claims: Claims, now: float, token: int | None = None) -> None:
-        """Take note of claims whose signature holds.
+        """Record claims whose signature is valid.
 
-        ``token`` is a number for the token where it is seen for the first time.
+        ``token`` is a number that identifies a token which was not seen before.
         """
 
 
@@ -143,13 +152,25 @@ class _Fact(msgspec.Struct, frozen=True, gc=False):
 class Authenticator:
     """Verifies tokens of a fixed set of issuers. Belongs to one event loop.
 
-    Entries of one issuer share its tokens: the entry whose key verifies a token says for which
-    audiences and with which leeway, the first one where several have that key.
+    If an issuer has several entries, the first one whose key verifies a token gives the audiences
+    and the leeway. The cache of verified tokens takes at most ``cache_bytes``. Without ``objects``
+    the objects that a token names are not checked. ``skew`` sees every token whose signature is
+    valid. Raises UnusableKeyError if one ``kid`` names different keys of an issuer.
 
-    ``leeway`` is in seconds; the cache of verified tokens takes at most ``cache_bytes``. Without
-    ``objects`` a token is taken at its word about the objects it names. ``skew`` is shown every
-    token whose signature holds. Raises UnusableKeyError where one ``kid`` names different keys of
-    an issuer.
+    >>> from keys.keyring import Keyring
+    >>> from keys.pem import generate_signing_key
+    >>> from webhook.token.issuer import TokenPolicy, TokenSpec, issue_token
+    >>> key = generate_signing_key("ES256")
+    >>> policy = TokenPolicy("https://a.example", ("vault",), 3600, 600, 86400, extend=False)
+    >>> keyring = Keyring().with_new_key(key, 0)
+    >>> token = issue_token(TokenSpec("shop", "cart"), policy, keyring, now=1000).token
+    >>> issuer = TrustedIssuer("https://a.example", ("vault",), [key.verification_key])
+    >>> authenticator = Authenticator([issuer], ClockLeeway(60, 60, 60))
+    >>> authenticator.authenticate(token, ["vault"], now=1001).identity.username
+    'system:serviceaccount:shop:cart'
+    >>> error = authenticator.authenticate(token, ["vault"], now=908).error
+    >>> error.reason.value, error.skew_seconds, error.short_seconds
+    ('NotYetValid', 92, 32)
     """
 
     def __init__(
@@ -175,7 +196,7 @@ class Authenticator:
         self._facts: FactCache[_Fact] = FactCache(cache_bytes)
 
     def replace_keys(self, issuer: str, keys: Iterable[VerificationKey]) -> None:
-        """Take over another set of keys of the first entry of an issuer; any thread may."""
+        """Replace the keys of the first entry of an issuer; safe for threads."""
         self._issuers[issuer][0].replace_keys(keys)
 
     @property
@@ -190,27 +211,26 @@ class Authenticator:
         now: float,
         looked_up: Lookups = NO_LOOKUPS,
     ) -> Outcome:
-        """Return who a token speaks for at the time ``now`` (Unix seconds), or why it is refused.
+        """Return the identity of a token at the time ``now`` (Unix seconds), or why it is refused.
 
-        ``audiences`` are those asked for; an empty sequence means those of the token's issuer.
-        Raises LookupNeeded for an object that its source has not seen: look it up, and ask again
-        with its answer in ``looked_up``.
+        Without ``audiences`` those of the token's issuer are requested. Raises LookupNeeded for an
+        object that its source has not seen: look it up, and call again with it in ``looked_up``.
         """
         claims = None
         try:
-            # 1. to 4. The token is a JWS by a key of an issuer of ours, its claims are whole.
+            # 1. to 4. The facts.
             fact = self._verify(token, now)
             claims = fact.claims
-            # 5. It is meant for one of the audiences asked for.
+            # 5. It is for one of the requested audiences.
             own = fact.issuer.audiences
             common = check_audience(claims, own, audiences or own)
             # 6. It is valid now.
             leeway = fact.issuer.leeway or self._leeway
             within_leeway = check_times(claims, leeway, now)
-            # 7. What it is bound to is still there.
+            # 7. The objects that it is bound to exist.
             if self._objects is not None:
                 check_objects(claims, self._objects, looked_up, leeway.expiry, now)
-            # 8. Nobody has revoked it.
+            # 8. It is not revoked.
             if self._revocations is not None:
                 why = self._revocations.find(claims)
                 if why:
@@ -223,7 +243,7 @@ class Authenticator:
         return Authenticated(claims, common, within_leeway, stale)
 
     def entry_of(self, token: str, now: float) -> TrustedIssuer | None:
-        """Return the entry whose key verifies a token, None where none does."""
+        """Return the entry whose key verifies a token, or None."""
         try:
             return self._verify(token, now).issuer
         except TokenRefusedError:
@@ -233,12 +253,13 @@ class Authenticator:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         fact = self._facts.get(digest)
         if fact is not None:
+            # Invariant 2.
             if fact.issuer.keys.get(fact.key.kid) is fact.key:
                 if self._skew is not None:
                     self._skew.see(fact.claims, now)
                 return fact
             self._facts.discard(digest)
-        # 1. A compact JWS whose issuer is one of ours.
+        # 1. It is a compact JWS of a trusted issuer.
         try:
             parsed = jws.parse(token)
         except MalformedJWSError as error:
@@ -252,10 +273,10 @@ class Authenticator:
         if entries is None:
             text = f"its issuer {unverified.issuer[:256]!r} is not one that is trusted here"
             raise TokenRefusedError(Reason.NOT_RECOGNISED, text, is_ours=False)
-        # 2. and 3. A key of that issuer, and a signature by it.
+        # 2. and 3. The issuer has the key, and it verifies the signature.
         issuer, key = _verified_by(parsed, entries)
-        # 4. Claims that are whole. Of a member that appears twice the issuer above might be the
-        # other one; such claims end here.
+        # 4. The claims are complete. If ``iss`` is duplicated, the issuer above can be the other
+        # one; such claims are refused here.
         claims = parse_claims(unverified, legacy=issuer.legacy)
         if claims.issuer != issuer.url:
             text = f"token issuer {claims.issuer[:256]!r} is invalid"
@@ -273,9 +294,9 @@ def _verified_by(
     parsed: jws.CompactJWS, entries: Sequence[TrustedIssuer]
 ) -> tuple[TrustedIssuer, VerificationKey]:
     url = entries[0].url
-    # Another thread may replace them.
+    # Another thread can replace the keys.
     known = [(entry, entry.keys) for entry in entries]
-    # The key may be one of those that are not there yet.
+    # The key can be one of those that could not be fetched.
     problems = [entry.keys_problem for entry, keys in known if not keys and entry.keys_problem]
     try:
         header = jws.header(parsed)

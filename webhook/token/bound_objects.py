@@ -1,4 +1,4 @@
-"""The objects that a token stands and falls with: its service account, Pod, Secret or Node.
+"""Checks the objects that a token is bound to: its service account, Pod, Secret or Node.
 
 Sources: kubernetes ``pkg/serviceaccount/claims.go`` and ``legacy.go``, ``Validate``: the order of
 the checks and the phrases of the refusals.
@@ -6,7 +6,7 @@ the checks and the phrases of the refusals.
 Invariants:
 
 1. Nothing here waits: LookupNeeded leaves that to the caller.
-2. What cannot be found out is refused.
+2. A token is refused if the state of one of its objects cannot be determined.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ INVALID_SINCE_LABEL: Final = "kubernetes.io/legacy-token-invalid-since"
 
 
 class Kind(StrEnum):
-    """The kinds of objects that count."""
+    """The kinds of objects that tokens are bound to."""
 
     SERVICE_ACCOUNT = "ServiceAccount"
     POD = "Pod"
@@ -44,11 +44,11 @@ class ObjectKey(NamedTuple):
 
 
 class ObjectState(msgspec.Struct, frozen=True, gc=False):
-    """What is known of an object that exists.
+    """An object that exists.
 
-    ``deleted_at`` is its ``deletionTimestamp`` in Unix seconds. ``service_account`` and ``node``
-    are a Pod's, where they are known. ``is_marked_invalid`` is a Secret's: it has the label
-    INVALID_SINCE_LABEL, which Kubernetes gives to Secrets whose token was not used for a year.
+    ``deleted_at`` is its ``deletionTimestamp`` in Unix seconds. A Pod has ``service_account`` and
+    ``node``, if they are known. A Secret is ``is_marked_invalid`` if it has INVALID_SINCE_LABEL,
+    which Kubernetes adds to Secrets whose token was not used for a year.
     """
 
     uid: str
@@ -59,7 +59,7 @@ class ObjectState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Absence(Enum):
-    """Why there is no state of an object."""
+    """Why the state of an object is missing."""
 
     GONE = "gone"
     UNSEEN = "unseen"
@@ -72,35 +72,34 @@ NO_LOOKUPS: Final[Lookups] = {}
 
 
 class ObjectSource(Protocol):
-    """Where objects are looked up."""
+    """A source of objects."""
 
     def start(self) -> None:
-        """Begin what runs in the background: once, in the process that asks."""
+        """Start the background work: once, in the process that looks objects up."""
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
-        """Return what is known of an object, at once and without waiting.
+        """Return an object without waiting; ``uid`` is the one that a token names.
 
-        ``uid`` is the one that a token names. UNSEEN means that only ``look_up`` can tell;
-        UNAVAILABLE that nobody can now.
+        UNSEEN means that only ``look_up`` can tell, UNAVAILABLE that neither can at the moment.
         """
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
-        """Ask for an object; takes a bounded time. Never UNSEEN. Safe for threads.
+        """Look an object up, within a bounded time; never UNSEEN. Safe for threads.
 
-        ``uid`` is the one that a token names: a source may remember that it is gone.
+        ``uid`` is the one that a token names: a source can remember that it is gone.
         """
 
     def problem(self) -> str:
-        """Return why this source is not ready, empty where it is."""
+        """Return why this source is not ready, empty if it is."""
 
     def warning(self) -> str:
-        """Return what is wrong although it goes on, empty where nothing is."""
+        """Return what is wrong although the source works, empty for nothing."""
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the background work."""
 
 
-class LookupNeeded(Exception):  # noqa: N818 - a question, not an error
+class LookupNeeded(Exception):  # noqa: N818 - a request, not an error
     """No verdict yet: an object has to be looked up first."""
 
     def __init__(self, key: ObjectKey, uid: str) -> None:
@@ -110,28 +109,28 @@ class LookupNeeded(Exception):  # noqa: N818 - a question, not an error
 
 
 def check_objects(
-    claims: Claims, source: ObjectSource, answers: Lookups, leeway: float, now: float
+    claims: Claims, source: ObjectSource, looked_up: Lookups, leeway: float, now: float
 ) -> None:
     """Check every object of a token.
 
-    ``answers`` are those of ``look_up``; they go before what the source knows. ``leeway`` is the
-    time in seconds for which an object that is being deleted still counts. Raises
-    TokenRefusedError, and LookupNeeded for an object that the source has not seen.
+    ``looked_up`` has the results of ``look_up``, which take precedence over the source. An object
+    that is being deleted exists for another ``leeway`` seconds. Raises TokenRefusedError, and
+    LookupNeeded for an object that the source has not seen.
     """
     for key, uid in objects_of(claims):
-        answer = answers.get(key) or source.find(key, uid)
-        if answer is Absence.UNSEEN:
-            raise LookupNeeded(key, uid)
-        _check(key, uid, answer, leeway, now)
+        found = looked_up.get(key) or source.find(key, uid)
+        if found is Absence.UNSEEN:
+            raise LookupNeeded(key, uid)  # Invariant 1.
+        _check(key, uid, found, leeway, now)
         # Only the Secret of a legacy token is named without its UID.
-        if not uid and isinstance(answer, ObjectState) and answer.is_marked_invalid:
+        if not uid and isinstance(found, ObjectState) and found.is_marked_invalid:
             raise _marked_invalid(claims, key)
 
 
 def objects_of(claims: Claims) -> list[tuple[ObjectKey, str]]:
-    """Return the objects that a token stands and falls with, and their UIDs.
+    """Return the objects that a token is bound to, and their UIDs, empty if it has none.
 
-    The UID is empty where a token has none. A Pod's node is not one of them.
+    A Pod's node is not one of them.
     """
     namespace = claims.namespace
     found = [_entry(Kind.SERVICE_ACCOUNT, namespace, claims.service_account)]
@@ -148,24 +147,24 @@ def _entry(kind: Kind, namespace: str, reference: ObjectReference) -> tuple[Obje
     return ObjectKey(kind, namespace, reference.name), reference.uid
 
 
-def _check(key: ObjectKey, uid: str, answer: Lookup, leeway: float, now: float) -> None:
-    if isinstance(answer, Absence):
-        if answer is Absence.GONE:
+def _check(key: ObjectKey, uid: str, found: Lookup, leeway: float, now: float) -> None:
+    if isinstance(found, Absence):
+        if found is Absence.GONE:
             raise _gone(key, "there is none of that name")
-        raise TokenRefusedError(
+        raise TokenRefusedError(  # Invariant 2.
             Reason.LOOKUP_FAILED,
             f"service account token could not be checked: {key} could not be looked up; try again "
             "when the source of objects is reachable (see /readyz?verbose)",
         )
-    if uid and answer.uid != uid:
+    if uid and found.uid != uid:
         claim = "claim" if key.kind is Kind.SERVICE_ACCOUNT else _REF_CLAIMS[key.kind]
         raise TokenRefusedError(
             Reason.UID_MISMATCH,
-            f"{_WORDS[key.kind]} UID ({answer.uid[:64]}) does not match {claim} ({uid[:64]}): "
+            f"{_WORDS[key.kind]} UID ({found.uid[:64]}) does not match {claim} ({uid[:64]}): "
             f"{key} was deleted and made again",
         )
-    if answer.deleted_at is not None and answer.deleted_at < now - leeway:
-        ago = floor(now - answer.deleted_at)
+    if found.deleted_at is not None and found.deleted_at < now - leeway:
+        ago = floor(now - found.deleted_at)
         raise _gone(key, f"its deletionTimestamp was {ago}s ago (leeway {leeway:g}s)")
 
 

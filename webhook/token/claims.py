@@ -1,4 +1,4 @@
-"""What a service account token says, and the checks of audience and time.
+"""The claims of a service account token, and the checks of audience and time.
 
 Sources: kubernetes ``pkg/serviceaccount/claims.go`` and ``jwt.go``, RFC 7519 section 4.1.
 
@@ -15,25 +15,25 @@ from webhook.errors import ClockError, Reason, TokenRefusedError
 
 LEGACY_ISSUER: Final = "kubernetes/serviceaccount"
 USERNAME_PREFIX: Final = "system:serviceaccount:"
-# Up to so many, looking through a list is faster than making a set of it.
+# Up to so many, searching a list is faster than making a set of it.
 _FEW: Final = 4
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"{_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")
 
 
-# msgspec's structs, here and in the other types of the hot path, because they are made faster than
-# dataclasses and the garbage collector can be told to pass them over.
+# The types of the hot path are msgspec's structs, because they are created faster than dataclasses
+# and the garbage collector can ignore them.
 class ObjectReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A Kubernetes object that a token names. ``uid`` is empty where the token has none."""
+    """A Kubernetes object that a token names. ``uid`` is empty if the token has none."""
 
     name: str
     uid: str = ""
 
 
 class Claims(msgspec.Struct, frozen=True, gc=False):
-    """The claims of a token whose signature holds, or that is about to be signed.
+    """The claims of a token whose signature is valid, or that is about to be signed.
 
-    Times are None only in legacy tokens, which have none. What has not been verified is an
+    Times are None only in legacy tokens. Before its signature is verified, a token has
     ``UnverifiedClaims``.
     """
 
@@ -53,7 +53,7 @@ class Claims(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClockLeeway(msgspec.Struct, frozen=True, gc=False):
-    """Seconds by which each claim may be on the wrong side of the clock."""
+    """How many seconds each claim can be on the wrong side of the clock."""
 
     not_before: float
     issued_at: float
@@ -65,8 +65,8 @@ def check_audience(
 ) -> tuple[str, ...]:
     """Return the requested audiences that the token is for, in the order of the token.
 
-    A token without audiences (a legacy one) is for the configured ones. Raises
-    TokenRefusedError where none is left. Source: ``jwt.go``, ``AuthenticateToken``.
+    A token without audiences (a legacy one) is for the configured ones. Raises TokenRefusedError
+    if there are none. Source: ``jwt.go``, ``AuthenticateToken``.
     """
     own = claims.audiences or tuple(configured)
     wanted = requested if len(requested) <= _FEW else frozenset(requested)
@@ -85,6 +85,10 @@ def check_times(claims: Claims, leeway: ClockLeeway, now: float) -> tuple[str, .
 
     A token exactly at the leeway passes. Returns the names of the claims that pass only thanks to
     the leeway. Raises ClockError.
+
+    >>> at_noon = Claims("i", "s", ("a",), "ns", ObjectReference("sa"), issued_at=43200)
+    >>> check_times(at_noon, ClockLeeway(60, 60, 60), now=43150)
+    ('iat',)
     """
     not_before, expires_at, issued_at = claims.not_before, claims.expires_at, claims.issued_at
     within_leeway: tuple[str, ...] = ()
@@ -104,12 +108,12 @@ def check_times(claims: Claims, leeway: ClockLeeway, now: float) -> tuple[str, .
 
 
 def is_dns_label(text: str) -> bool:
-    """Return whether a text may name a namespace (RFC 1123 label, 63 characters)."""
+    """Return whether a text can name a namespace (RFC 1123 label, 63 characters)."""
     return len(text) <= 63 and _DNS_LABEL.fullmatch(text) is not None
 
 
 def is_dns_subdomain(text: str) -> bool:
-    """Return whether a text may name any other object (RFC 1123 subdomain, 253 characters)."""
+    """Return whether a text can name any other object (RFC 1123 subdomain, 253 characters)."""
     return len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 

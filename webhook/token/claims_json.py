@@ -1,10 +1,9 @@
-"""Claims to JSON and back.
+"""Converts claims to JSON and back.
 
 Sources: kubernetes ``pkg/serviceaccount/claims.go`` (projected tokens) and ``legacy.go`` (tokens
-kept in Secrets), RFC 7519 section 4.1.
+in Secrets), RFC 7519 section 4.1.
 
-Invariant: ``parse_claims`` returns claims that are complete, of the right types and in agreement
-with each other; they need checks of time and audience only.
+``parse_claims`` returns claims that are complete, of the right types and consistent.
 """
 
 import uuid
@@ -28,7 +27,7 @@ from webhook.token.claims import (
 )
 
 MAX_AUDIENCES: Final = 100
-# What is longer is not shared: nobody counts the bytes of what is kept to be.
+# Longer values are not shared, because the cache does not count the bytes of shared ones.
 _SHARED_AUDIENCES: Final = 4
 _SHARED_CHARACTERS: Final = 256
 # 1970 to the last second of the year 9999, in whole seconds or with a fraction.
@@ -37,7 +36,7 @@ _RANGE: Final = msgspec.Meta(ge=0, le=253402300799)
 _Time = Annotated[int, _RANGE] | Annotated[float, _RANGE]
 
 
-# Members in the order of Go's encoder, so that what Kubernetes signs encodes to the same bytes.
+# Members are in the order of Go's encoder, so that Kubernetes' claims encode to the same bytes.
 class _Kubernetes(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     namespace: str
     node: ObjectReference | None = None
@@ -84,7 +83,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class UnverifiedClaims(msgspec.Struct, frozen=True, gc=False):
-    """A payload whose signature has not been checked: good for finding the key only."""
+    """A payload whose signature is not verified: to be used only to find the key."""
 
     issuer: str
     payload: bytes
@@ -92,7 +91,7 @@ class UnverifiedClaims(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_unverified(payload: bytes) -> UnverifiedClaims | None:
-    """Read a payload that names an issuer; None for one that does not."""
+    """Read a payload; return None if it does not name an issuer."""
     try:
         wire = _projected_decoder.decode(payload)
         return UnverifiedClaims(wire.iss, payload, wire)
@@ -105,15 +104,15 @@ def read_unverified(payload: bytes) -> UnverifiedClaims | None:
 
 
 def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claims:
-    """Parse the claims of a token made by the TokenRequest API.
+    """Parse the claims of a token of the TokenRequest API.
 
-    With ``legacy``, claims without ``kubernetes.io`` are taken for the flat ones of a token kept
-    in a Secret. Raises InvalidClaimsError where a claim is missing, twice there, of the wrong
-    type or out of range, UnknownBindingError where the token is bound to a kind of object that is
-    not known here, and SubjectMismatchError where ``sub`` and the others disagree.
+    With ``legacy``, claims without ``kubernetes.io`` are read as the flat ones of a token in a
+    Secret. Raises InvalidClaimsError if a claim is missing, duplicated, of the wrong type or out of
+    range, UnknownBindingError if the token is bound to an unknown kind of object, and
+    TokenRefusedError if ``sub`` disagrees with the other claims.
     """
     wire, payload = unverified.wire, unverified.payload
-    # What encodes to the same bytes has no member twice, and none that is not known.
+    # If it encodes to the same bytes, no member is duplicated or unknown.
     if wire is not None and _encoder.encode(wire) == payload:
         return _from_projected(wire)
     try:
@@ -128,11 +127,11 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
 
 
 def _refuse_unknown_bindings(members: object) -> None:
-    """Refuse every member of ``kubernetes.io`` that may name an object, and is not known here.
+    """Refuse every unknown member of ``kubernetes.io`` that could bind the token.
 
     Kubernetes writes a bound object as a member with ``name`` and ``uid``, under the name of its
-    kind (KEP-6060: ``validatingWebhookConfiguration``). So does what else narrows a token
-    (``attestationClaims``): objects and lists are refused, other values do not count.
+    kind (KEP-6060: ``validatingWebhookConfiguration``), and so it does with other restrictions
+    (``attestationClaims``). Objects and lists are refused, other values are ignored.
     """
     private = members.get("kubernetes.io") if isinstance(members, dict) else None
     for name, value in private.items() if isinstance(private, dict) else ():
@@ -154,20 +153,20 @@ def _from_projected(wire: _Projected) -> Claims:
         raise InvalidClaimsError("it is bound to two objects, one is allowed")
     subject = _check_subject(wire.sub, private.namespace, account.name)
     texts = f"{wire.jti}{account.uid}"
-    whole = account.uid != ""
+    has_uids = account.uid != ""
     if pod is not None:
         _check_name(pod.name, "pod")
         texts += pod.uid
-        whole = whole and pod.uid != ""
+        has_uids = has_uids and pod.uid != ""
     if secret is not None:
         _check_name(secret.name, "secret")
         texts += secret.uid
-        whole = whole and secret.uid != ""
+        has_uids = has_uids and secret.uid != ""
     if node is not None:
         _check_node_name(node.name)
         texts += node.uid
-        whole = whole and (pod is not None or node.uid != "")
-    if not whole:
+        has_uids = has_uids and (pod is not None or node.uid != "")
+    if not has_uids:
         raise InvalidClaimsError("a uid is missing or empty")
     _check_text(texts, "jti or a uid")
     return Claims(
@@ -219,9 +218,9 @@ def build_projected(
     secret: ObjectReference | None = None,
     node: ObjectReference | None = None,
 ) -> tuple[Claims, bytes]:
-    """Build the claims of a new token and their JSON, members sorted as Go sorts them.
+    """Build the claims of a new token, and their JSON with the members sorted as Go sorts them.
 
-    Raises what ``parse_claims`` raises: nothing is signed that would not be accepted.
+    Raises the errors of ``parse_claims``: claims that would not be accepted are not signed.
     Source: ``claims.go``, ``Claims``.
     """
     issued = int(now)
@@ -276,7 +275,7 @@ def _check_subject(subject: str, namespace: str, name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _subject_of(namespace: str, name: str) -> str:
-    # Memoised because an account has many tokens; a refusal is not kept.
+    # Memoised because an account has many tokens; a refusal is not remembered.
     if not is_dns_label(namespace) or not is_dns_subdomain(name):
         raise InvalidClaimsError(
             "its namespace or service account has a name that Kubernetes does not allow"
@@ -286,7 +285,7 @@ def _subject_of(namespace: str, name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _shared(value: _Value) -> _Value:
-    """Return the first of equal values, which many cached tokens then have in common."""
+    """Return the first of equal values, so that cached tokens share it."""
     return value
 
 
@@ -308,7 +307,7 @@ def _check_name(name: str, claim: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _check_node_name(name: str) -> None:
-    # Memoised because a node has many Pods; a refusal is not kept.
+    # Memoised because a node has many Pods; a refusal is not remembered.
     _check_name(name, "node")
 
 

@@ -1,7 +1,6 @@
-"""Explains a verdict to someone who has never read RFC 7519.
+"""Explains the outcome of authentication, check by check, without knowledge of RFC 7519.
 
-The verdict is the authenticator's; this only retells it check by check. Claims are shown only
-where the signature holds.
+Claims are shown only if the signature is valid.
 """
 
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ _MAX_LEEWAY_SECONDS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, ``ok``, ``FAIL`` or ``-`` for not reached, and its values in words."""
+    """One check: its name, ``ok``, ``FAIL`` or ``-`` for not reached, and a description."""
 
     name: str
     result: str
@@ -124,7 +123,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Every check in order, the verdict in one line, and what to do about it."""
+    """Every check in order, the verdict in one line, and advice."""
 
     checks: tuple[Check, ...]
     verdict: str
@@ -139,14 +138,14 @@ def explain(
     *,
     looks_up_objects: bool = False,
 ) -> Explanation:
-    """Retell the outcome of ``Authenticator.authenticate`` for the same token, leeway and time.
+    """Explain the outcome of ``Authenticator.authenticate`` for the same token, leeway and time.
 
-    ``looks_up_objects`` tells whether there was a source of objects.
+    ``looks_up_objects`` is whether the authenticator had a source of objects.
     """
     failed = None if isinstance(outcome, Authenticated) else _failed_check(outcome.error)
     claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
     if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
-        # The signature held: this is what was signed, legacy or not.
+        # The signature is valid, so this is what was signed, legacy or not.
         unverified = read_unverified(jws.parse(token).unverified_payload)
         claims = parse_claims(unverified, legacy=True) if unverified else None
     checks = []
@@ -188,7 +187,7 @@ def _advice(error: TokenRefusedError, token: str) -> str:
 
 
 def _is_complete(token: str) -> bool:
-    """Return whether all three parts can be decoded, whatever is in them."""
+    """Return whether all three parts can be decoded, whatever they contain."""
     try:
         parsed = jws.parse(token)
         msgspec.json.decode(decode_base64url(parsed.header_segment))
@@ -239,13 +238,13 @@ def _detail(
     }
     return details[name][result == FAIL].format(
         length=len(token),
-        key=_key_in_words(token) if name == "key" and result == OK else "",
+        key=_describe_key(token) if name == "key" and result == OK else "",
         subject=claims.subject if claims else "",
         audiences=", ".join(claims.audiences) or "the API server" if claims else "",
     )
 
 
-def _key_in_words(token: str) -> str:
+def _describe_key(token: str) -> str:
     header = jws.header(jws.parse(token))
     return f"the {header.algorithm} key " + (header.kid or "that fits, for it names none,")
 

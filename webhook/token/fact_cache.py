@@ -1,11 +1,11 @@
-"""A cache of facts bounded in bytes: the least recently used goes first."""
+"""A cache with a limit in bytes that drops the least recently used entries first."""
 
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 
 class Sized(Protocol):
-    """Something that knows how many bytes it takes, as its maker estimates."""
+    """An object with an estimate of its size in memory."""
 
     @property
     def size(self) -> int:
@@ -28,19 +28,19 @@ class FactCache(Generic[_Fact]):
 
     @property
     def max_bytes(self) -> int:
-        """The bytes that the facts may take."""
+        """The limit of the facts' size."""
         return self._max_bytes
 
     @property
     def booked_bytes(self) -> int:
-        """The bytes that the facts take, as their makers estimate."""
+        """The estimated size of the facts."""
         return self._bytes
 
     def resize(self, max_bytes: int, at_most: int) -> bool:
-        """Take another bound, and drop the least recently used facts that no longer fit.
+        """Change the limit, and drop the least recently used facts that no longer fit.
 
-        At most ``at_most`` are dropped; False where that was not enough: then the bound is what
-        is still there, and the call is to be made again.
+        Drops ``at_most`` facts. Returns False if that was not enough: the limit is then the present
+        size, and the call is to be repeated.
         """
         for _ in range(at_most):
             if self._bytes <= max_bytes:
@@ -57,7 +57,7 @@ class FactCache(Generic[_Fact]):
         return fact
 
     def put(self, digest: bytes, fact: _Fact) -> None:
-        """Keep a fact, and drop the least recently used ones that no longer fit."""
+        """Add a fact, and drop the least recently used ones that no longer fit."""
         self.discard(digest)
         self._facts[digest] = fact
         self._bytes += fact.size
@@ -69,7 +69,7 @@ class FactCache(Generic[_Fact]):
         self._bytes -= dropped.size
 
     def discard(self, digest: bytes) -> None:
-        """Drop a fact; nothing happens where it is not there."""
+        """Drop a fact if it is there."""
         fact = self._facts.pop(digest, None)
         if fact is not None:
             self._bytes -= fact.size

@@ -23,8 +23,8 @@ JWKS_PATH: Final = "/openid/v1/jwks"
 JWKS_CONTENT_TYPE: Final = "application/jwk-set+json"
 MAX_AGE_SECONDS: Final = 3600
 MAX_REQUEST_SECONDS: Final = 1 << 32
-# The expiration that kubelet asks for, and what it is extended to: clients that never read their
-# token again keep working for a year, and show up as stale after ``warnafter``.
+# The expiration that kubelet requests, and its extension: clients that read their token only once
+# keep working for a year, and are reported as stale after ``warnafter``.
 EXTENDABLE_SECONDS: Final = 3607
 EXTENDED_SECONDS: Final = 365 * 24 * 3600
 _LABEL_RULE: Final = (
@@ -37,7 +37,7 @@ _SUBDOMAIN_RULE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TokenPolicy:
-    """What an issuer grants; all times in seconds."""
+    """The limits and defaults of an issuer; all times in seconds."""
 
     issuer: str
     audiences: tuple[str, ...]
@@ -49,9 +49,9 @@ class TokenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What is asked for. ``expiration_seconds`` None and no audiences mean the policy's.
+    """A token to be issued. Without ``expiration_seconds`` or ``audiences`` the policy's apply.
 
-    ``objects_confirmed`` is true only where every object in it was looked up and found.
+    ``objects_confirmed`` is true only if every object in it was looked up and found.
     """
 
     namespace: str
@@ -67,9 +67,9 @@ class TokenSpec:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A signed token, its claims, and a warning where it is not what was asked for.
+    """A signed token, its claims, and a warning if it differs from the request.
 
-    ``granted_seconds`` is what the client is told; an extended token lives longer.
+    ``granted_seconds`` is the lifetime that the client is told; an extended token lives longer.
     """
 
     token: str
@@ -81,16 +81,14 @@ class IssuedToken:
         return f"IssuedToken(claims={self.claims!r})"
 
 
-def issue_token(
-    request: TokenSpec, policy: TokenPolicy, keyring: Keyring, now: float
-) -> IssuedToken:
+def issue_token(spec: TokenSpec, policy: TokenPolicy, keyring: Keyring, now: float) -> IssuedToken:
     """Sign a token with the active key at the time ``now`` (Unix seconds).
 
-    Raises IssueError where the request is out of range, KeyScheduleError where no key is active.
+    Raises IssueError if the request is out of range, KeyScheduleError if no key is active.
     """
-    check_request(request, policy)
-    audiences = tuple(request.audiences) or policy.audiences
-    seconds = request.expiration_seconds or policy.default_seconds
+    check_spec(spec, policy)
+    audiences = tuple(spec.audiences) or policy.audiences
+    seconds = spec.expiration_seconds or policy.default_seconds
     warning = ""
     if seconds > policy.max_seconds:
         warning = (
@@ -101,27 +99,27 @@ def issue_token(
     warn_after = None
     if (
         policy.extend
-        and request.pod
-        # Or a Pod that somebody made up would take its token past ``max_seconds``.
-        and request.objects_confirmed
+        and spec.pod
+        # Otherwise a made-up Pod would extend its token beyond ``max_seconds``.
+        and spec.objects_confirmed
         and seconds == EXTENDABLE_SECONDS
         and set(audiences) <= set(policy.audiences)
     ):
         warn_after, seconds = seconds, EXTENDED_SECONDS
-    uid = request.uid or stable_uid(policy.issuer, request.namespace, request.name)
+    uid = spec.uid or stable_uid(policy.issuer, spec.namespace, spec.name)
     signing_key = keyring.signing_key()
     try:
         claims, payload = build_projected(
             issuer=policy.issuer,
-            namespace=request.namespace,
-            service_account=ObjectReference(request.name, uid),
+            namespace=spec.namespace,
+            service_account=ObjectReference(spec.name, uid),
             audiences=audiences,
             now=now,
             expiration_seconds=seconds,
             warn_after_seconds=warn_after,
-            pod=request.pod,
-            secret=request.secret,
-            node=request.node,
+            pod=spec.pod,
+            secret=spec.secret,
+            node=spec.node,
         )
     except TokenRefusedError as error:
         raise IssueError(f"such a token would not be accepted: {error}") from error
@@ -136,7 +134,7 @@ def issue_token(
 
 
 def stable_uid(issuer: str, namespace: str, name: str) -> str:
-    """Return a UID (RFC 9562 version 5) for a service account that nobody has given one."""
+    """Return a UID (RFC 9562 version 5) for a service account without one."""
     path = f"{issuer}/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
     return str(uuid.uuid5(uuid.NAMESPACE_URL, path))
 
@@ -159,26 +157,26 @@ def _check_name(name: str, field: str) -> None:
         raise IssueError(message, field, name, _SUBDOMAIN_RULE)
 
 
-def check_request(request: TokenSpec, policy: TokenPolicy) -> None:
-    """Check all that can be told without making the token. Raises IssueError."""
-    check_names(request.namespace, request.name)
-    for reference in (request.pod, request.secret, request.node):
+def check_spec(spec: TokenSpec, policy: TokenPolicy) -> None:
+    """Make every check that does not need the token. Raises IssueError."""
+    check_names(spec.namespace, spec.name)
+    for reference in (spec.pod, spec.secret, spec.node):
         if reference is not None:
             _check_name(reference.name, "spec.boundObjectRef.name")
-    check_seconds(request.expiration_seconds, policy)
-    if len(request.audiences) > MAX_AUDIENCES:
+    check_seconds(spec.expiration_seconds, policy)
+    if len(spec.audiences) > MAX_AUDIENCES:
         raise IssueError(
-            f"{len(request.audiences)} audiences are too many, {MAX_AUDIENCES} are allowed",
+            f"{len(spec.audiences)} audiences are too many, {MAX_AUDIENCES} are allowed",
             "spec.audiences",
         )
-    for place, audience in enumerate(request.audiences):
+    for place, audience in enumerate(spec.audiences):
         if not (audience and audience.isprintable()):
             field, rule = f"spec.audiences[{place}]", "must be printable text, and not empty"
             raise IssueError(f"{field} is {audience[:64]!r}, but {rule}", field, audience, rule)
 
 
 def check_seconds(seconds: int | None, policy: TokenPolicy) -> None:
-    """Check that a token may live that long. Raises IssueError."""
+    """Check that a lifetime is within the limits. Raises IssueError."""
     if seconds is None:
         return
     if seconds < policy.min_seconds:

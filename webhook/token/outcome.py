@@ -1,4 +1,4 @@
-"""What the authenticator says of a token."""
+"""The outcome of authentication: a token is accepted with its identity, or refused."""
 
 from functools import lru_cache
 from typing import Final
@@ -19,7 +19,7 @@ AUTHENTICATED_GROUP: Final = "system:authenticated"
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Who a token speaks for, as in the ``user`` of a TokenReview."""
+    """The subject of a token, as in the ``user`` of a TokenReview."""
 
     username: str
     uid: str
@@ -30,8 +30,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
     """A token that is accepted.
 
-    ``leeway_claims`` are the claims that only pass thanks to the leeway; ``stale_seconds`` is
-    the time since ``warnafter``, None where that has not come.
+    ``leeway_claims`` are the claims that pass only thanks to the leeway; ``stale_seconds`` is the
+    time since ``warnafter``, None before that.
     """
 
     claims: Claims
@@ -41,7 +41,7 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def identity(self) -> Identity:
-        """Who the token speaks for, as kube-apiserver itself would fill it.
+        """The subject of the token, as kube-apiserver itself describes it.
 
         Source: kubernetes ``apiserver/pkg/authentication/serviceaccount/util.go``, ``UserInfo``.
         """
@@ -59,15 +59,16 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
         if self.stale_seconds is not None:
             note = f"seconds after warning threshold: {self.stale_seconds}"
             extra[_STALE_TOKEN] = (f"subject: {claims.subject}, {note}",)
-        # The subject has been held against namespace and name: it is the user name.
+        # The subject was compared with namespace and name, so it is the user name.
         uid = claims.service_account.uid
         return Identity(claims.subject, uid, groups_of(claims.namespace), extra)
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A token that is refused, and why; its claims where its signature held, and they are whole.
+    """A token that is refused, and its claims if they are complete and the signature is valid.
 
-    The garbage collector sees it, unlike its like: an error may hold the frames it went through.
+    Unlike the other types here it is tracked by the garbage collector, because an error can hold
+    frames.
     """
 
     error: TokenRefusedError
@@ -78,10 +79,10 @@ Outcome = Authenticated | Refused
 
 
 def refused(error: TokenRefusedError, claims: Claims | None = None) -> Refused:
-    """Return the outcome of an error that was caught, without the frames that it went through.
+    """Return the outcome for an error that was caught, without its frames.
 
-    A frame holds what its caller does with the outcome: with it each refused token would stay in
-    memory until the garbage collector comes round.
+    A frame refers to what the caller does with the outcome. With it each refused token would stay
+    in memory until the next garbage collection.
     """
     error.__traceback__ = None
     error.__cause__ = None
@@ -91,6 +92,6 @@ def refused(error: TokenRefusedError, claims: Claims | None = None) -> Refused:
 
 @lru_cache(maxsize=1024)
 def groups_of(namespace: str) -> tuple[str, ...]:
-    """Return the groups of every service account of a namespace."""
+    """Return the groups of the service accounts of a namespace."""
     own = f"{_SERVICE_ACCOUNTS_GROUP}:{namespace}"
     return (_SERVICE_ACCOUNTS_GROUP, own, AUTHENTICATED_GROUP)
