@@ -1,1 +1,1 @@
-"""How far the clocks of the signers of tokens are ahead of this one, measured by their tokens."""
+"""Measures by tokens how far signers' clocks are ahead, and decides whose clock is wrong."""

@@ -7,24 +7,15 @@ import msgspec
 
 from keys.messages import utc
 from webhook.skew.tracker import ISSUED_AT, WINDOW_SECONDS, ClockState, Estimate
-from webhook.skew.verdict import VerdictKind, judge
+from webhook.skew.verdict import ClockVerdict, judge
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "SkewReport"
 SKEW_PATH: Final = f"/apis/{API_VERSION}/skew"
 
 
-class VerdictEntry(msgspec.Struct, frozen=True, rename="camel"):
-    """Whose clock is wrong. Source of the fields: ``webhook.skew.verdict.Verdict``."""
-
-    kind: VerdictKind
-    server_ahead_seconds: float
-    message: str
-    advice: str
-
-
 class ClockEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """One clock, of a node where ``node`` is not empty. See ``webhook.skew.tracker.Estimate``."""
+    """The clock of a node, or of an issuer if ``node`` is empty: an ``Estimate``, rounded."""
 
     issuer: str
     node: str
@@ -35,16 +26,16 @@ class ClockEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class SkewStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """The verdict, and every clock: issuers first, then nodes, those that differ most first."""
+    """The verdict and every clock: issuers, then nodes, those that differ most first."""
 
     observed_at: str
     window_seconds: int
-    verdict: VerdictEntry
+    verdict: ClockVerdict
     clocks: tuple[ClockEntry, ...]
 
 
 class SkewReport(msgspec.Struct, frozen=True, kw_only=True, rename={"api_version": "apiVersion"}):
-    """The object itself."""
+    """The object."""
 
     kind: str = KIND
     api_version: str = API_VERSION
@@ -52,7 +43,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True, rename={"api_version
 
 
 def report_of(estimates: Iterable[Estimate], now: float) -> SkewReport:
-    """Make the report of the estimates at the time ``now``."""
+    """Return the report on estimates made at the time ``now`` (Unix seconds)."""
     seen = [entry for entry in estimates if entry.claim == ISSUED_AT]
     verdict = judge(seen)
     clocks = [
@@ -67,12 +58,12 @@ def report_of(estimates: Iterable[Estimate], now: float) -> SkewReport:
         for entry in sorted(seen, key=_place)
     ]
     # Adding 0.0 makes -0.0 a 0.0.
-    server_ahead = round(verdict.server_ahead, 1) + 0.0
-    shown = VerdictEntry(verdict.kind, server_ahead, verdict.message, verdict.advice)
-    return SkewReport(status=SkewStatus(utc(now), WINDOW_SECONDS, shown, tuple(clocks)))
+    rounded = round(verdict.server_ahead, 1) + 0.0
+    verdict = msgspec.structs.replace(verdict, server_ahead=rounded)
+    return SkewReport(status=SkewStatus(utc(now), WINDOW_SECONDS, verdict, tuple(clocks)))
 
 
 def _place(entry: Estimate) -> tuple[bool, bool, int, str, str]:
     unknown = entry.state is ClockState.UNKNOWN
-    # In whole seconds, so that clocks that agree stand in the order of their names.
+    # In whole seconds, so that clocks that agree are sorted by name.
     return bool(entry.node), unknown, -abs(round(entry.ahead)), entry.node, entry.issuer

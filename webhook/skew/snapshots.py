@@ -1,7 +1,7 @@
-"""What each worker knows of clocks, in a file of its own that all of them read.
+"""Shares what the workers know of clocks: each writes a file, and each reads all of them.
 
-The folder is the one that the workers share for metrics; the files in it are whole or not there.
-What a worker knew stays after it has gone, until the window has passed.
+The folder is the one that the workers share for metrics. Its files are replaced atomically. The
+file of a worker that has gone counts until the window has passed.
 """
 
 import os
@@ -16,7 +16,7 @@ _PATTERN: Final = "skew-*.json"
 
 
 class SkewFiles:
-    """The snapshots of all workers; of this one alone where they share no folder."""
+    """The snapshots of all workers, or only of this one if they share no folder."""
 
     def __init__(self, tracker: SkewTracker, folder: Path | None = None) -> None:
         self.tracker = tracker
@@ -25,14 +25,14 @@ class SkewFiles:
 
     @classmethod
     def of_environment(cls, tracker: SkewTracker) -> "SkewFiles":
-        """Share the folder that the environment names, if it names one."""
+        """Use the folder that the environment names, if any."""
         folder = os.environ.get(FOLDER_VARIABLE)
         return cls(tracker, Path(folder) if folder else None)
 
     def take_snapshot(self) -> bool:
-        """Take what the tracker knows, and say whether that is news, to be written then.
+        """Take a snapshot if there is news, and return whether there was; then call ``write``.
 
-        To be called by the event loop that the tracker belongs to.
+        To be called in the event loop of the tracker.
         """
         if not self.tracker.changed:
             return False
@@ -49,7 +49,7 @@ class SkewFiles:
         unfinished.replace(path)
 
     def estimates(self) -> list[Estimate]:
-        """Estimate every clock from what all workers have seen, up to about a second ago."""
+        """Estimate every clock from what all workers had seen about a second ago."""
         now = time()
         return estimate(self._snapshots(now), now)
 
@@ -60,7 +60,7 @@ class SkewFiles:
         for path in sorted(self._folder.glob(_PATTERN)):
             try:
                 if path.stat().st_mtime < now - 2 * WINDOW_SECONDS:
-                    # Of a worker that has gone, or that has seen nothing new since.
+                    # Its worker has gone, or has seen nothing new for long.
                     path.unlink()
                     continue
                 found.append(path.read_bytes())

@@ -1,24 +1,32 @@
-"""How far the clocks of those who sign are ahead of this server's.
+"""Estimates how far signers' clocks are ahead of this server's.
 
-A token cannot be seen before it was issued. So each is a bound that needs no trust in anything but
-its signature: the signer's clock is ahead of this server's by ``iat - now`` or more. The
-largest of many such bounds is that of the token that came here fastest, and comes close to the
-truth as soon as one token is used when it is new. It is reached per issuer and per node.
+A token cannot be seen before it was issued. Each token is therefore a lower bound, and its
+signature is the only thing to trust: the signer's clock is ahead of this server's by at least
+``iat - now``. The largest bound is that of the token that arrived fastest, and it is close to the
+truth as soon as one token is used while it is new. There is one for each issuer and each node.
 
-That a clock is *behind* cannot be proved: a token may be old because the clock that stamped it is
-slow, or because it has been in use for an hour. But then first uses are scattered over minutes.
-Where the youngest of many different tokens were all equally old when they were first seen here,
-that looks like a slow clock: see ``SlowClockRule``.
+It cannot be proved that a clock is *behind*: a token is old because the clock that stamped it is
+slow, or because it has been in use for an hour. In the second case, however, the ages at first use
+are scattered over minutes. If the youngest of many tokens were all equally old when they were first
+seen, their clock looks slow: see ``SlowClockRule``.
 
 Invariants:
 
-1. Only claims whose signature holds are seen here, whatever becomes of the token after that: a
-   token that the clock checks refuse counts, one that somebody made up never does.
-2. No bound is above the truth, whichever tokens are shown, and however often.
-3. What was seen longer ago than the window is forgotten, and so is all of it by ``forget``.
-4. Memory is bounded, in nodes and for each node. Issuers are bounded by the configuration.
+1. Only claims whose signature is valid are seen here, also those of a token that a clock check
+   then refuses.
+2. No bound is above the truth, whichever tokens are seen, and however often.
+3. Tokens are forgotten after the window, and all at once by ``forget``.
+4. Memory is bounded by the number of nodes, and for each node. The configuration bounds issuers.
 
 Times are Unix seconds; ``ahead`` is in seconds, negative for a clock that is behind.
+
+>>> from webhook.token.claims import ObjectReference
+>>> tracker = SkewTracker()
+>>> claims = Claims("https://a.example", "", (), "", ObjectReference("sa"), issued_at=1090)
+>>> tracker.see(claims, now=1000.0, token=1)
+>>> (found,) = estimate([tracker.snapshot(1001.0)], 1001.0)
+>>> found.state.value, found.ahead
+('Ahead', 90.0)
 """
 
 from bisect import insort
@@ -33,22 +41,22 @@ from webhook.token.claims import Claims
 BUCKET_SECONDS: Final = 300
 BUCKETS: Final = 3
 WINDOW_SECONDS: Final = BUCKET_SECONDS * BUCKETS
-"""What was seen is forgotten after this time, less one bucket at most."""
+"""Tokens are forgotten after this time, or up to one bucket earlier."""
 MAX_NODES: Final = 1000
 IN_STEP_SECONDS: Final = 5.0
 """Clocks that differ by no more than this are in step."""
 ISSUED_AT: Final = "iat"
 NOT_BEFORE: Final = "nbf"
-# Below every bound; JSON has no infinity.
+# Below every bound. JSON has no infinity.
 _NO_BOUND: Final = -1e18
 
 
 class SlowClockRule:
     """When a clock looks behind.
 
-    At least ``TOKENS`` different tokens, each as old as the youngest one within
-    ``IN_STEP_SECONDS`` when they were first seen, and that is ``SECONDS`` or more: less is what a
-    program may need to start before it uses its token.
+    At least ``TOKENS`` tokens had the same age, within ``IN_STEP_SECONDS``, when they were first
+    seen, and no token was younger. That age is at least ``SECONDS``, because a program can need
+    some time to start before it uses its token.
     """
 
     TOKENS: Final = 10
@@ -56,11 +64,11 @@ class SlowClockRule:
 
 
 class Bucket(msgspec.Struct, array_like=True):
-    """What a source showed in one slot of ``BUCKET_SECONDS``.
+    """The tokens of a source in one slot of ``BUCKET_SECONDS``.
 
-    ``ahead`` is the largest bound and ``at`` when it was seen; ``tokens`` how many tokens were
-    seen for the first time; ``freshest`` the bound and a number for each of the youngest of them,
-    the oldest first.
+    ``ahead`` is the largest bound and ``at`` when it was seen; ``tokens`` is how many tokens were
+    seen for the first time; ``freshest`` has the bound and the number of the youngest of them, the
+    oldest first.
     """
 
     slot: int
@@ -71,7 +79,7 @@ class Bucket(msgspec.Struct, array_like=True):
 
 
 class Source(msgspec.Struct, array_like=True):
-    """A claim of the tokens of an issuer, of one node where ``node`` is not empty."""
+    """A claim of the tokens of an issuer, or of one of its nodes if ``node`` is not empty."""
 
     issuer: str
     node: str
@@ -89,10 +97,10 @@ class _Issuer:
 
 
 class SkewTracker:
-    """Watches the tokens that one worker verifies. Belongs to one event loop.
+    """Tracks the tokens that one worker verifies. Belongs to one event loop.
 
-    Of more nodes than ``max_nodes`` those go first whose clock is not ahead, and of these the ones
-    that were not seen for longest. ``changed`` tells whether there is news since ``snapshot``.
+    Beyond ``max_nodes``, the nodes whose clock is not ahead are dropped first, and of these the
+    ones that were not seen for longest. ``changed`` is whether there is news since ``snapshot``.
     """
 
     def __init__(self, max_nodes: int = MAX_NODES) -> None:
@@ -104,9 +112,9 @@ class SkewTracker:
         self._slot_start = self._slot_end = 0.0
 
     def see(self, claims: Claims, now: float, token: int | None = None) -> None:
-        """Take note of claims whose signature holds.
+        """Record claims whose signature is valid.
 
-        ``token`` is a number for the token where it is seen for the first time.
+        ``token`` is a number that identifies a token which was not seen before.
         """
         issued_at, not_before = claims.issued_at, claims.not_before
         if issued_at is None:
@@ -116,8 +124,8 @@ class SkewTracker:
         issuer = self._issuers.get(claims.issuer)
         if issuer is None:
             issuer = self._issuers[claims.issuer] = _Issuer(claims.issuer, self._slot)
-        # Most tokens have been seen before and tell nothing new: for those the conditions here are
-        # all that is done, and a call for each source would be most of what it takes.
+        # Most tokens were seen before and change nothing. The conditions are written out here,
+        # because a call for each source would take most of the time.
         slot = self._slot
         ahead = issued_at - now
         last = issuer.issued_at.buckets[-1]
@@ -135,7 +143,7 @@ class SkewTracker:
                 self._note(node, ahead, now, token)
 
     def snapshot(self, now: float) -> bytes:
-        """Render what is known at the time ``now``, for ``estimate``."""
+        """Render the state at the time ``now``, for ``estimate``."""
         self._turn(now)
         oldest = self._slot - BUCKETS
         sources = []
@@ -151,7 +159,7 @@ class SkewTracker:
         return msgspec.json.encode(sources)
 
     def forget(self) -> None:
-        """Forget everything, as is right once this server's own clock has been set."""
+        """Forget everything, because this server's own clock was set."""
         self._issuers.clear()
         self._node_count = 0
         self.changed = True
@@ -188,7 +196,7 @@ class SkewTracker:
         return source
 
     def _make_room(self) -> None:
-        # A tenth at a time, so that a crowd of nodes does not sort all of them for each token.
+        # A tenth at a time, so that not every token of a new node has to sort all nodes.
         def worth(entry: tuple[_Issuer, str]) -> tuple[bool, int]:
             bucket = entry[0].nodes[entry[1]].buckets[-1]
             return bucket.ahead > IN_STEP_SECONDS, bucket.slot
@@ -203,22 +211,22 @@ class SkewTracker:
 
 
 class ClockState(StrEnum):
-    """What can be said of a clock, against that of this server."""
+    """The state of a clock, compared with this server's."""
 
     AHEAD = "Ahead"
-    """By the estimate or more: no token can come from the future."""
+    """By at least the estimate, because no token can come from the future."""
     BEHIND = "Behind"
-    """By the estimate, as it looks."""
+    """By about the estimate, as it seems."""
     IN_STEP = "InStep"
     UNKNOWN = "Unknown"
-    """Only that it is not behind by more than the estimate: no new token was seen."""
+    """No new token was seen. It is not behind by more than the estimate."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """How far a clock is ahead, from the tokens of an issuer or of one of its nodes.
+    """How far a clock is ahead, by the tokens of an issuer or of one of its nodes.
 
-    ``at`` is when the token was seen that says so; ``tokens`` how many were seen for the first
-    time in the window, where a token counts once in each worker that has seen it.
+    ``at`` is when the decisive token was seen; ``tokens`` is how many were seen for the first time
+    in the window, where a token counts once in each worker that has seen it.
     """
 
     issuer: str
@@ -259,7 +267,7 @@ def _estimate_one(key: tuple[str, str, str], buckets: list[Bucket]) -> Estimate:
 
 
 def _looks_slow(buckets: Iterable[Bucket]) -> bool:
-    # Several workers may have seen one token.
+    # Several workers can have seen the same token.
     ahead_of: dict[int, float] = {}
     for bucket in buckets:
         for ahead, token in bucket.freshest:
@@ -269,13 +277,13 @@ def _looks_slow(buckets: Iterable[Bucket]) -> bool:
 
 
 def _is_live(bucket: Bucket, slot: int) -> bool:
-    # A bucket of a source that showed nothing yet has no bound. One from the future was made
-    # before this server's clock was set back.
+    # A bucket without tokens has no bound. One from the future was made before this server's clock
+    # was set back.
     return slot - BUCKETS < bucket.slot <= slot and bucket.ahead > _NO_BOUND
 
 
 def _bucket_of(source: Source, slot: int) -> Bucket:
-    """Return the bucket of a slot, and drop those of other times."""
+    """Return the bucket of a slot, and drop those outside the window."""
     source.buckets = [b for b in source.buckets if slot - BUCKETS < b.slot <= slot]
     if not source.buckets or source.buckets[-1].slot != slot:
         source.buckets.append(Bucket(slot))

@@ -1,16 +1,16 @@
-"""Whose clock is wrong: a verdict over the estimates of ``webhook.skew.tracker``.
+"""Decides whose clock is wrong, from the estimates of ``webhook.skew.tracker``.
 
 The rules, in order:
 
-1. Where at least ``MIN_SOURCES`` clocks are known, more than half of them differ from this server's
-   by the same, within ``IN_STEP_SECONDS``, and that is more than ``IN_STEP_SECONDS``: this server's
-   clock is wrong. The clocks are those of the issuers; where fewer issuers are known, those of
-   all nodes, unless an issuer is known that agrees with this server.
-2. Otherwise the clocks that differ are wrong, each by its own; where not one is in step, and they
-   are too few for rule 1, it may be this server's just as well.
+1. This server's clock is wrong if at least ``MIN_SOURCES`` clocks are known, and more than half of
+   them differ from it by more than ``IN_STEP_SECONDS``, and by the same within ``IN_STEP_SECONDS``.
+   The clocks are those of the issuers. If too few issuers are known, they are those of all nodes,
+   unless an issuer agrees with this server.
+2. Otherwise the clocks that differ are wrong. If none is in step, and there are too few for rule 1,
+   it is undecided whether they or this server's clock are wrong.
 
-The clock of an issuer is the median of its nodes', where ``MIN_SOURCES`` of them are known: one
-fast node does not make an issuer fast.
+The clock of an issuer is the median of its nodes' if ``MIN_SOURCES`` of them are known, so that one
+fast node does not make its issuer fast.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,27 +35,27 @@ class VerdictKind(StrEnum):
 
     NO_TOKENS = "NoTokens"
     UNKNOWN = "Unknown"
-    """No token was new enough to say."""
+    """No token was new enough to compare clocks."""
     IN_STEP = "InStep"
     SIGNERS = "SignerClocks"
     SERVER = "ServerClock"
     UNDECIDED = "Undecided"
-    """This server's or the other's."""
+    """Either this server's clock or the others'."""
 
     @property
     def is_skewed(self) -> bool:
-        """Whether some clock is wrong."""
+        """Whether a clock is wrong."""
         return self in (VerdictKind.SIGNERS, VerdictKind.SERVER, VerdictKind.UNDECIDED)
 
 
 class ClockVerdict(msgspec.Struct, frozen=True):
-    """Whose clock is wrong, in a sentence, and what to do.
+    """Whose clock is wrong, a sentence about it, and what to do.
 
-    ``server_ahead`` is how far this server's clock is ahead where it is the wrong one, in seconds.
+    ``server_ahead`` is by how many seconds this server's clock is ahead, 0 if it is not wrong.
     """
 
     kind: VerdictKind
-    server_ahead: float
+    server_ahead: float = msgspec.field(name="serverAheadSeconds")
     message: str
     advice: str
 
@@ -68,7 +68,7 @@ class _Clock(msgspec.Struct, frozen=True):
 
 
 def judge(estimates: Iterable[Estimate]) -> ClockVerdict:
-    """Return whose clock is wrong. Source of the rules: this module's docstring."""
+    """Return whose clock is wrong, by the rules in the docstring of this module."""
     seen = [estimate for estimate in estimates if estimate.claim == ISSUED_AT]
     nodes = [_clock_of(e) for e in seen if e.node and e.state is not ClockState.UNKNOWN]
     issuers = _issuer_clocks(seen, nodes)
@@ -86,7 +86,7 @@ def judge(estimates: Iterable[Estimate]) -> ClockVerdict:
             "no token was new enough to compare clocks",
             "Ask again when a token has been made and used, within 15 minutes.",
         )
-    # 1. Is it this server's?
+    # 1. This server's clock.
     kind, voters = "issuers", issuers
     if len(issuers) < MIN_SOURCES:
         kind, voters = "nodes", nodes
@@ -95,7 +95,7 @@ def judge(estimates: Iterable[Estimate]) -> ClockVerdict:
     shared = _same_skew(voters)
     if shared:
         return _server_verdict(kind, voters, shared, nodes)
-    # 2. Those that differ.
+    # 2. The clocks that differ.
     wrong = _wrong_clocks(issuers, nodes)
     if not wrong:
         return ClockVerdict(
@@ -144,7 +144,7 @@ def _server_verdict(
 
 
 def _same_skew(clocks: Sequence[_Clock]) -> Sequence[_Clock]:
-    """Return the clocks that differ from this server's by the same, if that is most of them."""
+    """Return the clocks that differ from this server's by the same, if they are the majority."""
     ordered = sorted(clocks, key=lambda clock: clock.ahead)
     largest: Sequence[_Clock] = ()
     first = 0
@@ -173,7 +173,7 @@ def _issuer_clocks(seen: Sequence[Estimate], nodes: Sequence[_Clock]) -> list[_C
 
 
 def _wrong_clocks(issuers: Sequence[_Clock], nodes: Sequence[_Clock]) -> list[_Clock]:
-    """Name an issuer for most of its nodes, or the nodes one by one, and nothing twice."""
+    """Return an issuer in place of most of its nodes, or single nodes; none appears twice."""
     wrong: list[_Clock] = []
     of_issuer = {clock.issuer: clock for clock in issuers}
     for url in dict.fromkeys(clock.issuer for clock in [*issuers, *nodes]):
@@ -181,7 +181,7 @@ def _wrong_clocks(issuers: Sequence[_Clock], nodes: Sequence[_Clock]) -> list[_C
         own = [node for node in nodes if node.issuer == url]
         skewed = [clock for clock in own if abs(clock.ahead) > IN_STEP_SECONDS]
         if issuer is not None and abs(issuer.ahead) > IN_STEP_SECONDS:
-            # An issuer of few nodes is as far ahead as the fastest: that one says it better.
+            # An issuer with few nodes is as far ahead as the fastest, so that node is named.
             told_by_node = any(abs(node.ahead - issuer.ahead) <= IN_STEP_SECONDS for node in own)
             if _same_skew(own):
                 wrong.append(issuer)
@@ -199,13 +199,13 @@ def _clock_of(estimate: Estimate) -> _Clock:
 
 def _list(clocks: Sequence[_Clock]) -> str:
     worst = sorted(clocks, key=lambda clock: -abs(clock.ahead))
-    parts = [_in_words(clock) for clock in worst[:_NAMED]]
+    parts = [_describe(clock) for clock in worst[:_NAMED]]
     if len(worst) > _NAMED:
         parts.append(f"{len(worst) - _NAMED} more")
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
 
 
-def _in_words(clock: _Clock) -> str:
+def _describe(clock: _Clock) -> str:
     name = f"node {clock.name}" if clock.name else f"issuer {clock.issuer}"
     seems = "looks" if clock.looks else "is"
     where = "ahead" if clock.ahead > 0 else "behind"

@@ -13,9 +13,9 @@ import pytest
 
 from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.cli.skew import render_report
-from webhook.skew.report import ClockEntry, SkewReport, SkewStatus, VerdictEntry
+from webhook.skew.report import ClockEntry, SkewReport, SkewStatus
 from webhook.skew.tracker import ClockState
-from webhook.skew.verdict import VerdictKind
+from webhook.skew.verdict import ClockVerdict, VerdictKind
 
 ISSUER = "https://a-rather-long-name-of-an-issuer.clusters.example.com/of/a/team"
 
@@ -32,7 +32,7 @@ def entry(node: str, ahead: float, state: ClockState) -> ClockEntry:
 
 
 def status(*clocks: ClockEntry, kind: VerdictKind = VerdictKind.SIGNERS) -> SkewStatus:
-    verdict = VerdictEntry(kind, 0.0, "what is wrong " * 10, "what to do " * 20)
+    verdict = ClockVerdict(kind, 0.0, "what is wrong " * 10, "what to do " * 20)
     return SkewStatus("2026-01-01T00:00:00Z", 900, verdict, clocks)
 
 
