@@ -28,6 +28,7 @@ from benchmarks.verification import AUDIENCES, ISSUER, POLICY
 from keys.keyring import Keyring
 from keys.pem import generate_signing_key
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes, revoking
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, User
@@ -197,12 +198,12 @@ class _World:
 
     def _grant(self, number: int) -> float:
         permission = Permission(*_visited(number), PermissionType.READ)
-        return seconds_of(self._store.grant_permission, _HOT, permission)
+        return seconds_of(self._store.change, changes.grant_permission, _HOT, permission)
 
     def _ask_anew(self, number: int) -> float:
         span = _visited(number)
         seconds = seconds_of(self._ask_once, Range(*span))
-        self._store.revoke_permission(_HOT, *span)
+        self._store.change(changes.revoke_permission, _HOT, *span)
         return seconds
 
     def _ask_once(self, span: Range) -> None:
@@ -211,7 +212,9 @@ class _World:
 
     def _revoke(self, _: int) -> float:
         lifetimes = Lifetimes(_DAY, 0.0)
-        return seconds_of(self._store.revoke_jti, str(uuid.uuid4()), lifetimes, time.time())
+        return seconds_of(
+            self._store.change, revoking.revoke_jti, str(uuid.uuid4()), lifetimes, time.time()
+        )
 
 
 def _visited(number: int) -> tuple[bytes, bytes]:
@@ -222,7 +225,7 @@ def _visited(number: int) -> tuple[bytes, bytes]:
 def _world(path: Path, sizes: Sizes, tokens: _Tokens) -> Iterator[_World]:
     store = AuthStore(SQLiteBackend(path))
     try:
-        store.write_records(lambda _: _records(sizes))
+        store.change(lambda _: _records(sizes))
         ask_all(store)
         yield _World(store, _issuers(sizes, tokens), tokens)
     finally:

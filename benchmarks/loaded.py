@@ -183,7 +183,7 @@ def _access_question(data_dir: Path) -> _Question:
 def _fill(data_dir: Path) -> None:
     configuration = load_configuration(data_dir, {}, {})
     with closing(store_of(data_dir, configuration)) as store:
-        store.write_records(lambda _: _records(time.time()))
+        store.change(lambda _: _records(time.time()))
     objects = {"apiVersion": "v1", "kind": "List", "items": _objects()}
     (data_dir / "objects.json").write_text(json.dumps(objects), "ascii")
     with (data_dir / "leeway.yaml").open("a") as file:

@@ -65,7 +65,7 @@ def run(*, quick: bool) -> list[Row]:
 def _measure(claim: str, client: Path, data_dir: Path, count: int) -> Row:
     configuration = load_configuration(data_dir, {}, {})
     with closing(store_of(data_dir, configuration)) as store:
-        store.write_records(lambda _: _records())
+        store.change(lambda _: _records())
     audience = configuration.audiences[0]
     bodies = data_dir / "reviews"
     with bodies.open("w", encoding="ascii") as file:

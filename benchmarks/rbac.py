@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, ParamSpec
 
 from benchmarks.report import Row, cost_row, limit_row
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.access import is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType, Role, User
@@ -128,11 +129,11 @@ def _changes(folder: Path, rounds: int) -> list[Row]:
         for users, store in stores.items():
             key, end = namespace_span(_PERMISSIONS + number)
             permission = Permission(key, end, PermissionType.READ)
-            commit = seconds_of(store.grant_permission, _HOT, permission)
+            commit = seconds_of(store.change, changes.grant_permission, _HOT, permission)
             span = Range(key, key + b"\0")
             first = seconds_of(_ask, store, "user0", span, expected=True)
             other = seconds_of(_ask, store, f"user{_HOLDERS}", span, expected=False)
-            store.revoke_permission(_HOT, key, end)
+            store.change(changes.revoke_permission, _HOT, key, end)
             _ask(store, "user0", span, expected=False)
             if number >= 3:
                 commits[users].append(commit * 1e3)
@@ -191,7 +192,7 @@ def _filled(path: Path, users: int) -> AuthStore:
         roles = (_HOT,) if number < _HOLDERS else _role_set(number, others)
         records.append(user_record(User(f"user{number}", b"$2b$10$" + b"x" * 53, roles, 1)))
     store = AuthStore(SQLiteBackend(path))
-    store.write_records(lambda _: records)
+    store.change(lambda _: records)
     ask_all(store)
     return store
 

@@ -13,6 +13,7 @@ from benchmarks import etcd
 from benchmarks.rbac import ask_all, namespace_span, seconds_of
 from benchmarks.report import Row, rate_row
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType, User
 from webhook.rbac.ranges import Range
@@ -91,12 +92,12 @@ def _grants_in_leeway(
         ]
     for number in range(users):
         records.append(user_record(User(f"user{number}", b"", tuple(sorted(grants)), 1)))
-    store.write_records(lambda _: records)
+    store.change(lambda _: records)
     granting, total = [], []
     for number in range(rounds):
         key, end = namespace_span(1_000_000 + number)
         permission = Permission(key, end, PermissionType.READ)
-        granting.append(seconds_of(store.grant_permission, "role0", permission))
+        granting.append(seconds_of(store.change, changes.grant_permission, "role0", permission))
         questions = seconds_of(ask_all, store, Range(key, end), expected=True)
         total.append(granting[-1] + questions)
     store.close()

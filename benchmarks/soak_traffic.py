@@ -202,7 +202,7 @@ def prepare(data_dir: Path, tokens: Sequence[str]) -> None:
     records = [role_record(_ROLE), permission_record(_ROLE, granted)]
     records.append(group_record(Group("system:serviceaccounts:shop", (_ROLE,))))
     with closing(store_of(data_dir, configuration)) as store:
-        store.write_records(lambda _: records)
+        store.change(lambda _: records)
 
 
 def bodies_file(data_dir: Path, kind: str) -> Path:

@@ -38,7 +38,7 @@ for line in sys.stdin:
             store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
             for number in count():
                 try:
-                    store.add_user(f"{prefix}-{number}")
+                    store.change(changes.add_user, f"{prefix}-{number}")
                 except StoreUnavailableError:
                     continue
                 os.write(1, b"done %s-%d %d\\n" % (prefix.encode(), number, store.revision))

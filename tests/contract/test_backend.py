@@ -14,6 +14,7 @@ from webhook.backends import sqlite_records
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.backends.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Backend, ConflictError, Record
@@ -295,6 +296,7 @@ _OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
 print("ready", flush=True)
@@ -302,7 +304,7 @@ for line in sys.stdin:
     name = line.strip()
     store.refresh()
     seen = name in store.state.users
-    store.add_user(name + "'s answer")
+    store.change(changes.add_user, name + "'s answer")
     print("seen" if seen else "not seen", flush=True)
 """
 
@@ -321,7 +323,7 @@ def test_sqlite_two_processes_see_each_others_commits_at_the_first_look(database
         assert other.stdout.readline() == "ready\n"
         for number in range(20):
             name = f"user{number}"
-            store.add_user(name)
+            store.change(changes.add_user, name)
             other.stdin.write(name + "\n")
             other.stdin.flush()
             assert other.stdout.readline() == "seen\n"

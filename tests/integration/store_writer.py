@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.records import TokenRecord, token_record
@@ -25,31 +26,33 @@ def operate(store: AuthStore, number: int) -> None:
     user, role, old = f"user{turn}", f"role{turn}", turn - _KEPT
     permission = Permission(b"/%d/" % turn, b"/%d0" % turn, PermissionType(turn % 3))
     if step == 0:
-        store.add_user(user, b"$2b$10$" + b"x" * 53)
+        store.change(changes.add_user, user, b"$2b$10$" + b"x" * 53)
     elif step == 1:
-        store.add_role(role)
+        store.change(changes.add_role, role)
     elif step == 2:
-        store.grant_role(user, role)
+        store.change(changes.grant_role, user, role)
     elif step == 3:
-        store.grant_permission(role, permission)
+        store.change(changes.grant_permission, role, permission)
     elif step == 4:
-        store.grant_permission(role, Permission(b"large" * 3000, b"", PermissionType.READ))
+        store.change(
+            changes.grant_permission, role, Permission(b"large" * 3000, b"", PermissionType.READ)
+        )
     elif step == 5:
-        store.grant_group_role("group", role)
+        store.change(changes.grant_group_role, "group", role)
     elif step == 6:
-        store.write_records(lambda state: [_token(turn, user)])
+        store.change(lambda state: [_token(turn, user)])
     elif step == 7:
-        store.revoke_permission(role, permission.key, permission.range_end)
+        store.change(changes.revoke_permission, role, permission.key, permission.range_end)
     elif step == 8:
-        store.change_password(user, b"$2b$10$" + b"y" * 53)
+        store.change(changes.change_password, user, b"$2b$10$" + b"y" * 53)
     elif step == 9:
-        store.write_records(lambda state: [_token(turn, user)])
+        store.change(lambda state: [_token(turn, user)])
     elif old < 0:
-        store.grant_permission(role, permission)
+        store.change(changes.grant_permission, role, permission)
     elif step == 10:
-        store.delete_role(f"role{old}")
+        store.change(changes.delete_role, f"role{old}")
     else:
-        store.delete_user(f"user{old}")
+        store.change(changes.delete_user, f"user{old}")
 
 
 def _token(turn: int, user: str):  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
 from webhook.rbac.model import Permission, PermissionType
@@ -25,19 +26,23 @@ def write_store(path: Path) -> None:
     """Fill a few pages: some records span two, and some pages have been freed."""
     store = AuthStore(SQLiteBackend(path))
     for name in ("root", "r", "s"):
-        store.add_role(name)
+        store.change(changes.add_role, name)
     for number in range(12):
-        store.add_user(f"user{number}", b"$2b$10$" + b"x" * 53)
-        store.grant_role(f"user{number}", "r" if number % 2 else "s")
+        store.change(changes.add_user, f"user{number}", b"$2b$10$" + b"x" * 53)
+        store.change(changes.grant_role, f"user{number}", "r" if number % 2 else "s")
     for number in range(12):
         span = b"/%d/" % number, b"/%d0" % number
-        store.grant_permission("r", Permission(*span, PermissionType(number % 3)))
-    store.grant_permission("s", Permission(b"large" * 1500, b"\0", PermissionType.WRITE))
-    store.grant_permission("s", Permission(b"gone" * 3000, b"", PermissionType.READ))
-    store.revoke_permission("s", b"gone" * 3000, b"")
-    store.grant_group_role("g", "r")
-    store.write_records(lambda state: [token_record(b"d" * 32, TokenRecord("user1", 5.0))])
-    store.delete_user("user3")
+        store.change(changes.grant_permission, "r", Permission(*span, PermissionType(number % 3)))
+    store.change(
+        changes.grant_permission, "s", Permission(b"large" * 1500, b"\0", PermissionType.WRITE)
+    )
+    store.change(
+        changes.grant_permission, "s", Permission(b"gone" * 3000, b"", PermissionType.READ)
+    )
+    store.change(changes.revoke_permission, "s", b"gone" * 3000, b"")
+    store.change(changes.grant_group_role, "g", "r")
+    store.change(lambda state: [token_record(b"d" * 32, TokenRecord("user1", 5.0))])
+    store.change(changes.delete_user, "user3")
     store.close()
 
 

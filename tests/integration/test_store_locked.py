@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import assert_within
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.access import explain_access
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
@@ -24,10 +25,10 @@ KEY = from_wire(b"k", b"")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[AuthStore]:
     found = AuthStore(SQLiteBackend(tmp_path / "store.db"))
-    found.add_role("r")
-    found.add_user("u", b"hash")
-    found.grant_role("u", "r")
-    found.grant_permission("r", Permission(b"k", b"", PermissionType.READ))
+    found.change(changes.add_role, "r")
+    found.change(changes.add_user, "u", b"hash")
+    found.change(changes.grant_role, "u", "r")
+    found.change(changes.grant_permission, "r", Permission(b"k", b"", PermissionType.READ))
     yield found
     found.close()
 
@@ -58,13 +59,13 @@ def test_a_locked_database_is_read_from_and_not_written_to(
         assert_within(time.monotonic() - started, 1.0)
         started = time.monotonic()
         with pytest.raises(StoreUnavailableError, match=r"cannot be used now.*try again"):
-            store.add_user("new")
+            store.change(changes.add_user, "new")
         with pytest.raises(StoreUnavailableError):
-            store.write_records(lambda state: [TOKEN])
+            store.change(lambda state: [TOKEN])
         assert_within(time.monotonic() - started, 2.0)
     assert store.revision == before
     other.execute("ROLLBACK")
-    store.add_user("new")
+    store.change(changes.add_user, "new")
     assert store.revision == before + 1
     # From then on a short lock is waited for again.
     other.execute("BEGIN EXCLUSIVE")
@@ -74,7 +75,7 @@ def test_a_locked_database_is_read_from_and_not_written_to(
 
     def write() -> None:
         try:
-            store.add_user("waits")
+            store.change(changes.add_user, "waits")
         except BaseException as error:
             failures.append(error)
 
@@ -98,7 +99,7 @@ def test_each_of_many_writers_is_refused_within_2_s(
     def write(number: int) -> None:
         started = time.monotonic()
         try:
-            store.add_user(f"user{number}")
+            store.change(changes.add_user, f"user{number}")
         except StoreUnavailableError as error:
             refused.append(str(error))
         taken.append(time.monotonic() - started)
@@ -115,7 +116,7 @@ def test_each_of_many_writers_is_refused_within_2_s(
     assert len(refused) == 20
     assert_within(max(taken), 2.0)
     other.execute("ROLLBACK")
-    store.add_user("user0")
+    store.change(changes.add_user, "user0")
 
 
 @pytest.mark.bad_input(50)
@@ -139,7 +140,7 @@ def test_news_are_taken_over_when_the_lock_is_gone(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
-    theirs.revoke_permission("r", b"k", b"")
+    theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
     other.execute("BEGIN EXCLUSIVE")
     # It was acknowledged: no answer without it.
@@ -200,7 +201,7 @@ def test_news_are_not_missed_where_reading_them_failed(
 ) -> None:
     """Locked between the look whether there is news and the reading of them."""
     theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
-    theirs.revoke_permission("r", b"k", b"")
+    theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
     backend = store._backend
     with monkeypatch.context() as patch:
@@ -223,7 +224,7 @@ class Commits:
 
     def lock(self) -> None:
         theirs = AuthStore(SQLiteBackend(self.path))
-        theirs.revoke_permission("r", b"k", b"")
+        theirs.change(changes.revoke_permission, "r", b"k", b"")
         theirs.close()
         self.other.execute("BEGIN EXCLUSIVE")
 

@@ -12,6 +12,7 @@ import pytest
 from webhook.backends import sqlite as sqlite_backend
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes, revoking
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
@@ -31,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[AuthStore]:
     found = AuthStore(SQLiteBackend(path))
-    found.add_user("first")
+    found.change(changes.add_user, "first")
     yield found
     found.close()
 
@@ -39,7 +40,7 @@ def store(path: Path) -> Iterator[AuthStore]:
 def other_store(path: Path, *users: str) -> Path:
     other = AuthStore(SQLiteBackend(path))
     for user in users:
-        other.add_user(user)
+        other.change(changes.add_user, user)
     other.close()
     return path
 
@@ -70,7 +71,7 @@ def test_a_change_goes_into_the_file_at_the_path(
         return head
 
     monkeypatch.setattr(sqlite_backend, "write_records", replacing)
-    store.add_user("new")
+    store.change(changes.add_user, "new")
     assert users_in(path) == store.user_names() == ["new", "theirs"]
 
 
@@ -90,7 +91,7 @@ def test_another_store_is_never_taken_for_changes_of_this_one(
     assert store.user_names() == names
     ((before, after),) = seen
     assert lacking(before, after) == ["user first"]
-    store.add_user("a")
+    store.change(changes.add_user, "a")
     assert users_in(path) == ["a", *names]
 
 
@@ -102,7 +103,7 @@ def test_a_copy_of_the_same_data_is_no_other_store(store: AuthStore, path: Path)
         shutil.copyfile(path, path.with_name(name))
         path.with_name(name).rename(path)
         store.refresh()
-    store.add_user("second")
+    store.change(changes.add_user, "second")
     assert users_in(path) == ["first", "second"]
     assert seen == []
 
@@ -159,10 +160,12 @@ def _watch_mode(path: Path) -> int:
 def test_what_a_store_lacks_is_named_briefly() -> None:
     before, after = _state(), _state()
     for number in range(13):
-        before.add_user(f"u{number:02}")
-    before.revoke_jti("j", LIFETIMES, NOW)
+        before.change(changes.add_user, f"u{number:02}")
+    before.change(revoking.revoke_jti, "j", LIFETIMES, NOW)
     for store, now in ((before, NOW), (after, NOW - 60)):
-        store.revoke_subject("system:serviceaccount:a:b", LIFETIMES, now, is_account=True)
+        store.change(
+            revoking.revoke_subject, "system:serviceaccount:a:b", LIFETIMES, now, is_account=True
+        )
     assert lacking(before.state, after.state) == [
         "revoked jti j",
         "revoked subject system:serviceaccount:a:b",
@@ -182,4 +185,4 @@ def test_a_store_in_which_nothing_was_written_is_refused(store: AuthStore, path:
         with pytest.raises(StoreError, match="nothing was ever written"):
             store.refresh()
     with pytest.raises(StoreError, match="nothing was ever written"):
-        store.add_user("second")
+        store.change(changes.add_user, "second")

@@ -8,6 +8,7 @@ from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import show
 from webhook.cli.store import opened_store
+from webhook.rbac import changes
 from webhook.rbac.errors import RootRoleNotExistError
 from webhook.rbac.model import ROOT
 
@@ -23,13 +24,13 @@ def enable(data_dir: Path) -> None:
     """Enable auth. The user root must exist, and is given the role root if it lacks it."""
     with opened_store(data_dir) as (store, _):
         try:
-            store.enable()
+            store.change(changes.enable)
         except RootRoleNotExistError:
             # As etcdctl does (``auth_command.go``, ``authEnableCommandFunc``).
             if ROOT not in store.state.roles:
-                store.add_role(ROOT)
-            store.grant_role(ROOT, ROOT)
-            store.enable()
+                store.change(changes.add_role, ROOT)
+            store.change(changes.grant_role, ROOT, ROOT)
+            store.change(changes.enable)
         audit(data_dir, "auth.enable", revision=store.own_revision)
     click.echo("Authentication Enabled")
 
@@ -39,7 +40,7 @@ def enable(data_dir: Path) -> None:
 def disable(data_dir: Path) -> None:
     """Disable auth: every client certificate then allows anything."""
     with opened_store(data_dir) as (store, _):
-        store.disable()
+        store.change(changes.disable)
         audit(data_dir, "auth.disable", revision=store.own_revision)
     click.echo("Authentication Disabled")
 

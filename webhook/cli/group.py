@@ -8,6 +8,7 @@ from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
 from webhook.cli.store import opened_store
+from webhook.rbac import changes
 
 
 @click.group(epilog=example("leeway group list"))
@@ -25,7 +26,7 @@ def group() -> None:
 def grant_role(data_dir: Path, name: str, role: str) -> None:
     """Grant a role to the members of a group."""
     with opened_store(data_dir) as (store, _):
-        store.grant_group_role(name, role)
+        store.change(changes.grant_group_role, name, role)
         audit(data_dir, "group.grant-role", group=name, role=role, revision=store.own_revision)
     say(f"Role {role} is granted to group {name}")
 
@@ -40,7 +41,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
 def revoke_role(data_dir: Path, name: str, role: str) -> None:
     """Revoke a role from a group."""
     with opened_store(data_dir) as (store, _):
-        store.revoke_group_role(name, role)
+        store.change(changes.revoke_group_role, name, role)
         audit(data_dir, "group.revoke-role", group=name, role=role, revision=store.own_revision)
     say(f"Role {role} is revoked from group {name}")
 

@@ -17,6 +17,7 @@ from webhook.cli.store import (
     wire_range,
 )
 from webhook.kube.request_keys import covers_every_object
+from webhook.rbac import changes
 from webhook.rbac.model import Permission, PermissionType, Role
 from webhook.rbac.ranges import in_words, prefix_end
 
@@ -33,7 +34,7 @@ def role() -> None:
 def add(data_dir: Path, name: str, *, create: bool) -> None:
     """Add a role."""
     with opened_store(data_dir, create=create) as (store, _):
-        store.add_role(name)
+        store.change(changes.add_role, name)
         audit(data_dir, "role.add", role=name, revision=store.own_revision)
     say(f"Role {name} created")
 
@@ -44,7 +45,7 @@ def add(data_dir: Path, name: str, *, create: bool) -> None:
 def delete(data_dir: Path, name: str) -> None:
     """Delete a role, and revoke it from all users and groups."""
     with opened_store(data_dir) as (store, _):
-        store.delete_role(name)
+        store.change(changes.delete_role, name)
         audit(data_dir, "role.delete", role=name, revision=store.own_revision)
     say(f"Role {name} deleted")
 
@@ -118,7 +119,7 @@ def grant_permission(
     """
     permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
     with opened_store(data_dir) as (store, _):
-        store.grant_permission(name, permission)
+        store.change(changes.grant_permission, name, permission)
         keys = in_words(permission.key, permission.range_end)
         about = {"role": name, "permission": permission.type.name, "keys": keys}
         audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
@@ -149,7 +150,7 @@ def revoke_permission(
     """Revoke a permission from a role. The range must be exactly the one that was granted."""
     start, end = wire_range(key, range_end, **flags)
     with opened_store(data_dir) as (store, _):
-        store.revoke_permission(name, start, end)
+        store.change(changes.revoke_permission, name, start, end)
         about = {"role": name, "keys": in_words(start, end)}
         audit(data_dir, "role.revoke-permission", **about, revision=store.own_revision)
     what = "range" if end else "key"

@@ -11,6 +11,7 @@ from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
 from webhook.cli.role import permission_lines
 from webhook.cli.store import GoFlagsCommand, create_option, opened_store
+from webhook.rbac import changes
 from webhook.rbac.passwords import Passwords
 
 _interactive_option = click.option(
@@ -78,7 +79,7 @@ def add(
         if not no_password and name and name not in store.state.users:
             passwords = Passwords(configuration.auth.bcrypt_cost)
             password_hash = passwords.hash(_password(name, given, password_file, ask=interactive))
-        store.add_user(name, password_hash)
+        store.change(changes.add_user, name, password_hash)
         audit(data_dir, "user.add", user=name, revision=store.own_revision)
     say(f"User {name} created")
 
@@ -89,7 +90,7 @@ def add(
 def delete(data_dir: Path, name: str) -> None:
     """Delete a user and its auth tokens."""
     with opened_store(data_dir) as (store, _):
-        store.delete_user(name)
+        store.change(changes.delete_user, name)
         audit(data_dir, "user.delete", user=name, revision=store.own_revision)
     say(f"User {name} deleted")
 
@@ -135,8 +136,10 @@ def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive:
     with opened_store(data_dir) as (store, configuration):
         store.user(name)
         passwords = Passwords(configuration.auth.bcrypt_cost)
-        store.change_password(
-            name, passwords.hash(_password(name, None, password_file, ask=interactive))
+        store.change(
+            changes.change_password,
+            name,
+            passwords.hash(_password(name, None, password_file, ask=interactive)),
         )
         audit(data_dir, "user.passwd", user=name, revision=store.own_revision)
     click.echo("Password updated")
@@ -149,7 +152,7 @@ def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive:
 def grant_role(data_dir: Path, name: str, role: str) -> None:
     """Grant a role to a user."""
     with opened_store(data_dir) as (store, _):
-        store.grant_role(name, role)
+        store.change(changes.grant_role, name, role)
         audit(data_dir, "user.grant-role", user=name, role=role, revision=store.own_revision)
     say(f"Role {role} is granted to user {name}")
 
@@ -161,7 +164,7 @@ def grant_role(data_dir: Path, name: str, role: str) -> None:
 def revoke_role(data_dir: Path, name: str, role: str) -> None:
     """Revoke a role from a user."""
     with opened_store(data_dir) as (store, _):
-        store.revoke_role(name, role)
+        store.change(changes.revoke_role, name, role)
         audit(data_dir, "user.revoke-role", user=name, role=role, revision=store.own_revision)
     say(f"Role {role} is revoked from user {name}")
 

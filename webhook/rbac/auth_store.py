@@ -1,36 +1,34 @@
-"""etcd's AuthStore: users, roles and permissions, and every change of them.
-
-Source: etcd ``server/auth/store.go`` (v3.6). What each change writes is decided in ``changes.py``.
+"""Users, roles, permissions, tokens and revocations on a backend, as etcd's AuthStore.
 
 Invariants:
 
-1. A change is one transaction of the backend: what is decided holds for the revision that it is
-   written on, else it is decided again.
-2. What a method has returned is written down.
-3. Each change adds 1 to the auth revision; enabling auth, and what changes nothing, do not.
-4. A question is answered from memory, from everything that this process has written and everything
-   that others had written when ``refresh`` last returned.
+1. A change is one transaction of the backend, decided on the revision that it is written on. If
+   another process writes first, the change is decided again.
+2. When ``change`` returns, the change is stored.
+3. ``state`` contains everything that this process has written, and everything that others had
+   written when ``refresh`` last returned.
+
+Source: etcd ``server/auth/store.go`` (v3.6).
 """
 
 from collections.abc import Callable, Iterable
 from threading import Lock, local
-from typing import Final
+from typing import Concatenate, Final, ParamSpec
 
-from webhook.rbac import changes, revoking
+from webhook.rbac import changes
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
-from webhook.rbac.model import ROOT, ROOT_PERMISSION, Permission, Role, User
+from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
 from webhook.rbac.records import (
     Backend,
     ConflictError,
     Record,
     ReplacedError,
-    meta_record,
     text_id,
 )
-from webhook.rbac.revoking import Lifetimes
 from webhook.rbac.state import State
 
 _MAX_ATTEMPTS: Final = 100
+_P = ParamSpec("_P")
 
 
 class AuthStore:
@@ -93,102 +91,34 @@ class AuthStore:
         # All that there was before what a thread of ours writes is here.
         return self._backend.is_writing or not unread or not self._backend.misses_commit()
 
-    def enable(self) -> None:
-        """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
-        self._change(changes.enable)
-
-    def disable(self) -> None:
-        """Disable auth, and drop all simple tokens."""
-        self._change(changes.disable)
-
-    def add_user(self, name: str, password_hash: bytes = b"") -> None:
-        """Add a user; an empty hash means one without password.
-
-        Raises UserEmptyError or UserAlreadyExistsError.
-        """
-        self._change(lambda state: changes.add_user(state, name, password_hash))
-
-    def delete_user(self, name: str) -> None:
-        """Delete a user and its tokens. Raises InvalidAuthManagementError or UserNotFoundError."""
-        self._change(lambda state: changes.delete_user(state, name))
-
-    def change_password(self, name: str, password_hash: bytes) -> None:
-        """Set a user's password and drop its tokens. Raises UserNotFoundError."""
-        self._change(lambda state: changes.change_password(state, name, password_hash))
-
-    def grant_role(self, name: str, role: str) -> None:
-        """Give a user a role; one it has already changes nothing.
-
-        Raises UserNotFoundError or RoleNotFoundError.
-        """
-        self._change(lambda state: changes.grant_role(state, name, role))
-
-    def revoke_role(self, name: str, role: str) -> None:
-        """Take a role from a user.
-
-        Raises InvalidAuthManagementError, UserNotFoundError or RoleNotGrantedError.
-        """
-        self._change(lambda state: changes.revoke_role(state, name, role))
-
-    def add_role(self, name: str) -> None:
-        """Add a role. Raises RoleEmptyError or RoleAlreadyExistsError."""
-        self._change(lambda state: changes.add_role(state, name))
-
-    def delete_role(self, name: str) -> None:
-        """Delete a role and take it from every user and group.
-
-        Raises InvalidAuthManagementError or RoleNotFoundError.
-        """
-        self._change(lambda state: changes.delete_role(state, name))
-
-    def grant_permission(self, role: str, permission: Permission) -> None:
-        """Grant a role a permission; on a range that it has already, the type changes.
-
-        Raises InvalidAuthManagementError for a range that holds no key, or RoleNotFoundError.
-        """
-        self._change(lambda state: changes.grant_permission(state, role, permission))
-
-    def revoke_permission(self, role: str, key: bytes, range_end: bytes) -> None:
-        """Take exactly that range from a role.
-
-        Raises RoleNotFoundError or PermissionNotGrantedError.
-        """
-        self._change(lambda state: changes.revoke_permission(state, role, key, range_end))
-
-    def grant_group_role(self, group: str, role: str) -> None:
-        """Give the members of a group a role. Raises UserEmptyError or RoleNotFoundError."""
-        self._change(lambda state: changes.grant_group_role(state, group, role))
-
-    def revoke_group_role(self, group: str, role: str) -> None:
-        """Take a role from a group. Raises RoleNotGrantedError."""
-        self._change(lambda state: changes.revoke_group_role(state, group, role))
-
-    def revoke_jti(self, jti: str, lifetimes: Lifetimes, now: float) -> None:
-        """Revoke the token with a ``jti``; ``now`` is in Unix seconds."""
-        self._change(lambda state: revoking.revoke_jti(state, jti, lifetimes, now))
-
-    def revoke_subject(
-        self, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
+    def change(
+        self,
+        decide: Callable[Concatenate[State, _P], Iterable[Record]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> None:
-        """Revoke every token of a subject issued up to ``now`` (Unix seconds).
+        """Write the records that ``decide(state, *args, **kwargs)`` returns.
 
-        By a signer whose clock may be ahead by as much as ``lifetimes`` has it.
+        ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``. It is called
+        again where another process writes first. If it returns no records, nothing changes.
 
-        Those of the service account that it is the user name of, where ``is_account`` says so, and
-        the auth tokens of the user of that name. Raises UserNotFoundError for neither.
+        Raises what ``decide`` raises, StoreUnavailableError and StoreError.
         """
-        self._change(
-            lambda state: revoking.revoke_subject(
-                state, subject, lifetimes, now, is_account=is_account
-            )
-        )
-
-    def tidy_revocations(self, lifetimes: Lifetimes, now: float) -> None:
-        """Note how long tokens live from ``now`` (Unix seconds) on, and forget what is over.
-
-        To be called with the settings of a server that starts.
-        """
-        self._change(lambda state: revoking.tidy(state, lifetimes, now))
+        for _ in range(_MAX_ATTEMPTS):
+            with self._lock:
+                self._catch_up()
+                records = list(decide(self.state, *args, **kwargs))
+                if records:
+                    try:
+                        # Invariant 1: a conflict where the revision is not that of the state.
+                        revision = self._backend.commit(self.state.revision, records)
+                    except ConflictError:
+                        continue
+                    self.state.apply(revision, records)
+                    self._backend.applied()
+                self._own.revision = self.revision
+                return
+        raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def user(self, name: str) -> User:
         """Return a user. Raises UserNotFoundError."""
@@ -206,36 +136,6 @@ class AuthStore:
     def role_names(self) -> list[str]:
         """Return the names of all roles in the order of their bytes."""
         return sorted(self.state.roles, key=text_id)
-
-    def write_records(self, decide: Callable[[State], Iterable[Record]]) -> None:
-        """Write records that are not part of auth itself, such as tokens: no new revision."""
-
-        def change(state: State) -> changes.Change | None:
-            records = list(decide(state))
-            return changes.Change(records, state.meta) if records else None
-
-        self._change(change)
-
-    def _change(self, decide: Callable[[State], changes.Change | None]) -> None:
-        for _ in range(_MAX_ATTEMPTS):
-            with self._lock:
-                self._catch_up()
-                change = decide(self.state)
-                if change is None:
-                    self._own.revision = self.revision
-                    return
-                records = list(change.records)
-                if change.meta != self.state.meta:
-                    records.append(meta_record(change.meta))
-                try:
-                    revision = self._backend.commit(self.state.revision, records)
-                except ConflictError:
-                    continue
-                self.state.apply(revision, records)
-                self._backend.applied()
-                self._own.revision = self.revision
-                return
-        raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def _catch_up(self, *, wait: bool = True) -> None:
         is_replaced = False

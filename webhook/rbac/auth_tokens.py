@@ -93,7 +93,7 @@ class SimpleTokens:
             new = token_record(digest, TokenRecord(user.name, now))
             return [new, *(token_record(d, None) for d in expired)]
 
-        self._store.write_records(decide)
+        self._store.change(decide)
         return token
 
     def resolve(self, token: str, now: float) -> str:

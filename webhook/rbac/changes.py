@@ -1,13 +1,21 @@
-"""What each operation on users, roles and groups writes, decided on one state.
+"""The operations on users, roles and groups: what each of them writes, decided on one state.
 
-Source: etcd ``server/auth/store.go`` (v3.6). The order of the checks of each operation is that of
-the function there of the same name.
+Each function takes a state and returns the records to write, none where nothing changes;
+``AuthStore.change`` calls it and writes them::
 
-Each function returns the records to write, or None where nothing changes. Nothing is written here.
+    store.change(changes.grant_role, "ann", "editor")
+
+Invariants:
+
+1. Each change adds 1 to the auth revision; enabling auth, and what changes nothing, do not.
+2. The checks of an operation come in the order of the etcd function of the same name, so that of
+   two errors the same one is reported.
+
+Source: etcd ``server/auth/store.go`` (v3.6).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from webhook.rbac.errors import (
@@ -32,6 +40,7 @@ from webhook.rbac.records import (
     AuthMeta,
     Record,
     group_record,
+    meta_record,
     permission_id,
     permission_record,
     role_record,
@@ -45,36 +54,31 @@ _NOT_WHILE_ENABLED: Final = "{} while auth is enabled; run `leeway auth disable`
 _SHOWN_BYTES: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an operation has decided: records to write, and the state of auth after them."""
-
-    records: Sequence[Record]
-    meta: AuthMeta
-
-
-def enable(state: State) -> Change | None:
-    """Decide ``AuthStore.enable``."""
+def enable(state: State) -> list[Record]:
+    """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
     if state.meta.enabled:
-        return None
+        return []
     root = state.users.get(ROOT)
     if root is None:
         raise RootUserNotExistError
     if not root.has_root_role:
         raise RootRoleNotExistError
-    return Change([], AuthMeta(True, state.meta.revision))
+    return [meta_record(AuthMeta(True, state.meta.revision))]
 
 
-def disable(state: State) -> Change | None:
-    """Decide ``AuthStore.disable``."""
+def disable(state: State) -> list[Record]:
+    """Disable auth and delete all simple tokens."""
     if not state.meta.enabled:
-        return None
+        return []
     gone = [token_record(digest, None) for digest in state.tokens]
-    return _bumped(state, gone, enabled=False)
+    return [*gone, meta_record(AuthMeta(False, state.meta.revision + 1))]
 
 
-def add_user(state: State, name: str, password_hash: bytes) -> Change:
-    """Decide ``AuthStore.add_user``."""
+def add_user(state: State, name: str, password_hash: bytes = b"") -> list[Record]:
+    """Add a user; an empty hash means no password.
+
+    Raises UserEmptyError or UserAlreadyExistsError.
+    """
     if not name:
         raise UserEmptyError
     if name in state.users:
@@ -83,8 +87,8 @@ def add_user(state: State, name: str, password_hash: bytes) -> Change:
     return _bumped(state, [user_record(user)])
 
 
-def delete_user(state: State, name: str) -> Change:
-    """Decide ``AuthStore.delete_user``."""
+def delete_user(state: State, name: str) -> list[Record]:
+    """Delete a user and its tokens. Raises InvalidAuthManagementError or UserNotFoundError."""
     if state.meta.enabled and name == ROOT:
         raise InvalidAuthManagementError(
             _NOT_WHILE_ENABLED.format("the user root cannot be deleted")
@@ -95,8 +99,8 @@ def delete_user(state: State, name: str) -> Change:
     return _bumped(state, [gone, *_without_tokens(state, name)])
 
 
-def change_password(state: State, name: str, password_hash: bytes) -> Change:
-    """Decide ``AuthStore.change_password``."""
+def change_password(state: State, name: str, password_hash: bytes) -> list[Record]:
+    """Set a user's password and delete its tokens. Raises UserNotFoundError."""
     user = user_of(state, name)
     generation = state.meta.revision + 1
     # A user without password stays one, as in etcd; its tokens go all the same.
@@ -105,19 +109,25 @@ def change_password(state: State, name: str, password_hash: bytes) -> Change:
     return _bumped(state, [user_record(changed), *_without_tokens(state, name)])
 
 
-def grant_role(state: State, name: str, role: str) -> Change | None:
-    """Decide ``AuthStore.grant_role``."""
+def grant_role(state: State, name: str, role: str) -> list[Record]:
+    """Grant a user a role; one that it has already changes nothing.
+
+    Raises UserNotFoundError or RoleNotFoundError.
+    """
     user = user_of(state, name)
     if role != ROOT and role not in state.roles:
         raise RoleNotFoundError
     if role in user.roles:
-        return None
+        return []
     changed = replace(user, roles=tuple(sorted((*user.roles, role), key=text_id)))
     return _bumped(state, [user_record(changed)])
 
 
-def revoke_role(state: State, name: str, role: str) -> Change:
-    """Decide ``AuthStore.revoke_role``."""
+def revoke_role(state: State, name: str, role: str) -> list[Record]:
+    """Revoke a role from a user.
+
+    Raises InvalidAuthManagementError, UserNotFoundError or RoleNotGrantedError.
+    """
     if state.meta.enabled and name == ROOT and role == ROOT:
         raise InvalidAuthManagementError(
             _NOT_WHILE_ENABLED.format("the user root cannot lose the role root")
@@ -129,8 +139,8 @@ def revoke_role(state: State, name: str, role: str) -> Change:
     return _bumped(state, [user_record(changed)])
 
 
-def add_role(state: State, name: str) -> Change:
-    """Decide ``AuthStore.add_role``."""
+def add_role(state: State, name: str) -> list[Record]:
+    """Add a role. Raises RoleEmptyError or RoleAlreadyExistsError."""
     if not name:
         raise RoleEmptyError
     if name in state.roles:
@@ -138,8 +148,11 @@ def add_role(state: State, name: str) -> Change:
     return _bumped(state, [role_record(name)])
 
 
-def delete_role(state: State, name: str) -> Change:
-    """Decide ``AuthStore.delete_role``."""
+def delete_role(state: State, name: str) -> list[Record]:
+    """Delete a role and revoke it from every user and group.
+
+    Raises InvalidAuthManagementError or RoleNotFoundError.
+    """
     if state.meta.enabled and name == ROOT:
         raise InvalidAuthManagementError(
             _NOT_WHILE_ENABLED.format("the role root cannot be deleted")
@@ -160,8 +173,11 @@ def delete_role(state: State, name: str) -> Change:
     return _bumped(state, records)
 
 
-def grant_permission(state: State, role: str, permission: Permission) -> Change:
-    """Decide ``AuthStore.grant_permission``."""
+def grant_permission(state: State, role: str, permission: Permission) -> list[Record]:
+    """Grant a role a permission; where it has one on that range, the type changes.
+
+    Raises InvalidAuthManagementError for a range that contains no key, or RoleNotFoundError.
+    """
     if not permission.is_valid:
         raise InvalidAuthManagementError(_advice_on_range(permission))
     role_of(state, role)
@@ -177,29 +193,32 @@ def _advice_on_range(permission: Permission) -> str:
     return f"RANGE_END {end} does not come after KEY {key}; give the one that sorts first as KEY"
 
 
-def revoke_permission(state: State, role: str, key: bytes, range_end: bytes) -> Change:
-    """Decide ``AuthStore.revoke_permission``."""
+def revoke_permission(state: State, role: str, key: bytes, range_end: bytes) -> list[Record]:
+    """Revoke the permission on exactly that range from a role.
+
+    Raises RoleNotFoundError or PermissionNotGrantedError.
+    """
     granted = role_of(state, role).permissions
     if not any(p.key == key and p.range_end == range_end for p in granted):
         raise PermissionNotGrantedError
     return _bumped(state, [Record(PERMISSION, permission_id(role, key, range_end), None)])
 
 
-def grant_group_role(state: State, group: str, role: str) -> Change | None:
-    """Decide ``AuthStore.grant_group_role``."""
+def grant_group_role(state: State, group: str, role: str) -> list[Record]:
+    """Grant the members of a group a role. Raises UserEmptyError or RoleNotFoundError."""
     if not group:
         raise UserEmptyError
     if role != ROOT and role not in state.roles:
         raise RoleNotFoundError
     roles = state.groups.get(group, Group(group)).roles
     if role in roles:
-        return None
+        return []
     changed = Group(group, tuple(sorted((*roles, role), key=text_id)))
     return _bumped(state, [group_record(changed)])
 
 
-def revoke_group_role(state: State, group: str, role: str) -> Change:
-    """Decide ``AuthStore.revoke_group_role``."""
+def revoke_group_role(state: State, group: str, role: str) -> list[Record]:
+    """Revoke a role from a group. Raises RoleNotGrantedError."""
     roles = state.groups.get(group, Group(group)).roles
     if role not in roles:
         raise RoleNotGrantedError
@@ -223,9 +242,10 @@ def role_of(state: State, name: str) -> Role:
         raise RoleNotFoundError from None
 
 
-def _bumped(state: State, records: Sequence[Record], enabled: bool | None = None) -> Change:
-    now_enabled = state.meta.enabled if enabled is None else enabled
-    return Change(records, AuthMeta(now_enabled, state.meta.revision + 1))
+def _bumped(state: State, records: Iterable[Record]) -> list[Record]:
+    # Invariant 1.
+    meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
+    return [*records, meta_record(meta)]
 
 
 def _without_tokens(state: State, user: str) -> list[Record]:

@@ -18,7 +18,6 @@ from itertools import islice
 from math import ceil, inf
 from typing import Final
 
-from webhook.rbac.changes import Change
 from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.model import User
 from webhook.rbac.records import (
@@ -29,6 +28,7 @@ from webhook.rbac.records import (
     Record,
     Revocation,
     lifetime_record,
+    meta_record,
     revocation_record,
     token_record,
     user_record,
@@ -57,38 +57,45 @@ class Lifetimes:
     ahead: float = 0.0
 
 
-def revoke_jti(state: State, jti: str, lifetimes: Lifetimes, now: float) -> Change:
-    """Decide ``AuthStore.revoke_jti``."""
-    return Change([*_revoking(state, REVOKED_JTI, jti, lifetimes, now)], state.meta)
+def revoke_jti(state: State, jti: str, lifetimes: Lifetimes, now: float) -> list[Record]:
+    """Revoke the token with a ``jti``; ``now`` is in Unix seconds."""
+    return [*_revoking(state, REVOKED_JTI, jti, lifetimes, now)]
 
 
 def revoke_subject(
     state: State, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
-) -> Change:
-    """Decide ``AuthStore.revoke_subject``.
+) -> list[Record]:
+    """Revoke every token of a subject that was issued up to ``now`` (Unix seconds).
 
-    For auth tokens nothing has to be kept: the simple ones go, and the user's next generation
-    makes the others stale.
+    With ``is_account`` those of the service account with that user name, by a signer whose clock
+    may be ahead by ``lifetimes.ahead``; and the auth tokens of the user of that name. For auth
+    tokens no revocation is stored: the simple ones are deleted, and the user's next generation
+    makes the others stale. Raises UserNotFoundError where there is neither.
     """
     user = state.users.get(subject)
     if user is None and not is_account:
         raise UserNotFoundError
-    meta = state.meta
     records: list[Record] = []
     if is_account:
         # Tokens of a signer whose clock is ahead are in use already.
         records += _revoking(state, REVOKED_SUBJECT, subject, lifetimes, now + lifetimes.ahead)
     if user is not None:
-        meta = AuthMeta(meta.enabled, meta.revision + 1)
+        meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
         records += _logging_out(state, replace(user, generation=meta.revision))
-    return Change(records, meta)
+        records.append(meta_record(meta))
+    return records
 
 
-def tidy(state: State, lifetimes: Lifetimes, now: float) -> Change | None:
-    """Decide ``AuthStore.tidy_revocations``."""
-    records = [*_noted(state, lifetimes, now), *_extended(state, lifetimes, now)]
-    records += _forgotten(state, now)
-    return Change(records, state.meta) if records else None
+def tidy(state: State, lifetimes: Lifetimes, now: float) -> list[Record]:
+    """Record how long tokens live from ``now`` (Unix seconds) on, and delete what is over.
+
+    To be called with the settings of a server that starts.
+    """
+    return [
+        *_noted(state, lifetimes, now),
+        *_extended(state, lifetimes, now),
+        *_forgotten(state, now),
+    ]
 
 
 def _revoking(

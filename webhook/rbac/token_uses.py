@@ -52,7 +52,7 @@ class TokenUses:
             uses = dict(self._last)
         try:
             if _to_write(self._store.state, uses):
-                self._store.write_records(lambda state: _to_write(state, uses))
+                self._store.change(lambda state: _to_write(state, uses))
         finally:
             self._forget_written(uses)
 

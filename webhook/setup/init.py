@@ -47,6 +47,7 @@ from webhook.errors import DataDirectoryError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
 from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.setup.kubeconfig import kubeconfig
@@ -129,15 +130,19 @@ def _make_store(path: Path) -> list[Path]:
     unfinished.unlink(missing_ok=True)
     store = AuthStore(SQLiteBackend(unfinished))
     try:
-        store.add_role(ROOT)
-        store.add_user(ROOT)
-        store.grant_role(ROOT, ROOT)
-        store.add_role(API_SERVER_USER)
+        store.change(changes.add_role, ROOT)
+        store.change(changes.add_user, ROOT)
+        store.change(changes.grant_role, ROOT, ROOT)
+        store.change(changes.add_role, API_SERVER_USER)
         for key in (TOKEN_REVIEWS_KEY, ACCESS_REVIEWS_KEY):
-            store.grant_permission(API_SERVER_USER, Permission(key, b"", PermissionType.WRITE))
-        store.add_user(API_SERVER_USER)
-        store.grant_role(API_SERVER_USER, API_SERVER_USER)
-        store.enable()
+            store.change(
+                changes.grant_permission,
+                API_SERVER_USER,
+                Permission(key, b"", PermissionType.WRITE),
+            )
+        store.change(changes.add_user, API_SERVER_USER)
+        store.change(changes.grant_role, API_SERVER_USER, API_SERVER_USER)
+        store.change(changes.enable)
     finally:
         store.close()
     if is_there:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from webhook.errors import LeewayError
 from webhook.etcd import auth_json as wire
+from webhook.rbac import changes
 from webhook.rbac.access import require_admin, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenProvider
@@ -62,11 +63,11 @@ class AuthAPI:
 
     def enable(self, _caller: Caller, _request: wire.Request) -> None:
         """AuthEnable."""
-        self.store.enable()
+        self.store.change(changes.enable)
 
     def disable(self, _caller: Caller, _request: wire.Request) -> None:
         """AuthDisable."""
-        self.store.disable()
+        self.store.change(changes.disable)
 
     def status(self, _caller: Caller, _request: wire.Request) -> dict[str, Any]:
         """AuthStatus."""
@@ -88,7 +89,7 @@ class AuthAPI:
         """AuthUserAdd."""
         without = request.options is not None and request.options.no_password
         password_hash = b"" if without or not request.name else self._hash(request.password)
-        self.store.add_user(request.name, password_hash)
+        self.store.change(changes.add_user, request.name, password_hash)
 
     def user_get(self, caller: Caller, request: wire.NameRequest) -> dict[str, Any]:
         """AuthUserGet: root, or the user itself."""
@@ -102,24 +103,24 @@ class AuthAPI:
 
     def user_delete(self, _caller: Caller, request: wire.NameRequest) -> None:
         """AuthUserDelete."""
-        self.store.delete_user(request.name)
+        self.store.change(changes.delete_user, request.name)
 
     def user_change_password(self, _caller: Caller, request: wire.AuthenticateRequest) -> None:
         """AuthUserChangePassword."""
         self.store.user(request.name)
-        self.store.change_password(request.name, self._hash(request.password))
+        self.store.change(changes.change_password, request.name, self._hash(request.password))
 
     def user_grant_role(self, _caller: Caller, request: wire.UserGrantRoleRequest) -> None:
         """AuthUserGrantRole."""
-        self.store.grant_role(request.user, request.role)
+        self.store.change(changes.grant_role, request.user, request.role)
 
     def user_revoke_role(self, _caller: Caller, request: wire.UserRevokeRoleRequest) -> None:
         """AuthUserRevokeRole."""
-        self.store.revoke_role(request.name, request.role)
+        self.store.change(changes.revoke_role, request.name, request.role)
 
     def role_add(self, _caller: Caller, request: wire.RoleAddRequest) -> None:
         """AuthRoleAdd."""
-        self.store.add_role(request.name)
+        self.store.change(changes.add_role, request.name)
 
     def role_get(self, caller: Caller, request: wire.RoleRequest) -> dict[str, Any]:
         """AuthRoleGet: root, or a user that has the role."""
@@ -133,7 +134,7 @@ class AuthAPI:
 
     def role_delete(self, _caller: Caller, request: wire.RoleRequest) -> None:
         """AuthRoleDelete."""
-        self.store.delete_role(request.role)
+        self.store.change(changes.delete_role, request.role)
 
     def role_grant_permission(
         self, _caller: Caller, request: wire.RoleGrantPermissionRequest
@@ -141,13 +142,13 @@ class AuthAPI:
         """AuthRoleGrantPermission."""
         if request.perm is None:
             raise PermissionNotGivenError
-        self.store.grant_permission(request.name, wire.permission_of(request.perm))
+        self.store.change(changes.grant_permission, request.name, wire.permission_of(request.perm))
 
     def role_revoke_permission(
         self, _caller: Caller, request: wire.RoleRevokePermissionRequest
     ) -> None:
         """AuthRoleRevokePermission."""
-        self.store.revoke_permission(request.role, request.key, request.range_end)
+        self.store.change(changes.revoke_permission, request.role, request.key, request.range_end)
 
     def _require_admin(self, caller: Caller) -> None:
         require_admin(self.store, caller.username, caller.groups)

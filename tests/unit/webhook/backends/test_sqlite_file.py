@@ -12,6 +12,7 @@ import pytest
 
 from webhook.backends import sqlite_file
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 
@@ -28,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[AuthStore]:
     found = AuthStore(SQLiteBackend(path))
-    found.add_user("first")
+    found.change(changes.add_user, "first")
     yield found
     found.close()
 
@@ -55,7 +56,7 @@ def test_a_commit_is_seen_whatever_the_steps_of_the_file_systems_clock(
     for number in range(60):
         if number % 20 == 10:
             settle(store)
-        theirs.add_user(f"user{number}")
+        theirs.change(changes.add_user, f"user{number}")
         store.refresh()
         store.refresh()
         assert f"user{number}" in store.state.users
@@ -125,7 +126,7 @@ def test_what_takes_the_place_of_a_quiet_file_is_read_at_the_next_look(
     store.refresh()
     assert not store._backend.unread()
     theirs = AuthStore(SQLiteBackend(path))
-    theirs.add_user("second")
+    theirs.change(changes.add_user, "second")
     theirs.close()
     store.refresh()
     assert store.user_names() == ["first", "second"]

@@ -17,6 +17,7 @@ from webhook.config.paths import read_pair
 from webhook.doctor.findings import Status
 from webhook.doctor.fixes import Fixes
 from webhook.doctor.users import check_users
+from webhook.rbac import changes
 from webhook.rbac.model import ROOT
 
 
@@ -138,8 +139,8 @@ def test_a_host_that_init_was_told_is_in_the_fix(leeway: Leeway, tmp_path: Path)
 
 def test_root_without_its_role(data_dir: Path) -> None:
     with_store = store_of(data_dir, Configuration())
-    with_store.disable()
-    with_store.revoke_role(ROOT, ROOT)
+    with_store.change(changes.disable)
+    with_store.change(changes.revoke_role, ROOT, ROOT)
     with_store.close()
     store = store_of(data_dir, Configuration(), read_only=True)
     store.close()

@@ -5,6 +5,7 @@ import pytest
 from webhook.backends.memory import MemoryBackend
 from webhook.kube.request_access import decide, decide_for_cluster
 from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 
 SECRET = ResourceAttributes("get", "", "secrets", "", "kube-system", "s")
@@ -14,11 +15,11 @@ SIGNER = ResourceAttributes("approve", "certificates.k8s.io", "signers", name="k
 
 def a_store() -> AuthStore:
     store = AuthStore(MemoryBackend())
-    store.add_role("root")
+    store.change(changes.add_role, "root")
     for user in ("root", "jane"):
-        store.add_user(user)
-        store.grant_role(user, "root")
-    store.grant_group_role("admins", "root")
+        store.change(changes.add_user, user)
+        store.change(changes.grant_role, user, "root")
+    store.change(changes.grant_group_role, "admins", "root")
     return store
 
 

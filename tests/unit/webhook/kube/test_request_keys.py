@@ -17,6 +17,7 @@ from webhook.kube.request_keys import (
     resource_of,
 )
 from webhook.kube.resources import KNOWN
+from webhook.rbac import changes
 from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType
@@ -85,11 +86,13 @@ NO_ONE: set[str] = set()
 def a_store() -> AuthStore:
     store = AuthStore(MemoryBackend())
     for role, (kind, spans) in GRANTS.items():
-        store.add_role(role)
-        store.add_user(role)
-        store.grant_role(role, role)
+        store.change(changes.add_role, role)
+        store.change(changes.add_user, role)
+        store.change(changes.grant_role, role, role)
         for key, end in spans:
-            store.grant_permission(role, Permission(key.encode(), end.encode(), kind))
+            store.change(
+                changes.grant_permission, role, Permission(key.encode(), end.encode(), kind)
+            )
     return store
 
 

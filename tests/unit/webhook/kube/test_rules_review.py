@@ -22,6 +22,7 @@ from webhook.kube.rules_review import (
     render_rules_review,
     rules_of,
 )
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType
 
@@ -33,11 +34,11 @@ WRITES = ["create", "update", "patch", "delete", "deletecollection"]
 
 def store_with(*grants: Grant) -> AuthStore:
     store = AuthStore(MemoryBackend())
-    store.add_role("r")
-    store.add_user("u")
-    store.grant_role("u", "r")
+    store.change(changes.add_role, "r")
+    store.change(changes.add_user, "u")
+    store.change(changes.grant_role, "u", "r")
     for kind, key, end in grants:
-        store.grant_permission("r", Permission(key.encode(), end.encode(), kind))
+        store.change(changes.grant_permission, "r", Permission(key.encode(), end.encode(), kind))
     return store
 
 
@@ -103,14 +104,14 @@ def test_rules(grants: list[Grant], expected: Rules) -> None:
     store = store_with(*grants)
     assert rules_of(store, "u", (), "team") == expected
     assert rules_of(store, "another", (), "team") == Rules()
-    store.grant_group_role("g", "r")
+    store.change(changes.grant_group_role, "g", "r")
     assert rules_of(store, "another", ("g",), "team") == expected
 
 
 def test_the_role_root() -> None:
     store = AuthStore(MemoryBackend())
-    store.add_role("root")
-    store.grant_group_role("admins", "root")
+    store.change(changes.add_role, "root")
+    store.change(changes.grant_group_role, "admins", "root")
     assert rules_of(store, "x", ("admins",), "team") == Rules(
         [rule(["*"], "*", "*")], [paths(["*"], "*")]
     )

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Iterator
 
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes
 from webhook.rbac.access import explain_access, granting_roles, is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission, PermissionType
@@ -15,14 +16,14 @@ K = from_wire(b"k", b"")
 def test_why_and_what_is_missing() -> None:
     store = AuthStore(MemoryBackend())
     for role in ("a", "b", "c", "root"):
-        store.add_role(role)
-    store.grant_permission("a", Permission(b"a", b"c", READ))
-    store.grant_permission("b", Permission(b"c", b"e", READWRITE))
-    store.grant_permission("c", Permission(b"x", b"", READ))
-    store.add_user("u")
+        store.change(changes.add_role, role)
+    store.change(changes.grant_permission, "a", Permission(b"a", b"c", READ))
+    store.change(changes.grant_permission, "b", Permission(b"c", b"e", READWRITE))
+    store.change(changes.grant_permission, "c", Permission(b"x", b"", READ))
+    store.change(changes.add_user, "u")
     for role in ("a", "c"):
-        store.grant_role("u", role)
-    store.grant_group_role("g", "b")
+        store.change(changes.grant_role, "u", role)
+    store.change(changes.grant_group_role, "g", "b")
     whole = Range(b"a", b"f")
     alone = explain_access(store, "u", (), READ, whole)
     assert (alone.allowed, alone.roles, alone.uncovered) == (False, ("a",), (Range(b"c", b"f"),))
@@ -32,7 +33,7 @@ def test_why_and_what_is_missing() -> None:
     assert (write.allowed, write.roles, write.uncovered) == (False, ("b",), (Range(b"b", b"c"),))
     nobody = explain_access(store, "x", ["y"], READ, whole)
     assert (nobody.allowed, nobody.roles, nobody.uncovered) == (False, (), (whole,))
-    store.grant_group_role("admins", ROOT)
+    store.change(changes.grant_group_role, "admins", ROOT)
     root = explain_access(store, "x", ["y", "admins"], WRITE, Range(b"\0", None))
     assert (root.allowed, root.roles, root.uncovered) == (True, (ROOT,), ())
     assert granting_roles(store, "x", ["admins"], [WRITE], whole) == (ROOT,)
@@ -42,15 +43,15 @@ def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
     """Elsewhere a permission goes from a role, then the user gets the role: never allowed."""
     backend = MemoryBackend()
     ours, theirs = AuthStore(backend), AuthStore(backend)
-    ours.add_role("r")
-    ours.grant_permission("r", Permission(b"k", b"", READ))
+    ours.change(changes.add_role, "r")
+    ours.change(changes.grant_permission, "r", Permission(b"k", b"", READ))
     for name in ("u", "v"):
-        ours.add_user(name)
-    ours.grant_role("v", "r")
+        ours.change(changes.add_user, name)
+    ours.change(changes.grant_role, "v", "r")
     theirs.refresh()
     assert granting_roles(theirs, "v", (), [READ], K) == ("r",)
-    ours.revoke_permission("r", b"k", b"")
-    ours.grant_role("u", "r")
+    ours.change(changes.revoke_permission, "r", b"k", b"")
+    ours.change(changes.grant_role, "u", "r")
     revision, records = backend.changes(theirs.state.revision)
     answers: list[bool] = []
     asking: list[threading.Thread] = []
@@ -75,13 +76,13 @@ def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
 def test_a_key_is_a_range_of_one() -> None:
     store = AuthStore(MemoryBackend())
     for role in ("r", "w", ROOT):
-        store.add_role(role)
-    store.grant_permission("r", Permission(b"a", b"c", READ))
-    store.grant_permission("w", Permission(b"b", b"", WRITE))
+        store.change(changes.add_role, role)
+    store.change(changes.grant_permission, "r", Permission(b"a", b"c", READ))
+    store.change(changes.grant_permission, "w", Permission(b"b", b"", WRITE))
     for name, roles in (("u", ("r", "w")), ("v", ("w",)), ("all", (ROOT,)), ("none", ())):
-        store.add_user(name)
+        store.change(changes.add_user, name)
         for role in roles:
-            store.grant_role(name, role)
+            store.change(changes.grant_role, name, role)
     answers = set()
     for user in ("u", "v", "all", "none", "nobody"):
         for key in (b"", b"a", b"a\0", b"b", b"b\0", b"c"):

@@ -1,7 +1,7 @@
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -14,6 +14,21 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import errors
 from webhook.rbac.access import require_admin, roles_of
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.changes import (
+    add_role,
+    add_user,
+    change_password,
+    delete_role,
+    delete_user,
+    disable,
+    enable,
+    grant_group_role,
+    grant_permission,
+    grant_role,
+    revoke_group_role,
+    revoke_permission,
+    revoke_role,
+)
 from webhook.rbac.errors import (
     AuthError,
     StoreLockedError,
@@ -29,91 +44,85 @@ HASH = b"a bcrypt hash"
 Operation = Callable[[AuthStore], object]
 
 
+def doing(decide: Callable[..., Iterable[Record]], *arguments: object) -> Operation:
+    return lambda store: store.change(decide, *arguments)
+
+
 def prepared(backend: Backend | None = None) -> AuthStore:
     """Return a store with root, u (role r) and p (no password), r with one permission, group g."""
     store = AuthStore(backend or MemoryBackend())
     for role in ("root", "r", "free"):
-        store.add_role(role)
+        store.change(add_role, role)
     for name in ("root", "u"):
-        store.add_user(name, HASH)
-    store.add_user("p")
-    store.grant_role("root", "root")
-    store.grant_role("u", "r")
-    store.grant_permission("r", A_TO_C)
-    store.grant_group_role("g", "r")
+        store.change(add_user, name, HASH)
+    store.change(add_user, "p")
+    store.change(grant_role, "root", "root")
+    store.change(grant_role, "u", "r")
+    store.change(grant_permission, "r", A_TO_C)
+    store.change(grant_group_role, "g", "r")
     return store
 
 
 # What is wrong with each operation; `enabled` says whether auth is on.
 REFUSALS: list[tuple[str, Operation, bool, type[AuthError]]] = [
-    ("no name", lambda s: s.add_user(""), False, errors.UserEmptyError),
-    ("user there", lambda s: s.add_user("u"), False, errors.UserAlreadyExistsError),
-    ("delete nobody", lambda s: s.delete_user("x"), False, errors.UserNotFoundError),
-    ("delete no name", lambda s: s.delete_user(""), False, errors.UserNotFoundError),
-    ("delete root", lambda s: s.delete_user("root"), True, errors.InvalidAuthManagementError),
-    ("password of nobody", lambda s: s.change_password("x", HASH), False, errors.UserNotFoundError),
-    ("grant to nobody", lambda s: s.grant_role("x", "r"), False, errors.UserNotFoundError),
-    ("grant no role", lambda s: s.grant_role("u", "x"), False, errors.RoleNotFoundError),
-    ("both are gone", lambda s: s.grant_role("x", "x"), False, errors.UserNotFoundError),
-    ("revoke of nobody", lambda s: s.revoke_role("x", "r"), False, errors.UserNotFoundError),
-    ("revoke not held", lambda s: s.revoke_role("u", "free"), False, errors.RoleNotGrantedError),
-    ("revoke no role", lambda s: s.revoke_role("u", "x"), False, errors.RoleNotGrantedError),
-    (
-        "root of root",
-        lambda s: s.revoke_role("root", "root"),
-        True,
-        errors.InvalidAuthManagementError,
-    ),
-    ("role no name", lambda s: s.add_role(""), False, errors.RoleEmptyError),
-    ("role there", lambda s: s.add_role("r"), False, errors.RoleAlreadyExistsError),
-    ("delete no role", lambda s: s.delete_role("x"), False, errors.RoleNotFoundError),
-    ("delete role root", lambda s: s.delete_role("root"), True, errors.InvalidAuthManagementError),
+    ("no name", doing(add_user, ""), False, errors.UserEmptyError),
+    ("user there", doing(add_user, "u"), False, errors.UserAlreadyExistsError),
+    ("delete nobody", doing(delete_user, "x"), False, errors.UserNotFoundError),
+    ("delete no name", doing(delete_user, ""), False, errors.UserNotFoundError),
+    ("delete root", doing(delete_user, "root"), True, errors.InvalidAuthManagementError),
+    ("password of nobody", doing(change_password, "x", HASH), False, errors.UserNotFoundError),
+    ("grant to nobody", doing(grant_role, "x", "r"), False, errors.UserNotFoundError),
+    ("grant no role", doing(grant_role, "u", "x"), False, errors.RoleNotFoundError),
+    ("both are gone", doing(grant_role, "x", "x"), False, errors.UserNotFoundError),
+    ("revoke of nobody", doing(revoke_role, "x", "r"), False, errors.UserNotFoundError),
+    ("revoke not held", doing(revoke_role, "u", "free"), False, errors.RoleNotGrantedError),
+    ("revoke no role", doing(revoke_role, "u", "x"), False, errors.RoleNotGrantedError),
+    ("root of root", doing(revoke_role, "root", "root"), True, errors.InvalidAuthManagementError),
+    ("role no name", doing(add_role, ""), False, errors.RoleEmptyError),
+    ("role there", doing(add_role, "r"), False, errors.RoleAlreadyExistsError),
+    ("delete no role", doing(delete_role, "x"), False, errors.RoleNotFoundError),
+    ("delete role root", doing(delete_role, "root"), True, errors.InvalidAuthManagementError),
     (
         "grant no key",
-        lambda s: s.grant_permission("r", Permission(b"", b"", READ)),
+        doing(grant_permission, "r", Permission(b"", b"", READ)),
         False,
         errors.InvalidAuthManagementError,
     ),
     (
         "grant backwards",
-        lambda s: s.grant_permission("r", Permission(b"b", b"a", READ)),
+        doing(grant_permission, "r", Permission(b"b", b"a", READ)),
         False,
         errors.InvalidAuthManagementError,
     ),
     (
         "grant nothing to nobody",
-        lambda s: s.grant_permission("x", Permission(b"b", b"b", READ)),
+        doing(grant_permission, "x", Permission(b"b", b"b", READ)),
         False,
         errors.InvalidAuthManagementError,
     ),
-    ("to no role", lambda s: s.grant_permission("x", A_TO_C), False, errors.RoleNotFoundError),
+    ("to no role", doing(grant_permission, "x", A_TO_C), False, errors.RoleNotFoundError),
     (
         "revoke from no role",
-        lambda s: s.revoke_permission("x", b"a", b"c"),
+        doing(revoke_permission, "x", b"a", b"c"),
         False,
         errors.RoleNotFoundError,
     ),
     (
         "revoke a part",
-        lambda s: s.revoke_permission("r", b"a", b"b"),
+        doing(revoke_permission, "r", b"a", b"b"),
         False,
         errors.PermissionNotGrantedError,
     ),
     (
         "revoke the key",
-        lambda s: s.revoke_permission("r", b"a", b""),
+        doing(revoke_permission, "r", b"a", b""),
         False,
         errors.PermissionNotGrantedError,
     ),
-    ("group no name", lambda s: s.grant_group_role("", "r"), False, errors.UserEmptyError),
-    ("group no role", lambda s: s.grant_group_role("g", "x"), False, errors.RoleNotFoundError),
-    (
-        "group not held",
-        lambda s: s.revoke_group_role("g", "free"),
-        False,
-        errors.RoleNotGrantedError,
-    ),
-    ("group unknown", lambda s: s.revoke_group_role("x", "r"), False, errors.RoleNotGrantedError),
+    ("group no name", doing(grant_group_role, "", "r"), False, errors.UserEmptyError),
+    ("group no role", doing(grant_group_role, "g", "x"), False, errors.RoleNotFoundError),
+    ("group not held", doing(revoke_group_role, "g", "free"), False, errors.RoleNotGrantedError),
+    ("group unknown", doing(revoke_group_role, "x", "r"), False, errors.RoleNotGrantedError),
     ("show nobody", lambda s: s.user("x"), False, errors.UserNotFoundError),
     ("show no role", lambda s: s.role("x"), False, errors.RoleNotFoundError),
     ("admin: nobody", lambda s: require_admin(s, ""), True, errors.UserEmptyError),
@@ -133,7 +142,7 @@ def test_refused_and_nothing_changed(
     backend = MemoryBackend()
     store = prepared(backend)
     if enabled:
-        store.enable()
+        store.change(enable)
     before = backend.load()
     with pytest.raises(refusal) as refused:
         operation(store)
@@ -144,31 +153,31 @@ def test_refused_and_nothing_changed(
 
 
 CHANGES: list[tuple[str, Operation, int]] = [
-    ("add user", lambda s: s.add_user("new", HASH), 1),
-    ("add user without password", lambda s: s.add_user("new"), 1),
-    ("delete user", lambda s: s.delete_user("u"), 1),
-    ("delete root while disabled", lambda s: s.delete_user("root"), 1),
-    ("change password", lambda s: s.change_password("u", b"other"), 1),
-    ("change password of one without", lambda s: s.change_password("p", b"other"), 1),
-    ("grant role", lambda s: s.grant_role("u", "free"), 1),
-    ("grant role held", lambda s: s.grant_role("u", "r"), 0),
-    ("revoke role", lambda s: s.revoke_role("u", "r"), 1),
-    ("revoke root while disabled", lambda s: s.revoke_role("root", "root"), 1),
-    ("add role", lambda s: s.add_role("new"), 1),
-    ("delete role", lambda s: s.delete_role("r"), 1),
-    ("delete role root while disabled", lambda s: s.delete_role("root"), 1),
-    ("grant permission", lambda s: s.grant_permission("r", Permission(b"x", b"", WRITE)), 1),
-    ("grant the same again", lambda s: s.grant_permission("r", A_TO_C), 1),
-    ("grant to root", lambda s: s.grant_permission("root", A_TO_C), 1),
-    ("change type", lambda s: s.grant_permission("r", Permission(b"a", b"c", WRITE)), 1),
-    ("revoke permission", lambda s: s.revoke_permission("r", b"a", b"c"), 1),
-    ("grant group", lambda s: s.grant_group_role("h", "r"), 1),
-    ("grant group root", lambda s: s.grant_group_role("h", "root"), 1),
-    ("grant group held", lambda s: s.grant_group_role("g", "r"), 0),
-    ("revoke group", lambda s: s.revoke_group_role("g", "r"), 1),
-    ("enable", lambda s: s.enable(), 0),
-    ("disable while disabled", lambda s: s.disable(), 0),
-    ("no records", lambda s: s.write_records(lambda state: []), 0),
+    ("add user", doing(add_user, "new", HASH), 1),
+    ("add user without password", doing(add_user, "new"), 1),
+    ("delete user", doing(delete_user, "u"), 1),
+    ("delete root while disabled", doing(delete_user, "root"), 1),
+    ("change password", doing(change_password, "u", b"other"), 1),
+    ("change password of one without", doing(change_password, "p", b"other"), 1),
+    ("grant role", doing(grant_role, "u", "free"), 1),
+    ("grant role held", doing(grant_role, "u", "r"), 0),
+    ("revoke role", doing(revoke_role, "u", "r"), 1),
+    ("revoke root while disabled", doing(revoke_role, "root", "root"), 1),
+    ("add role", doing(add_role, "new"), 1),
+    ("delete role", doing(delete_role, "r"), 1),
+    ("delete role root while disabled", doing(delete_role, "root"), 1),
+    ("grant permission", doing(grant_permission, "r", Permission(b"x", b"", WRITE)), 1),
+    ("grant the same again", doing(grant_permission, "r", A_TO_C), 1),
+    ("grant to root", doing(grant_permission, "root", A_TO_C), 1),
+    ("change type", doing(grant_permission, "r", Permission(b"a", b"c", WRITE)), 1),
+    ("revoke permission", doing(revoke_permission, "r", b"a", b"c"), 1),
+    ("grant group", doing(grant_group_role, "h", "r"), 1),
+    ("grant group root", doing(grant_group_role, "h", "root"), 1),
+    ("grant group held", doing(grant_group_role, "g", "r"), 0),
+    ("revoke group", doing(revoke_group_role, "g", "r"), 1),
+    ("enable", doing(enable), 0),
+    ("disable while disabled", doing(disable), 0),
+    ("no records", doing(lambda state: []), 0),
 ]
 
 
@@ -191,18 +200,18 @@ def test_a_change_is_written_and_counted(operation: Operation, bump: int, tmp_pa
 def test_enabling_needs_root_and_its_role() -> None:
     store = AuthStore(MemoryBackend())
     with pytest.raises(errors.RootUserNotExistError):
-        store.enable()
-    store.add_user("root", HASH)
+        store.change(enable)
+    store.change(add_user, "root", HASH)
     with pytest.raises(errors.RootRoleNotExistError):
-        store.enable()
-    store.grant_role("root", "root")  # as in etcd, whether the role is there or not
+        store.change(enable)
+    store.change(grant_role, "root", "root")  # as in etcd, whether the role is there or not
     assert store.revision == 3
-    store.enable()
-    store.enable()
+    store.change(enable)
+    store.change(enable)
     assert (store.enabled, store.revision) == (True, 3)
-    store.disable()
+    store.change(disable)
     assert (store.enabled, store.revision) == (False, 4)
-    store.disable()
+    store.change(disable)
     assert store.revision == 4
 
 
@@ -217,16 +226,16 @@ def test_a_new_store_is_at_revision_1_and_disabled() -> None:
 
 def test_what_is_shown() -> None:
     store = prepared()
-    store.add_user("é")
-    store.add_user("\U0001f600")
-    store.add_user("\uffee")
+    store.change(add_user, "é")
+    store.change(add_user, "\U0001f600")
+    store.change(add_user, "\uffee")
     # In the order of their bytes, not of Python's characters.
     assert store.user_names() == ["p", "root", "u", "é", "\uffee", "\U0001f600"]
     assert store.role_names() == ["free", "r", "root"]
     assert store.role("root") == Role("root", (ROOT_PERMISSION,))
-    store.grant_permission("r", Permission(b"a", b"b", WRITE))
-    store.grant_permission("r", Permission(b"\xff", b"", READWRITE))
-    store.grant_permission("r", Permission(b"a", b"\0", READ))
+    store.change(grant_permission, "r", Permission(b"a", b"b", WRITE))
+    store.change(grant_permission, "r", Permission(b"\xff", b"", READWRITE))
+    store.change(grant_permission, "r", Permission(b"a", b"\0", READ))
     assert store.role("r").permissions == (
         Permission(b"a", b"\0", READ),
         Permission(b"a", b"b", WRITE),
@@ -238,13 +247,13 @@ def test_what_is_shown() -> None:
 
 def test_deleting_a_role_takes_it_from_everybody_and_its_grants_with_it() -> None:
     store = prepared()
-    store.grant_group_role("g", "free")
-    store.delete_role("r")
+    store.change(grant_group_role, "g", "free")
+    store.change(delete_role, "r")
     assert store.user("u").roles == ()
     assert store.state.groups["g"].roles == ("free",)
-    store.add_role("r")
+    store.change(add_role, "r")
     assert store.role("r").permissions == ()
-    store.delete_role("free")
+    store.change(delete_role, "free")
     assert "g" not in store.state.groups
     assert roles_of(store.state, "u", ["g", "none"]) == frozenset()
 
@@ -252,7 +261,7 @@ def test_deleting_a_role_takes_it_from_everybody_and_its_grants_with_it() -> Non
 def test_a_password_change_of_a_user_without_one_sets_none() -> None:
     store = prepared()
     before = store.user("p")
-    store.change_password("p", HASH)
+    store.change(change_password, "p", HASH)
     assert store.user("p").password_hash == b""
     assert store.user("p").generation > before.generation
 
@@ -261,11 +270,13 @@ def test_a_name_that_is_no_text_is_not_written() -> None:
     """Nobody could be shown it: neither JSON nor a protocol buffer can hold it."""
     store = prepared(MemoryBackend())
     revision = store.revision
-    for write in (store.add_role, lambda name: store.grant_group_role(name, "r")):
+    for write in (
+        doing(add_role, "\ud800"),
+        doing(grant_group_role, "\ud800", "r"),
+        doing(add_user, "\ud800"),
+    ):
         with pytest.raises(UnicodeEncodeError):
-            write("\ud800")
-    with pytest.raises(UnicodeEncodeError):
-        store.add_user("\ud800")
+            write(store)
     assert store.revision == revision
 
 
@@ -292,9 +303,9 @@ def test_refresh_answers_nothing_while_another_thread_has_read_news_and_not_appl
     backend = Held(tmp_path / "store.db")
     ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
     ours.refresh()
-    theirs.add_user("written")
+    theirs.change(add_user, "written")
     backend.is_holding = True
-    writing = Thread(target=ours.add_role, args=("r",))
+    writing = Thread(target=ours.change, args=(add_role, "r"))
     writing.start()
     assert backend.read.wait(5)
     with pytest.raises(StoreLockedError):
@@ -311,9 +322,9 @@ def test_refresh_never_waits_for_another_thread(tmp_path: Path) -> None:
     backend = Held(tmp_path / "store.db")
     ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
     ours.refresh()
-    theirs.add_user("written")
+    theirs.change(add_user, "written")
     backend.is_holding = True
-    writing = Thread(target=ours.add_role, args=("r",))
+    writing = Thread(target=ours.change, args=(add_role, "r"))
     writing.start()
     assert backend.read.wait(5)
     for _ in range(2):
@@ -335,7 +346,7 @@ def test_refresh_answers_nothing_while_news_that_were_written_are_locked(
     ours, theirs = AuthStore(SQLiteBackend(path)), AuthStore(SQLiteBackend(path))
     ours.refresh()
     for number in range(unread):
-        theirs.add_user(f"user{number}")
+        theirs.change(add_user, f"user{number}")
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreLockedError):
@@ -371,7 +382,7 @@ def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     backend = Forgetful(path)
     ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(path))
-    theirs.add_user("written")
+    theirs.change(add_user, "written")
     other = sqlite3.connect(path, isolation_level=None)
     backend.others.append(other)
     backend.waits.clear()
@@ -382,7 +393,7 @@ def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
     assert "written" in ours.state.users
     assert not any(backend.waits)
     backend.waits.clear()
-    ours.add_user("ours")
+    ours.change(add_user, "ours")
     assert backend.waits == [True]
     for opened in (ours, theirs, other):
         opened.close()
@@ -391,7 +402,7 @@ def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
 def test_refresh_takes_over_what_others_wrote() -> None:
     backend = MemoryBackend()
     ours, theirs = prepared(backend), AuthStore(backend)
-    ours.grant_permission("r", Permission(b"x", b"", READ))
+    ours.change(grant_permission, "r", Permission(b"x", b"", READ))
     assert not theirs.state.permissions(frozenset("r")).can_read(b"x")
     theirs.refresh()
     assert theirs.state.permissions(frozenset("r")).can_read(b"x")
@@ -407,7 +418,7 @@ def test_refresh_does_not_wait_for_a_writer_of_ours() -> None:
             return super().commit(expected, records)
 
     store = AuthStore(Slow())
-    writer = threading.Thread(target=store.add_role, args=("r",))
+    writer = threading.Thread(target=store.change, args=(add_role, "r"))
     writer.start()
     assert entered.wait(10)
     store.refresh()  # would wait for ever
@@ -429,13 +440,17 @@ def test_a_failed_write_leaves_everything_as_it_was() -> None:
     store = prepared(backend)
     backend.broken = True
     before = store.revision
-    for operation in (AuthStore.enable, lambda s: s.delete_role("r"), lambda s: s.add_user("n")):
+    for operation in (
+        doing(enable),
+        doing(delete_role, "r"),
+        doing(add_user, "n"),
+    ):
         with pytest.raises(StoreUnavailableError):
             operation(store)
     assert store.revision == before
     assert_same(store, Scratch(backend))
     backend.broken = False
-    store.add_user("n")
+    store.change(add_user, "n")
     assert_same(store, Scratch(backend))
 
 
@@ -453,7 +468,7 @@ def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
     lag, changes = 3, 600
     backend = MemoryBackend()
     store, other = prepared(backend), AuthStore(backend)
-    store.grant_role("u", "free")
+    store.change(grant_role, "u", "free")
     done, begun, finished = 0, 0, False
     failures: list[str] = []
     asked = 0
@@ -483,13 +498,13 @@ def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
         reader.start()
     for number in range(1, changes + 1):
         begun = number
-        store.grant_permission(role(number), Permission(key(number), b"", WRITE))
+        store.change(grant_permission, role(number), Permission(key(number), b"", WRITE))
         if number > lag:
-            store.revoke_permission(role(number - lag), key(number - lag), b"")
+            store.change(revoke_permission, role(number - lag), key(number - lag), b"")
         done = number
         if number % 10 == 0:
             # News of another process come in between.
-            other.add_user(f"user{number}")
+            other.change(add_user, f"user{number}")
             store.refresh()
     finished = True
     for reader in readers:
@@ -507,7 +522,7 @@ def test_writers_of_several_stores_lose_no_change(tmp_path: Path) -> None:
     def write(number: int) -> None:
         try:
             for i in range(20):
-                stores[number // 2].add_user(f"{number}-{i}")
+                stores[number // 2].change(add_user, f"{number}-{i}")
         except BaseException as error:
             failures.append(error)
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
 
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes, revoking
 from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthError, StoreUnavailableError
@@ -89,63 +90,65 @@ class Stores(RuleBasedStateMachine):
     def prepare(self, enabled: bool) -> None:
         store = self.stores[0]
         for role in ("root", "r1"):
-            store.add_role(role)
+            store.change(changes.add_role, role)
         for name in ("root", "a"):
-            store.add_user(name, b"hash of it")
-        store.grant_role("root", "root")
-        store.grant_role("a", "r1")
+            store.change(changes.add_user, name, b"hash of it")
+        store.change(changes.grant_role, "root", "root")
+        store.change(changes.grant_role, "a", "r1")
         if enabled:
-            store.enable()
+            store.change(changes.enable)
 
     @rule(index=which)
     def enable(self, index: int) -> None:
-        self.change(index, AuthStore.enable, bumps=0)
+        self.change(index, lambda store: store.change(changes.enable), bumps=0)
 
     @rule(index=which)
     def disable(self, index: int) -> None:
-        self.change(index, AuthStore.disable)
+        self.change(index, lambda store: store.change(changes.disable))
 
     @rule(index=which, name=names, password=st.sampled_from((b"", b"hash", *HASHES)))
     def add_user(self, index: int, name: str, password: bytes) -> None:
-        self.change(index, lambda store: store.add_user(name, password))
+        self.change(index, lambda store: store.change(changes.add_user, name, password))
 
     @rule(index=which, name=names)
     def delete_user(self, index: int, name: str) -> None:
-        self.change(index, lambda store: store.delete_user(name))
+        self.change(index, lambda store: store.change(changes.delete_user, name))
         if name not in self.stores[index].state.users:
             assert name not in self.stores[index].state.tokens_of_user
 
     @rule(index=which, name=names, password=st.sampled_from(HASHES))
     def change_password(self, index: int, name: str, password: bytes) -> None:
-        self.change(index, lambda store: store.change_password(name, password))
+        self.change(index, lambda store: store.change(changes.change_password, name, password))
         assert name not in self.stores[index].state.tokens_of_user
 
     @rule(index=which, name=names, role=roles)
     def grant_role(self, index: int, name: str, role: str) -> None:
-        self.change(index, lambda store: store.grant_role(name, role))
+        self.change(index, lambda store: store.change(changes.grant_role, name, role))
 
     @rule(index=which, name=names, role=roles)
     def revoke_role(self, index: int, name: str, role: str) -> None:
-        self.change(index, lambda store: store.revoke_role(name, role))
+        self.change(index, lambda store: store.change(changes.revoke_role, name, role))
 
     @rule(index=which, role=roles)
     def add_role(self, index: int, role: str) -> None:
-        self.change(index, lambda store: store.add_role(role))
+        self.change(index, lambda store: store.change(changes.add_role, role))
 
     @rule(index=which, role=roles)
     def delete_role(self, index: int, role: str) -> None:
-        self.change(index, lambda store: store.delete_role(role))
+        self.change(index, lambda store: store.change(changes.delete_role, role))
 
     @rule(index=which, role=roles, key=keys, range_end=ends, kind=st.sampled_from(PermissionType))
     def grant_permission(
         self, index: int, role: str, key: bytes, range_end: bytes, kind: PermissionType
     ) -> None:
         permission = Permission(key, range_end, kind)
-        self.change(index, lambda store: store.grant_permission(role, permission))
+        self.change(index, lambda store: store.change(changes.grant_permission, role, permission))
 
     @rule(index=which, role=roles, key=keys, range_end=ends)
     def revoke_permission(self, index: int, role: str, key: bytes, range_end: bytes) -> None:
-        self.change(index, lambda store: store.revoke_permission(role, key, range_end))
+        self.change(
+            index, lambda store: store.change(changes.revoke_permission, role, key, range_end)
+        )
 
     @rule(index=which, data=st.data())
     def revoke_a_permission_that_is_there(self, index: int, data: st.DataObject) -> None:
@@ -156,11 +159,11 @@ class Stores(RuleBasedStateMachine):
 
     @rule(index=which, group=groups, role=roles)
     def grant_group_role(self, index: int, group: str, role: str) -> None:
-        self.change(index, lambda store: store.grant_group_role(group, role))
+        self.change(index, lambda store: store.change(changes.grant_group_role, group, role))
 
     @rule(index=which, group=groups, role=roles)
     def revoke_group_role(self, index: int, group: str, role: str) -> None:
-        self.change(index, lambda store: store.revoke_group_role(group, role))
+        self.change(index, lambda store: store.change(changes.revoke_group_role, group, role))
 
     @rule(index=which, digest=st.sampled_from(DIGESTS), name=st.sampled_from((*NAMES, "")))
     def put_token(self, index: int, digest: bytes, name: str) -> None:
@@ -168,11 +171,11 @@ class Stores(RuleBasedStateMachine):
             token = TokenRecord(name, 1.5) if name in state.users else None
             return [token_record(digest, token)]
 
-        self.change(index, lambda store: store.write_records(decide), bumps=0)
+        self.change(index, lambda store: store.change(decide), bumps=0)
 
     @rule(index=which, jti=st.sampled_from(("a", "sub:a", "jti:")), life=lifetimes, now=seconds)
     def revoke_jti(self, index: int, jti: str, life: Lifetimes, now: float) -> None:
-        self.change(index, lambda store: store.revoke_jti(jti, life, now), bumps=0)
+        self.change(index, lambda store: store.change(revoking.revoke_jti, jti, life, now), bumps=0)
         kept = self.stores[index].state.revoked_jtis[jti]
         assert kept.before >= int(now)
         assert kept.until >= now + max(life.own, life.foreign)
@@ -184,7 +187,9 @@ class Stores(RuleBasedStateMachine):
         bumps = name in Scratch(self.backend).users
         self.change(
             index,
-            lambda store: store.revoke_subject(name, life, now, is_account=is_account),
+            lambda store: store.change(
+                revoking.revoke_subject, name, life, now, is_account=is_account
+            ),
             bumps,
         )
         assert name not in self.stores[index].state.tokens_of_user
@@ -192,7 +197,7 @@ class Stores(RuleBasedStateMachine):
     @rule(index=which, life=lifetimes, now=seconds)
     def tidy_revocations(self, index: int, life: Lifetimes, now: float) -> None:
         before = Scratch(self.backend)
-        self.change(index, lambda store: store.tidy_revocations(life, now), bumps=0)
+        self.change(index, lambda store: store.change(revoking.tidy, life, now), bumps=0)
         after = self.stores[index].state
         assert after.lifetime.seconds == life.own
         for old, new in (
@@ -223,7 +228,7 @@ class Stores(RuleBasedStateMachine):
         self.backend.conflicts = 1_000
         before = self.stores[index].state.revision
         try:
-            self.stores[index].add_user("never")
+            self.stores[index].change(changes.add_user, "never")
             raise AssertionError("it was written")
         except StoreUnavailableError:
             assert self.stores[index].state.revision >= before

@@ -9,6 +9,7 @@ from keys import jws
 from keys.keyring import Keyring
 from tests.support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import (
     MAX_TOKEN_LENGTH,
@@ -43,11 +44,11 @@ BOTH = pytest.mark.parametrize("make", [make_simple, make_jwt])
 def prepared() -> tuple[MemoryBackend, AuthStore]:
     backend = MemoryBackend()
     store = AuthStore(backend)
-    store.add_user("a", b"hash")
-    store.add_user("b", b"hash")
-    store.add_role("r")
-    store.add_role("s")
-    store.grant_role("a", "s")
+    store.change(changes.add_user, "a", b"hash")
+    store.change(changes.add_user, "b", b"hash")
+    store.change(changes.add_role, "r")
+    store.change(changes.add_role, "s")
+    store.change(changes.grant_role, "a", "s")
     return backend, store
 
 
@@ -57,16 +58,16 @@ def assert_refused(provider: TokenProvider, token: str, now: float) -> None:
 
 
 OF_OTHERS: list[Callable[[AuthStore], None]] = [
-    lambda s: s.change_password("b", b"other"),
-    lambda s: s.grant_role("b", "r"),
-    lambda s: s.grant_permission("r", Permission(b"k", b"", PermissionType.READ)),
-    lambda s: s.grant_permission("s", Permission(b"k", b"", PermissionType.READ)),
-    lambda s: s.grant_group_role("g", "r"),
-    lambda s: s.delete_role("r"),
-    lambda s: s.grant_role("a", "root"),
-    lambda s: s.revoke_role("a", "s"),
-    lambda s: s.delete_user("b"),
-    lambda s: s.add_user("c"),
+    lambda s: s.change(changes.change_password, "b", b"other"),
+    lambda s: s.change(changes.grant_role, "b", "r"),
+    lambda s: s.change(changes.grant_permission, "r", Permission(b"k", b"", PermissionType.READ)),
+    lambda s: s.change(changes.grant_permission, "s", Permission(b"k", b"", PermissionType.READ)),
+    lambda s: s.change(changes.grant_group_role, "g", "r"),
+    lambda s: s.change(changes.delete_role, "r"),
+    lambda s: s.change(changes.grant_role, "a", "root"),
+    lambda s: s.change(changes.revoke_role, "a", "s"),
+    lambda s: s.change(changes.delete_user, "b"),
+    lambda s: s.change(changes.add_user, "c"),
 ]
 
 
@@ -83,10 +84,10 @@ def test_a_token_outlives_every_change_but_those_of_its_user(make: MakeProvider)
 
 
 OWN: list[Callable[[AuthStore], None]] = [
-    lambda s: s.change_password("a", b"other"),
-    lambda s: s.change_password("a", b"hash"),
-    lambda s: s.delete_user("a"),
-    lambda s: (s.delete_user("a"), s.add_user("a", b"hash")),  # type: ignore[func-returns-value]
+    lambda s: s.change(changes.change_password, "a", b"other"),
+    lambda s: s.change(changes.change_password, "a", b"hash"),
+    lambda s: s.change(changes.delete_user, "a"),
+    lambda s: (s.change(changes.delete_user, "a"), s.change(changes.add_user, "a", b"hash")),  # type: ignore[func-returns-value]
 ]
 
 
@@ -114,10 +115,10 @@ def test_a_token_dies_with_its_users_password_in_every_worker(
 @BOTH
 def test_a_user_without_password_can_be_logged_out_too(make: MakeProvider) -> None:
     _, store = prepared()
-    store.add_user("p")
+    store.change(changes.add_user, "p")
     provider = make(store)
     token = provider.assign(store.user("p"), NOW)
-    store.change_password("p", b"hash")
+    store.change(changes.change_password, "p", b"hash")
     assert_refused(provider, token, NOW)
 
 
@@ -333,7 +334,7 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
         def state(self):  # type: ignore[no-untyped-def,override]
             self.reads += 1
             if self.reads == 2:
-                store.change_password("a", b"other")
+                store.change(changes.change_password, "a", b"other")
             return store.state
 
         @property
@@ -355,7 +356,7 @@ def test_generation_not_password_tells_whether_a_user_is_the_same() -> None:
     user = store.user("a")
     with pytest.raises(AuthFailedError):
         make_simple(store).assign(replace(user, generation=user.generation - 1), NOW)
-    store.grant_role("a", "r")
+    store.change(changes.grant_role, "a", "r")
     assert make_simple(store).assign(user, NOW)
 
 

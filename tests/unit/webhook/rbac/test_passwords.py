@@ -5,6 +5,7 @@ import bcrypt
 import pytest
 
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthFailedError, InvalidPasswordError
 from webhook.rbac.passwords import Passwords
@@ -73,8 +74,8 @@ def test_a_refusal_takes_the_same_work_for_all(
 ) -> None:
     store = AuthStore(MemoryBackend())
     for cost in costs:
-        store.add_user(f"u{cost}", b"$2b$%02d$is right" % cost)
-    store.add_user("certified")
+        store.change(changes.add_user, f"u{cost}", b"$2b$%02d$is right" % cost)
+    store.change(changes.add_user, "certified")
     passwords, state = Passwords(configured), store.state
     hashes = [None, b"", *(user.password_hash for user in state.users.values())]
     for password_hash in hashes:
@@ -93,24 +94,24 @@ def test_the_highest_cost_follows_each_change() -> None:
     store = AuthStore(MemoryBackend())
 
     def set_password(name: str, cost: int) -> None:
-        store.change_password(name, b"$2b$%02d$x" % cost)
+        store.change(changes.change_password, name, b"$2b$%02d$x" % cost)
 
     def found() -> int:
         return store.state.highest_password_cost
 
     assert found() == 0
     for name, cost, highest in (("a", 8, 8), ("b", 12, 12), ("c", 12, 12), ("d", 10, 12)):
-        store.add_user(name, b"$2a$%02d$x" % cost)
+        store.change(changes.add_user, name, b"$2a$%02d$x" % cost)
         assert found() == highest
-    store.add_user("certified")
-    store.delete_user("b")
+    store.change(changes.add_user, "certified")
+    store.change(changes.delete_user, "b")
     assert found() == 12
     set_password("c", 4)
     assert found() == 10
     set_password("a", 11)
     assert found() == 11
     for name in ("a", "c", "d"):
-        store.delete_user(name)
+        store.change(changes.delete_user, name)
     assert found() == 0
 
 

@@ -17,6 +17,7 @@ from tests.support import (
     signing_key,
 )
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.model import ROOT, Permission, PermissionType
@@ -47,13 +48,15 @@ class Parts:
 
     def __init__(self) -> None:
         self.store = AuthStore(MemoryBackend())
-        self.store.add_user(ROOT)
-        self.store.add_role(ROOT)
-        self.store.grant_role(ROOT, ROOT)
-        self.store.add_user("alice")
-        self.store.add_role("reviewer")
-        self.store.grant_permission("reviewer", Permission(KEY, b"", PermissionType.WRITE))
-        self.store.enable()
+        self.store.change(changes.add_user, ROOT)
+        self.store.change(changes.add_role, ROOT)
+        self.store.change(changes.grant_role, ROOT, ROOT)
+        self.store.change(changes.add_user, "alice")
+        self.store.change(changes.add_role, "reviewer")
+        self.store.change(
+            changes.grant_permission, "reviewer", Permission(KEY, b"", PermissionType.WRITE)
+        )
+        self.store.change(changes.enable)
         self.tokens = SimpleTokens(self.store, TokenUses(self.store))
         issuers = [
             TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key]),

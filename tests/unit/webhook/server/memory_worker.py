@@ -30,7 +30,7 @@ def main(data_dir: Path, tokens: int, users: int) -> None:
     app = create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
     gc.collect()
     gc.freeze()
-    app.store.write_records(
+    app.store.change(
         lambda _: [user_record(User(f"user-{n}", b"", ("root",), 1)) for n in range(users)]
     )
     key, parts = app._keys.keyring.signing_key(), app._parts

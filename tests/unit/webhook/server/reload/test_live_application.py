@@ -23,6 +23,7 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.objects.file import FileObjects
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server.reload import use_writer
@@ -126,7 +127,7 @@ def test_a_worker_that_nobody_asks_stays_fresh(app: LiveApplication, tmp_path: P
         return name in app.store.state.users
 
     other = AuthStore(SQLiteBackend(tmp_path / "auth.db"))
-    other.add_user("written elsewhere")
+    other.change(changes.add_user, "written elsewhere")
     other.close()
     assert "written elsewhere" not in app.store.state.users
     assert asyncio.run(is_seen("written elsewhere"))
@@ -412,7 +413,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
     set_auth(tmp_path, "{tokenProvider: jwt}")
     app.reload()
     other = create_app(tmp_path, lambda: load_configuration(tmp_path, {}, {}))
-    app.store.add_user("alice", b"hash")
+    app.store.change(changes.add_user, "alice", b"hash")
     # A request may begin before a reload, and wait.
     began_with = [other._current]
     set_auth(tmp_path, "{tokenProvider: jwt, authTokenTTL: 200s}")
@@ -437,7 +438,7 @@ def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
     app: LiveApplication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 3600.0)
-    app.store.add_user("alice", b"hash")
+    app.store.change(changes.add_user, "alice", b"hash")
     tokens, now = app._parts.tokens, time.time()
     assert isinstance(tokens, SimpleTokens)
     token = tokens.assign(app.store.user("alice"), now)
@@ -455,7 +456,7 @@ def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
 
 
 def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path: Path) -> None:
-    app.store.add_user("alice", b"hash")
+    app.store.change(changes.add_user, "alice", b"hash")
     now = time.time()
     token = app._parts.tokens.assign(app.store.user("alice"), now)
     assert app._parts.tokens.resolve(token, now + 300) == "alice"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import NOW, until
 from webhook.backends.memory import MemoryBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -39,7 +40,7 @@ def test_what_cannot_be_written_is_tried_again_and_said_once(
     monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 0.001)
     backend = Backend()
     store = AuthStore(backend)
-    store.add_user("a", b"hash")
+    store.change(changes.add_user, "a", b"hash")
     uses = TokenUses(store)
     tokens, writer = SimpleTokens(store, uses), UseWriter(uses)
     token = tokens.assign(store.user("a"), NOW)

@@ -33,6 +33,7 @@ from tests.unit.webhook.server.caller_parts import (
     scope_of,
 )
 from webhook.errors import Reason
+from webhook.rbac import changes
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens
 from webhook.rbac.errors import (
     AuthError,
@@ -218,16 +219,16 @@ def test_what_a_service_account_may(parts: Parts, group: str) -> None:
     caller = parts.find(scope_of(f"Bearer {token_of(good_claims())}"))
     assert not require(parts, caller)
     if group:
-        parts.store.grant_group_role(group, "reviewer")
+        parts.store.change(changes.grant_group_role, group, "reviewer")
     else:
-        parts.store.add_user(SUBJECT)
-        parts.store.grant_role(SUBJECT, "reviewer")
+        parts.store.change(changes.add_user, SUBJECT)
+        parts.store.change(changes.grant_role, SUBJECT, "reviewer")
     assert require(parts, caller)
 
 
 @pytest.mark.parametrize("group", ["system:serviceaccounts:other", "system:masters"])
 def test_groups_of_others_give_a_service_account_nothing(parts: Parts, group: str) -> None:
-    parts.store.grant_group_role(group, "reviewer")
+    parts.store.change(changes.grant_group_role, group, "reviewer")
     assert not require(parts, SERVICE_ACCOUNT)
 
 
@@ -235,18 +236,18 @@ def test_what_a_certificate_may_follows_each_change(parts: Parts) -> None:
     store = parts.store
     alice = parts.find(scope_of(certificate_of="alice"))
     granted = Permission(KEY, b"", PermissionType.WRITE)
-    changes: list[tuple[Callable[[], None], bool]] = [
+    steps: list[tuple[Callable[[], None], bool]] = [
         (lambda: None, False),
-        (lambda: store.grant_role("alice", "reviewer"), True),
-        (lambda: store.revoke_role("alice", "reviewer"), False),
-        (lambda: store.grant_role("alice", "reviewer"), True),
-        (lambda: store.revoke_permission("reviewer", KEY, b""), False),
-        (lambda: store.grant_permission("reviewer", granted), True),
-        (lambda: store.delete_role("reviewer"), False),
-        (store.disable, True),
-        (store.enable, False),
+        (lambda: store.change(changes.grant_role, "alice", "reviewer"), True),
+        (lambda: store.change(changes.revoke_role, "alice", "reviewer"), False),
+        (lambda: store.change(changes.grant_role, "alice", "reviewer"), True),
+        (lambda: store.change(changes.revoke_permission, "reviewer", KEY, b""), False),
+        (lambda: store.change(changes.grant_permission, "reviewer", granted), True),
+        (lambda: store.change(changes.delete_role, "reviewer"), False),
+        (lambda: store.change(changes.disable), True),
+        (lambda: store.change(changes.enable), False),
     ]
-    for change, allowed in changes:
+    for change, allowed in steps:
         change()
         # Once to find out, once remembered.
         assert [require(parts, alice), require(parts, alice)] == [allowed, allowed]
@@ -254,7 +255,7 @@ def test_what_a_certificate_may_follows_each_change(parts: Parts) -> None:
 
 def test_only_certificates_count_while_auth_is_disabled(parts: Parts) -> None:
     auth_token = parts.log_in("alice")
-    parts.store.disable()
+    parts.store.change(changes.disable)
     for token in (auth_token, token_of(good_claims()), "nonsense"):
         assert parts.find(scope_of(f"Bearer {token}")) is None
     assert require(parts, parts.find(scope_of(certificate_of="anybody")))
@@ -332,7 +333,7 @@ def test_a_log_in_that_is_refused_takes_the_same_work_for_all(
     """Also where the passwords were set under other settings."""
     store, api, checkpw, work = parts.store, auth_api(parts, configured), bcrypt.checkpw, [0]
     for name, cost in (("of-4", 4), ("of-6", 6)):
-        store.add_user(name, Passwords(cost).hash("right"))
+        store.change(changes.add_user, name, Passwords(cost).hash("right"))
 
     def counted(password: bytes, password_hash: bytes) -> bool:
         work[0] += 2 ** int(password_hash[4:6])
@@ -362,7 +363,7 @@ def test_a_token_opens_nothing_when_auth_is_disabled_behind_its_back(
 ) -> None:
     """A request may wait for a thread between the look at its token and what it asks for."""
     api = auth_api(parts)
-    parts.store.disable()
+    parts.store.change(changes.disable)
     for caller in (SERVICE_ACCOUNT, Caller("alice", by_token=True)):
         assert not require(parts, caller)
         with pytest.raises(PermissionDeniedError):

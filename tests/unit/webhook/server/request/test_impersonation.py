@@ -9,6 +9,7 @@ import pytest
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
 from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
 from webhook.server.request.caller import Caller, Callers
@@ -126,7 +127,7 @@ def test_root_acts_as_others() -> None:
         "alice", uid="u", by_token=True, impersonator="root"
     )
     # Whoever has that role, by a group as well.
-    parts.store.grant_group_role(AUTHENTICATED, "root")
+    parts.store.change(changes.grant_group_role, AUTHENTICATED, "root")
     acting = Caller("alice", by_token=True, impersonator="bob")
     assert find(parts, "bob", ("user", "alice")) == acting
 
@@ -157,7 +158,7 @@ class AuthGoesOff:
 
     def request_refresh(self, issuer: str) -> Future[None]:
         assert issuer == ISSUER
-        self.store.disable()
+        self.store.change(changes.disable)
         self.use()
         done: Future[None] = Future()
         done.set_result(None)
@@ -202,13 +203,13 @@ def test_who_acts_as_another_has_what_the_other_has() -> None:
     for enabled in (True, False):
         if not enabled:
             # Any certificate may do everything now, but not the one it acts as.
-            parts.store.disable()
+            parts.store.change(changes.disable)
         caller = find(parts, "root", ("user", "alice"), ("group", MASTERS))
         assert caller is not None
         with pytest.raises(RequestError, match="'alice' may not write") as caught:
             parts.callers.require(caller, KEY)
         assert caught.value.code == 403
-    parts.store.grant_role("alice", "reviewer")
+    parts.store.change(changes.grant_role, "alice", "reviewer")
     caller = find(parts, "root", ("user", "alice"))
     assert caller is not None
     parts.callers.require(caller, KEY)
