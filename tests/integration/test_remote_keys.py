@@ -25,6 +25,7 @@ from tests.support import (
 )
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url
+from webhook.kube.token_review import identity_of
 from webhook.server.request.verifier import KEYS_SECONDS, TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Authenticated, Outcome, Refused
@@ -362,7 +363,7 @@ def test_a_cluster_by_its_own_key_set(
     outcome = asyncio.run(verifier.authenticate(recorded["tokens"][name], [audience]))
     parts.all.close()
     assert isinstance(outcome, Authenticated)
-    assert outcome.identity.username == "system:serviceaccount:argo-run:loofah"
+    assert identity_of(outcome).username == "system:serviceaccount:argo-run:loofah"
 
 
 def test_a_cluster_whose_discovery_names_another_server(

@@ -31,13 +31,19 @@ from webhook.kube.bodies import (
     read_texts,
 )
 from webhook.kube.protobuf import Field, object_message
-from webhook.token.outcome import Authenticated, Outcome
+from webhook.token.outcome import Authenticated, Outcome, groups_of
 
 AUTHENTICATION_GROUP: Final = "authentication.k8s.io"
 TOKEN_REVIEW_PATH: Final = f"/apis/{AUTHENTICATION_GROUP}/v1/tokenreviews"
 AUTHENTICATION_VERSIONS: Final = ("v1", "v1beta1")
 SKEW_ANNOTATION: Final = "leeway.dev/skew-seconds"
 
+_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
+_NODE_NAME: Final = "authentication.kubernetes.io/node-name"
+_NODE_UID: Final = "authentication.kubernetes.io/node-uid"
+_POD_NAME: Final = "authentication.kubernetes.io/pod-name"
+_POD_UID: Final = "authentication.kubernetes.io/pod-uid"
+_STALE_TOKEN: Final = "leeway.dev/stale-token"
 _ASCII_WHITE_SPACE: Final = " \t\n\r\v\f"
 _KIND: Final = "TokenReview"
 _API_VERSIONS: Final = tuple(f"{AUTHENTICATION_GROUP}/{v}" for v in AUTHENTICATION_VERSIONS)
@@ -61,7 +67,9 @@ class _Spec(msgspec.Struct, omit_defaults=True, kw_only=True):
     audiences: tuple[str, ...] = ()
 
 
-class _User(msgspec.Struct):
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """The subject of a token, as in the ``user`` of a TokenReview."""
+
     username: str
     uid: str
     groups: tuple[str, ...]
@@ -70,7 +78,7 @@ class _User(msgspec.Struct):
 
 class _Status(msgspec.Struct, omit_defaults=True):
     authenticated: bool
-    user: _User | None = None
+    user: Identity | None = None
     audiences: tuple[str, ...] = ()
     error: str = ""
 
@@ -148,6 +156,31 @@ def _read_any(body: bytes, version: str) -> tuple[str, str, tuple[str, ...]]:
     return review["apiVersion"], token, read_texts(spec, "audiences", "spec.")
 
 
+def identity_of(outcome: Authenticated, role_groups: tuple[str, ...] = ()) -> Identity:
+    """Return the subject of a token, as kube-apiserver itself describes it.
+
+    ``role_groups`` are added to the subject's own groups. Source: kubernetes
+    ``apiserver/pkg/authentication/serviceaccount/util.go``, ``UserInfo``.
+    """
+    claims = outcome.claims
+    extra: dict[str, tuple[str, ...]] = {}
+    if claims.jti:
+        extra[_CREDENTIAL_ID] = (f"JTI={claims.jti}",)
+    if claims.node is not None:
+        extra[_NODE_NAME] = (claims.node.name,)
+        if claims.node.uid:
+            extra[_NODE_UID] = (claims.node.uid,)
+    if claims.pod is not None:
+        extra[_POD_NAME] = (claims.pod.name,)
+        extra[_POD_UID] = (claims.pod.uid,)
+    if outcome.stale_seconds is not None:
+        note = f"seconds after warning threshold: {outcome.stale_seconds}"
+        extra[_STALE_TOKEN] = (f"subject: {claims.subject}, {note}",)
+    # The subject was compared with namespace and name, so it is the user name.
+    uid = claims.service_account.uid
+    return Identity(claims.subject, uid, groups_of(claims.namespace) + role_groups, extra)
+
+
 def render_token_review(
     request: TokenReviewRequest, outcome: Outcome, role_groups: tuple[str, ...] = ()
 ) -> bytes:
@@ -156,10 +189,7 @@ def render_token_review(
     ``role_groups`` are added to the subject's own groups.
     """
     if isinstance(outcome, Authenticated):
-        identity = outcome.identity
-        groups = identity.groups + role_groups
-        user = _User(identity.username, identity.uid, groups, identity.extra)
-        status = _Status(True, user, outcome.audiences)
+        status = _Status(True, identity_of(outcome, role_groups), outcome.audiences)
         annotations = {}
     else:
         error = outcome.error

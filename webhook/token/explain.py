@@ -199,7 +199,7 @@ def _is_complete(token: str) -> bool:
 
 
 def _accepted(outcome: Authenticated) -> str:
-    text = f"ACCEPTED: {outcome.identity.username}"
+    text = f"ACCEPTED: {outcome.claims.subject}"
     if outcome.leeway_claims:
         text += f", only thanks to the leeway for {', '.join(outcome.leeway_claims)}"
     if outcome.stale_seconds is not None:

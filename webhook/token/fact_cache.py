@@ -1,7 +1,7 @@
 """A cache with a limit in bytes that drops the least recently used entries first."""
 
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 
 class Sized(Protocol):
@@ -15,16 +15,16 @@ class Sized(Protocol):
 _Fact = TypeVar("_Fact", bound=Sized)
 
 
-class FactCache(Generic[_Fact]):
-    """Maps digests to facts. Not safe for threads: it belongs to one event loop."""
+class FactCache(OrderedDict[bytes, _Fact]):
+    """Maps digests to facts. Not safe for threads: it belongs to one event loop.
+
+    Only ``put`` and ``discard`` add and remove facts. ``move_to_end`` marks one as used.
+    """
 
     def __init__(self, max_bytes: int) -> None:
+        super().__init__()
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._facts: OrderedDict[bytes, _Fact] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._facts)
 
     @property
     def max_bytes(self) -> int:
@@ -49,27 +49,20 @@ class FactCache(Generic[_Fact]):
         self._max_bytes = max(max_bytes, self._bytes)
         return self._bytes <= max_bytes
 
-    def get(self, digest: bytes) -> _Fact | None:
-        """Return a fact and make it the most recently used, or None."""
-        fact = self._facts.get(digest)
-        if fact is not None:
-            self._facts.move_to_end(digest)
-        return fact
-
     def put(self, digest: bytes, fact: _Fact) -> None:
         """Add a fact, and drop the least recently used ones that no longer fit."""
         self.discard(digest)
-        self._facts[digest] = fact
+        self[digest] = fact
         self._bytes += fact.size
         while self._bytes > self._max_bytes:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        _, dropped = self._facts.popitem(last=False)
+        _, dropped = self.popitem(last=False)
         self._bytes -= dropped.size
 
     def discard(self, digest: bytes) -> None:
         """Drop a fact if it is there."""
-        fact = self._facts.pop(digest, None)
+        fact = self.pop(digest, None)
         if fact is not None:
             self._bytes -= fact.size

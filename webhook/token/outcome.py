@@ -8,23 +8,8 @@ import msgspec
 from webhook.errors import TokenRefusedError
 from webhook.token.claims import Claims
 
-_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
-_NODE_NAME: Final = "authentication.kubernetes.io/node-name"
-_NODE_UID: Final = "authentication.kubernetes.io/node-uid"
-_POD_NAME: Final = "authentication.kubernetes.io/pod-name"
-_POD_UID: Final = "authentication.kubernetes.io/pod-uid"
-_STALE_TOKEN: Final = "leeway.dev/stale-token"
 _SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
 AUTHENTICATED_GROUP: Final = "system:authenticated"
-
-
-class Identity(msgspec.Struct, frozen=True, gc=False):
-    """The subject of a token, as in the ``user`` of a TokenReview."""
-
-    username: str
-    uid: str
-    groups: tuple[str, ...]
-    extra: dict[str, tuple[str, ...]]
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
@@ -38,30 +23,6 @@ class Authenticated(msgspec.Struct, frozen=True, gc=False):
     audiences: tuple[str, ...]
     leeway_claims: tuple[str, ...] = ()
     stale_seconds: int | None = None
-
-    @property
-    def identity(self) -> Identity:
-        """The subject of the token, as kube-apiserver itself describes it.
-
-        Source: kubernetes ``apiserver/pkg/authentication/serviceaccount/util.go``, ``UserInfo``.
-        """
-        claims = self.claims
-        extra: dict[str, tuple[str, ...]] = {}
-        if claims.jti:
-            extra[_CREDENTIAL_ID] = (f"JTI={claims.jti}",)
-        if claims.node is not None:
-            extra[_NODE_NAME] = (claims.node.name,)
-            if claims.node.uid:
-                extra[_NODE_UID] = (claims.node.uid,)
-        if claims.pod is not None:
-            extra[_POD_NAME] = (claims.pod.name,)
-            extra[_POD_UID] = (claims.pod.uid,)
-        if self.stale_seconds is not None:
-            note = f"seconds after warning threshold: {self.stale_seconds}"
-            extra[_STALE_TOKEN] = (f"subject: {claims.subject}, {note}",)
-        # The subject was compared with namespace and name, so it is the user name.
-        uid = claims.service_account.uid
-        return Identity(claims.subject, uid, groups_of(claims.namespace), extra)
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from webhook.kube.token_review import identity_of
 from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
@@ -272,7 +273,7 @@ class Callers:
 
 
 def _caller_of(outcome: Authenticated) -> Caller:
-    identity = outcome.identity
+    identity = identity_of(outcome)
     return Caller(identity.username, identity.groups, identity.uid, identity.extra, by_token=True)
 
 

@@ -29,6 +29,7 @@ from tests.support import (
     token_of,
 )
 from webhook.errors import Reason
+from webhook.kube.token_review import identity_of
 from webhook.telemetry.metrics import Metrics
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import LEGACY_ISSUER, ClockLeeway
@@ -297,9 +298,9 @@ def legacy_authenticator(*, legacy: bool = True) -> Authenticator:
 def test_legacy_token_has_no_times(now: float) -> None:
     token = token_of(legacy_claims())
     outcome = assert_accepted(legacy_authenticator().authenticate(token, [], now))
-    assert outcome.identity.username == f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
-    assert outcome.identity.uid == ACCOUNT_UID
-    assert outcome.identity.extra == {}
+    assert identity_of(outcome).username == f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+    assert identity_of(outcome).uid == ACCOUNT_UID
+    assert identity_of(outcome).extra == {}
     assert outcome.audiences == (AUDIENCE, "second")
 
 
@@ -390,7 +391,7 @@ def test_stale_note(after: float, seconds: int | None) -> None:
     token = token_of(stale_claims(int(NOW)))
     outcome = assert_accepted(authenticator_with().authenticate(token, [], NOW + after))
     assert outcome.stale_seconds == seconds
-    note = outcome.identity.extra.get("leeway.dev/stale-token")
+    note = identity_of(outcome).extra.get("leeway.dev/stale-token")
     subject = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
     text = f"subject: {subject}, seconds after warning threshold: {seconds}"
     assert note == (None if seconds is None else (text,))
@@ -401,7 +402,7 @@ def test_stale_note_does_not_stay_in_the_cache() -> None:
     token = token_of(stale_claims(int(NOW)))
     for now, stale in ((NOW, False), (NOW + 9, True), (NOW, False)):
         outcome = assert_accepted(authenticator.authenticate(token, [], now))
-        assert ("leeway.dev/stale-token" in outcome.identity.extra) is stale
+        assert ("leeway.dev/stale-token" in identity_of(outcome).extra) is stale
 
 
 KINDS = [
@@ -563,7 +564,7 @@ def test_least_recently_used_fact_goes_first() -> None:
     cache: FactCache[Fact] = FactCache(30)
 
     def kept() -> str:
-        names = [name for name in "abcdefghi" if name.encode() in cache._facts]
+        names = [name for name in "abcdefghi" if name.encode() in cache]
         return "".join(names)
 
     def put(name: str, size: int) -> None:
@@ -572,6 +573,7 @@ def test_least_recently_used_fact_goes_first() -> None:
     for name in "abc":
         put(name, 10)
     assert cache.get(b"a") == Fact("a", 10)
+    cache.move_to_end(b"a")
     assert cache.get(b"x") is None
     put("d", 10)
     assert kept() == "acd"
@@ -580,6 +582,7 @@ def test_least_recently_used_fact_goes_first() -> None:
     put("e", 5)
     put("f", 25)
     assert kept() == "ef"
+    cache.move_to_end(b"e")
     assert cache.get(b"e") == Fact("e", 5)
     cache.discard(b"e")
     cache.discard(b"unknown")

@@ -31,6 +31,7 @@ from tests.support import (
     unb64,
 )
 from webhook.errors import Reason
+from webhook.kube.token_review import identity_of
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Refused
 
@@ -342,7 +343,7 @@ def test_high_s_is_the_same_token_for_revocation(algorithm: str) -> None:
     assert accepted[0].claims == accepted[1].claims
     assert accepted[0].claims.jti
     credentials = {
-        tuple(answer.identity.extra["authentication.kubernetes.io/credential-id"])
+        tuple(identity_of(answer).extra["authentication.kubernetes.io/credential-id"])
         for answer in accepted
     }
     assert credentials == {(f"JTI={accepted[0].claims.jti}",)}
