@@ -1,4 +1,4 @@
-"""Signing and verification keys: the only package that holds private keys.
+"""Makes, rotates, publishes and uses signing keys and certificates; never imports ``webhook``.
 
-It never imports ``webhook``.
+This is the only package that handles private keys.
 """

@@ -1,7 +1,7 @@
 """Certificate revocation lists (RFC 5280 section 5) in PEM.
 
 OpenSSL looks a certificate up in them in each handshake, and refuses every certificate of a CA
-whose list it cannot use. What is checked here is whether it can, so that this is said at the start.
+whose list it cannot use. ``check_revocation_lists`` finds such a list when the server starts.
 """
 
 import re
@@ -22,13 +22,13 @@ from keys.pki import BACKDATED, CertifiedKey, load_ca
 
 LIST_LIFETIME: Final = timedelta(days=90)
 MAX_SERIAL: Final = (1 << 159) - 1
-"""It is positive and has at most 20 octets (RFC 5280 section 4.1.2.2)."""
+"""A serial number is positive and has at most 20 octets (RFC 5280 section 4.1.2.2)."""
 _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----" + INSIDE + rb"-----END X509 CRL-----")
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationLists:
-    """How many certificates are revoked, and when the first list is due to be renewed."""
+    """How many certificates are revoked, and when the first list has to be renewed."""
 
     revoked: int
     next_update: datetime
@@ -37,10 +37,10 @@ class RevocationLists:
 def check_revocation_lists(
     lists: bytes, certificates: bytes, now: datetime, name: str
 ) -> RevocationLists:
-    """Check every list of a PEM text against the CAs of another; ``name`` stands for it in errors.
+    """Check the lists of a PEM text against CA certificates; errors call the text ``name``.
 
-    Raises KeyFileError for a text that is not intact, UnusableKeyError for a list of another CA,
-    one that is not valid now, and one for a part of the certificates only.
+    Raises KeyFileError for a text that is corrupt, UnusableKeyError for a list that is of another
+    CA, not valid now, or about a part of the certificates only.
     """
     found_lists = load_lists(lists, name)
     try:
@@ -64,7 +64,7 @@ def revoked_serials(lists: bytes, name: str) -> frozenset[int]:
 
 
 def list_is_due(lists: bytes, now: datetime, name: str) -> bool:
-    """Return whether a list of a PEM text has less than a third of its time left, or none.
+    """Return whether a list of a PEM text has less than a third of its lifetime left.
 
     Raises KeyFileError.
     """
@@ -83,10 +83,10 @@ def renewed_list(
     name: str,
     lifetime: timedelta = LIST_LIFETIME,
 ) -> bytes:
-    """Return the lists of a PEM text, empty for none, with that of the CA made again.
+    """Return the lists of a PEM text, which can be empty, with that of the CA renewed.
 
-    The new list has the entries of the one before and ``serials``, and is good for ``lifetime``.
-    Lists of other CAs stay as they are. Raises KeyFileError and UnusableKeyError.
+    The new list has the entries of the old one and ``serials``, and is valid for ``lifetime``.
+    Lists of other CAs do not change. Raises KeyFileError and UnusableKeyError.
     """
     issuer, key = load_ca(ca)
     others, number = [], 0
@@ -126,7 +126,7 @@ def _blocks(lists: bytes, name: str) -> list[bytes]:
 def _load(block: bytes, name: str) -> x509.CertificateRevocationList:
     try:
         crl = x509.load_pem_x509_crl(block)
-        # They are parsed when they are first read.
+        # They are parsed on first access.
         _ = crl.extensions
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise _not_intact(name) from error
@@ -182,9 +182,9 @@ def _is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certifica
     try:
         usage = authority.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
-        may_sign = True
+        can_sign = True
     else:
-        may_sign = usage.crl_sign
+        can_sign = usage.crl_sign
     key = authority.public_key()
-    # The types allow keys that sign nothing.
-    return may_sign and crl.is_signature_valid(key)  # type: ignore[arg-type]
+    # The type includes keys that cannot sign.
+    return can_sign and crl.is_signature_valid(key)  # type: ignore[arg-type]

@@ -1,9 +1,14 @@
-"""Strict JSON and base64url: what RFC 8259 and RFC 7515 allow, nothing that others forgive.
+"""Strict JSON and base64url: only what RFC 8259 and RFC 7515 allow.
 
 Invariants:
 
-1. ``decode_json`` returns a value only if no object in the text has a member twice, at any depth.
+1. ``decode_json`` returns a value only if no object in the text has a duplicate member.
 2. ``decode_base64url`` is injective: two different texts never decode to the same bytes.
+
+>>> decode_json(b'{"iss": "a", "iss": "b"}')
+Traceback (most recent call last):
+    ...
+keys.errors.EncodingError: not JSON that is accepted: the member 'iss' appears twice
 """
 
 import binascii
@@ -15,13 +20,13 @@ from keys.errors import EncodingError
 from keys.messages import describe_decoding
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-# What is no base64url becomes what is no base64 either.
+# Characters outside the base64url alphabet become one outside the base64 alphabet.
 _TO_STANDARD_ALPHABET = bytes.maketrans(
     bytes(range(256)),
     bytes(c if c in _ALPHABET else {45: 43, 95: 47}.get(c, 33) for c in range(256)),
 )
 _base64_decoder = msgspec.json.Decoder(bytes)
-# RFC 4648 section 3.5: the bits that the last character carries beyond the last byte are zero.
+# Invariant 2. RFC 4648 section 3.5: the unused bits of the last character are zero.
 _LAST_OF_TWO = frozenset(b"AQgw")
 _LAST_OF_THREE = frozenset(b"AEIMQUYcgkosw048")
 
@@ -67,8 +72,8 @@ def decode_json(data: bytes) -> object:
     """
     try:
         value: object = msgspec.json.decode(data)
-        # Equal text proves that no member was dropped (invariant 1), for less than looking at each
-        # costs. Text that is spaced or escaped in another way takes the slower road.
+        # Invariant 1. Equal text proves that no member was dropped, and is cheaper than a look at
+        # each member, which is left for text that is spaced or escaped differently.
         if msgspec.json.encode(value) != data.rstrip(b"\n"):
             json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
     except (msgspec.DecodeError, UnicodeError) as error:

@@ -2,15 +2,15 @@
 
 
 class KeysError(Exception):
-    """Base of every failure of this package. The message is one sentence, fit to be shown."""
+    """Base of all errors of this package. The message is one sentence, fit to be shown."""
 
 
 class EncodingError(KeysError):
-    """Bytes that are not the strict JSON or base64url they should be."""
+    """Bytes that are not strict JSON or base64url."""
 
 
 class JOSEError(KeysError):
-    """Base of what is wrong with a compact JWS."""
+    """Base of the errors of a compact JWS."""
 
 
 class MalformedJWSError(JOSEError):
@@ -22,25 +22,25 @@ class AlgorithmNotAllowedError(JOSEError):
 
 
 class InvalidKeyError(KeysError):
-    """Base of what is wrong with a key or its file."""
+    """Base of the errors of a key or its file."""
 
 
 class UnusableKeyError(InvalidKeyError):
-    """A key that is too weak, of a kind that is not served, or not meant for signatures."""
+    """A key that is too weak, of an unsupported kind, or not for signatures."""
 
 
 class KeyFileError(InvalidKeyError):
-    """A file that is missing, readable by others, empty, truncated or otherwise not a key."""
+    """A file that is missing, readable by others, empty, corrupt or not a key."""
 
 
 class KeyScheduleError(InvalidKeyError):
-    """A set of keys that cannot be in use together, or a step that their states do not allow."""
+    """Keys that cannot be used together, or a step that their states do not allow."""
 
 
 class UnsafeStepError(KeyScheduleError):
-    """A step that would break tokens in use now.
+    """A step that would break tokens which are in use.
 
-    ``safe_from`` (Unix seconds) is when it no longer would; None where time alone does not tell.
+    ``safe_from`` (Unix seconds) is when it is safe; None if that does not depend on time alone.
     """
 
     def __init__(self, message: str, safe_from: int | None) -> None:

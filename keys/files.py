@@ -1,9 +1,9 @@
-"""Private files on disk: 0600, replaced as a whole or not at all.
+"""Private files: mode 0600, replaced atomically.
 
-A credential that Leeway only reads may also be a file of a Pod's volume. The kubelet writes those
+A credential that Leeway only reads can also be a file of a Pod's volume. The kubelet creates those
 as links to ``..data``, with a mode of its own choice (0644 for a projected token, 0640 with an
-fsGroup): what keeps them private is that only the Pod has the mount. Of such a file the mode only
-has to keep others from writing.
+fsGroup). They are private because only the Pod has the mount, so the mode only has to keep others
+from writing.
 """
 
 import os
@@ -16,9 +16,9 @@ from keys.messages import shown_path
 
 
 def read_private_file(path: Path) -> bytes:
-    """Read a file that only its owner may read.
+    """Read a file that only its owner can read.
 
-    Raises KeyFileError where it is missing, empty, not a plain file, or open to group or others.
+    Raises KeyFileError if it is missing, empty, not a plain file, or accessible to others.
     """
     try:
         with path.open("rb") as file:
@@ -35,7 +35,7 @@ def read_private_file(path: Path) -> bytes:
 
 
 def read_credential_file(path: Path) -> bytes:
-    """Read a private file, or one of a Pod's volume. Raises KeyFileError as read_private_file."""
+    """Read a private file, or one of a Pod's volume. Raises KeyFileError."""
     if not is_of_volume(path):
         return read_private_file(path)
     check_credential_file(path)
@@ -43,7 +43,7 @@ def read_credential_file(path: Path) -> bytes:
 
 
 def read_public_file(path: Path) -> bytes:
-    """Read a file that anybody may read. Raises KeyFileError where it is missing or empty."""
+    """Read a file that is not private. Raises KeyFileError if it is missing or empty."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -54,7 +54,7 @@ def read_public_file(path: Path) -> bytes:
 
 
 def check_credential_file(path: Path) -> None:
-    """Raise KeyFileError for a file that others can read, unless it is one of a Pod's volume."""
+    """Raise KeyFileError for a file that others can read, unless it is of a Pod's volume."""
     if not is_of_volume(path):
         check_private_file(path)
         return
@@ -70,7 +70,7 @@ def check_credential_file(path: Path) -> None:
 
 
 def is_of_volume(path: Path) -> bool:
-    """Return whether a path is a link as the kubelet makes for each file of a volume.
+    """Return whether a path is a link like those that the kubelet creates in a volume.
 
     Source: kubernetes ``pkg/volume/util/atomic_writer.go``.
     """
@@ -81,7 +81,7 @@ def is_of_volume(path: Path) -> bool:
 
 
 def check_private_file(path: Path) -> None:
-    """Raise KeyFileError for a file that is open to group or others; it need not be readable."""
+    """Raise KeyFileError for a file that is accessible to others; it need not be readable."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -108,7 +108,7 @@ def _unreadable(path: Path, error: OSError) -> KeyFileError:
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
-    """Write a new file and its directory entry to disk; return False where one stands already."""
+    """Write a new file and its directory entry to disk; return False if the file exists."""
     temporary = _write_temporary(path, data, mode)
     try:
         os.link(temporary, path)
@@ -121,7 +121,7 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, where it is not there yet, that only the owner of its own folder can use."""
+    """Create a folder, if it does not exist, that only the owner of its parent can use."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -134,10 +134,10 @@ def make_folder(path: Path) -> None:
 
 
 def hand_over(descriptor: int, like: Path) -> None:
-    """Give a file that root has just made to the owner of another one.
+    """Change the owner of a file that root has just created to that of another file.
 
-    A server that runs as that owner could not use it otherwise. Of a link the link counts. Raises
-    OSError where it cannot be given away.
+    Otherwise a server that runs as that owner could not use it. Links are not followed. Raises
+    OSError if the owner cannot be changed.
     """
     if os.geteuid() == 0:
         owner = like.lstat()
@@ -145,10 +145,10 @@ def hand_over(descriptor: int, like: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Replace a file: whoever reads it sees the old or the new text, also after a power cut.
+    """Replace a file atomically: readers see the old or the new text, also after a power cut.
 
-    It keeps its mode, unless one is given, and where root replaces it, its owner. A new one is
-    0600.
+    The file keeps its mode, unless one is given, and its owner, if root replaces it. A new file has
+    mode 0600.
     """
     temporary = _write_temporary(path, data, _mode_of(path) if mode is None else mode)
     try:
@@ -160,9 +160,9 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Replace or make files that belong together, each as ``replace_file`` does.
+    """Replace or create files that belong together, each like ``replace_file``.
 
-    All are written before the first gets its name, so a full disk changes nothing.
+    All are written before the first is renamed, so that a full disk changes nothing.
     """
     written: dict[Path, Path] = {}
     try:

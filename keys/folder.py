@@ -1,10 +1,13 @@
-"""The folder of signing keys, read: one PEM file a key, and ``schedule.json`` with their states.
+"""Reads the folder of signing keys: a PEM file for each key, and ``schedule.json``.
+
+The schedule has the state of each key. Its members ``until``, ``clock`` and ``making`` can be
+missing, as in schedules of Leeway 0.1.
 
 Invariants:
 
-1. What is read is the folder as it was at one moment, whoever changes it meanwhile.
-2. A key whose file the schedule does not name signs nothing, unless it is the only one and there
-   is no schedule.
+1. The folder is read as it was at one moment, even if another process changes it meanwhile.
+2. A key that the schedule does not name signs nothing, unless it is the only one and there is no
+   schedule.
 """
 
 import os
@@ -31,7 +34,7 @@ FolderStamp = tuple[tuple[str, int, int, int], ...]
 
 
 class ScheduleEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """One key; ``since`` and ``until`` in Unix seconds, as in ``ScheduledKey``."""
+    """One key; ``since`` and ``until`` (Unix seconds) are those of ``ScheduledKey``."""
 
     kid: str
     file: str
@@ -41,10 +44,10 @@ class ScheduleEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class Schedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """The whole file.
+    """The content of ``schedule.json``.
 
-    ``clock`` is that of ``Keyring``. ``making`` is the name of a key that is about to get its
-    file; until the schedule names that file, the key is not in use.
+    ``clock`` is that of ``Keyring``. ``making`` is the kid of a key whose file is being created; it
+    is not in use before the schedule names the file.
     """
 
     keys: tuple[ScheduleEntry, ...]
@@ -54,11 +57,11 @@ class Schedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, f
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """What the folder holds.
+    """The content of the folder.
 
-    ``files`` are the names of the keys' files by kid, ``gone`` the entries of retired keys whose
-    file is not there any more, ``making`` that of ``Schedule``, ``text`` the schedule as it was
-    read, empty where there is none.
+    ``files`` has the names of the keys' files by kid, ``gone`` the entries of retired keys without
+    a file. ``making`` is that of ``Schedule``, and ``text`` is the schedule as it was read, empty
+    if there is none.
     """
 
     keyring: Keyring
@@ -71,17 +74,14 @@ class FolderContents:
 def load_keyring(directory: Path) -> Keyring:
     """Load every key of the folder.
 
-    A PEM file that the schedule does not name is active where it is the only one and there is no
-    schedule, and verifies only otherwise: a key copied here never starts to sign beside another.
-
     Raises KeyFileError for a file that cannot be used, UnusableKeyError for a key that is too
-    weak, KeyScheduleError where the schedule contradicts the files.
+    weak, KeyScheduleError if the schedule contradicts the files.
     """
     return read_folder(directory).keyring
 
 
 def read_folder(directory: Path) -> FolderContents:
-    """Read the folder. Raises what ``load_keyring`` does."""
+    """Read the folder. Raises the errors of ``load_keyring``."""
     if not directory.is_dir():
         raise KeyFileError(
             f"{directory}, the folder of signing keys, is missing; restore it, or make one with "
@@ -94,7 +94,7 @@ def read_folder(directory: Path) -> FolderContents:
             found = _read(directory, text)
         except InvalidKeyError as error:
             found = error
-        # Between two of the files somebody may have taken a step.
+        # Invariant 1. Another process can take a step while the files are read.
         before, text = text, schedule_text(directory)
         if text == before:
             if isinstance(found, InvalidKeyError):
@@ -104,19 +104,19 @@ def read_folder(directory: Path) -> FolderContents:
 
 
 def schedule_text(directory: Path) -> bytes:
-    """Read the schedule as it is written; empty where there is none. Raises KeyFileError."""
+    """Read the text of the schedule; empty if there is none. Raises KeyFileError."""
     path = directory / SCHEDULE_FILE
     return read_private_file(path) if path.exists() else b""
 
 
 def folder_stamp(directory: Path) -> FolderStamp | None:
-    """Return what is another after each change of the folder; None where it cannot be looked at."""
+    """Return a value that differs after each change of the folder; None if it is unreadable."""
     found = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name == SCHEDULE_FILE or entry.name.endswith(".pem"):
-                    # The file itself: in a mounted Secret each is a link.
+                    # Follows links, because the files of a mounted Secret are some.
                     status = Path(entry.path).stat()
                     found.append((entry.name, status.st_ino, status.st_ctime_ns, status.st_size))
     except OSError:
@@ -163,12 +163,13 @@ def _read_keys(paths: list[Path], schedule: Schedule) -> dict[str, ScheduledKey]
             verification, signing = load_key(path)
         except KeyFileError:
             if entry is not None and entry.state is KeyState.RETIRED and not path.exists():
-                continue  # forgotten since the folder was listed
+                continue  # it was forgotten after the folder was listed
             raise
         other = first.setdefault(verification.kid, path)
         if other != path:
             raise KeyScheduleError(f"{other} and {path} hold the same key; remove one of them")
         if entry is None:
+            # Invariant 2.
             only = not entries and signing is not None
             state = KeyState.ACTIVE if only else KeyState.VERIFY_ONLY
             since, until = int(path.stat().st_mtime), None
@@ -183,7 +184,7 @@ def _read_keys(paths: list[Path], schedule: Schedule) -> dict[str, ScheduledKey]
 
 
 def load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
-    """Load the key of one file; without its private half where the file has none.
+    """Load the key of one file, with its private half if the file has it.
 
     Raises KeyFileError or UnusableKeyError.
     """
@@ -198,7 +199,7 @@ def load_key(path: Path) -> tuple[VerificationKey, SigningKey | None]:
 
 
 def parse_schedule(text: bytes, name: str) -> Schedule:
-    """Parse a schedule; ``name`` is what errors call it. Raises KeyScheduleError."""
+    """Parse a schedule, which errors call ``name``. Raises KeyScheduleError."""
     try:
         schedule = msgspec.convert(decode_json(text), Schedule)
     except (EncodingError, msgspec.ValidationError) as error:

@@ -1,18 +1,19 @@
-"""The folder of signing keys, changed: new keys, and the steps of ``keys.rotation``.
+"""Changes the folder of signing keys: adds keys, and takes the steps of ``keys.rotation``.
 
 Invariants:
 
-1. A key is in use only after its file is on disk whole.
-2. The schedule is replaced as a whole, and that is the step: whoever is killed before or after it
-   leaves a folder that can be used, and what is left to do is done by who comes next.
-3. Who changes the folder holds its lock, and replaces only the schedule that it has read.
-4. A key that has signed here and will not again loses its private half: to verify takes only the
-   other, and who gets at the folder later cannot sign in its name.
+1. A key is in use only after its file is completely on disk.
+2. A step is one atomic replacement of the schedule. A process that is killed before or after it
+   leaves a usable folder, and the next process that changes the folder completes the step.
+3. A process changes the folder only while it holds the lock, and replaces only the schedule that it
+   has read.
+4. A key that has signed here and will never sign again loses its private half. Verification does
+   not need it, and someone who gets access to the folder later cannot sign with the key.
 
-The lock is ``flock``. Linux hands it on to the servers of NFS and of most other network file
-systems. Where a mount keeps it local (``local_lock=flock``) the comparison of rule 3 remains: of
-two hosts that take a step within the same milliseconds one wins whole, and of the other a key may
-be left that verifies and never signs.
+The lock is ``flock``. Linux passes it on to the servers of NFS and of most other network file
+systems. If a mount keeps it local (``local_lock=flock``), the comparison of invariant 3 remains: of
+two hosts that take a step within the same milliseconds one succeeds, and the other can leave behind
+a key that verifies and never signs.
 """
 
 import fcntl
@@ -56,16 +57,16 @@ from keys.rotation import (
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_POLL_SECONDS: Final = 0.01
-# What ``keys.files`` writes before it gives a file its name. It may hold a private key.
+# Temporary files of ``keys.files``. They can contain a private key.
 _UNFINISHED: Final = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
-_SIGNS_NO_MORE: Final = (KeyState.VERIFY_ONLY, KeyState.RETIRED)
+_NEVER_SIGNS_AGAIN: Final = (KeyState.VERIFY_ONLY, KeyState.RETIRED)
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The keys after a change, and the steps that made it, each with the key that took it.
+    """The keys after a change, and the steps that were taken, each with its key.
 
-    ``broken`` says what a forced step has broken.
+    ``broken`` is what a forced step has broken, empty for nothing.
     """
 
     keyring: Keyring
@@ -74,9 +75,9 @@ class Changed:
 
 
 def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
-    """Make a key, write it and the schedule, and return it: active if it is the first one.
+    """Make a key, write it and the schedule, and return it; it is active if it is the first one.
 
-    Raises what ``load_keyring`` does, and KeyFileError where the folder stays locked.
+    Raises the errors of ``load_keyring``, and KeyFileError if the folder stays locked.
     """
     key = generate_signing_key(algorithm)
     with _locked(directory, now) as folder:
@@ -84,19 +85,19 @@ def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
 
 
 def write_schedule(directory: Path, now: int) -> None:
-    """Write the states of the keys down as ``load_keyring`` reads them.
+    """Write the states of the keys as ``load_keyring`` reads them.
 
-    Raises what ``generate_key`` does, and OSError where the folder cannot be written.
+    Raises the errors of ``generate_key``, and OSError if the folder cannot be written.
     """
     with _locked(directory, now) as folder:
         folder.write(folder.keyring)
 
 
 def advance(directory: Path, policy: RotationPolicy, now: int) -> Changed:
-    """Write down what lags behind, and take the steps that are due by themselves.
+    """Update the times in the schedule if they lag behind, and take the steps that are due.
 
-    Any number of processes may call this at any time: a step is taken once. Raises what
-    ``generate_key`` does, and OSError where the folder cannot be written.
+    Any number of processes can call this at any time; a step is taken once. Raises the errors of
+    ``write_schedule``.
     """
     with _locked(directory, now) as folder:
         if is_note_due(folder.keyring, policy, now):
@@ -108,7 +109,7 @@ def advance(directory: Path, policy: RotationPolicy, now: int) -> Changed:
 
 
 def rotate(directory: Path, policy: RotationPolicy, now: int, *, force: bool = False) -> Changed:
-    """Take one step by hand. Raises UnsafeStepError, and what ``advance`` does."""
+    """Take one step on request. Raises UnsafeStepError, and the errors of ``advance``."""
     with _locked(directory, now) as folder:
         step = step_by_hand(folder.keyring, policy, now, force=force)
         return _taken(folder, step, policy, now, force=force)
@@ -117,9 +118,9 @@ def rotate(directory: Path, policy: RotationPolicy, now: int, *, force: bool = F
 def retire(
     directory: Path, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Changed:
-    """Retire one key; one that is retired stays as it is.
+    """Retire a key; nothing happens if it is retired.
 
-    Raises UnsafeStepError, and what ``advance`` does.
+    Raises UnsafeStepError, and the errors of ``advance``.
     """
     with _locked(directory, now) as folder:
         if folder.keyring.key(kid).state is KeyState.RETIRED:
@@ -132,7 +133,7 @@ def _taken(
 ) -> Changed:
     broken = ""
     key = folder.keyring.key(step.kid) if step.kid else None
-    # Retired, a pending key breaks nothing.
+    # A pending key can be retired without breaking anything.
     if key and (step.kind is StepKind.ACTIVATE or key.state is not KeyState.PENDING):
         broken = what_breaks(key, policy, now)
     taken = folder.take(step, policy, now, force=force)
@@ -140,7 +141,7 @@ def _taken(
 
 
 class _Folder:
-    """The folder in the hands of the process that holds its lock."""
+    """The folder, in the process that holds its lock (invariant 3)."""
 
     def __init__(self, directory: Path, now: int) -> None:
         self._directory = directory
@@ -156,10 +157,10 @@ class _Folder:
         self._drop_private_halves()
 
     def add(self, key: SigningKey, now: int) -> ScheduledKey:
-        """Put a new key on disk, and then on the schedule."""
+        """Write a new key to disk, and then to the schedule (invariant 1)."""
         kid = key.verification_key.kid
         if self.keyring.keys:
-            # So that a file without an entry is known for ours, and not for one brought here.
+            # So that its file, while it has no entry, is not taken for one copied here.
             self.write(self.keyring, making=kid)
         path = self._directory / f"{kid}.pem"
         create_file(path, private_key_pem(key.private_key))
@@ -169,7 +170,7 @@ class _Folder:
         return self.keyring.key(kid)
 
     def take(self, step: Step, policy: RotationPolicy, now: int, *, force: bool = False) -> Step:
-        """Take a step, and return it with the key that took it."""
+        """Take a step, and return it with its key."""
         keyring = self.keyring
         match step.kind:
             case StepKind.PUBLISH:
@@ -181,25 +182,25 @@ class _Folder:
                 self.write(retired(keyring, step.kid, policy, now, force=force))
             case StepKind.FORGET:
                 after = forgotten(keyring, step.kid)
-                # Before its entry: without one the key would verify again.
+                # Before the entry, because a file without an entry would verify again.
                 (self._directory / self._files[step.kid]).unlink(missing_ok=True)
                 self.write(after)
         self._drop_private_halves()
         return step
 
     def write(self, keyring: Keyring, making: str = "") -> None:
-        """Replace the schedule. Raises KeyScheduleError where it is not the one that was read."""
+        """Replace the schedule. Raises KeyScheduleError if it has changed since it was read."""
         entries = [
             ScheduleEntry(key.kid, self._files[key.kid], key.state, key.since, key.until)
             for key in keyring.keys
         ]
-        # A copy of a retired key must do nothing, also when the file itself is gone.
+        # A copy of a retired key must have no effect, even after its file is gone.
         self._gone = tuple(e for e in self._gone if keyring.clock - e.since <= FORGET_SECONDS)
         text = render_schedule(Schedule((*entries, *self._gone), keyring.clock, making))
         path = self._directory / SCHEDULE_FILE
-        if schedule_text(self._directory) != self._text:
+        if schedule_text(self._directory) != self._text:  # Invariant 3.
             raise KeyScheduleError(f"somebody else has changed {path} meanwhile; try again")
-        replace_file(path, text)
+        replace_file(path, text)  # Invariant 2.
         self._text, self.keyring = text, keyring
 
     def _algorithm(self, policy: RotationPolicy) -> str:
@@ -208,7 +209,7 @@ class _Folder:
         return self.keyring.signing_key().verification_key.algorithm
 
     def _finish(self, kid: str, now: int) -> None:
-        """Put the key on the schedule that somebody was making, if its file is there."""
+        """Add the key to the schedule that a killed process was making, if its file exists."""
         path = self._directory / f"{kid}.pem"
         if not path.is_file():
             self.write(self.keyring)
@@ -217,7 +218,7 @@ class _Folder:
         if verification.kid != kid or signing is None:
             raise KeyScheduleError(f"{path} does not hold the private key {kid}; remove the file")
         self._files[kid] = path.name
-        # Whenever it was made: until now nobody has published it.
+        # Its time is now, because it was not published before.
         self.write(self.keyring.with_new_key(signing, now))
 
     def _remove_unfinished(self) -> None:
@@ -226,10 +227,11 @@ class _Folder:
                 path.unlink(missing_ok=True)
 
     def _drop_private_halves(self) -> None:
+        # Invariant 4.
         for key in self.keyring.keys:
-            # A key without an end was brought here by somebody, and may be the only copy.
+            # A key without an end was copied here, and can be the only copy.
             ours = key.until is not None
-            if key.state in _SIGNS_NO_MORE and ours and key.kid in self._private:
+            if key.state in _NEVER_SIGNS_AGAIN and ours and key.kid in self._private:
                 path = self._directory / self._files[key.kid]
                 replace_file(path, public_key_pem(key.verification_key.public_key))
                 self._private.discard(key.kid)

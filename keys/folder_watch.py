@@ -1,14 +1,14 @@
-"""Follows the folder of signing keys in a thread, and rotates them when that is due.
+"""Follows the folder of signing keys in a thread, and rotates the keys when a step is due.
 
 Invariants:
 
 1. The keys in use are those of one folder that could be read completely: a broken one changes
    nothing.
-2. A clock that jumps takes no step: what is due then has to wait for as long as a new key does, by
-   a clock that does not jump.
+2. A jump of the clock causes no step: after it, steps wait for as long as a new key does, by a
+   clock that does not jump.
 
-Each worker of a server has a watcher; whichever looks first takes a step, and the others see it
-with their next look.
+Each worker of a server has a watcher. The first to poll takes a step, and the others see it with
+their next poll.
 """
 
 import logging
@@ -26,8 +26,8 @@ from keys.folder_changes import advance
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, StepKind, due_step, is_note_due
 
-# Other processes may write to the folder between two looks, right after a step most of all.
-_CATCH_UP_LOOKS: Final = 10
+# Other processes can write to the folder between two polls, above all right after a step.
+_CATCH_UP_POLLS: Final = 10
 _JUMP_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 60.0
 _DONE: Final = {
@@ -41,13 +41,11 @@ _audit_logger = logging.getLogger("leeway.audit")
 
 
 class KeyFolderWatcher:
-    """The keys of one folder, as they are now.
+    """The present keys of a folder.
 
-    ``keyring`` is what the folder holds when this is made, and nothing is written before ``start``
-    or ``look``; ``on_change`` is called with every later keyring, in the thread that looks.
-    ``clock`` gives Unix seconds, ``steady`` seconds that never jump.
-
-    Raises what ``load_keyring`` does where the folder cannot be used.
+    ``keyring`` is read by the constructor, and nothing is written before ``start`` or ``poll``.
+    ``on_change`` is called with every later keyring, in the thread that polls. ``clock`` returns
+    Unix seconds, ``steady`` seconds that never jump. Raises the errors of ``load_keyring``.
     """
 
     def __init__(
@@ -71,8 +69,8 @@ class KeyFolderWatcher:
         self._held_until = self._retry_at = steady()
         self._changes = ChangeDetector(lambda: folder_stamp(directory), self._reload, steady)
         self._keyring = load_keyring(directory)
-        self._looking = Lock()
-        self._thread = PeriodicThread(poll_seconds, self.look, "leeway-keys")
+        self._polling = Lock()
+        self._thread = PeriodicThread(poll_seconds, self.poll, "leeway-keys")
 
     @property
     def keyring(self) -> Keyring:
@@ -81,7 +79,7 @@ class KeyFolderWatcher:
 
     def start(self) -> None:
         """Take the steps that are due, then follow the folder; in a server after the fork."""
-        self.look()
+        self.poll()
         self._thread.start()
 
     def close(self) -> None:
@@ -89,36 +87,36 @@ class KeyFolderWatcher:
         self._thread.close()
 
     def problem(self) -> str:
-        """Return why a new state of the folder is not in use; empty where there is none."""
+        """Return why a new state of the folder is not in use, empty if it is."""
         return self._problem
 
     def step_problem(self) -> str:
-        """Return why the last step that was due could not be taken; empty where it could."""
+        """Return why the last step that was due could not be taken, empty if it could."""
         return self._step_problem
 
     def use(self, policy: RotationPolicy) -> None:
-        """Go on by other settings; to be called before the first token is signed under them."""
-        with self._looking:
+        """Change the policy; to be called before the first token is signed under the new one."""
+        with self._polling:
             self._policy = policy
             self._retry_at = self._steady()
-            # How long its tokens live has to be written down also where no step may be taken.
+            # The new lifetime of tokens has to be in the schedule even if no step is allowed now.
             self._advance(replace(policy, rotate_every=0))
 
-    def look(self) -> None:
-        """Take over what has changed in the folder, and take the steps that are due."""
-        with self._looking:
+    def poll(self) -> None:
+        """Load the keys again if the folder has changed, and take the steps that are due."""
+        with self._polling:
             self._changes.poll()
             self._watch_clock()
             if self._steady() >= self._held_until:
                 self._advance(self._policy)
 
     def catch_up(self) -> None:
-        """Take over what is in the folder now: somebody has met a key that is not known here.
+        """Load what is in the folder now, because a token has a key that is not known here.
 
-        Whoever signs with a key has read of it in the folder, so what is there is whole.
+        The signer of the token has read the key from the folder, so it is complete there.
         """
-        for _ in range(_CATCH_UP_LOOKS):
-            self.look()
+        for _ in range(_CATCH_UP_POLLS):
+            self.poll()
             if self._changes.is_settled:
                 return
 
@@ -126,7 +124,7 @@ class KeyFolderWatcher:
         try:
             keyring = load_keyring(self._directory)
             if self._keyring.active is not None:
-                # A folder that is not mounted any more is empty.
+                # Invariant 1. A folder whose mount is gone is empty.
                 keyring.signing_key()
         except (KeysError, OSError) as error:
             problem = f"{error}; the keys from before stay in use"
@@ -143,10 +141,11 @@ class KeyFolderWatcher:
     def _take_over(self, keyring: Keyring) -> None:
         if _content(keyring) != _content(self._keyring):
             self._on_change(keyring)
-        # Last: what could not be taken over is tried again.
+        # At the end, so that a failure of ``on_change`` is tried again.
         self._keyring = keyring
 
     def _watch_clock(self) -> None:
+        # Invariant 2.
         offset = self._clock() - self._steady()
         if abs(offset - self._offset) > _JUMP_SECONDS:
             hold = self._policy.publish_seconds
@@ -168,7 +167,7 @@ class KeyFolderWatcher:
             changed = advance(self._directory, policy, now)
         except (KeysError, OSError) as error:
             self._retry_at = self._steady() + _RETRY_SECONDS
-            self._tell(getattr(error, "strerror", None) or str(error))
+            self._report(getattr(error, "strerror", None) or str(error))
             return
         self._step_problem = ""
         for step in changed.steps:
@@ -182,12 +181,12 @@ class KeyFolderWatcher:
             }
             extra = {"fields": fields}
             _audit_logger.info("signing key %s %s", step.kid, _DONE[step.kind], extra=extra)
-        # The next look reads it again: somebody else may have changed it since.
+        # The next poll reads the folder again: another process can have changed it since.
         self._take_over(changed.keyring)
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem != self._step_problem:
-            # Without rotation there is little to keep, and a mounted Secret is as it should be.
+            # Without rotation there is little to write, and a mounted Secret is read-only.
             level = logging.WARNING if self._policy.rotate_every else logging.INFO
             _logger.log(
                 level,
@@ -199,5 +198,5 @@ class KeyFolderWatcher:
 
 
 def _content(keyring: Keyring) -> list[tuple[object, ...]]:
-    """Return what makes one keyring another: keys are compared by identity."""
+    """Return what two keyrings are compared by: keys themselves are compared by identity."""
     return [(key.kid, key.state, key.signing_key is not None) for key in keyring.keys]

@@ -2,9 +2,9 @@
 
 Invariants:
 
-1. A ``VerificationKey`` is strong enough and bound to one algorithm for its whole life.
+1. A ``VerificationKey`` is strong enough, and bound to one algorithm.
 2. In a set a ``kid`` names one key.
-3. A set with a symmetric, private, weak or ambiguous key is refused as a whole.
+3. A set with a symmetric, private, weak or ambiguous key is refused, not only that key.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _CURVES: Final[dict[str, ec.EllipticCurve]] = {
 _PRIVATE_MEMBERS: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")
 _KEY_TYPES: Final = ("RSA", "EC", "OKP")
 _ALGORITHMS: Final = (*_RSA_ALGORITHMS, *_ALGORITHM_OF_CURVE.values(), "EdDSA")
-# A public key serves none of these: one that claims to is a mistake or an attack.
+# No public key is for these: one that claims to be is a mistake or an attack.
 _NO_PUBLIC_KEY_ALGORITHMS: Final = ("none", "HS256", "HS384", "HS512")
 _MAX_NAMED: Final = 5
 _ROCA_GENERATOR: Final = 65537
@@ -48,7 +48,7 @@ _ROCA_PRIMES: Final = tuple(n for n in range(2, 702) if all(n % d for d in range
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerificationKey:
-    """A public key, the one algorithm it verifies, and its name. Compared by identity."""
+    """A public key, its one algorithm, and its name. Compared by identity."""
 
     kid: str
     algorithm: str
@@ -56,12 +56,13 @@ class VerificationKey:
 
 
 def verification_key(public_key: object, algorithm: str = "", kid: str = "") -> VerificationKey:
-    """Bind a public key to an algorithm and a ``kid``, by default those Kubernetes gives it.
+    """Bind a public key to an algorithm and a ``kid``, by default those of Kubernetes.
 
     The defaults are RS256, ES256, ES384, ES512 or EdDSA, and ``kid_of``. Raises UnusableKeyError
     for other kinds of key, RSA outside 2,048 to 8,192 bits, keys with the fingerprint of
-    CVE-2017-15361, and an algorithm that does not go with the key.
+    CVE-2017-15361, and an algorithm that does not fit the key.
     """
+    # Invariant 1.
     public, default = _supported(public_key)
     fits = algorithm in _RSA_ALGORITHMS if default == "RS256" else algorithm == default
     if algorithm and not fits:
@@ -150,26 +151,25 @@ def jwks_document(keys: Iterable[VerificationKey]) -> bytes:
 
 
 class KeySet(NamedTuple):
-    """The keys of a JWKS that verify signatures, and a phrase for each key that is skipped."""
+    """The keys of a JWKS that verify signatures, and why each other key is skipped."""
 
     keys: tuple[VerificationKey, ...]
     skipped: tuple[str, ...]
 
 
 class _SkippedKey(Exception):  # noqa: N818 - not an error
-    """A key that is never used here, and why."""
+    """A key that is not used here, and why."""
 
 
 def parse_jwks(document: bytes) -> KeySet:
-    """Parse a JSON Web Key Set, and skip the keys that are never used here.
+    """Parse a JSON Web Key Set, and skip the keys that are not for signatures verified here.
 
-    Those are keys of another ``kty`` or ``crv``, or whose ``use``, ``key_ops`` or ``alg`` is for
-    something else than the signatures verified here. The same key twice is one key; an entry
-    without a ``kid`` takes the one that the same key has elsewhere in the set.
+    Those have another ``kty`` or ``crv``, or a ``use``, ``key_ops`` or ``alg`` for another purpose.
+    Duplicates of a key count once; an entry without a ``kid`` takes that of its duplicate.
 
-    Raises EncodingError or UnusableKeyError, naming the key by its place in the set, for a
-    symmetric, private, weak or malformed key, for one ``kid`` that names two keys, and for a set
-    without a key that is used.
+    Raises EncodingError or UnusableKeyError, with the position of the key in the set, for a
+    symmetric, private, weak or malformed key, for a ``kid`` that names two keys, and for a set
+    without a usable key.
     """
     value = decode_json(document)
     entries = value.get("keys") if isinstance(value, dict) else None
@@ -192,26 +192,23 @@ def parse_jwks(document: bytes) -> KeySet:
     if not named and not unnamed:
         raise UnusableKeyError(f"none of its keys can be used: {first_few(skipped)}")
     known = {(kid_of(key.public_key), key.algorithm) for key in named}
-    # What has no ``kid`` was given that of ``kid_of``.
+    # A key without ``kid`` was given that of ``kid_of``.
     others = [key for key in unnamed if (key.kid, key.algorithm) not in known]
     return KeySet(merge_keys([*named, *others]), tuple(skipped))
 
 
 def merge_keys(keys: Iterable[VerificationKey]) -> tuple[VerificationKey, ...]:
-    """Return keys without repetitions.
-
-    Raises UnusableKeyError where one ``kid`` names two different keys.
-    """
+    """Return keys without duplicates. Raises UnusableKeyError if a ``kid`` names two keys."""
     merged: dict[str, VerificationKey] = {}
     for key in keys:
-        other = merged.setdefault(key.kid, key)
+        other = merged.setdefault(key.kid, key)  # Invariant 2.
         if not is_same_key(other, key):
             raise UnusableKeyError(f"the kid {key.kid[:64]!r} names two different keys; remove one")
     return tuple(merged.values())
 
 
 def is_same_key(one: VerificationKey, other: VerificationKey) -> bool:
-    """Return whether two keys verify the same signatures, whatever they are called."""
+    """Return whether two keys verify the same signatures, whatever their names."""
     return one.algorithm == other.algorithm and one.public_key == other.public_key
 
 
@@ -224,21 +221,21 @@ def first_few(phrases: Sequence[str]) -> str:
 def _parse_jwk(entry: object) -> VerificationKey:
     """Parse one key.
 
-    Raises _SkippedKey for a key that is never used here, EncodingError and UnusableKeyError.
+    Raises _SkippedKey for a key that is not used here, EncodingError and UnusableKeyError.
     """
     if not isinstance(entry, dict):
         raise EncodingError("a key must be a JSON object")
     kind = _text(entry, "kty")
-    # 1. Nothing secret is published, whatever the key is for.
+    # 1. It is not secret, whatever it is for (invariant 3).
     if kind == "oct":
         raise UnusableKeyError("a symmetric key is not accepted; publish public keys only")
     if any(member in entry for member in _PRIVATE_MEMBERS):
         raise UnusableKeyError("it holds a private key; publish public keys only")
-    # 2. It verifies signatures of a kind that is accepted here.
+    # 2. It is for signatures that are verified here.
     kid = _optional_text(entry, "kid")
     algorithm = _optional_text(entry, "alg")
     _check_purpose(entry, kind, algorithm)
-    # 3. It is a sound key with a name that can be shown.
+    # 3. It has a printable name, and is strong enough.
     if len(kid) > KID_MAX_LENGTH or not kid.isprintable():
         raise UnusableKeyError(
             f"its kid is not printable text of at most {KID_MAX_LENGTH} characters"

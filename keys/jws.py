@@ -3,8 +3,16 @@
 Invariants:
 
 1. Of all texts that decode to one header, payload and signature, exactly one is accepted.
-2. A signature is checked with the algorithm of the key; the header only has to agree with it.
-3. Nothing the header carries or points to is ever used as a key or fetched.
+2. A signature is verified with the algorithm of the key; the header only has to agree with it.
+3. Nothing in the header is ever used as a key, and nothing it refers to is fetched.
+
+>>> from keys.pem import generate_signing_key
+>>> key = generate_signing_key("ES256")
+>>> token = sign(b'{"iss":"https://a.example"}', key)
+>>> verify(parse(token), key.verification_key)
+True
+>>> parse(token).unverified_payload
+b'{"iss":"https://a.example"}'
 """
 
 from dataclasses import dataclass
@@ -44,7 +52,7 @@ class _RSAAlgorithm(RSAAlgorithm):
         return True
 
 
-# The values are PyJWT's algorithm objects, whose key type differs from one to the next.
+# PyJWT's algorithm objects have different types of keys.
 _ALGORITHMS: Final[dict[str, Any]] = {
     "RS256": _RSAAlgorithm(RSAAlgorithm.SHA256),
     "RS384": _RSAAlgorithm(RSAAlgorithm.SHA384),
@@ -57,15 +65,15 @@ _ALGORITHMS: Final[dict[str, Any]] = {
     "ES512": ECAlgorithm(ECAlgorithm.SHA512),
     "EdDSA": OKPAlgorithm(),
 }
-# RFC 7515 section 4.1.11, RFC 7797, and the parameters that would name a key or change what the
-# payload is: whoever sends one asks for something that is not done here.
+# Invariant 3: RFC 7515 section 4.1.11, RFC 7797, and the parameters that name a key or change the
+# meaning of the payload. None of them is supported.
 _REFUSED_PARAMETERS: Final = ("crit", "b64", "jwk", "jku", "x5u", "x5c", "cty", "zip")
 
 
 class Header(NamedTuple):
-    """The protected header: ``alg``, and ``kid`` or None where it is absent or empty.
+    """The protected header: ``alg``, and ``kid``, which is None if it is absent or empty.
 
-    Kubernetes before 1.16 wrote an empty ``kid`` into the tokens that it kept in Secrets.
+    Kubernetes before 1.16 wrote an empty ``kid`` into the tokens in Secrets.
     """
 
     algorithm: str
@@ -73,7 +81,7 @@ class Header(NamedTuple):
 
 
 class CompactJWS(NamedTuple):
-    """A compact JWS taken apart. Nothing in it is verified."""
+    """The parts of a compact JWS. Nothing in it is verified."""
 
     header_segment: bytes
     signing_input: bytes
@@ -83,7 +91,7 @@ class CompactJWS(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SigningKey:
-    """A private key and the verification key that goes with it."""
+    """A private key and its verification key."""
 
     private_key: PrivateKey
     verification_key: VerificationKey
@@ -117,11 +125,10 @@ def parse(token: str) -> CompactJWS:
 
 
 def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
-    """Return the protected header of a token of that type (RFC 8725 section 3.11).
+    """Return the protected header of a token of a type (RFC 8725 section 3.11).
 
-    A header without ``typ`` is of the default type. Raises MalformedJWSError for one that is not
-    accepted, and AlgorithmNotAllowedError where its ``alg`` is not one of the signature
-    algorithms served.
+    A header without ``typ`` has the default type. Raises MalformedJWSError for a header that is not
+    accepted, and AlgorithmNotAllowedError if its ``alg`` is not supported.
     """
     try:
         return _parse_header(jws.header_segment, token_type)
@@ -131,7 +138,7 @@ def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
 
 @lru_cache(maxsize=256)
 def _parse_header(segment: bytes, token_type: str) -> Header:
-    # Memoised because it is the same for every token of a key; a refusal is not kept.
+    # Memoised because all tokens of a key have the same header; a refusal is not remembered.
     if len(segment) > _MAX_HEADER_LENGTH:
         raise MalformedJWSError(f"its header is longer than {_MAX_HEADER_LENGTH} characters")
     members = decode_json(decode_base64url(segment))
@@ -155,13 +162,13 @@ def _parse_header(segment: bytes, token_type: str) -> Header:
 
 
 def verify(jws: CompactJWS, key: VerificationKey, token_type: str = DEFAULT_TYPE) -> bool:
-    """Return whether the signature of a token of that type is one by this key.
+    """Return whether the signature of a token of a type is one by this key.
 
-    Raises AlgorithmNotAllowedError where the header names another algorithm than the key's
-    (RFC 8725 section 3.1), and MalformedJWSError where header or signature cannot be decoded.
+    Raises AlgorithmNotAllowedError if the header names an algorithm other than the key's (RFC 8725
+    section 3.1), and MalformedJWSError if header or signature cannot be decoded.
     """
     named = header(jws, token_type).algorithm
-    if named != key.algorithm:
+    if named != key.algorithm:  # Invariant 2.
         raise AlgorithmNotAllowedError(
             f'the "alg" of its header is {named}, but the key is for {key.algorithm}'
         )
@@ -176,7 +183,7 @@ def verify(jws: CompactJWS, key: VerificationKey, token_type: str = DEFAULT_TYPE
 def sign(payload: bytes, key: SigningKey, token_type: str = DEFAULT_TYPE) -> str:
     """Sign a payload and return the compact JWS.
 
-    The default type is not written, as Kubernetes does not write it.
+    Like Kubernetes, it does not write the default type into the header.
     """
     header_segment = _header_segment(key.verification_key, token_type)
     segments = header_segment + b"." + encode_base64url(payload).encode()

@@ -1,10 +1,10 @@
-"""The keys of one issuer and what each of them may be used for.
+"""The keys of one issuer and their states.
 
 Invariants:
 
-1. Of a keyring's keys at most one is active, and only the active one signs.
-2. A pending key is published but neither signs nor verifies; a retired one does nothing.
-3. A keyring never changes; a step returns a new one. ``keys.rotation`` knows when it is safe.
+1. At most one key of a keyring is active, and only that key signs.
+2. A pending key is published, but neither signs nor verifies; a retired key is not used at all.
+3. A keyring is immutable; a step of ``keys.rotation`` returns a new one.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from keys.jws import SigningKey
 
 
 class KeyState(StrEnum):
-    """What a key is used for; the values are those of the schedule file."""
+    """The use of a key; the values are those of the schedule."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -26,11 +26,10 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledKey:
-    """A key, its state, and when (Unix seconds) it entered that state.
+    """A key, its state, and since when (Unix seconds) it has that state.
 
-    ``signing_key`` is None where only the public key is held, or where it is no longer needed.
-    ``until`` (Unix seconds) is when the last token that it has signed here has expired; None where
-    nothing tells.
+    ``signing_key`` is None if only the public key is there. ``until`` (Unix seconds) is when the
+    last token that the key has signed here expires, None if that is unknown.
     """
 
     verification_key: VerificationKey
@@ -47,9 +46,9 @@ class ScheduledKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The scheduled keys of one issuer, in the order in which they came.
+    """The scheduled keys of one issuer, in the order in which they were added.
 
-    ``clock`` is the latest moment (Unix seconds) that somebody who keeps the keys has seen.
+    ``clock`` is the latest time (Unix seconds) at which the schedule was written.
     """
 
     keys: tuple[ScheduledKey, ...] = ()
@@ -60,7 +59,7 @@ class Keyring:
         if len(set(kids)) != len(kids):
             raise KeyScheduleError("two signing keys have the same kid; remove one of them")
         active = [key for key in self.keys if key.state is KeyState.ACTIVE]
-        if len(active) > 1:
+        if len(active) > 1:  # Invariant 1.
             raise KeyScheduleError(
                 f"{len(active)} signing keys are active, one is allowed; "
                 "make the others verify-only in schedule.json"
@@ -76,32 +75,33 @@ class Keyring:
         return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
 
     def signing_key(self) -> SigningKey:
-        """Return the active key. Raises KeyScheduleError where there is none."""
+        """Return the active key. Raises KeyScheduleError if there is none."""
         active = self.active
         if active is None or active.signing_key is None:
             raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
         return active.signing_key
 
     def key(self, kid: str) -> ScheduledKey:
-        """Return the key of a name. Raises KeyScheduleError where there is none."""
+        """Return the key with a kid. Raises KeyScheduleError if there is none."""
         for key in self.keys:
             if key.kid == kid:
                 return key
         raise KeyScheduleError(f"there is no key {kid[:64]!r}; `leeway keys list` shows all")
 
     def verification_keys(self) -> tuple[VerificationKey, ...]:
-        """Return the keys whose signatures count: the active one and those that verify only."""
+        """Return the keys whose signatures are accepted: the active and the verify-only ones."""
+        # Invariant 2.
         states = (KeyState.ACTIVE, KeyState.VERIFY_ONLY)
         return tuple(key.verification_key for key in self.keys if key.state in states)
 
     def published_keys(self) -> tuple[VerificationKey, ...]:
-        """Return the keys of the JWKS: the active one first, then every other not retired."""
+        """Return the keys of the JWKS: the active one, then the others that are not retired."""
         published = [key for key in self.keys if key.state is not KeyState.RETIRED]
         published.sort(key=lambda key: key.state is not KeyState.ACTIVE)
         return tuple(key.verification_key for key in published)
 
     def with_new_key(self, key: SigningKey, now: int) -> "Keyring":
-        """Add a key at its end: active where none is, else pending."""
+        """Return a keyring with another key at its end: active if none is, else pending."""
         state = KeyState.PENDING if self.active else KeyState.ACTIVE
         moment = max(now, self.clock)
         added = ScheduledKey(key.verification_key, key, state, moment)

@@ -58,7 +58,7 @@ _SSL: Final = re.compile(r"\A\[[A-Z0-9_: ]*\] ?|(?: ?\(_ssl\.c:[0-9]{1,6}\)){1,3
 
 
 def kind_of_secret(text: str) -> str:
-    """Return what a text certainly holds: a key, a token, or a URL with a user; empty for none."""
+    """Return which secret a text certainly contains; empty for none."""
     if _PEM in text:
         return "a key or certificate"
     if _TOKEN.search(text):
@@ -67,11 +67,11 @@ def kind_of_secret(text: str) -> str:
 
 
 def could_be_secret(text: str) -> bool:
-    """Return whether a text could hold a secret. Takes time linear in its length.
+    """Return whether a text could contain a secret, in time linear in its length.
 
-    It could where it holds a PEM block, a token, a URL with a user, a query or a fragment, a user
-    with a password before an ``@``, more than one line, or a long run of letters and digits as
-    random keys have. Identifiers in the path of a URL are no secrets: issuers have them.
+    That is a PEM block, a token, a URL with a user, a query or a fragment, a user with a password
+    before an ``@``, more than one line, or a long run of letters and digits like that of a random
+    key. Identifiers in the path of a URL are not secrets, because issuers have them.
     """
     if kind_of_secret(text) or _PASSWORD.search(text) or "\n" in text or "\r" in text:
         return True
@@ -88,7 +88,7 @@ def _is_random(run: str) -> bool:
 
 
 def shown(value: object, longest: int = _LONGEST) -> str:
-    """Return a value as a message shows it, at most ``longest`` characters of it, or HIDDEN."""
+    """Return at most ``longest`` characters of a value, quoted if it is a string, or HIDDEN."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits; a list in itself
@@ -99,14 +99,14 @@ def shown(value: object, longest: int = _LONGEST) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text as a message shows it without quotes, or HIDDEN."""
+    """Return a text without quotes, or HIDDEN."""
     return HIDDEN if could_be_secret(text) else text
 
 
 def shown_path(path: object) -> str:
-    """Return a path as a message shows it. Files of keys have random names, but with a suffix."""
+    """Return a path, or a text like HIDDEN. Files of keys have random names, but a suffix."""
     text = str(path)
-    # A path has one slash where a URL has two.
+    # In a path, the two slashes of a URL have become one.
     start, colon, rest = text.partition(":/")
     if colon and could_be_secret(f"{start}://{rest}"):
         return _HIDDEN_PATH
@@ -121,7 +121,7 @@ def shown_path(path: object) -> str:
 
 
 def describe_validation(error: Exception) -> str:
-    """Return what msgspec's ValidationError says: ``exp must be a whole number, not a string``."""
+    """Describe msgspec's ValidationError: ``exp must be a whole number, not a string``."""
     name, text = path_and_text(str(error))
     subject, inside = name or "it", f"{name}." if name else ""
     if found := _WRONG_TYPE.match(text):
@@ -141,18 +141,18 @@ def describe_validation(error: Exception) -> str:
 
 
 def path_and_text(message: str) -> tuple[str, str]:
-    """Return the dotted path of the field that msgspec's message is about, and the rest of it."""
+    """Return the dotted path of the field in a message of msgspec, and the rest of it."""
     path = _PATH.search(message)
     return (path[1].lstrip("."), message[: path.start()]) if path else ("", message)
 
 
 def describe_types(names: str) -> str:
-    """Return msgspec's names of types (``int | null``) in words: ``a whole number or null``."""
+    """Describe types as msgspec names them, ``int | null``: ``a whole number or null``."""
     return " or ".join(_TYPES.get(name, name) for name in names.split(" | "))
 
 
 def describe_decoding(error: Exception) -> str:
-    """Return what msgspec's DecodeError, or a UnicodeError, says of a text."""
+    """Describe msgspec's DecodeError, or a UnicodeError."""
     if isinstance(error, UnicodeError):
         return "not UTF-8"
     text = str(error).partition("\n")[0]
@@ -162,14 +162,14 @@ def describe_decoding(error: Exception) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return what an OSError says: the file, where it names one, and the system's words."""
+    """Describe an OSError: its file, if it names one, and the system's message."""
     why = error.strerror or str(error) or type(error).__name__
     why = _SSL.sub("", str(why)).strip()
     return f"{error.filename}: {why}" if isinstance(error.filename, str) else why
 
 
 def os_error_with_advice(error: OSError) -> str:
-    """Return what ``describe_os_error`` does, and what to do where a permission is missing."""
+    """Describe an OSError, and what to do if a permission is missing."""
     text = describe_os_error(error)
     if isinstance(error, PermissionError):
         return f"{text}; let the user that this runs as use it"

@@ -26,7 +26,7 @@ from keys.jws import SigningKey
 RSA_BITS: Final = 2048
 ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
 
-# What is inside ends at the next five dashes: a block without its end is not searched for one.
+# The content ends at the next five dashes, so that a block without an end is not searched further.
 INSIDE: Final = rb"[^-]*+(?:-(?!----)[^-]*+)*"
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n" + INSIDE + rb"-----END \1-----")
 _PRIVATE_LABELS: Final = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
@@ -64,10 +64,10 @@ def public_key_pem(public_key: PublicKey) -> bytes:
 
 
 def parse_private_key(pem: bytes, name: str) -> SigningKey:
-    """Parse the one private key of a PEM text; ``name`` is what errors call it.
+    """Parse the only private key of a PEM text, which errors call ``name``.
 
-    Raises KeyFileError where there is no such key, more than one, or one that is encrypted, and
-    UnusableKeyError where it is too weak or of a kind that is not served.
+    Raises KeyFileError if there is no key, more than one, or an encrypted one, and
+    UnusableKeyError if it is too weak or of an unsupported kind.
     """
     blocks = [text for label, text in _blocks(pem, name) if label in _PRIVATE_LABELS]
     if len(blocks) != 1:
@@ -79,7 +79,7 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
     except TypeError as error:
         raise KeyFileError(_encrypted(name)) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{name} does not hold a whole private key; restore it") from error
+        raise KeyFileError(f"{name} does not hold a complete private key; restore it") from error
     if not isinstance(private, PrivateKey):
         raise UnusableKeyError(f"{name}: use a key for RSA, P-256, P-384, P-521 or Ed25519")
     try:
@@ -89,18 +89,18 @@ def parse_private_key(pem: bytes, name: str) -> SigningKey:
 
 
 def _load_private_key(block: bytes) -> PrivateKeyTypes:
-    # OpenSSL's own check of an RSA key looks for long whether its primes are some: for longer than
-    # a server needs for all else at its start.
+    # OpenSSL's own check tests whether the factors of an RSA key are primes, which takes longer
+    # than the rest of a server's start.
     private = load_pem_private_key(block, password=None, unsafe_skip_rsa_key_validation=True)
-    if isinstance(private, rsa.RSAPrivateKey) and not _is_whole(private):
+    if isinstance(private, rsa.RSAPrivateKey) and not _is_consistent(private):
         raise ValueError("its numbers do not belong together")
     return private
 
 
-def _is_whole(private: rsa.RSAPrivateKey) -> bool:
-    """Return whether the numbers of an RSA key agree, and what it signs verifies.
+def _is_consistent(private: rsa.RSAPrivateKey) -> bool:
+    """Return whether the numbers of an RSA key agree, and its signatures can be verified.
 
-    With a factor that is no prime it would not. Source: RFC 8017 section 3.2.
+    They could not if a factor were not a prime. Source: RFC 8017 section 3.2.
     """
     key = private.private_numbers()
     public, p, q = key.public_numbers, key.p, key.q
@@ -125,9 +125,9 @@ def _is_whole(private: rsa.RSAPrivateKey) -> bool:
 def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:
     """Parse every key of a PEM text: public keys, certificates, or private keys' public halves.
 
-    Accepts what kube-apiserver's ``--service-account-key-file`` does (client-go
-    ``util/keyutil``, ``ParsePublicKeysPEM``); the same key twice is one key. Raises KeyFileError or
-    UnusableKeyError.
+    Accepts the same as kube-apiserver's ``--service-account-key-file`` (client-go
+    ``util/keyutil``, ``ParsePublicKeysPEM``). Duplicates of a key count once. Raises KeyFileError
+    or UnusableKeyError.
     """
     keys: list[VerificationKey] = []
     for label, text in _blocks(pem, name):
@@ -140,7 +140,7 @@ def parse_public_keys(pem: bytes, name: str) -> tuple[VerificationKey, ...]:
                 else:
                     key = verification_key(load_pem_public_key(text))
             except (ValueError, UnsupportedAlgorithm) as error:
-                raise KeyFileError(f"{name} does not hold a whole public key") from error
+                raise KeyFileError(f"{name} does not hold a complete public key") from error
             except UnusableKeyError as error:
                 raise UnusableKeyError(f"{name}: {error}") from error
         keys.append(key)
@@ -154,7 +154,7 @@ def _blocks(pem: bytes, name: str) -> list[tuple[bytes, bytes]]:
         raise KeyFileError(_encrypted(name))
     blocks = [(label, text) for label, text in found if label in accepted]
     if not blocks or pem.count(b"-----BEGIN ") != len(found):
-        raise KeyFileError(f"{name} is not a whole PEM file with a key in it; restore it")
+        raise KeyFileError(f"{name} is not a complete PEM file with a key in it; restore it")
     return blocks
 
 

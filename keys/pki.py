@@ -1,8 +1,8 @@
-"""Certificates of a data directory: a CA of its own, and what it signs (RFC 5280).
+"""The certificates of a data directory: its own CA, and the certificates of servers and clients.
 
-Keys are P-256. The CA is good for ten years, everything else for one unless told otherwise, as
-with kubeadm, and never for longer than the CA. Every certificate starts five minutes in the past,
-so that a clock that is a little behind accepts it.
+Keys are P-256. As with kubeadm, the CA is valid for ten years, and the certificates that it signs
+for one year by default, but never longer than the CA. Every certificate is valid from five minutes
+ago, so that a clock that is a little behind accepts it. Source: RFC 5280.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ from keys.pem import private_key_pem
 
 CA_LIFETIME: Final = timedelta(days=3650)
 LEAF_LIFETIME: Final = timedelta(days=365)
-# RFC 1123 section 2.1, with a wildcard in front where there is one.
+# RFC 1123 section 2.1, with an optional wildcard.
 _HOST_NAME = re.compile(
     r"(?:\*\.)?(?:[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?\.)*"
     r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
@@ -48,9 +48,9 @@ class CertifiedKey:
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """What a certificate says.
+    """The content of a certificate.
 
-    ``common_name`` is empty where the subject has none or several, ``hosts`` are DNS names and IP
+    ``common_name`` is empty if the subject has none or several; ``hosts`` are DNS names and IP
     addresses in their order.
     """
 
@@ -64,14 +64,14 @@ class CertificateFacts:
 
     @property
     def lifetime(self) -> timedelta:
-        """The lifetime that it was made with."""
+        """The lifetime that the certificate was made with."""
         return self.not_after - self.not_before - BACKDATED
 
 
 def read_certificate(pem: bytes, name: str) -> CertificateFacts:
-    """Read the first certificate of a PEM text; ``name`` stands for it in errors.
+    """Read the first certificate of a PEM text, which errors call ``name``.
 
-    Raises KeyFileError for a text without one.
+    Raises KeyFileError if there is none.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -102,7 +102,7 @@ def read_certificate(pem: bytes, name: str) -> CertificateFacts:
 
 
 def is_issued_by(pem: bytes, ca: bytes) -> bool:
-    """Return whether the CA, a PEM certificate, has signed the first certificate of a PEM text."""
+    """Return whether a CA, a PEM certificate, has signed the first certificate of a text."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
@@ -114,13 +114,13 @@ def is_issued_by(pem: bytes, ca: bytes) -> bool:
 def load_ca(ca: CertifiedKey) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return the certificate and the private key of a CA.
 
-    Raises KeyFileError where one cannot be read, UnusableKeyError where they are not a pair.
+    Raises KeyFileError if one cannot be read, UnusableKeyError if they are not a pair.
     """
     try:
         issuer = x509.load_pem_x509_certificate(ca.certificate)
         issuer_key = load_pem_private_key(ca.private_key, password=None)
     except (ValueError, TypeError) as error:
-        raise KeyFileError("tls/ca.crt or tls/ca.key is not whole; restore it") from error
+        raise KeyFileError("tls/ca.crt or tls/ca.key is corrupt; restore it") from error
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
         raise UnusableKeyError("tls/ca.key is not an elliptic-curve key; use one for P-256")
     if issuer.public_key() != issuer_key.public_key():
@@ -129,7 +129,7 @@ def load_ca(ca: CertifiedKey) -> tuple[x509.Certificate, ec.EllipticCurvePrivate
 
 
 def make_ca(common_name: str, now: datetime) -> CertifiedKey:
-    """Make a certificate authority that may sign leaf certificates and nothing below them."""
+    """Make a certificate authority that can sign leaf certificates only."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(common_name)
     builder = _builder(name, name, key.public_key(), now, CA_LIFETIME)
@@ -146,7 +146,7 @@ def make_server_certificate(
     now: datetime,
     lifetime: timedelta = LEAF_LIFETIME,
 ) -> CertifiedKey:
-    """Make a certificate for TLS servers, good for the given DNS names and IP addresses.
+    """Make a certificate for TLS servers with the given DNS names and IP addresses.
 
     Raises UnusableKeyError for a host that is neither.
     """
@@ -157,7 +157,7 @@ def make_server_certificate(
 def make_client_certificate(
     ca: CertifiedKey, common_name: str, now: datetime, lifetime: timedelta = LEAF_LIFETIME
 ) -> CertifiedKey:
-    """Make a certificate for TLS clients; its common name is the user.
+    """Make a certificate for TLS clients, whose common name is the user.
 
     Raises UnusableKeyError for a name that a certificate cannot have.
     """

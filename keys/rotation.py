@@ -1,17 +1,27 @@
-"""When a key may take its next step, and the steps themselves; times are Unix seconds.
+"""The steps of signing keys, and when each is safe; times are Unix seconds.
 
 A key is pending (published, but not signing), then active, then verify-only, then retired.
 
 Invariants:
 
-1. A key signs only after it has been published for as long as anybody may go on with a JWKS
-   without it; only the very first key signs at once.
+1. A key signs only after it was published for as long as clients can use a JWKS without it. Only
+   the first key signs immediately.
 2. A key is retired only after the last token that it signed has expired, by the longest lifetime
    that was granted while it was active.
-3. No moment that is written down is before one that was written down earlier, and what is safe is
-   judged by the clock as it is: one that steps back makes a wait longer, never shorter. That it has
-   stepped forward nobody can tell from one look: ``keys.folder_watch`` can.
-4. Only what is forced breaks 1 and 2, and nothing retires the active key.
+3. Recorded times never decrease, and safety is judged by the present clock: if it is set back, a
+   wait becomes longer, never shorter. ``keys.folder_watch`` notices if it is set forward.
+4. Only a forced step can break 1 and 2, and no step retires the active key.
+
+>>> from keys.pem import generate_signing_key
+>>> policy = RotationPolicy(jwks_max_age=3600, token_seconds=3600, rotate_every=86400)
+>>> keyring = Keyring().with_new_key(generate_signing_key("ES256"), 0)
+>>> due_step(keyring, policy, now=81000)
+Step(kind=<StepKind.PUBLISH: 'publish'>, kid='')
+>>> keyring = keyring.with_new_key(generate_signing_key("ES256"), 81000)
+>>> [key.state.value for key in keyring.keys]
+['active', 'pending']
+>>> due_step(keyring, policy, now=86399), due_step(keyring, policy, now=86400).kind.value
+(None, 'activate')
 """
 
 from collections.abc import Sequence
@@ -24,26 +34,26 @@ from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
 
 MARK_SECONDS: Final = 600
-"""How far what is written down of the clock and of the last token's end may lag behind."""
+"""How far the recorded clock and the end of the last token can lag behind."""
 
 PROPAGATION_SECONDS: Final = 1800
-"""On top of the JWKS' max-age: for the lag above, for clocks of replicas that differ by 300 s, and
-for servers that see a new key late, in a mounted Secret for example."""
+"""Added to the JWKS' max-age: for the lag above, for clocks of replicas that differ by 300 s, and
+for servers that see a new key late, for example in a mounted Secret."""
 
 MARGIN_SECONDS: Final = 3600
-"""On top of a token's lifetime: for the lag above, for leeways of 300 s, and for servers that go on
-signing for a moment because they see late that another key has taken over."""
+"""Added to a token's lifetime: for the lag above, for leeways of 300 s, and for servers that see
+late that another key has become active, and continue to sign for a moment."""
 
 FORGET_SECONDS: Final = 365 * 24 * 3600
-"""How long a retired key stays on the list, so that a wrong step can be seen and taken back."""
+"""How long a retired key stays on the list, so that a wrong step can be noticed and undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class RotationPolicy:
     """How long a JWKS is cached, a token lives and a key signs at most; in seconds.
 
-    ``token_seconds`` is of the settings in force. ``rotate_every`` 0 means that nothing happens by
-    itself. ``algorithm`` is that of new keys; empty means the active key's.
+    With ``rotate_every`` 0 there is no automatic rotation. ``algorithm`` is that of new keys; empty
+    means the active key's.
     """
 
     jwks_max_age: int
@@ -63,7 +73,7 @@ class RotationPolicy:
 
 
 class StepKind(StrEnum):
-    """What can be done to a keyring."""
+    """The kinds of steps."""
 
     PUBLISH = "publish"
     ACTIVATE = "activate"
@@ -73,7 +83,7 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do, and to which key; for PUBLISH it has yet to be made."""
+    """A step and its key; the key of PUBLISH has yet to be made."""
 
     kind: StepKind
     kid: str = ""
@@ -81,10 +91,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """The state that comes next for a key, from when on that is safe, and why not before.
+    """The next state of a key, since when it is safe, and why not earlier.
 
-    ``state`` is None where nothing comes, ``safe_from`` (Unix seconds) where time alone does not
-    make it safe.
+    ``state`` is None if there is none, ``safe_from`` if that does not depend on time alone.
     """
 
     state: KeyState | None
@@ -93,7 +102,7 @@ class NextStep:
 
 
 def next_step(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy) -> NextStep:
-    """Return what comes next for a key and when that is safe."""
+    """Return the next state of a key and when it is safe."""
     match key.state:
         case KeyState.PENDING:
             why = "clients that keep a JWKS from before it was published would refuse its tokens"
@@ -113,9 +122,9 @@ def next_step(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy) -> Ne
 
 
 def due_step(keyring: Keyring, policy: RotationPolicy, now: int) -> Step | None:
-    """Return what rotation by itself has to do now, one step at a time.
+    """Return the next step of automatic rotation that is due, or None.
 
-    Without an active key it does nothing: a folder that is not mounted looks like that too.
+    Without an active key nothing is due, because a folder that is not mounted looks the same.
     """
     active = keyring.active
     if not policy.rotate_every or active is None:
@@ -134,10 +143,9 @@ def due_step(keyring: Keyring, policy: RotationPolicy, now: int) -> Step | None:
 def step_by_hand(
     keyring: Keyring, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Step:
-    """Return the one step that ``leeway keys rotate`` takes.
+    """Return the step that ``leeway keys rotate`` takes.
 
-    Raises UnsafeStepError where all that is left is to activate a key too early, and that is not
-    forced.
+    Raises UnsafeStepError if the only step is to activate a key too early, without ``force``.
     """
     pending = _pending(keyring)
     if pending and (force or _is_ready(pending[0], policy, now)):
@@ -153,16 +161,16 @@ def step_by_hand(
 def activated(
     keyring: Keyring, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Keyring:
-    """Let a pending key sign, and the one that signed until now only verify.
+    """Return a keyring in which a pending key is active, and the active one is verify-only.
 
-    Raises UnsafeStepError where it is too early, KeyScheduleError for a key that is not pending.
+    Raises UnsafeStepError if it is too early, KeyScheduleError for a key that is not pending.
     """
     key = keyring.key(kid)
     if key.state is not KeyState.PENDING:
         raise KeyScheduleError(f"key {kid} is {key.state}; only a pending key can become active")
     if not force:
-        _require_safe(keyring, key, policy, now)
-    moment = max(now, keyring.clock)
+        _require_safe(keyring, key, policy, now)  # Invariant 1.
+    moment = max(now, keyring.clock)  # Invariant 3.
     until = moment + policy.keep_seconds
     keys = []
     for other in keyring.keys:
@@ -181,13 +189,13 @@ def activated(
 def retired(
     keyring: Keyring, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Keyring:
-    """Take a key out of use. A pending one has signed nothing, and may go at any time.
+    """Return a keyring in which a key is retired.
 
-    Raises UnsafeStepError while a token that it signed may be alive, KeyScheduleError for the
-    active key.
+    Raises UnsafeStepError while a token that the key signed can be valid, KeyScheduleError for the
+    active key. A pending key has signed nothing, and can be retired at any time.
     """
     key = keyring.key(kid)
-    if key.state is KeyState.ACTIVE:
+    if key.state is KeyState.ACTIVE:  # Invariant 4.
         raise KeyScheduleError(
             f"key {kid} is active, and the active key is never retired; let another take over "
             "with `leeway keys rotate`"
@@ -195,7 +203,7 @@ def retired(
     if key.state is KeyState.RETIRED:
         return keyring
     if key.state is KeyState.VERIFY_ONLY and not force:
-        _require_safe(keyring, key, policy, now)
+        _require_safe(keyring, key, policy, now)  # Invariant 2.
     moment = max(now, keyring.clock)
     until = moment if key.state is KeyState.PENDING else key.until
     gone = ScheduledKey(key.verification_key, None, KeyState.RETIRED, moment, until)
@@ -204,14 +212,14 @@ def retired(
 
 
 def forgotten(keyring: Keyring, kid: str) -> Keyring:
-    """Take a retired key off the list. Raises KeyScheduleError for any other."""
+    """Return a keyring without a retired key. Raises KeyScheduleError for any other."""
     if keyring.key(kid).state is not KeyState.RETIRED:
         raise KeyScheduleError(f"key {kid} is in use; retire it first")
     return replace(keyring, keys=tuple(key for key in keyring.keys if key.kid != kid))
 
 
 def noted(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
-    """Write the time down, and when the last token expires that the active key may have signed."""
+    """Record the time, and when the last token that the active key can have signed expires."""
     moment = max(now, keyring.clock)
     until = moment + policy.keep_seconds
     keys = tuple(
@@ -222,9 +230,9 @@ def noted(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
 
 
 def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
-    """Return whether what is written down lags too far behind.
+    """Return whether the recorded times lag too far behind.
 
-    To be asked, and acted on, before the first token is signed under other settings.
+    To be checked before the first token is signed under other settings.
     """
     active = keyring.active
     if active is None:
@@ -235,7 +243,7 @@ def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
 
 
 def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
-    """Return in a sentence what the next step of a key breaks now, nothing where it is safe."""
+    """Return a sentence on what the next step of a key breaks now, empty if it is safe."""
     if key.state is KeyState.PENDING and not _is_ready(key, policy, now):
         safe = utc(key.since + policy.publish_seconds)
         return (
@@ -253,12 +261,12 @@ def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
 
 
 def signing_key_age(keyring: Keyring, now: float) -> float:
-    """Return for how many seconds the active key has been signing; 0 where none is active."""
+    """Return for how many seconds the active key has been signing; 0 if none is active."""
     return max(0.0, now - keyring.active.since) if keyring.active else 0.0
 
 
 def _pending(keyring: Keyring) -> Sequence[ScheduledKey]:
-    """Return the keys that wait and could sign, the one published first at the front."""
+    """Return the pending keys that can sign, the one published first at the front."""
     pending = [key for key in keyring.keys if key.state is KeyState.PENDING and key.signing_key]
     return sorted(pending, key=lambda key: key.since)
 
@@ -276,7 +284,7 @@ def _run_out(keyring: Keyring, now: int) -> Step | None:
 
 def _forgettable(keyring: Keyring, now: int) -> Step | None:
     for key in keyring.keys:
-        # One without an end was brought here by somebody, who may want the file back.
+        # A key without an end was copied here, and its file can still be wanted.
         old = key.until is not None and now - max(key.since, key.until) > FORGET_SECONDS
         if key.state is KeyState.RETIRED and old:
             return Step(StepKind.FORGET, key.kid)

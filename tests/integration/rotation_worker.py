@@ -59,7 +59,7 @@ def _work(keys: Path, shared: Shared, tokens: Path, slot: int) -> None:
     # Whoever is killed in the middle of this test leaves nobody behind.
     while os.getppid() == parent:
         now = shared.clock()
-        watcher.look()
+        watcher.poll()
         assert watcher.problem() == ""
         assert watcher.step_problem() == ""
         dies = shared.clock() + POLICY.token_seconds + LEEWAY

@@ -178,6 +178,7 @@ class _Resources:
         self.rules.append(rule)
 
     def _allows(self, request: ResourceAttributes, verb: str) -> bool:
+        # The invariant: this is the question that a review asks.
         kinds, spans = required_access(msgspec.structs.replace(request, verb=verb))
         permissions = self._permissions
         return not any(permissions.uncovered(kind, span) for kind in kinds for span in spans)

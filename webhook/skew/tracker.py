@@ -127,7 +127,7 @@ class SkewTracker:
         # Most tokens were seen before and change nothing. The conditions are written out here,
         # because a call for each source would take most of the time.
         slot = self._slot
-        ahead = issued_at - now
+        ahead = issued_at - now  # Invariant 2: never above the truth.
         last = issuer.issued_at.buckets[-1]
         if token is not None or ahead > last.ahead or last.slot != slot:
             self._note(issuer.issued_at, ahead, now, token)
@@ -188,7 +188,7 @@ class SkewTracker:
         self._slot_end = self._slot_start + BUCKET_SECONDS
 
     def _new_node(self, issuer: _Issuer, name: str) -> Source:
-        if self._node_count >= self._max_nodes:
+        if self._node_count >= self._max_nodes:  # Invariant 4.
             self._make_room()
         source = Source(issuer.issued_at.issuer, name, ISSUED_AT, [Bucket(self._slot)])
         issuer.nodes[name] = source
@@ -277,8 +277,8 @@ def _looks_slow(buckets: Iterable[Bucket]) -> bool:
 
 
 def _is_live(bucket: Bucket, slot: int) -> bool:
-    # A bucket without tokens has no bound. One from the future was made before this server's clock
-    # was set back.
+    # Invariant 3. A bucket without tokens has no bound. One from the future was made before this
+    # server's clock was set back.
     return slot - BUCKETS < bucket.slot <= slot and bucket.ahead > _NO_BOUND
 
 

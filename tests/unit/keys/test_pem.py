@@ -194,5 +194,5 @@ def test_a_key_that_is_not_whole_is_refused(name: str) -> None:
         bad = rsa_pem(numbers, **{name: value + 2})
     assert parse_private_key(rsa_pem(numbers, **of_factors(numbers.p, numbers.q)), "other.pem")
     assert parse_private_key(good, "good.pem").verification_key.algorithm == "RS256"
-    with pytest.raises(KeyFileError, match=r"bad\.pem does not hold a whole private key"):
+    with pytest.raises(KeyFileError, match=r"bad\.pem does not hold a complete private key"):
         parse_private_key(bad, "bad.pem")

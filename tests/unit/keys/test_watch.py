@@ -48,7 +48,7 @@ class Watched:
         self.taken: list[Keyring] = []
         self.watcher = self.another(policy, self.taken.append)
         # As at its start.
-        self.watcher.look()
+        self.watcher.poll()
         self.taken.clear()
 
     def another(
@@ -65,7 +65,7 @@ class Watched:
     def look_after(self, seconds: float, looks: int = 1) -> None:
         self.clock.advance(seconds)
         for _ in range(looks):
-            self.watcher.look()
+            self.watcher.poll()
 
 
 @pytest.fixture
@@ -218,11 +218,11 @@ def test_a_change_that_could_not_be_taken_over_is_tried_again(watched: Watched) 
 
     watcher = watched.another(POLICY, fail_once)
     rotate(watched.folder, POLICY, T)
-    watcher.look()
+    watcher.poll()
     with pytest.raises(RuntimeError):
-        watcher.look()
+        watcher.poll()
     assert len(watcher.keyring.keys) == 1
-    watcher.look()
+    watcher.poll()
     assert len(calls) == 2
     assert len(watcher.keyring.keys) == 2
 
@@ -258,7 +258,7 @@ watcher = KeyFolderWatcher(
 )
 for _ in range(100):
     now = next(times)
-    watcher.look()
+    watcher.poll()
 print(len(watcher.keyring.keys), repr(watcher.problem()), watcher.step_problem())
 """
 

@@ -155,7 +155,7 @@ class LiveApplication:
         """Read the configuration and the keys, beside the event loop; what is wrong is news."""
         self._logged.clear()
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, self._keys.look)
+        loop.run_in_executor(None, self._keys.poll)
         loop.run_in_executor(None, self._watch.notify)
 
     def report(self, name: str, problem: str, cause: str = "") -> bool:
