@@ -28,7 +28,7 @@ from benchmarks.verification import AUDIENCES, ISSUER, POLICY
 from keys.keyring import Keyring
 from keys.pem import generate_signing_key
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.rbac import changes, revoking
+from webhook.rbac import changes, revocations
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, User
@@ -43,8 +43,7 @@ from webhook.rbac.records import (
     role_record,
     user_record,
 )
-from webhook.rbac.revocations import StoreRevocations
-from webhook.rbac.revoking import Lifetimes
+from webhook.rbac.revocations import Lifetimes, StoreRevocations
 from webhook.rbac.role_groups import role_groups
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import ClockLeeway
@@ -213,7 +212,7 @@ class _World:
     def _revoke(self, _: int) -> float:
         lifetimes = Lifetimes(_DAY, 0.0)
         return seconds_of(
-            self._store.change, revoking.revoke_jti, str(uuid.uuid4()), lifetimes, time.time()
+            self._store.change, revocations.revoke_jti, str(uuid.uuid4()), lifetimes, time.time()
         )
 
 

@@ -18,7 +18,7 @@ from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
-from webhook.rbac.revoking import Lifetimes
+from webhook.rbac.revocations import Lifetimes
 from webhook.skew.tracker import SkewTracker
 from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource

@@ -10,7 +10,7 @@ from typing import TypeVar
 from webhook.assembly import lifetimes_of
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import load_configuration
-from webhook.rbac import revoking
+from webhook.rbac import revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.state import State
@@ -45,7 +45,7 @@ class StoreSide:
             began()
             lifetimes = lifetimes_of(load_configuration(self._machine.data_dir, {}, {}))
             with closing(self._open()) as store:
-                store.change(revoking.revoke_jti, jti, lifetimes, self._machine.clock.now())
+                store.change(revocations.revoke_jti, jti, lifetimes, self._machine.clock.now())
 
         await self._in_thread(write)
 

@@ -12,11 +12,11 @@ import pytest
 from webhook.backends import sqlite as sqlite_backend
 from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.rbac import changes, revoking
+from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
-from webhook.rbac.revoking import Lifetimes
+from webhook.rbac.revocations import Lifetimes
 from webhook.rbac.state import State
 
 NOBODY = 65534
@@ -161,10 +161,10 @@ def test_what_a_store_lacks_is_named_briefly() -> None:
     before, after = _state(), _state()
     for number in range(13):
         before.change(changes.add_user, f"u{number:02}")
-    before.change(revoking.revoke_jti, "j", LIFETIMES, NOW)
+    before.change(revocations.revoke_jti, "j", LIFETIMES, NOW)
     for store, now in ((before, NOW), (after, NOW - 60)):
         store.change(
-            revoking.revoke_subject, "system:serviceaccount:a:b", LIFETIMES, now, is_account=True
+            revocations.revoke_subject, "system:serviceaccount:a:b", LIFETIMES, now, is_account=True
         )
     assert lacking(before.state, after.state) == [
         "revoked jti j",

@@ -14,7 +14,7 @@ from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
-from webhook.rbac import revoking
+from webhook.rbac import revocations
 from webhook.rbac.records import Revocation
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 
@@ -51,7 +51,7 @@ def revoke_jti(data_dir: Path, jti: str) -> None:
             "printable ASCII, from `leeway token inspect`"
         )
     with opened_store(data_dir) as (store, configuration):
-        store.change(revoking.revoke_jti, jti, lifetimes_of(configuration), time())
+        store.change(revocations.revoke_jti, jti, lifetimes_of(configuration), time())
         audit(data_dir, "revoke.jti", jti=jti, revision=store.own_revision)
     say(f"Token with jti {jti} revoked")
 
@@ -126,7 +126,7 @@ def _revoke_subject(data_dir: Path, subject: str, *, is_account: bool) -> str:
     now = time()
     with opened_store(data_dir) as (store, configuration):
         lifetimes = lifetimes_of(configuration)
-        store.change(revoking.revoke_subject, subject, lifetimes, now, is_account=is_account)
+        store.change(revocations.revoke_subject, subject, lifetimes, now, is_account=is_account)
         action = "revoke.serviceaccount" if is_account else "revoke.user"
         audit(data_dir, action, subject=subject, revision=store.own_revision)
     if is_account and lifetimes.ahead:

@@ -23,7 +23,7 @@ from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import TLSFiles, check_folders, check_private_files, tls_files
 from webhook.errors import DataDirectoryError
-from webhook.rbac import revoking
+from webhook.rbac import revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.server.connection.stop_signals import leave_at_once
@@ -131,7 +131,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
 
 def _tidy_revocations(store: AuthStore, configuration: Configuration) -> None:
     try:
-        store.change(revoking.tidy, lifetimes_of(configuration), time())
+        store.change(revocations.tidy, lifetimes_of(configuration), time())
     except StoreUnavailableError as error:
         # The server can start: old revocations do no harm, and `leeway revoke` drops them too.
         _logger.warning("old revocations were not dropped: %s", error)

@@ -1,12 +1,50 @@
-"""Answers whether a token has been revoked: the hot path.
+"""Revocations of tokens: what writes one, how long it is kept, and whether it concerns a token.
 
-By ``jti`` and ``sub`` of claims whose signature holds, never by the bytes of a token: a token in
-another encoding is the same token.
+A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in another
+encoding it is the same token. ``revoke_jti``, ``revoke_subject`` and ``tidy`` return the records to
+write, for ``AuthStore.change``.
+
+Invariants:
+
+1. A revocation is kept until the last token that it concerns has expired, by the longest lifetime
+   that was granted before it. Settings that become shorter later do not shorten it, and an issuer
+   that is trusted later extends it.
+2. No revocation undoes another one: of two, the later second and the later end count.
+3. A clock that is a year behind when a revocation is written, a year ahead when others are
+   deleted, or both, makes no revoked token valid once it is right.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import ceil, inf
+from typing import Final
 
 from keys.messages import utc
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import UserNotFoundError
+from webhook.rbac.records import (
+    REVOKED_JTI,
+    REVOKED_SUBJECT,
+    AuthMeta,
+    Lifetime,
+    Record,
+    Revocation,
+    lifetime_record,
+    meta_record,
+    revocation_record,
+    token_record,
+    user_record,
+)
+from webhook.rbac.state import State
 from webhook.token.claims import Claims
+
+MARGIN_SECONDS: Final = 3600
+"""Added to every lifetime: for the leeways of ``iat`` and ``exp``, at most 300 s each, and for
+servers that still drain with earlier settings."""
+FORGET_SECONDS: Final = 2 * 366 * 24 * 3600
+"""How long a revocation is kept after its ``until`` (invariant 3)."""
+_TIDIED_PER_CHANGE: Final = 16
 
 
 class StoreRevocations:
@@ -16,9 +54,10 @@ class StoreRevocations:
         self._store = store
 
     def find(self, claims: Claims) -> str:
-        """Return by what a token has been revoked, empty where it has not. Never waits.
+        """Return why a token is revoked, empty where it is not. Never waits.
 
-        A revocation counts as long as it is kept: by a clock that was put back its end may be over.
+        A revocation counts as long as it is stored, even after its ``until``: the clock may have
+        been wrong when that was written (invariant 3).
         """
         state = self._store.state
         revocation = state.revoked_jtis.get(claims.jti)
@@ -30,10 +69,126 @@ class StoreRevocations:
         issued = claims.issued_at
         if issued is None:
             return f"it has no iat, and the tokens of {claims.subject} were revoked"
-        # Of that second too: what came first within it cannot be told.
+        # Tokens of that very second too: which came first within it is not known.
         if issued <= revocation.before:
             return (
                 f"the tokens of {claims.subject} issued up to {utc(revocation.before)} were "
                 f"revoked, this one is of {utc(issued)}"
             )
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """The longest lifetimes of tokens under the present settings, in seconds.
+
+    ``own`` is for tokens signed here, ``foreign`` for those of trusted issuers: infinite where
+    nothing limits it, 0 without trusted issuers. ``ahead`` is how far in the future the ``iat`` of
+    an accepted token of any issuer may be.
+    """
+
+    own: float
+    foreign: float = 0.0
+    ahead: float = 0.0
+
+
+def revoke_jti(state: State, jti: str, lifetimes: Lifetimes, now: float) -> list[Record]:
+    """Revoke the token with a ``jti``; ``now`` is in Unix seconds."""
+    return [*_revoking(state, REVOKED_JTI, jti, lifetimes, now)]
+
+
+def revoke_subject(
+    state: State, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
+) -> list[Record]:
+    """Revoke every token of a subject that was issued up to ``now`` (Unix seconds).
+
+    With ``is_account`` those of the service account with that user name, by a signer whose clock
+    may be ahead by ``lifetimes.ahead``; and the auth tokens of the user of that name. For auth
+    tokens no revocation is stored: the simple ones are deleted, and the user's next generation
+    makes the others stale. Raises UserNotFoundError where there is neither.
+    """
+    user = state.users.get(subject)
+    if user is None and not is_account:
+        raise UserNotFoundError
+    records: list[Record] = []
+    if is_account:
+        # Tokens of a signer whose clock is ahead are in use already.
+        records += _revoking(state, REVOKED_SUBJECT, subject, lifetimes, now + lifetimes.ahead)
+    if user is not None:
+        meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
+        records.append(user_record(replace(user, generation=meta.revision)))
+        records += [token_record(d, None) for d in state.tokens_of_user.get(subject, ())]
+        records.append(meta_record(meta))
+    return records
+
+
+def tidy(state: State, lifetimes: Lifetimes, now: float) -> list[Record]:
+    """Record how long tokens live from ``now`` (Unix seconds) on, and delete what is over.
+
+    To be called with the settings of a server that starts.
+    """
+    return [
+        *_noted(state, lifetimes, now),
+        *_extended(state, lifetimes, now),
+        *_forgotten(state, now),
+    ]
+
+
+def _revoking(
+    state: State, what: str, name: str, lifetimes: Lifetimes, now: float
+) -> Iterator[Record]:
+    noted = state.lifetime
+    # Invariant 1: the longest lifetime of any token that may exist.
+    longest = max(lifetimes.own, lifetimes.foreign, noted.seconds)
+    revocation = Revocation(int(now), _end(max(now + longest, noted.earlier_until)))
+    before = _revoked(state, what).get(name)
+    if before is not None:
+        # Invariant 2.
+        revocation = Revocation(
+            max(revocation.before, before.before), max(revocation.until, before.until)
+        )
+    # Only among the oldest, so that the cost does not grow with the number of revocations.
+    yield from _forgotten(state, now, at_most=_TIDIED_PER_CHANGE)
+    # After those, since an earlier one of the same name may be among them.
+    yield revocation_record(what, name, revocation)
+    # Only `tidy` makes it shorter: this may be a command with other settings than the server's.
+    if lifetimes.own > noted.seconds:
+        yield lifetime_record(Lifetime(lifetimes.own, noted.earlier_until))
+
+
+def _noted(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
+    noted = state.lifetime
+    if lifetimes.own > noted.seconds:
+        yield lifetime_record(Lifetime(lifetimes.own, noted.earlier_until))
+    elif lifetimes.own < noted.seconds:
+        # Invariant 1: tokens with the longer lifetime exist until then.
+        until = max(noted.earlier_until, now + noted.seconds)
+        yield lifetime_record(Lifetime(lifetimes.own, until))
+
+
+def _extended(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
+    for what in (REVOKED_JTI, REVOKED_SUBJECT):
+        for name, revocation in _revoked(state, what).items():
+            until = _end(revocation.before + lifetimes.foreign)
+            if revocation.until < until and not _is_forgotten(revocation, now):
+                yield revocation_record(what, name, Revocation(revocation.before, until))
+
+
+def _forgotten(state: State, now: float, at_most: int | None = None) -> Iterator[Record]:
+    for what in (REVOKED_JTI, REVOKED_SUBJECT):
+        for name, revocation in islice(_revoked(state, what).items(), at_most):
+            if _is_forgotten(revocation, now):
+                yield revocation_record(what, name, None)
+
+
+def _is_forgotten(revocation: Revocation, now: float) -> bool:
+    # Invariant 3.
+    return now > revocation.until + FORGET_SECONDS
+
+
+def _revoked(state: State, what: str) -> dict[str, Revocation]:
+    return state.revoked_jtis if what == REVOKED_JTI else state.revoked_subjects
+
+
+def _end(seconds: float) -> float:
+    return inf if seconds == inf else float(ceil(seconds + MARGIN_SECONDS))

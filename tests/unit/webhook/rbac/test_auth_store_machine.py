@@ -14,14 +14,14 @@ from hypothesis.stateful import (
 
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.backends.memory import MemoryBackend
-from webhook.rbac import changes, revoking
+from webhook.rbac import changes, revocations
 from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthError, StoreUnavailableError
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.ranges import Range
 from webhook.rbac.records import ConflictError, Record, TokenRecord, token_record
-from webhook.rbac.revoking import FORGET_SECONDS, Lifetimes
+from webhook.rbac.revocations import FORGET_SECONDS, Lifetimes
 from webhook.rbac.state import State
 
 NAMES = ("root", "a", "b", "é")
@@ -175,7 +175,9 @@ class Stores(RuleBasedStateMachine):
 
     @rule(index=which, jti=st.sampled_from(("a", "sub:a", "jti:")), life=lifetimes, now=seconds)
     def revoke_jti(self, index: int, jti: str, life: Lifetimes, now: float) -> None:
-        self.change(index, lambda store: store.change(revoking.revoke_jti, jti, life, now), bumps=0)
+        self.change(
+            index, lambda store: store.change(revocations.revoke_jti, jti, life, now), bumps=0
+        )
         kept = self.stores[index].state.revoked_jtis[jti]
         assert kept.before >= int(now)
         assert kept.until >= now + max(life.own, life.foreign)
@@ -188,7 +190,7 @@ class Stores(RuleBasedStateMachine):
         self.change(
             index,
             lambda store: store.change(
-                revoking.revoke_subject, name, life, now, is_account=is_account
+                revocations.revoke_subject, name, life, now, is_account=is_account
             ),
             bumps,
         )
@@ -197,7 +199,7 @@ class Stores(RuleBasedStateMachine):
     @rule(index=which, life=lifetimes, now=seconds)
     def tidy_revocations(self, index: int, life: Lifetimes, now: float) -> None:
         before = Scratch(self.backend)
-        self.change(index, lambda store: store.change(revoking.tidy, life, now), bumps=0)
+        self.change(index, lambda store: store.change(revocations.tidy, life, now), bumps=0)
         after = self.stores[index].state
         assert after.lifetime.seconds == life.own
         for old, new in (

@@ -34,12 +34,11 @@ from webhook.config.model import (
     TrustedIssuerSection,
 )
 from webhook.errors import Reason
-from webhook.rbac import changes, revoking
+from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.records import Lifetime, Revocation, TokenRecord, token_record
-from webhook.rbac.revocations import StoreRevocations
-from webhook.rbac.revoking import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
+from webhook.rbac.revocations import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes, StoreRevocations
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import Absence, Lookup, ObjectKey
 from webhook.token.claims import LEGACY_ISSUER, Claims, ObjectReference
@@ -54,11 +53,11 @@ CLAIMS = Claims(
 
 
 def revoke_jti(store: AuthStore, jti: str = JTI, now: float = NOW) -> None:
-    store.change(revoking.revoke_jti, jti, OF_A_DAY, now)
+    store.change(revocations.revoke_jti, jti, OF_A_DAY, now)
 
 
 def revoke_account(store: AuthStore, subject: str = SUBJECT, now: float = NOW) -> None:
-    store.change(revoking.revoke_subject, subject, OF_A_DAY, now, is_account=True)
+    store.change(revocations.revoke_subject, subject, OF_A_DAY, now, is_account=True)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +185,20 @@ def test_a_user_loses_its_tokens_of_every_kind() -> None:
         for digest, owner in ((b"1", SUBJECT), (b"2", SUBJECT), (b"3", "bob"))
     ]
     store.change(lambda state: records)
-    store.change(revoking.revoke_subject, SUBJECT, OF_A_DAY, NOW, is_account=True)
+    store.change(revocations.revoke_subject, SUBJECT, OF_A_DAY, NOW, is_account=True)
     assert store.state.tokens.keys() == {b"3"}
     assert store.revision == 4
     assert store.user(SUBJECT).generation == 4
     assert store.user("bob").generation == 3
     assert StoreRevocations(store).find(CLAIMS)
-    store.change(revoking.revoke_subject, "bob", OF_A_DAY, NOW, is_account=False)
+    store.change(revocations.revoke_subject, "bob", OF_A_DAY, NOW, is_account=False)
     assert not store.state.tokens
     assert store.user("bob").generation == store.revision == 5
     # An auth token is ended, and there is nothing to remember.
     assert store.state.revoked_subjects.keys() == {SUBJECT}
     before = backend.load()
     with pytest.raises(UserNotFoundError):
-        store.change(revoking.revoke_subject, "carol", OF_A_DAY, NOW, is_account=False)
+        store.change(revocations.revoke_subject, "carol", OF_A_DAY, NOW, is_account=False)
     assert backend.load() == before
     assert_same(store, Scratch(backend))
 
@@ -255,7 +254,7 @@ def test_lifetimes_of_a_configuration(
 )
 def test_it_counts_as_long_as_a_token_may_live(lifetimes: Lifetimes, end: float) -> None:
     store = AuthStore(MemoryBackend())
-    store.change(revoking.revoke_jti, JTI, lifetimes, NOW)
+    store.change(revocations.revoke_jti, JTI, lifetimes, NOW)
     until = store.state.revoked_jtis[JTI].until
     assert until == end + MARGIN_SECONDS
 
@@ -269,14 +268,14 @@ def test_it_is_dropped_when_that_is_over(is_tidied: bool) -> None:
     over = NOW + DAY + MARGIN_SECONDS + FORGET_SECONDS
     for now, left in ((over, 2), (over + 1, 0)):
         if is_tidied:
-            store.change(revoking.tidy, OF_A_DAY, now)
+            store.change(revocations.tidy, OF_A_DAY, now)
         else:
-            store.change(revoking.revoke_jti, "another", OF_A_DAY, now)
+            store.change(revocations.revoke_jti, "another", OF_A_DAY, now)
         kept = {*store.state.revoked_jtis, *store.state.revoked_subjects} - {"another"}
         assert len(kept) == left
     assert_same(store, Scratch(backend))
     before = backend.load()[0]
-    store.change(revoking.tidy, OF_A_DAY, now)
+    store.change(revocations.tidy, OF_A_DAY, now)
     assert backend.load()[0] == before
 
 
@@ -290,8 +289,8 @@ def test_a_clock_that_was_wrong_makes_no_token_good_again(
     store = AuthStore(backend)
     revoke_jti(store, now=NOW + revoke_at)
     # Shortly before the token runs out, by the right clock.
-    store.change(revoking.tidy, OF_A_DAY, NOW + DAY - 1 + forget_at)
-    store.change(revoking.revoke_jti, "another", OF_A_DAY, NOW + DAY - 1 + forget_at)
+    store.change(revocations.tidy, OF_A_DAY, NOW + DAY - 1 + forget_at)
+    store.change(revocations.revoke_jti, "another", OF_A_DAY, NOW + DAY - 1 + forget_at)
     for each in (store, AuthStore(backend)):
         assert StoreRevocations(each).find(CLAIMS)
 
@@ -299,9 +298,9 @@ def test_a_clock_that_was_wrong_makes_no_token_good_again(
 def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
     store = AuthStore(MemoryBackend())
     long, short = Lifetimes(100 * DAY), OF_A_DAY
-    store.change(revoking.tidy, long, NOW)
+    store.change(revocations.tidy, long, NOW)
     shrunk = NOW + 10 * DAY
-    store.change(revoking.tidy, short, shrunk)
+    store.change(revocations.tidy, short, shrunk)
     # What was granted until then has expired by this:
     end = shrunk + 100 * DAY
     assert store.state.lifetime == Lifetime(DAY, end)
@@ -311,20 +310,20 @@ def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
         (end - DAY, end),
         (end, end + DAY),
     ):
-        store.change(revoking.revoke_jti, f"at {now}", short, now)
+        store.change(revocations.revoke_jti, f"at {now}", short, now)
         assert store.state.revoked_jtis[f"at {now}"].until == expected + MARGIN_SECONDS
     # Shorter once more: what is longer ago still counts.
-    store.change(revoking.tidy, Lifetimes(3600), shrunk + DAY)
+    store.change(revocations.tidy, Lifetimes(3600), shrunk + DAY)
     assert store.state.lifetime == Lifetime(3600, end)
 
 
 def test_a_command_with_settings_of_its_own_makes_nothing_shorter() -> None:
     store = AuthStore(MemoryBackend())
-    store.change(revoking.tidy, Lifetimes(100 * DAY), NOW)
-    store.change(revoking.revoke_jti, "a", OF_A_DAY, NOW)
+    store.change(revocations.tidy, Lifetimes(100 * DAY), NOW)
+    store.change(revocations.revoke_jti, "a", OF_A_DAY, NOW)
     assert store.state.revoked_jtis["a"].until == NOW + 100 * DAY + MARGIN_SECONDS
     assert store.state.lifetime == Lifetime(100 * DAY)
-    store.change(revoking.revoke_jti, "b", Lifetimes(200 * DAY), NOW)
+    store.change(revocations.revoke_jti, "b", Lifetimes(200 * DAY), NOW)
     assert store.state.lifetime == Lifetime(200 * DAY)
 
 
@@ -333,11 +332,11 @@ def test_an_issuer_that_is_trusted_later_makes_it_longer() -> None:
     revoke_jti(store)
     revoke_account(store)
     for foreign in (1 << 32, inf):
-        store.change(revoking.tidy, Lifetimes(DAY, foreign), NOW + DAY)
+        store.change(revocations.tidy, Lifetimes(DAY, foreign), NOW + DAY)
         expected = Revocation(int(NOW), NOW + foreign + MARGIN_SECONDS)
         assert store.state.revoked_jtis == {JTI: expected}
         assert store.state.revoked_subjects == {SUBJECT: expected}
-    store.change(revoking.tidy, OF_A_DAY, NOW + 2 * DAY)
+    store.change(revocations.tidy, OF_A_DAY, NOW + 2 * DAY)
     assert store.state.revoked_jtis == {JTI: expected}
 
 
