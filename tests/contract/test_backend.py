@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory_backend import MemoryBackend
 from webhook.backends import sqlite_records
-from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.backends.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION
 from webhook.rbac import changes

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.store_writer import operate
+from tests.memory_backend import MemoryBackend
 from tests.support import assert_within
-from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac.auth_store import AuthStore
 

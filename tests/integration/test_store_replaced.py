@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.memory_backend import MemoryBackend
 from webhook.backends import sqlite as sqlite_backend
-from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore

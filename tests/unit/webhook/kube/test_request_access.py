@@ -2,7 +2,7 @@
 
 import pytest
 
-from webhook.backends.memory import MemoryBackend
+from tests.memory_backend import MemoryBackend
 from webhook.kube.request_access import decide, decide_for_cluster
 from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
 from webhook.rbac import changes

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhook.backends.memory import MemoryBackend
+from tests.memory_backend import MemoryBackend
 from webhook.kube.request_keys import (
     NonResourceAttributes,
     RequiredAccess,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.memory_backend import MemoryBackend
 from tests.support import as_json
-from webhook.backends.memory import MemoryBackend
 from webhook.errors import InvalidReviewError
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.protobuf import json_of

@@ -1,7 +1,7 @@
 import threading
 from collections.abc import Iterator
 
-from webhook.backends.memory import MemoryBackend
+from tests.memory_backend import MemoryBackend
 from webhook.rbac import changes
 from webhook.rbac.access import explain_access, granting_roles, is_key_permitted
 from webhook.rbac.auth_store import AuthStore

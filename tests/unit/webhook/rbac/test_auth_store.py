@@ -7,9 +7,9 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.memory_backend import MemoryBackend
 from tests.support import refresh_as_requests_do
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
-from webhook.backends.memory import MemoryBackend
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import errors
 from webhook.rbac.access import require_admin, roles_of

@@ -12,8 +12,8 @@ from hypothesis.stateful import (
     rule,
 )
 
+from tests.memory_backend import MemoryBackend
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
-from webhook.backends.memory import MemoryBackend
 from webhook.rbac import changes, revocations
 from webhook.rbac.access import explain_access, granting_roles
 from webhook.rbac.auth_store import AuthStore

@@ -7,8 +7,8 @@ import pytest
 
 from keys import jws
 from keys.keyring import Keyring
+from tests.memory_backend import MemoryBackend
 from tests.support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
-from webhook.backends.memory import MemoryBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import (

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import bcrypt
 import pytest
 
-from webhook.backends.memory import MemoryBackend
+from tests.memory_backend import MemoryBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthFailedError, InvalidPasswordError

@@ -6,6 +6,7 @@ from math import inf
 import msgspec
 import pytest
 
+from tests.memory_backend import MemoryBackend
 from tests.support import (
     ACCOUNT,
     AUDIENCE,
@@ -24,7 +25,6 @@ from tests.support import (
 )
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.assembly import lifetimes_of
-from webhook.backends.memory import MemoryBackend
 from webhook.config.model import (
     Configuration,
     Duration,

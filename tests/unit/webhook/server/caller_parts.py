@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keys.pki import make_ca, make_client_certificate
+from tests.memory_backend import MemoryBackend
 from tests.support import (
     ACCOUNT,
     ACCOUNT_UID,
@@ -16,7 +17,6 @@ from tests.support import (
     NOW,
     signing_key,
 )
-from webhook.backends.memory import MemoryBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
+from tests.memory_backend import MemoryBackend
 from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
-from webhook.backends.memory import MemoryBackend
 from webhook.config.paths import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens

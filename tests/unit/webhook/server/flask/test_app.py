@@ -8,9 +8,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from keys.keyring import Keyring
+from tests.memory_backend import MemoryBackend
 from tests.support import AUDIENCE, ISSUER, NOW
 from tests.unit.webhook.server.caller_parts import Parts
-from webhook.backends.memory import MemoryBackend
 from webhook.errors import DataDirectoryError, LeewayError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.memory_backend import MemoryBackend
 from tests.support import NOW, until
-from webhook.backends.memory import MemoryBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens

@@ -1,4 +1,4 @@
-"""A backend that forgets, for tests. One process only."""
+"""A backend of the range engine in memory. It passes the contract suite of every backend."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -14,7 +14,7 @@ class MemoryBackend:
         self._revision = 0
         self._records: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
 
-    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:  # noqa: ARG002
+    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and every record of it."""
         with self._lock:
             records = [
@@ -24,7 +24,7 @@ class MemoryBackend:
             ]
             return self._revision, records
 
-    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]]:  # noqa: ARG002
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and the records changed after ``after``."""
         with self._lock:
             if after == self._revision:
