@@ -1,19 +1,24 @@
-"""Auth tokens: what `authenticate` gives, and whose they are.
-
-Source: etcd ``server/auth/simple_token.go``, ``jwt.go``, ``nop.go``.
+"""Auth tokens: what etcd's Authenticate returns, and the user of a token.
 
 Invariants:
 
-1. A simple token is kept as its SHA-256 only.
-2. A token stops working with the deletion of its user and with each change of its password; with
-   no other change of anything, but that simple ones end when auth is disabled.
-3. A simple token whose last use lies ahead has ended: the clock has been put back, and how long ago
-   that use was cannot be told. Workers that are not quite in step are no such clock.
-4. Its last use is that in any worker: here at once, elsewhere once ``TokenUses`` has written it.
+1. A simple token is stored as its SHA-256 only.
+2. A token becomes invalid with the deletion of its user and with each change of its password, and
+   with no other change; but simple tokens end when auth is disabled.
+3. A simple token whose last use is in the future has ended: the clock was set back, and how long
+   ago that use was is unknown. Differences between the clocks of workers are smaller.
+4. The last use of a simple token is that in any worker: known in this one at once, in others when
+   ``TokenUses`` has written it.
+5. A use is written only to a token that exists, and never over a later use.
+6. A use that could not be written is kept until it is written or its token has ended; there is at
+   most one for each token.
+
+Source: etcd ``server/auth/simple_token.go``, ``jwt.go``, ``nop.go``.
 """
 
 import hashlib
 import secrets
+from threading import Lock
 from typing import Final, Protocol
 
 import msgspec
@@ -26,15 +31,16 @@ from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownA
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, TokenRecord, token_record
 from webhook.rbac.state import State
-from webhook.rbac.token_uses import TokenUses
 
 AUTH_TOKEN_TYPE: Final = "leeway-auth+jwt"
 AUTH_TOKEN_AUDIENCE: Final = "leeway"
 DEFAULT_TTL_SECONDS: Final = 300.0
 MAX_TOKEN_LENGTH: Final = 4096
-# By this part of the TTL a last use may lie ahead, for workers that are not quite in step.
+RESOLUTION_SECONDS: Final = 1.0
+"""A use that is later by less is not written (etcd's ``simpleTokenTTLResolution``)."""
+# A last use may be in the future by this part of the TTL (invariant 3).
 _AHEAD_PART: Final = 10
-# For how long a use may be known to another worker alone, at the worst: the store may be locked.
+# How long a use may be known to one worker only: while the store is locked.
 _UNWRITTEN_SECONDS: Final = 60.0
 _RANDOM_BYTES: Final = 24
 
@@ -51,12 +57,59 @@ class TokenProvider(Protocol):
     def resolve(self, token: str, now: float) -> str:
         """Return the user of a token. Raises InvalidAuthTokenError.
 
-        UnknownAuthKeyError where it is worth another try with newer keys.
+        It is UnknownAuthKeyError where newer keys may verify the token.
         """
 
 
+class TokenUses:
+    """The uses of simple tokens in this process that are not written yet. Safe for threads."""
+
+    def __init__(self, store: AuthStore) -> None:
+        self._store = store
+        self._lock = Lock()
+        self._last: dict[bytes, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def last(self, digest: bytes) -> float:
+        """Return the last use that is not written yet, 0 where there is none. Never waits.
+
+        To be called before the record of the token is read: that has what is no longer here.
+        """
+        return self._last.get(digest, 0.0)
+
+    def note(self, digest: bytes, now: float) -> None:
+        """Record the latest use, at ``now`` (Unix seconds), of a token. Never waits."""
+        with self._lock:
+            self._last[digest] = now
+
+    def write(self) -> None:
+        """Write all uses in one transaction, if one is later by RESOLUTION_SECONDS.
+
+        Raises StoreError or StoreUnavailableError where they cannot be written.
+        """
+        with self._lock:
+            uses = dict(self._last)
+        try:
+            if _to_write(self._store.state, uses):
+                self._store.change(_to_write, uses)
+        finally:
+            self._forget_written(uses)
+
+    def _forget_written(self, uses: dict[bytes, float]) -> None:
+        tokens = self._store.state.tokens
+        with self._lock:
+            for digest, used in uses.items():
+                record = tokens.get(digest)
+                is_done = record is None or record.used >= used
+                # Invariant 6: a later use may have come since.
+                if is_done and self._last.get(digest) == used:
+                    del self._last[digest]
+
+
 class NopTokens:
-    """Provider ``none``: gives nothing, knows nothing."""
+    """Provider ``none``: makes no tokens and accepts none."""
 
     def assign(self, user: User, now: float) -> str:  # noqa: ARG002
         """Refuse."""
@@ -68,9 +121,9 @@ class NopTokens:
 
 
 class SimpleTokens:
-    """Provider ``simple``: random, in the store, alive for a TTL after its last use.
+    """Provider ``simple``: random, in the store, valid for a TTL after its last use.
 
-    ``uses`` is of the same store, and somebody has it write each second.
+    ``uses`` is of the same store; the caller has to write it every second.
     """
 
     def __init__(self, store: AuthStore, uses: TokenUses, ttl: float = DEFAULT_TTL_SECONDS) -> None:
@@ -80,9 +133,9 @@ class SimpleTokens:
         self._ahead = ttl / _AHEAD_PART
 
     def assign(self, user: User, now: float) -> str:
-        """Make a token, and forget those that have run out."""
+        """Make a token, and delete those that have expired."""
         token = secrets.token_urlsafe(_RANDOM_BYTES)
-        digest = _digest(token)
+        digest = _digest(token)  # Invariant 1.
         kept = self._ttl + _UNWRITTEN_SECONDS
 
         def decide(state: State) -> list[Record]:
@@ -103,7 +156,8 @@ class SimpleTokens:
         record = self._store.state.tokens.get(digest)
         if record is None:
             raise InvalidAuthTokenError
-        used = max(record.used, noted)
+        used = max(record.used, noted)  # Invariant 4.
+        # Invariant 3.
         if not -self._ahead <= now - used <= self._ttl:
             raise InvalidAuthTokenError
         if now > used:
@@ -129,10 +183,10 @@ class _JWTClaims(msgspec.Struct):
 
 
 class JWTTokens:
-    """Provider ``jwt``: signed by the keyring, nothing kept.
+    """Provider ``jwt``: signed by the keyring, nothing stored.
 
-    The keys are those of service account tokens, of ``issuer``: the type in the header tells the
-    two apart, wherever one is verified.
+    The keys also sign the service account tokens of ``issuer``; the type in the header tells the
+    two kinds of token apart.
     """
 
     def __init__(
@@ -144,14 +198,14 @@ class JWTTokens:
         self.use_keyring(keyring)
 
     def use_keyring(self, keyring: Keyring) -> None:
-        """Sign and verify with the keys of another keyring; any thread may."""
-        # What a new key signs has to verify, so this comes first.
+        """Sign and verify with the keys of another keyring. May be called by any thread."""
+        # First, so that what a new key signs can be verified.
         self._keys = {key.kid: key for key in keyring.verification_keys()}
         self._keyring = keyring
 
     def assign(self, user: User, now: float) -> str:
-        """Make a token that names the auth revision it was made at."""
-        # Read before the user is: a password that changes in between makes the token stale.
+        """Make a token that contains the auth revision."""
+        # Read before the user: if the password changes in between, the token is stale.
         revision = self._store.revision
         _require_unchanged(self._store.state, user)
         expires = int(now + self._ttl)
@@ -166,7 +220,7 @@ class JWTTokens:
         try:
             parsed = jws.parse(token)
             kid = jws.header(parsed, AUTH_TOKEN_TYPE).kid
-            # Decoded first, so that no key is asked for on behalf of another kind of token.
+            # First, so that no other kind of token makes the caller fetch a key.
             claims = msgspec.json.decode(parsed.unverified_payload, type=_JWTClaims)
             key = self._keys.get(kid or "")
             if key is None:
@@ -186,7 +240,7 @@ class JWTTokens:
             raise InvalidAuthTokenError
         state = self._store.state
         user = state.users.get(claims.username)
-        # A later revision than that of the store is of a store that this one has replaced.
+        # Invariant 2. A revision later than the store's comes from a store that was replaced.
         if user is None or not user.generation <= claims.revision <= state.meta.revision:
             raise InvalidAuthTokenError
         return user.name
@@ -200,3 +254,15 @@ def _require_unchanged(state: State, user: User) -> None:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _to_write(state: State, uses: dict[bytes, float]) -> list[Record]:
+    # Invariant 5.
+    later = [
+        (digest, record, used)
+        for digest, used in uses.items()
+        if (record := state.tokens.get(digest)) is not None and used > record.used
+    ]
+    if not any(used - record.used >= RESOLUTION_SECONDS for _, record, used in later):
+        return []
+    return [token_record(digest, TokenRecord(record.user, used)) for digest, record, used in later]

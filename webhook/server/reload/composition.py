@@ -17,8 +17,7 @@ from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIO
 from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider
-from webhook.rbac.token_uses import TokenUses
+from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider, TokenUses
 from webhook.server.flask.late import LateFlask, Threads
 from webhook.server.request.caller import Callers
 from webhook.server.request.fair_queue import FairQueue

@@ -28,7 +28,7 @@ from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
-from webhook.rbac.token_uses import TokenUses
+from webhook.rbac.auth_tokens import TokenUses
 from webhook.server.flask.late import flask_threads, log_in_queue
 from webhook.server.reload.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.reload.memory_keeper import MemoryKeeper

@@ -5,7 +5,7 @@ import logging
 from typing import Final
 
 from webhook.errors import LeewayError
-from webhook.rbac.token_uses import TokenUses
+from webhook.rbac.auth_tokens import TokenUses
 
 INTERVAL_SECONDS: Final = 1.0
 _logger = logging.getLogger("leeway")

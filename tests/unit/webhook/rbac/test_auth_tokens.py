@@ -17,10 +17,10 @@ from webhook.rbac.auth_tokens import (
     NopTokens,
     SimpleTokens,
     TokenProvider,
+    TokenUses,
 )
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
-from webhook.rbac.token_uses import TokenUses
 
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)

@@ -19,9 +19,8 @@ from tests.support import (
 )
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens
+from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.model import ROOT, Permission, PermissionType
-from webhook.rbac.token_uses import TokenUses
 from webhook.server.request.caller import Caller, Callers
 from webhook.server.request.http import Scope
 from webhook.server.request.peer import TLS_1_2

@@ -10,10 +10,9 @@ from tests.memory_backend import MemoryBackend
 from tests.support import NOW, until
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens
+from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Record
-from webhook.rbac.token_uses import TokenUses
 from webhook.server.reload import use_writer
 from webhook.server.reload.use_writer import UseWriter
 
