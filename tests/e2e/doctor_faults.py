@@ -343,7 +343,10 @@ FAULTS = [
         "the API server's user is gone",
         lambda p: p.leeway("user", "delete", "kube-apiserver"),
         "users",
-        ("no user kube-apiserver",),
+        (
+            "the user kube-apiserver",
+            "does not exist",
+        ),
         "leeway user add kube-apiserver",
         repairs=True,
         hides=("permissions",),

@@ -19,9 +19,9 @@ from tests.issuer_server import IssuerServer
 from tests.support import revocation_list
 from webhook.assembly import keyring_of
 from webhook.config.paths import read_pair
-from webhook.doctor.diagnosis import Request, examine
+from webhook.doctor.diagnosis import Options, examine
 from webhook.doctor.findings import Report
-from webhook.doctor.outside import Reach
+from webhook.doctor.remote import Targets
 from webhook.https_url import parse_https_url
 
 from .harness import HOST, LEEWAY, free_port
@@ -62,11 +62,11 @@ class Patient:
         self.manifest.write_text(yaml.safe_dump(document))
 
     def examine(self, api_server: IssuerServer | None = None) -> Report:
-        reach = Reach(parse_https_url(self.server))
+        targets = Targets(parse_https_url(self.server))
         if api_server is not None:
             url = parse_https_url(api_server.url)
-            reach = Reach(parse_https_url(self.server), url, api_server.ca_file)
-        return examine(Request(self.data_dir, {}, reach, self.manifest), time())
+            targets = Targets(parse_https_url(self.server), url, api_server.ca_file)
+        return examine(Options(self.data_dir, {}, targets, self.manifest), time())
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file, and leave its mode as it is."""

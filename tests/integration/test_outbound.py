@@ -25,7 +25,7 @@ from keys.pki import CertifiedKey
 from tests.issuer_server import HOST, JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server, raw
 from webhook.cli import skew
 from webhook.cli.main import cli
-from webhook.doctor import asking
+from webhook.doctor import remote
 from webhook.errors import LeewayError
 from webhook.https_url import parse_https_url
 from webhook.objects import api_server
@@ -87,9 +87,9 @@ def watch_pods(server: IssuerServer, folder: Path) -> object:
         return list(watch.events())
 
 
-def ask(server: IssuerServer, folder: Path) -> object:
-    place = asking.place_of(parse_https_url(server.url))
-    return asking.ask(place, client_context(server.ca_file), JWKS_PATH)
+def examine(server: IssuerServer, folder: Path) -> object:
+    endpoint = endpoint_of(parse_https_url(server.url))
+    return remote.get(endpoint, client_context(server.ca_file), JWKS_PATH)
 
 
 def show_skew(server: IssuerServer, folder: Path) -> object:
@@ -108,7 +108,7 @@ def problem_of(caller: Callable[[IssuerServer, Path], object], *where: Any) -> s
     return ""
 
 
-CALLERS = [fetch_keys, look_up, list_pods, watch_pods, ask, show_skew]
+CALLERS = [fetch_keys, look_up, list_pods, watch_pods, examine, show_skew]
 Caller = Callable[[IssuerServer, Path], object]
 
 
@@ -117,7 +117,7 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_SECONDS", SHORT)
     monkeypatch.setattr(api_server, "LOOKUP_SECONDS", SHORT)
     monkeypatch.setattr(api_server, "_LIST_SECONDS", SHORT)
-    monkeypatch.setattr(asking, "_TIMEOUT_SECONDS", SHORT)
+    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", SHORT)
     monkeypatch.setattr(skew, "_TIMEOUT_SECONDS", SHORT)
 
 
@@ -183,10 +183,10 @@ def test_numbers_of_thousands_of_digits(
     server: IssuerServer, tmp_path: Path, caller: Caller, rest: str
 ) -> None:
     behave(server, raw(HEAD + rest.encode()))
-    # As an answer that is not what it should be; ask() judges no body.
+    # As an answer that is not what it should be; examine() judges no body.
     problem = problem_of(caller, server, tmp_path)
     assert problem.isprintable()
-    assert problem or caller in (ask, watch_pods)
+    assert problem or caller in (examine, watch_pods)
 
 
 @pytest.mark.fault(51)

@@ -16,8 +16,8 @@ from tests.fake_kube import FakeKube, fake_kube
 from webhook.assembly import authenticator_of, issuer_keys_of, keyring_of, source_of, store_of
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration, IssuerKeysSection
-from webhook.doctor.diagnosis import Request, examine
-from webhook.doctor.outside import Reach
+from webhook.doctor.diagnosis import Options, examine
+from webhook.doctor.remote import Targets
 from webhook.errors import APIServerError, LeewayError
 from webhook.objects.kube_client import Connection
 from webhook.setup.init import InitOptions, initialise
@@ -151,7 +151,9 @@ def test_in_each_field_of_leeway_yaml(
             )
         said += said_by(lambda env=environment: load_configuration(data_dir, env, {}).issuer)
         refused += "holds " in said
-        said += str(examine(Request(data_dir, MappingProxyType(environment), Reach()), time.time()))
+        said += str(
+            examine(Options(data_dir, MappingProxyType(environment), Targets()), time.time())
+        )
         # An issuer may be any text but a token, and every token of it says it in public.
         if way != ("trustedIssuers", "url"):
             assert_hidden(said, way)
@@ -259,7 +261,7 @@ def test_in_a_kubeconfig(
     said = said_by(
         ask,
         ask_again,
-        lambda: examine(Request(data_dir, MappingProxyType({}), Reach()), time.time()),
+        lambda: examine(Options(data_dir, MappingProxyType({}), Targets()), time.time()),
     )
     assert_hidden(said, kind)
     assert_hidden(caplog.text, "the log")

@@ -15,9 +15,9 @@ from webhook.cli.options import (
     server_option,
 )
 from webhook.cli.output import printable, show
-from webhook.doctor.diagnosis import Request, examine
+from webhook.doctor.diagnosis import Options, examine
 from webhook.doctor.findings import Report, Status
-from webhook.doctor.outside import Reach
+from webhook.doctor.remote import Targets
 from webhook.https_url import HTTPSAddress
 
 _COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILURE: "red"}
@@ -72,8 +72,8 @@ def doctor(
     """
     if api_server_ca is not None and api_server is None:
         raise click.UsageError("--api-server-ca needs --api-server; give its URL too")
-    request = Request(data_dir, os.environ, Reach(server, api_server, api_server_ca), manifest)
-    report = examine(request, time())
+    options = Options(data_dir, os.environ, Targets(server, api_server, api_server_ca), manifest)
+    report = examine(options, time())
     show(report, render_report(report), output)
     if report.status is Status.FAILURE:
         raise click.exceptions.Exit(1)

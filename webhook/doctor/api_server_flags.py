@@ -1,4 +1,4 @@
-"""Whether kube-apiserver's flags make it ask Leeway, as Leeway answers.
+"""Checks that kube-apiserver's flags make it send reviews to Leeway, in a version it serves.
 
 Source: kubernetes ``pkg/kubeapiserver/options``, ``authentication.go`` and ``authorization.go``,
 and ``k8s.io/apiserver/pkg/apis/apiserver/v1`` (v1.36).
@@ -45,7 +45,7 @@ _FOLDER: Final = "/etc/kubernetes/leeway"
 
 
 def check_flags_once(manifest: Manifest) -> Verdict:
-    """Check that no flag that counts once appears twice: the last one wins silently."""
+    """Check that no flag with a single value appears twice: kube-apiserver uses the last one."""
     for flag in _SINGLE:
         values = manifest.flags.get(flag, ())
         if len(values) > 1:
@@ -57,7 +57,7 @@ def check_flags_once(manifest: Manifest) -> Verdict:
 
 
 def check_token_flags(manifest: Manifest) -> Verdict:
-    """Check that TokenReviews are sent, in a version that is served."""
+    """Check that TokenReviews are sent, in a version that Leeway serves."""
     if not manifest.value(TOKEN_FILE):
         return failure(
             f"--{TOKEN_FILE} is not set, so kube-apiserver sends no TokenReviews",
@@ -67,7 +67,7 @@ def check_token_flags(manifest: Manifest) -> Verdict:
 
 
 def _check_version(manifest: Manifest, flag: str, reviews: str, file: str) -> Verdict:
-    # Both are answered at the URL of either, by the version of the body.
+    # Both versions are answered at the URL of either, in the version of the body.
     version = manifest.value(flag)
     if version not in ("", *_VERSIONS):
         finding = f"--{flag} is {shown(version, 32)}; {' and '.join(_VERSIONS)} are served"
@@ -77,7 +77,7 @@ def _check_version(manifest: Manifest, flag: str, reviews: str, file: str) -> Ve
 
 
 def check_token_cache(manifest: Manifest) -> Verdict:
-    """Return for how long a revoked token goes on working: as long as a verdict is kept."""
+    """Check for how long a revoked token still works: as long as a verdict is cached."""
     fix = f"set --{TOKEN_TTL}={format_duration(_DEFAULT_TTL)}"
     try:
         seconds, words = _kept(manifest.value(TOKEN_TTL), _DEFAULT_TTL, TOKEN_TTL)
@@ -88,9 +88,9 @@ def check_token_cache(manifest: Manifest) -> Verdict:
 
 
 def _kept(text: str, default: float, name: str) -> tuple[float, str]:
-    """Return how long an answer is kept, in seconds and in words; an empty text is the default.
+    """Return how long an answer is cached, in seconds and as a phrase.
 
-    Raises ValueError, which names the setting.
+    An empty text means the default. Raises ValueError, which names the setting.
     """
     try:
         seconds = parse_duration(text) if text else default
@@ -100,7 +100,7 @@ def _kept(text: str, default: float, name: str) -> tuple[float, str]:
 
 
 def check_access_flags(manifest: Manifest) -> Verdict:
-    """Check that SubjectAccessReviews are sent in a version that is served, or not at all."""
+    """Check that SubjectAccessReviews are sent in a version that Leeway serves, or not at all."""
     if manifest.value(ACCESS_CONFIG):
         return _check_access_config(manifest)
     modes, file = manifest.values(ACCESS_MODE), manifest.value(ACCESS_FILE)
@@ -135,10 +135,10 @@ def _check_access_config(manifest: Manifest) -> Verdict:
 
 
 def check_access_cache(manifest: Manifest, authorizers: bytes | None) -> Verdict:
-    """Return for how long a permission that was taken away goes on working.
+    """Check for how long a revoked permission still works.
 
-    ``authorizers`` is the content of the file that ``--authorization-config`` names, None where it
-    cannot be read here.
+    ``authorizers`` is the content of the file of ``--authorization-config``, None if it cannot be
+    read here.
     """
     path = manifest.value(ACCESS_CONFIG)
     try:
@@ -184,7 +184,7 @@ def _kept_by(
     if webhook.get(f"cache{answers}Requests") is False:
         return 0.0, f"0s more (cache{answers}Requests {name})"
     text = str(webhook.get(field) or "")
-    # kube-apiserver reads a zero as the default here.
+    # kube-apiserver takes 0 for the default here.
     return _kept("" if text in ("0", "0s") else text, default, f"{field} {name}")
 
 
@@ -198,7 +198,7 @@ def _access_cache(
 
 
 def check_mounts(manifest: Manifest) -> Verdict:
-    """Check that the files that the flags name come from the machine that the Pod runs on."""
+    """Check that the files in the flags are mounted from the machine that the Pod runs on."""
     found = []
     for flag in (TOKEN_FILE, ACCESS_FILE, ACCESS_CONFIG):
         path = manifest.value(flag)
@@ -220,9 +220,9 @@ def check_mounts(manifest: Manifest) -> Verdict:
 
 
 def check_audiences(manifest: Manifest, audiences: Sequence[str]) -> Verdict:
-    """Check that what kube-apiserver calls itself is an audience of tokens here.
+    """Check that one of kube-apiserver's audiences is configured here.
 
-    Without ``--api-audiences`` its issuers are meant.
+    Without ``--api-audiences`` they are its issuers.
     """
     flag = API_AUDIENCES if manifest.values(API_AUDIENCES) else ISSUER
     own = manifest.values(flag)

@@ -1,6 +1,6 @@
-"""Certificates of a data directory, looked at as those do who are to accept them (RFC 5280).
+"""Checks the certificates of a data directory as their verifiers do (RFC 5280).
 
-``now`` is aware of its time zone. A text that is no certificate is a KeyFileError.
+``now`` has a time zone. Every function raises KeyFileError for a text that is not a certificate.
 """
 
 import ipaddress
@@ -27,15 +27,15 @@ _USAGE_NAMES: Final = {SERVER_USAGE: "serverAuth", CLIENT_USAGE: "clientAuth"}
 
 
 def load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
-    """Parse a PEM text of certificates; ``name`` is what errors call it. Raises KeyFileError."""
+    """Parse a PEM text of certificates; ``name`` is its name in errors. Raises KeyFileError."""
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise KeyFileError(f"{name} is no PEM file of whole certificates") from error
+        raise KeyFileError(f"{name} is not a PEM file of complete certificates") from error
 
 
 def check_ca(pem: bytes, name: str, now: datetime, fix: str) -> Verdict:
-    """Check that every certificate is a CA's and in its time."""
+    """Check that every certificate is that of a CA, and its dates."""
     certificates = load_certificates(pem, name)
     for certificate in certificates:
         try:
@@ -45,7 +45,8 @@ def check_ca(pem: bytes, name: str, now: datetime, fix: str) -> Verdict:
         else:
             is_ca = found.value.ca
         if not is_ca:
-            return failure(f"{name} holds the certificate of {_subject(certificate)}, no CA's", fix)
+            finding = f"{name} holds the certificate of {_subject(certificate)}, which is not a CA"
+            return failure(finding, fix)
     problem = check_dates(certificates[0], name, now, fix)
     return problem or ok(f"good until {_date(certificates[0].not_valid_after_utc)}")
 
@@ -64,15 +65,15 @@ def check_leaf(
 ) -> Verdict:
     """Check a certificate for ``usage``: its key, chain, usage, name and dates, in this order.
 
-    ``renew`` is the command where only the dates are wrong, by default ``fix``.
-    ``common_name`` is what its only CN must be, empty for any. Intermediate certificates follow
-    it in ``pem``. Raises KeyFileError.
+    Intermediate certificates follow it in ``pem``. ``common_name`` is what its only CN must be,
+    empty for any. ``fix`` is the command to suggest, ``renew`` the one if only the dates are wrong.
+    Raises KeyFileError.
     """
     leaf, *intermediates = load_certificates(pem, name)
     try:
         private = load_pem_private_key(private_key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"the private key of {name} is not whole or encrypted") from error
+        raise KeyFileError(f"the private key of {name} is corrupt or encrypted") from error
     if private.public_key() != leaf.public_key():
         return failure(f"the private key of {name} is that of another certificate", fix)
     if not is_signed_by(leaf, intermediates, load_certificates(ca, "tls/ca.crt")):
@@ -89,7 +90,7 @@ def check_leaf(
 def check_dates(
     certificate: x509.Certificate, name: str, now: datetime, fix: str
 ) -> Verdict | None:
-    """Return what is wrong with a certificate's dates, None where nothing is."""
+    """Return what is wrong with a certificate's dates, None if nothing is."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
         wait = "wait, or set the clock of this machine right with `chronyc makestep`"
@@ -102,7 +103,7 @@ def check_dates(
 
 
 def check_names(pem: bytes, name: str, hosts: Iterable[str], fix: str) -> Verdict:
-    """Check that a server's certificate is good for every host by which it is called (RFC 9525)."""
+    """Check that a server's certificate is valid for every host clients use (RFC 9525)."""
     dns, addresses = names_of(load_certificates(pem, name)[0])
     missing = [host for host in dict.fromkeys(hosts) if not _covers(dns, addresses, host)]
     known = ", ".join([*dns, *addresses]) or "no name at all"
@@ -137,7 +138,7 @@ def is_signed_by(
     intermediates: Sequence[x509.Certificate],
     authorities: Sequence[x509.Certificate],
 ) -> bool:
-    """Return whether the signatures lead from a certificate to one of the CAs."""
+    """Return whether a chain of signatures leads from a certificate to one of the CAs."""
     certificate = leaf
     for _ in range(_MAX_CHAIN):
         if any(_is_issued_by(certificate, authority) for authority in authorities):

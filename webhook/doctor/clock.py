@@ -1,8 +1,12 @@
-"""How far another server's clock is from this one, by the ``Date`` of its answers.
+"""Estimates how far another server's clock is ahead of this one, from its ``Date`` headers.
 
-``Date`` has whole seconds (RFC 9110 section 6.6.1), so an answer tells only that the other clock
-was between it and a second later, somewhere between asking and hearing. Several answers narrow
-that down, as in NTP's intersection (RFC 5905 section 11.2.1). Times are Unix seconds.
+``Date`` has whole seconds (RFC 9110 section 6.6.1), so a response shows only that at some moment
+between request and response the other clock was between that time and a second later. Several
+responses narrow this down, as in NTP's intersection (RFC 5905 section 11.2.1). Times are Unix
+seconds.
+
+>>> estimate_offset([Sample("Thu, 01 Jan 1970 00:01:00 GMT", 30.0, 30.2)])
+Offset(ahead=30.4, uncertainty=0.6)
 """
 
 from collections.abc import Iterable
@@ -18,7 +22,7 @@ FIX: Final = "chronyc makestep   # on the machine whose clock is wrong; `date -u
 
 
 class Sample(NamedTuple):
-    """An answer: its Date header, when it was asked for and when it had come."""
+    """A response: its Date header, and the times of the request and the response."""
 
     date: str
     sent: float
@@ -27,17 +31,17 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """How many seconds the other clock is ahead, and by how much that may be wrong."""
+    """By how many seconds the other clock is ahead, plus or minus the uncertainty."""
 
     ahead: float
     uncertainty: float
 
 
 def estimate_offset(samples: Iterable[Sample]) -> Offset | None:
-    """Return the offset that all answers agree on, None where none has a date.
+    """Return the offset that agrees with all samples, None if none has a date.
 
-    Where they do not agree, because a clock was set meanwhile or a date came from a cache, the
-    one with the shortest round trip counts.
+    If they disagree, because a clock was set meanwhile or a date came from a cache, the sample with
+    the shortest round trip decides.
     """
     ranges = []
     for sample in samples:
@@ -55,10 +59,10 @@ def estimate_offset(samples: Iterable[Sample]) -> Offset | None:
 
 
 def check_offset(offset: Offset | None, name: str, leeway: ClockLeeway) -> Verdict:
-    """Compare an offset with the leeway that it uses up: a failure beyond it, a warning at half.
+    """Compare an offset with the leeway: a failure beyond it, a warning beyond half of it.
 
-    Who is ahead signs tokens that look as if from the future here; who is behind asks for tokens
-    whose time is over here.
+    A server that is ahead signs tokens that are not valid yet here; one that is behind sends tokens
+    that have expired here.
     """
     if offset is None:
         fix = "give the URL of the API server itself with --api-server"

@@ -1,4 +1,4 @@
-"""Every check of ``leeway doctor`` in its order. Nothing is changed, nothing is made."""
+"""All checks of ``leeway doctor`` in their order. They change and create nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,22 +21,22 @@ from webhook.doctor.directory import (
     open_directory,
     private_files,
 )
-from webhook.doctor.findings import Examination, Loaded, MissingError, Report, Verdict, ok
+from webhook.doctor.findings import Examination, MissingError, Prerequisite, Report, Verdict, ok
 from webhook.doctor.fixes import Fixes
-from webhook.doctor.inside import (
-    called_by,
+from webhook.doctor.local import (
     examine_certificates,
     examine_kubeconfigs,
     examine_sources,
     examine_store,
+    hosts_of,
 )
 from webhook.doctor.manifest import Manifest, parse_manifest
-from webhook.doctor.outside import Reach, examine_clock, examine_server
+from webhook.doctor.remote import Targets, examine_clock, examine_server
 from webhook.doctor.signing_keys import check_keyring, check_schedule
 
 
 def _check_access_cache(manifest: Manifest) -> Verdict:
-    # The file of authorizers is there where doctor runs on the API server's machine.
+    # It can be read if doctor runs on the API server's machine.
     authorizers = None
     if path := manifest.host_path(manifest.value(api_server_flags.ACCESS_CONFIG)):
         with suppress(OSError):
@@ -55,25 +55,25 @@ _MANIFEST_CHECKS: Final[tuple[tuple[str, Callable[[Manifest], Verdict]], ...]] =
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be examined; ``manifest`` is a file of kube-apiserver's static Pod."""
+class Options:
+    """What to examine; ``manifest`` is the file of kube-apiserver's static Pod."""
 
     data_dir: Path
     environment: Mapping[str, str]
-    reach: Reach
+    targets: Targets
     manifest: Path | None = None
 
 
-def examine(request: Request, now: float) -> Report:
-    """Make every check. Raises DataDirectoryError where there is no data directory to look at."""
-    data_dir = request.data_dir
+def examine(options: Options, now: float) -> Report:
+    """Make every check. Raises DataDirectoryError if there is no data directory."""
+    data_dir = options.data_dir
     directory = open_directory(data_dir)
-    exam, fixes = Examination(), Fixes(data_dir, called_by(data_dir))
+    exam, fixes = Examination(), Fixes(data_dir, hosts_of(data_dir))
     date = datetime.fromtimestamp(now, UTC)
     exam.check("data directory", lambda: check_directory(directory), f"ls -ld {data_dir}")
     configuration = exam.load(
         "configuration",
-        lambda: load_configuration(data_dir, request.environment, {}),
+        lambda: load_configuration(data_dir, options.environment, {}),
         lambda found: ok(
             f"issuer {found.issuer}, audiences {', '.join(map(plain, found.audiences))}"
         ),
@@ -90,20 +90,20 @@ def examine(request: Request, now: float) -> Report:
     examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
     examine_store(exam, data_dir, configuration, fixes)
     examine_sources(exam, data_dir, configuration, keyring)
-    examine_server(exam, request.reach, configuration, keyring, ca, fixes)
-    examine_clock(exam, request.reach, configuration)
-    _examine_manifest(exam, request.manifest, configuration)
+    examine_server(exam, options.targets, configuration, keyring, ca, fixes)
+    examine_clock(exam, options.targets, configuration)
+    _examine_manifest(exam, options.manifest, configuration)
     return exam.report(str(data_dir), utc(now))
 
 
 def _named_files(
-    data_dir: Path, configuration: Loaded[Configuration]
+    data_dir: Path, configuration: Prerequisite[Configuration]
 ) -> tuple[Path, Sequence[Path]]:
-    """Return the store, and the credentials that the configuration names."""
+    """Return the paths of the store and the credential files that the configuration names."""
     try:
         found = configuration.get()
     except MissingError:
-        # That has its own finding; the store is then looked for where it usually is.
+        # The configuration has its own check; the store is then looked for at its usual place.
         found = Configuration()
     return data_dir / found.store.sqlite.path, credential_files(data_dir, found)
 
@@ -111,11 +111,11 @@ def _named_files(
 def _examine_keys(
     exam: Examination,
     data_dir: Path,
-    configuration: Loaded[Configuration],
-    files: Loaded[list[FileFacts]],
+    configuration: Prerequisite[Configuration],
+    files: Prerequisite[list[FileFacts]],
     fixes: Fixes,
     now: int,
-) -> Loaded[Keyring]:
+) -> Prerequisite[Keyring]:
     def load() -> Keyring:
         files.get()  # a key that others can read is not loaded
         return keyring_of(data_dir)
@@ -136,10 +136,10 @@ def _examine_keys(
 
 
 def _examine_manifest(
-    exam: Examination, path: Path | None, configuration: Loaded[Configuration]
+    exam: Examination, path: Path | None, configuration: Prerequisite[Configuration]
 ) -> None:
     if path is None:
-        exam.leave_out("API server's flags", "give its manifest with --manifest")
+        exam.skip("API server's flags", "give its manifest with --manifest")
         return
     manifest = exam.load(
         "manifest",
@@ -148,7 +148,7 @@ def _examine_manifest(
         "give the manifest of kube-apiserver's static Pod with --manifest",
     )
     for name, check in _MANIFEST_CHECKS:
-        exam.check(name, manifest.judged_by(check), f"edit {path}")
+        exam.check(name, manifest.check_with(check), f"edit {path}")
     exam.check(
         "API audiences",
         lambda: api_server_flags.check_audiences(manifest.get(), configuration.get().audiences),

@@ -1,4 +1,4 @@
-"""The files of a data directory: modes and owners. Changes none of them."""
+"""Checks the modes and owners of the files in a data directory."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ _PRIVATE: Final = ("keys/*", "tls/*.key", "kubeconfig/*")
 
 
 class FileFacts(NamedTuple):
-    """Whose a file is, and who may do what with it; ``is_of_volume`` as in ``keys.files``."""
+    """The mode and owner of a file; ``is_of_volume`` as in ``keys.files``."""
 
     path: Path
     mode: int
@@ -24,13 +24,13 @@ class FileFacts(NamedTuple):
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Look at a file. Raises OSError."""
+    """Return the facts of a file. Raises OSError."""
     status = path.stat()
     return FileFacts(path, stat.S_IMODE(status.st_mode), status.st_uid, is_of_volume(path))
 
 
 def open_directory(data_dir: Path) -> FileFacts:
-    """Look at a data directory. Raises DataDirectoryError where there is none, or no way in."""
+    """Return the facts of a data directory. Raises DataDirectoryError if it cannot be read."""
     if not data_dir.is_dir():
         raise DataDirectoryError.none_at(data_dir)
     if not os.access(data_dir, os.R_OK | os.X_OK):
@@ -43,9 +43,9 @@ def open_directory(data_dir: Path) -> FileFacts:
 def private_files(
     data_dir: Path, store: Path | None, credentials: Iterable[Path] = ()
 ) -> list[FileFacts]:
-    """Look at every file that only its owner may read.
+    """Return the facts of every file that only its owner may read.
 
-    ``store`` is the database, ``credentials`` are files that the configuration names, if known.
+    ``store`` is the database, ``credentials`` are the files that the configuration names.
     """
     paths = [path for pattern in _PRIVATE for path in sorted(data_dir.glob(pattern))]
     if store is not None:
@@ -55,7 +55,7 @@ def private_files(
 
 
 def check_directory(found: FileFacts) -> Verdict:
-    """Check that nobody but its owner has a way into a data directory, or can write in it."""
+    """Check that only its owner can enter a data directory and write in its folders."""
     for folder in (found.path / name for name in PRIVATE_FOLDERS):
         if folder.is_dir() and (mode := facts_of(folder).mode) & 0o022:
             finding = f"group or others can write in {folder} (mode {mode:04o}, 0700 is right)"
@@ -67,7 +67,7 @@ def check_directory(found: FileFacts) -> Verdict:
 
 
 def check_private_files(files: Iterable[FileFacts], owner: int) -> Verdict:
-    """Check that private files are 0600 or less, and of the owner of their directory."""
+    """Check that private files have mode 0600 or less, and the owner of their directory."""
     files = list(files)
     others = [file for file in files if file.owner != owner and not file.is_of_volume]
     if others:

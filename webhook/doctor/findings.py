@@ -1,11 +1,16 @@
-"""What an examination finds, and how checks that build on each other are run.
+"""Runs checks that depend on each other, and collects what they find.
 
 Invariants:
 
-1. A check that raises is a failure of its own and ends no other.
-2. What builds on something that is not in order is not checked, and listed as such: one fault is
-   one finding.
-3. An exception that no check expects is shown by its type alone: its text may hold anything.
+1. A check that raises is a failure of its own and stops no other.
+2. A check whose prerequisite has failed is not made but listed as such: one fault is one finding.
+3. Of an exception that no check expects only the type is shown: its text may hold a secret.
+
+>>> exam = Examination()
+>>> port = exam.load("port", lambda: 8443, lambda found: ok(f"port {found}"), "leeway init")
+>>> exam.check("server", port.check_with(lambda found: failure("down", "leeway serve")), "")
+>>> [(result.name, result.finding) for result in exam.report("leeway-data", "").checks]
+[('port', 'port 8443'), ('server', 'down')]
 """
 
 import shlex
@@ -31,7 +36,7 @@ class Status(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What a check says: one sentence with the value, and the fix unless all is well."""
+    """The result of a check: one sentence with the value, and the fix unless it is ok."""
 
     status: Status
     finding: str
@@ -48,7 +53,7 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class NotChecked(msgspec.Struct, frozen=True):
-    """A check that was not made, and why."""
+    """A check that was skipped, and why."""
 
     name: str
     why: str
@@ -65,70 +70,70 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MissingError(LeewayError):
-    """A check needs what another one has found not to be in order."""
+    """A prerequisite of a check is missing: its own check has failed."""
 
 
-class Loaded(Generic[_T]):
-    """What a check has loaded for those after it."""
+class Prerequisite(Generic[_T]):
+    """A value that one check has loaded for later ones."""
 
     def __init__(self, name: str, value: _T | None = None) -> None:
         self._name = name
         self._value = value
 
     def get(self) -> _T:
-        """Return it. Raises MissingError where its own check has failed."""
+        """Return the value. Raises MissingError if its own check has failed."""
         if self._value is None:
             raise MissingError(f"it needs {self._name} to be in order")
         return self._value
 
-    def judged_by(self, check: Callable[[_T], Verdict]) -> Callable[[], Verdict]:
-        """Return a check of it that has yet to be run."""
+    def check_with(self, check: Callable[[_T], Verdict]) -> Callable[[], Verdict]:
+        """Return a check that calls ``check`` with the value."""
         return lambda: check(self.get())
 
 
 def ok(finding: str) -> Verdict:
-    """Return the verdict that all is well."""
+    """Return the verdict on what is as it should be."""
     return Verdict(Status.OK, finding)
 
 
 def warning(finding: str, fix: str) -> Verdict:
-    """Return the verdict on what works, but not for long or not as it should."""
+    """Return the verdict on what works, but not for much longer or not as it should."""
     return Verdict(Status.WARNING, finding, fix)
 
 
 def failure(finding: str, fix: str) -> Verdict:
-    """Return the verdict on what does not work, or is not safe."""
+    """Return the verdict on what does not work or is not safe."""
     return Verdict(Status.FAILURE, finding, fix)
 
 
 def command(*words: object) -> str:
-    """Write a command as a shell takes it."""
+    """Return a command line for a shell."""
     return shlex.join(map(str, words))
 
 
 class Examination:
-    """Runs checks one after the other and keeps what they find."""
+    """Runs checks one after the other and collects their results."""
 
     def __init__(self) -> None:
         self._results: list[CheckResult] = []
         self._not_checked: list[NotChecked] = []
 
     def check(self, name: str, run: Callable[[], Verdict], fix: str) -> None:
-        """Run a check; ``fix`` is for an error that it raises."""
+        """Run a check; ``fix`` is the fix for an error that it raises."""
         self.load(name, lambda: True, lambda _: run(), fix)
 
     def load(
         self, name: str, load: Callable[[], _T], judge: Callable[[_T], Verdict], fix: str
-    ) -> Loaded[_T]:
-        """Load something that other checks need, and judge it; a failure keeps it from them."""
+    ) -> Prerequisite[_T]:
+        """Load and judge a value that other checks need; after a failure they do not get it."""
         value = None
         try:
             found = load()
             verdict = judge(found)
             value = None if verdict.status is Status.FAILURE else found
         except MissingError as error:
-            self.leave_out(name, str(error))
-            return Loaded(name)
+            self.skip(name, str(error))  # invariant 2
+            return Prerequisite(name)
         except OSError as error:
             verdict = failure(describe_os_error(error), fix)
         except (LeewayError, KeysError) as error:
@@ -136,14 +141,14 @@ class Examination:
         except Exception as error:  # invariants 1 and 3
             verdict = failure(f"the check itself failed with {type(error).__name__}", fix)
         self._results.append(CheckResult(name, *verdict))
-        return Loaded(name, value)
+        return Prerequisite(name, value)
 
-    def leave_out(self, name: str, why: str) -> None:
-        """Note a check that is not made."""
+    def skip(self, name: str, why: str) -> None:
+        """Record a check that is not made."""
         self._not_checked.append(NotChecked(name, why))
 
     def report(self, data_dir: str, examined_at: str) -> Report:
-        """Return what has been found so far."""
+        """Return the results so far."""
         found = {result.status for result in self._results}
         worst = next((s for s in (Status.FAILURE, Status.WARNING) if s in found), Status.OK)
         results, left_out = tuple(self._results), tuple(self._not_checked)

@@ -13,23 +13,23 @@ RELOAD = "kill -HUP $(pgrep -of 'leeway serve')   # or restart the server; its l
 
 @dataclass(frozen=True, slots=True)
 class Fixes:
-    """Commands for one data directory; ``hosts`` are the names by which its server is called."""
+    """Commands for one data directory; ``hosts`` are the names that clients use for its server."""
 
     data_dir: Path
     hosts: Sequence[str] = ()
 
     def leeway(self, *words: str) -> str:
-        """Return a command of ours on this directory."""
+        """Return a ``leeway`` command for this directory."""
         return command("leeway", *words, "--data-dir", self.data_dir)
 
     def init(self) -> str:
-        """Return the command that makes whatever is missing."""
+        """Return the command that creates what is missing."""
         named = [host for host in self.hosts if host not in DEFAULT_HOSTS[1:]]
         hosts = [] if named == [DEFAULT_HOSTS[0]] else named
         return self.leeway("init", *(word for host in hosts for word in ("--host", host)))
 
     def remake(self, *names: str) -> str:
-        """Return the commands that make files again; ``names`` count from the directory."""
+        """Return the commands that recreate files; ``names`` are relative to the directory."""
         paths = [self.data_dir / name for name in names]
         return f"{command('rm', '-f', *paths)} && {self.init()}"
 
@@ -39,19 +39,19 @@ class Fixes:
         return renewal if name == "server" else self.copied(renewal)
 
     def remake_server(self) -> str:
-        """Return the commands that make the server's certificate again."""
+        """Return the commands that recreate the server's certificate."""
         return self.remake("tls/server.crt", "tls/server.key")
 
     def remake_client(self, user: str) -> str:
-        """Return the commands that make a client's certificate, and its kubeconfigs, again."""
+        """Return the commands that recreate a client's certificate and its kubeconfigs."""
         names = ("tokenreview", "subjectaccessreview") if user == API_SERVER_USER else (user,)
         kubeconfigs = [f"kubeconfig/{name}.yaml" for name in names]
         return self.copied(self.remake(f"tls/{user}.crt", f"tls/{user}.key", *kubeconfigs))
 
     def copied(self, remake: str) -> str:
-        """Add what no command here can do: who uses a kubeconfig has a copy of it."""
+        """Add the advice to copy the new kubeconfigs: their users have copies of the old ones."""
         return f"{remake}   # then copy the new kubeconfigs to where they are used"
 
     def restore(self, what: str) -> str:
-        """Return what to restore where no command can repair it."""
+        """Return the advice to restore what no command can repair."""
         return f"restore {self.data_dir / what} from a backup"

@@ -1,6 +1,6 @@
 """A TLS handshake in memory: what OpenSSL says about a certificate and its chain.
 
-The server's side is that of a running Leeway. A certificate is judged at the present time.
+The server's side is configured as in a running Leeway. Certificates are judged at the present time.
 """
 
 import ssl
@@ -23,9 +23,9 @@ _ROUNDS: Final = 16
 
 
 def refusal(pem: bytes, private_key: bytes, ca: bytes, usage: x509.ObjectIdentifier) -> str:
-    """Return why a handshake refuses a certificate, in OpenSSL's words; empty where it does not.
+    """Return why a handshake fails with a certificate, in OpenSSL's words; empty if it succeeds.
 
-    ``pem`` is the certificate with its intermediate ones, ``usage`` which side shows it.
+    ``pem`` is the certificate with its intermediate ones, ``usage`` the side that presents it.
     """
     now = datetime.now(UTC)
     other_ca = make_ca("doctor", now)
@@ -56,7 +56,7 @@ def refusal(pem: bytes, private_key: bytes, ca: bytes, usage: x509.ObjectIdentif
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """Let two sides shake hands. Raises ssl.SSLError."""
+    """Run a handshake between two contexts. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         client.wrap_bio(to_client, to_server),
@@ -75,7 +75,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 
 @contextmanager
 def _path(data: bytes) -> Iterator[Path]:
-    """Give a path at which this process can read bytes, in a file without a name."""
+    """Yield a path at which this process can read the data, of a file without a name."""
     with TemporaryFile() as file:
         file.write(data)
         file.seek(0)

@@ -1,4 +1,4 @@
-"""The kubeconfig files that an API server and people call Leeway with.
+"""Checks the kubeconfig files with which API servers and people call Leeway.
 
 Source: kubernetes ``k8s.io/client-go/tools/clientcmd/api/v1``.
 """
@@ -19,7 +19,7 @@ from webhook.https_url import HTTPSAddress, parse_https_url
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """What the current context of a file leads to; what is not inside it is empty."""
+    """The current context of a kubeconfig; what the file does not contain is empty."""
 
     server: HTTPSAddress
     ca: bytes
@@ -32,9 +32,9 @@ class Kubeconfig:
 
 
 def parse_kubeconfig(data: bytes, name: str) -> Kubeconfig:
-    """Parse a kubeconfig file; ``name`` is what errors call it. Raises ConfigurationError.
+    """Parse a kubeconfig file; ``name`` is its name in errors. Raises ConfigurationError.
 
-    No error shows anything of a private key.
+    No error shows any part of a private key.
     """
     document = parse_yaml(data, name)
     current = document.get("current-context")
@@ -63,9 +63,9 @@ def check_kubeconfig(
     name: str,
     fix: str,
 ) -> Verdict:
-    """Check that a kubeconfig leads to a route, trusts the CA, and has a client certificate of it.
+    """Check that a kubeconfig names a route, trusts the CA, and has a client certificate from it.
 
-    ``path`` is the route's, ``/`` where clients add theirs.
+    ``path`` is that of the route, ``/`` if clients add their own.
     """
     if kubeconfig.is_insecure:
         finding = f"{name} has insecure-skip-tls-verify: whoever answers is believed"

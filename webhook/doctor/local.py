@@ -1,4 +1,4 @@
-"""What is in a data directory: certificates, kubeconfigs, the store, and what they lead to."""
+"""Checks what is in a data directory: certificates, kubeconfigs, the store, and what they name."""
 
 from contextlib import closing, suppress
 from datetime import datetime
@@ -19,8 +19,8 @@ from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
 from webhook.doctor.findings import (
     Examination,
-    Loaded,
     MissingError,
+    Prerequisite,
     Status,
     Verdict,
     failure,
@@ -37,7 +37,7 @@ from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
 from webhook.setup.init import API_SERVER_USER, ROOT_USER
 
-# Each kubeconfig with the route that it must lead to, and the user it stands for.
+# Each kubeconfig with the route that it must name, and its user.
 _KUBECONFIGS: Final = {
     "tokenreview": (TOKEN_REVIEW_PATH, API_SERVER_USER),
     "subjectaccessreview": (ACCESS_REVIEW_PATH, API_SERVER_USER),
@@ -46,8 +46,8 @@ _KUBECONFIGS: Final = {
 _CA: Final = "tls/ca.crt"
 
 
-def called_by(data_dir: Path) -> list[str]:
-    """Return the names by which the server is called: of its kubeconfigs, then its certificate."""
+def hosts_of(data_dir: Path) -> list[str]:
+    """Return the server's names that clients use: from its kubeconfigs, then its certificate."""
     hosts = [found.server.host for found in _kubeconfigs(data_dir).values()]
     with suppress(KeysError):
         pem = read_public_file(data_dir / TLS_FOLDER / "server.crt")
@@ -58,8 +58,8 @@ def called_by(data_dir: Path) -> list[str]:
 
 def examine_certificates(
     exam: Examination, data_dir: Path, fixes: Fixes, now: datetime
-) -> Loaded[bytes]:
-    """Check the CA, what it has signed, and its list of revoked certificates; return the CA."""
+) -> Prerequisite[bytes]:
+    """Check the CA, its certificates and its list of revoked ones; return the CA's certificate."""
     folder = data_dir / TLS_FOLDER
     server, hosts = folder / "server.crt", [k.server.host for k in _kubeconfigs(data_dir).values()]
     ca = exam.load(
@@ -76,7 +76,7 @@ def examine_certificates(
         path = f"tls/{name}.crt"
         renew = fixes.renew(name)
         verdict = check_leaf(pem, private_key, ca.get(), usage, now, path, fix, user, renew=renew)
-        return _in_a_handshake(verdict, pem, private_key, ca.get(), usage, path, fix)
+        return _with_handshake(verdict, pem, private_key, ca.get(), usage, path, fix)
 
     remake = fixes.remake_server()
     exam.check("server certificate", lambda: check("server", remake), remake)
@@ -99,7 +99,7 @@ def examine_certificates(
     return ca
 
 
-def _in_a_handshake(
+def _with_handshake(
     verdict: Verdict,
     pem: bytes,
     private_key: bytes,
@@ -108,7 +108,7 @@ def _in_a_handshake(
     name: str,
     fix: str,
 ) -> Verdict:
-    """Return a verdict on a certificate, or a failure where a handshake refuses it."""
+    """Return the verdict on a certificate, or a failure if a handshake fails with it."""
     if verdict.status is Status.FAILURE or not (pem and private_key):
         return verdict
     refused = refusal(pem, private_key, ca, usage)
@@ -118,12 +118,12 @@ def _in_a_handshake(
 def examine_kubeconfigs(
     exam: Examination,
     data_dir: Path,
-    configuration: Loaded[Configuration],
-    ca: Loaded[bytes],
+    configuration: Prerequisite[Configuration],
+    ca: Prerequisite[bytes],
     fixes: Fixes,
     now: datetime,
 ) -> None:
-    """Check each kubeconfig, and that all lead to the port that the server listens on."""
+    """Check each kubeconfig, and that all name the port that the server listens on."""
     for stem, (path, user) in _KUBECONFIGS.items():
         name = f"{KUBECONFIG_FOLDER}/{stem}.yaml"
         fix = fixes.copied(fixes.remake(name))
@@ -133,7 +133,7 @@ def examine_kubeconfigs(
             verdict = check_kubeconfig(found, path, ca.get(), user, now, name, fix)
             pem, key = found.certificate, found.private_key
             what = f"the client certificate in {name}"
-            return _in_a_handshake(verdict, pem, key, ca.get(), CLIENT_USAGE, what, fix)
+            return _with_handshake(verdict, pem, key, ca.get(), CLIENT_USAGE, what, fix)
 
         exam.check(f"{stem}.yaml", check, fix)
     exam.check(
@@ -155,7 +155,7 @@ def _check_ports(found: dict[str, Kubeconfig], bind: str, fixes: Fixes) -> Verdi
 
 
 def _kubeconfigs(data_dir: Path) -> dict[str, Kubeconfig]:
-    """Return the kubeconfigs that can be read; the others have findings of their own."""
+    """Return the kubeconfigs that can be read; the others fail their own checks."""
     found = {}
     for stem in _KUBECONFIGS:
         with suppress(LeewayError, OSError):
@@ -165,20 +165,20 @@ def _kubeconfigs(data_dir: Path) -> dict[str, Kubeconfig]:
 
 
 def examine_store(
-    exam: Examination, data_dir: Path, configuration: Loaded[Configuration], fixes: Fixes
+    exam: Examination, data_dir: Path, configuration: Prerequisite[Configuration], fixes: Fixes
 ) -> None:
-    """Check the store, its users and what they may do; it is opened to be read only."""
+    """Check the store, its users and their permissions; it is opened read-only."""
 
     def load() -> AuthStore:
         store = store_of(data_dir, configuration.get(), read_only=True)
-        store.close()  # what it knows is in memory
+        store.close()  # its state is in memory
         return store
 
     store = exam.load(
         "store",
         load,
         lambda found: ok(f"intact, {len(found.state.users)} users, {len(found.state.roles)} roles"),
-        # A crash leaves what only who may write can take back; that command does.
+        # After a crash the store must be opened for writing to be recovered; that command does so.
         f"{fixes.leeway('auth', 'status')}   # if that fails too, restore it from a backup",
     )
     users = fixes.leeway("user", "list")
@@ -190,10 +190,10 @@ def examine_store(
 def examine_sources(
     exam: Examination,
     data_dir: Path,
-    configuration: Loaded[Configuration],
-    keyring: Loaded[Keyring],
+    configuration: Prerequisite[Configuration],
+    keyring: Prerequisite[Keyring],
 ) -> None:
-    """Check the source of objects and the trusted issuers' keys; nothing is fetched."""
+    """Check the source of objects and the keys of trusted issuers; nothing is fetched."""
     edit = f"edit {data_dir / FILE_NAME}, or the file that is named"
     exam.check("objects", lambda: _check_objects(data_dir, configuration.get()), edit)
     exam.check(
@@ -210,10 +210,10 @@ def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
 
 
 def _check_issuers(
-    data_dir: Path, configuration: Configuration, keyring: Loaded[Keyring]
+    data_dir: Path, configuration: Configuration, keyring: Prerequisite[Keyring]
 ) -> Verdict:
     own = Keyring()
-    with suppress(MissingError):  # What is wrong with ours is a finding of its own.
+    with suppress(MissingError):  # our own keys have a check of their own
         own = keyring.get()
     with closing(issuer_keys_of(data_dir, configuration)) as found:
         authenticator_of(data_dir, configuration, own, issuer_keys=found)

@@ -1,9 +1,8 @@
-"""A static Pod manifest of kube-apiserver: its flags, and which files of the machine it sees.
+"""Parses a static Pod manifest of kube-apiserver: its flags, and the files mounted into it.
 
 Sources: ``k8s.io/apiserver/pkg/server/options``, ``pkg/kubeapiserver/options`` (v1.36), and
-spf13/pflag, which kube-apiserver's flags are parsed with. kube-apiserver is started directly
-(kubeadm), by a program that writes its log (kops: ``/go-runner``), by a shell (kube-up), or as a
-part of hyperkube.
+spf13/pflag, which parses kube-apiserver's flags. kube-apiserver is started directly (kubeadm), by a
+program that writes its log (kops: ``/go-runner``), by a shell (kube-up), or as a part of hyperkube.
 """
 
 import posixpath
@@ -28,7 +27,7 @@ _FLAG = re.compile(r"--([A-Za-z0-9_.-]+)(?:=(.*))?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A path in the container, and the path of the machine, empty where it is none of it."""
+    """A path in the container, and its path on the machine, empty if it is not from there."""
 
     path: str
     host_path: str
@@ -36,22 +35,22 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The flags of kube-apiserver, each with its values in order, and what is mounted."""
+    """The flags of kube-apiserver, each with its values in order, and its mounts."""
 
     flags: Mapping[str, Sequence[str]]
     mounts: Sequence[Mount]
 
     def value(self, flag: str) -> str:
-        """Return the value of a flag, empty where it is not set; of several the last counts."""
+        """Return the last value of a flag, empty if it is not set."""
         return self.flags.get(flag, ("",))[-1]
 
     def values(self, flag: str) -> list[str]:
-        """Return the entries of a flag that is a list: its values add up."""
+        """Return the entries of a list flag, from all its values."""
         texts = self.flags.get(flag, ())
         return [entry.strip() for text in texts for entry in text.split(",") if entry.strip()]
 
     def host_path(self, path: str) -> str:
-        """Return the path on the machine of a file in the container, empty where it is on none."""
+        """Return the path on the machine of a file in the container, empty if it has none."""
         wanted = posixpath.normpath(path)
         if not wanted.startswith("/"):
             return ""
@@ -71,9 +70,9 @@ class Manifest:
 
 
 def parse_manifest(data: bytes, name: str) -> Manifest:
-    """Parse a manifest; ``name`` is what errors call it.
+    """Parse a manifest; ``name`` is its name in errors.
 
-    Raises ConfigurationError where it is not a Pod with a container that runs kube-apiserver.
+    Raises ConfigurationError unless it is a Pod with a container that runs kube-apiserver.
     """
     document = parse_yaml(data, name)
     spec = _mapping(document.get("spec"))
@@ -90,7 +89,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
 
 
 def _arguments(words: Sequence[str]) -> Sequence[str] | None:
-    """Return what follows kube-apiserver in a command line, None where it is not in it."""
+    """Return what follows kube-apiserver in a command line, None if it is not in it."""
     programs = [posixpath.basename(word) for word in words]
     for index, program in enumerate(programs):
         is_part = program == "apiserver" and programs[:index][-1:] == [_HYPERKUBE]
@@ -100,9 +99,9 @@ def _arguments(words: Sequence[str]) -> Sequence[str] | None:
 
 
 def _script_words(words: Sequence[str], name: str) -> list[str]:
-    """Return the words of the command of a shell script that runs kube-apiserver.
+    """Return the words of the command in a shell script that runs kube-apiserver.
 
-    Empty where no shell runs a script, or the script does not run it. Raises ConfigurationError.
+    Empty if no shell runs a script, or the script does not run it. Raises ConfigurationError.
     """
     if not words or posixpath.basename(words[0]) not in _SHELLS:
         return []

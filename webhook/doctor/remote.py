@@ -1,8 +1,10 @@
-"""What can be asked: a running server of ours, and the clock of an API server."""
+"""Checks over the network: a running server of ours, and the clock of an API server."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from time import sleep, time
+from typing import Final, NamedTuple
 
 from keys.encoding import decode_json
 from keys.errors import KeysError
@@ -12,32 +14,31 @@ from keys.keyring import Keyring
 from keys.messages import shown
 from webhook.assembly import clock_leeway_of
 from webhook.config.model import EVERY_ADDRESS, Configuration
-from webhook.doctor.asking import (
-    Answer,
-    NobodyAnswersError,
-    Place,
-    ask,
-    ask_for_dates,
-    place_of,
-)
-from webhook.doctor.clock import check_offset, estimate_offset
-from webhook.doctor.findings import Examination, Loaded, Verdict, failure, ok, warning
+from webhook.doctor.clock import Sample, check_offset, estimate_offset
+from webhook.doctor.findings import Examination, Prerequisite, Verdict, failure, ok, warning
 from webhook.doctor.fixes import RELOAD, Fixes
 from webhook.doctor.signing_keys import check_published
 from webhook.errors import ServerUnreachableError
 from webhook.https_url import HTTPSAddress
-from webhook.outbound.https import client_context
+from webhook.outbound.errors import CertificateRefusedError, NotListeningError, OutboundError
+from webhook.outbound.https import Client, Deadline, Endpoint, client_context, endpoint_of
 from webhook.token.issuer import CONFIGURATION_PATH, JWKS_PATH
 
 _READY_PATH: Final = "/readyz?verbose"
 _PATHS: Final = (_READY_PATH, CONFIGURATION_PATH, JWKS_PATH)
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_BODY_BYTES: Final = 1024 * 1024
+_SAMPLES: Final = 5
+# Not a simple fraction of a second, so that the samples meet the other clock at different points
+# of its second.
+_PAUSE_SECONDS: Final = 0.23
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """What is asked over the network.
+class Targets:
+    """The servers to send requests to.
 
-    Without ``server`` it is the one that ``server.bind`` names; without ``api_server`` no clock is
+    Without ``server`` it is the one at ``server.bind``; without ``api_server`` no clock is
     compared. ``api_server_ca`` has the CAs of its certificate, None means the system's.
     """
 
@@ -46,33 +47,45 @@ class Reach:
     api_server_ca: Path | None = None
 
 
+class Answer(NamedTuple):
+    """A response, and its Date header with the times around it."""
+
+    status: int
+    body: bytes
+    sample: Sample
+
+
+class NobodyAnswersError(ServerUnreachableError):
+    """No process listens at the address."""
+
+
 def examine_server(
     exam: Examination,
-    reach: Reach,
-    configuration: Loaded[Configuration],
-    keyring: Loaded[Keyring],
-    ca: Loaded[bytes],
+    targets: Targets,
+    configuration: Prerequisite[Configuration],
+    keyring: Prerequisite[Keyring],
+    ca: Prerequisite[bytes],
     fixes: Fixes,
 ) -> None:
     """Check that a server is ready, and publishes the issuer and the keys of the directory."""
     answers: dict[str, Answer] = {}
 
     def ready() -> Verdict:
-        place = _place(reach, configuration.get(), fixes)
+        endpoint = _server_endpoint(targets, configuration.get(), fixes)
         try:
             context = client_context(ca=ca.get().decode("ascii"))
-            answers.update({path: ask(place, context, path) for path in _PATHS})
+            answers.update({path: get(endpoint, context, path) for path in _PATHS})
         except NobodyAnswersError as error:
-            say = warning if reach.server is None else failure
+            say = warning if targets.server is None else failure
             return say(str(error), fixes.leeway("serve"))
-        return _judge_readiness(answers[_READY_PATH], place)
+        return _check_readiness(answers[_READY_PATH], endpoint)
 
     exam.check(
         "server", ready, f"{RELOAD}; or give --server, if it is not the server of this directory"
     )
     if len(answers) < len(_PATHS):
         for name in ("discovery document", "published keys"):
-            exam.leave_out(name, "it needs a running server")
+            exam.skip(name, "it needs a running server")
         return
     exam.check(
         "discovery document",
@@ -88,18 +101,25 @@ def examine_server(
     )
 
 
-def examine_clock(exam: Examination, reach: Reach, configuration: Loaded[Configuration]) -> None:
+def examine_clock(
+    exam: Examination, targets: Targets, configuration: Prerequisite[Configuration]
+) -> None:
     """Check how far the API server's clock is from this one."""
-    address = reach.api_server
+    address = targets.api_server
     if address is None:
-        exam.leave_out("clock", "give the API server's URL with --api-server")
+        exam.skip("clock", "give the API server's URL with --api-server")
         return
 
     def check() -> Verdict:
         leeway = clock_leeway_of(configuration.get())
-        ca = reach.api_server_ca
+        ca = targets.api_server_ca
         context = client_context(ca=read_public_file(ca).decode("ascii") if ca else None)
-        samples = ask_for_dates(place_of(address), context)
+        samples = []
+        for turn in range(_SAMPLES):
+            if turn:
+                sleep(_PAUSE_SECONDS)
+            # Whatever the answer is, it has a Date.
+            samples.append(get(endpoint_of(address), context, "/livez").sample)
         return check_offset(estimate_offset(samples), address.display, leeway)
 
     exam.check(
@@ -107,26 +127,52 @@ def examine_clock(exam: Examination, reach: Reach, configuration: Loaded[Configu
     )
 
 
-def _place(reach: Reach, configuration: Configuration, fixes: Fixes) -> Place:
-    if reach.server is not None:
-        return place_of(reach.server)
+def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Answer:
+    """Request a path; the time to connect is not part of its sample.
+
+    Raises ServerUnreachableError.
+    """
+    client = Client(endpoint, context)
+    deadline = Deadline(_TIMEOUT_SECONDS)
+    try:
+        client.connect(deadline)
+        sent = time()
+        with client.get(path, {}, deadline, _MAX_BODY_BYTES) as response:
+            sample = Sample(response.header("Date"), sent, time())
+            return Answer(response.status, response.read(), sample)
+    except NotListeningError as error:
+        raise NobodyAnswersError(f"nothing listens at {endpoint.url}") from error
+    except CertificateRefusedError as error:
+        why = f"the certificate of {endpoint.url} is not accepted: {error.why}"
+        raise ServerUnreachableError(why) from error
+    except OutboundError as error:
+        raise ServerUnreachableError(f"{endpoint.url} cannot be asked: {error}") from error
+    finally:
+        client.close()
+
+
+def _server_endpoint(targets: Targets, configuration: Configuration, fixes: Fixes) -> Endpoint:
+    if targets.server is not None:
+        return endpoint_of(targets.server)
     host, _, port = configuration.server.bind.rpartition(":")
     host = host.strip("[]")
     address = EVERY_ADDRESS.get(host, host)
-    # Its certificate is for the name by which clients call it.
-    return Place(address, int(port), next(iter(fixes.hosts), address))
+    # Its certificate is for the name that clients use.
+    name = next(iter(fixes.hosts), address)
+    return endpoint_of(HTTPSAddress("", name, int(port), "/"))._replace(address=address)
 
 
-def _judge_readiness(answer: Answer, place: Place) -> Verdict:
+def _check_readiness(answer: Answer, endpoint: Endpoint) -> Verdict:
     lines = answer.body.decode("utf-8", "replace").splitlines()
     if answer.status != 200:
         bad = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")]
         why = ", ".join(bad) or f"it answers {answer.status}"
-        return failure(f"the server at {place} is not ready: {why[:500]}", RELOAD)
+        return failure(f"the server at {endpoint.url} is not ready: {why[:500]}", RELOAD)
     noted = [line.removeprefix("[!]") for line in lines if line.startswith("[!]")]
     if noted:
-        return warning(f"the server at {place} is ready, but: {', '.join(noted)[:500]}", RELOAD)
-    return ok(f"ready at {place}")
+        warnings = ", ".join(noted)[:500]
+        return warning(f"the server at {endpoint.url} is ready, but: {warnings}", RELOAD)
+    return ok(f"ready at {endpoint.url}")
 
 
 def _check_discovery(body: bytes, issuer: str) -> Verdict:

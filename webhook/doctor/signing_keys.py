@@ -1,4 +1,4 @@
-"""The signing keys and their schedule, and what a server publishes of them."""
+"""Checks the signing keys, their schedule, and what a server publishes of them."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.duration import rounded_duration
 
 SETTLE_SECONDS = 3600
-"""How long a server may take with a step that is due before it is worth a word."""
+"""How late a server may take a step that is due before it is a warning."""
 
 
 def check_keyring(keyring: Keyring, fix: str) -> Verdict:
-    """Check that a key signs; that it is strong enough was checked when it was loaded."""
+    """Check that a key signs; its strength was checked when it was loaded."""
     active = keyring.active
     if active is None:
         return failure(f"none of {len(keyring.keys)} keys is active, so nothing is signed", fix)
@@ -26,14 +26,14 @@ def check_keyring(keyring: Keyring, fix: str) -> Verdict:
 
 
 def check_schedule(keyring: Keyring, policy: RotationPolicy, now: int, fix: str) -> Verdict:
-    """Check that no key waits for a step for longer than it has to."""
+    """Check that no key waits longer for a step than it has to."""
     for key in keyring.keys:
         if key.state is KeyState.PENDING:
             safe_from = next_step(keyring, key, policy).safe_from
             if safe_from is not None and now > safe_from + SETTLE_SECONDS:
                 since = f"{utc(key.since)} and may sign since {utc(safe_from)}"
                 return warning(f"key {key.kid} is pending since {since}, but does not", fix)
-    return ok(", ".join(_in_words(key, now) for key in keyring.keys))
+    return ok(", ".join(_age_of(key, now) for key in keyring.keys))
 
 
 def check_published(
@@ -59,5 +59,5 @@ def _strength(key: VerificationKey) -> str:
     return f"{key.algorithm}{bits}"
 
 
-def _in_words(key: ScheduledKey, now: int) -> str:
+def _age_of(key: ScheduledKey, now: int) -> str:
     return f"{key.kid} {key.state.value} for {rounded_duration(max(0, now - key.since))}"

@@ -53,12 +53,17 @@ class Deadline:
 
 
 class Endpoint(NamedTuple):
-    """Where to connect to, the host that the certificate must be good for, and the Host header."""
+    """Where to connect, the host that the certificate must be valid for, and the Host header."""
 
     address: str
     port: int
     server_name: str
     authority: str
+
+    @property
+    def url(self) -> str:
+        """The address as an https URL."""
+        return f"https://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
 
 
 class Proxy(NamedTuple):

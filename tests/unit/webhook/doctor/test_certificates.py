@@ -52,7 +52,7 @@ def test_an_intermediate_comes_with_the_certificate() -> None:
 @pytest.mark.parametrize("pem", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 def test_what_is_no_certificate(pem: bytes) -> None:
     pair = make_ca("root", DATE)
-    with pytest.raises(KeyFileError, match=r"s\.crt is no PEM file"):
+    with pytest.raises(KeyFileError, match=r"s\.crt is not a PEM file"):
         check_server(pem, pair, pair.certificate)
     with pytest.raises(KeyFileError, match="private key"):
         check_leaf(pair.certificate, pem, pair.certificate, SERVER_USAGE, DATE, "s.crt", "")

@@ -71,7 +71,7 @@ def test_no_date(date: str) -> None:
         (-32, Status.FAILURE),
     ],
 )
-def test_judged_by_the_leeway_that_it_uses_up(ahead: float, status: Status) -> None:
+def test_check_with_the_leeway_that_it_uses_up(ahead: float, status: Status) -> None:
     verdict = check_offset(estimate_offset(samples(ahead, *MOMENTS)), "https://a.example", LEEWAY)
     assert verdict.status is status
     assert (verdict.fix != "") is (status is not Status.OK)

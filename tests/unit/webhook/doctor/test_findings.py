@@ -48,7 +48,7 @@ def test_what_builds_on_a_failure_is_not_checked(error: Exception | None) -> Non
 def test_what_has_a_warning_is_built_on() -> None:
     exam = Examination()
     loaded = exam.load("first", lambda: 41, lambda _: warning("old", "renew"), "")
-    exam.check("second", loaded.judged_by(lambda value: ok(str(value))), "")
+    exam.check("second", loaded.check_with(lambda value: ok(str(value))), "")
     report = exam.report("d", "now")
     assert [(c.name, c.finding) for c in report.checks] == [("first", "old"), ("second", "41")]
     assert report.status is Status.WARNING
