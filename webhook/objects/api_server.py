@@ -1,15 +1,15 @@
-"""ServiceAccounts, Pods, Secrets and Nodes as an API server tells of them.
+"""Lists, watches and gets ServiceAccounts, Pods, Secrets and Nodes of an API server.
 
 Source: kubernetes "API Concepts" (efficient detection of changes, chunked lists, bookmarks,
 alternate representations) and ``apimachinery/pkg/watch``.
 
 Invariants:
 
-1. Of ServiceAccounts, Secrets and Nodes only the metadata is requested and nothing else is taken:
-   no data of a Secret ever enters this process. Of a Pod its service account and its node are kept,
-   of a Secret whether it is marked invalid.
-2. A list is of one moment, and the newest: it names no resourceVersion.
-3. An answer that is not what was asked for is an error, never an empty list.
+1. Of ServiceAccounts, Secrets and Nodes only the metadata is requested and accepted: no data of a
+   Secret ever enters this process. Of a Pod its service account and its node are kept, of a Secret
+   whether it is marked invalid.
+2. A list is consistent and the newest: it requests no resourceVersion.
+3. A response of the wrong kind is an error, never an empty list.
 """
 
 from collections.abc import Iterator
@@ -92,7 +92,7 @@ class _Status(msgspec.Struct):
 
 
 class Page(NamedTuple):
-    """A part of a list; ``more`` asks for the next one, empty with the last."""
+    """A part of a list; ``more`` is the token for the next page, empty on the last."""
 
     objects: dict[ObjectKey, ObjectState]
     resource_version: str
@@ -100,7 +100,7 @@ class Page(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What a watch tells; a bookmark is without key and state."""
+    """An event of a watch; a bookmark has no key and no state."""
 
     type: str
     resource_version: str
@@ -116,6 +116,7 @@ _status_decoder = msgspec.json.Decoder(_Status)
 
 def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
     """Get a page of all objects of a kind. Raises APIServerError."""
+    # Invariant 2: without a resourceVersion.
     query = {"limit": str(PAGE_SIZE)} | ({"continue": more} if more else {})
     accept = _JSON if kind is Kind.POD else _PARTIAL_LIST
     with connection.get(_path(kind), query, accept, _LIST_SECONDS, _MAX_BYTES) as response:
@@ -132,7 +133,7 @@ def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
 
 
 def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
-    """Get one object, None where there is none. Raises APIServerError."""
+    """Get one object, None if it does not exist. Raises APIServerError."""
     accept = _JSON if key.kind is Kind.POD else _PARTIAL
     try:
         path = _path(key.kind, key)
@@ -149,10 +150,10 @@ def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
 
 
 class Watch:
-    """What happens to a kind from a resourceVersion on.
+    """The changes of one kind of object after a resourceVersion.
 
-    The API server is to end it after ``seconds``; it is over after ``grace_seconds`` more, whatever
-    the API server does. Opening it raises APIServerError.
+    The API server is asked to end it after ``seconds``; after ``grace_seconds`` more it is ended
+    here. Opening it raises APIServerError.
     """
 
     def __init__(
@@ -187,10 +188,10 @@ class Watch:
         self._response.close()
 
     def events(self) -> Iterator[Event]:
-        """Return what happens, until the watch ends in order. Raises APIServerError.
+        """Yield events until the API server ends the watch. Raises APIServerError.
 
-        Its code is 0 where the connection broke off, and 429 where a later try may do; with any
-        other, 410 or not, there is no going on from this resourceVersion.
+        Its code is 0 if the connection was lost, and 429 if a later attempt may succeed; after any
+        other, 410 or not, a watch cannot be resumed from this resourceVersion.
         """
         buffer = b""
         try:
@@ -205,7 +206,7 @@ class Watch:
             raise APIServerError(str(error)) from error
 
     def interrupt(self) -> None:
-        """Let a thread that waits in ``events`` go on, from another one."""
+        """Wake a thread that waits in ``events``."""
         self._response.interrupt()
 
     def _event(self, line: bytes) -> Event:
@@ -213,7 +214,7 @@ class Watch:
             wire = _event_decoder.decode(line)
             if wire.type == "ERROR":
                 status = _status_decoder.decode(wire.object)
-                # Whatever else it is, this resourceVersion is of no more use.
+                # With any other code this resourceVersion can no longer be used.
                 code = status.code if status.code == _TOO_MANY_REQUESTS else _OK
                 raise APIServerError(f"its watch ended with code {status.code}", code)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -256,7 +257,7 @@ def _decoded(kind: Kind, data: bytes | msgspec.Raw, *, any_kind: bool = False) -
 
 def _require_kind(kind: Kind, found: str, suffix: str = "") -> None:
     expected = f"{kind if kind is Kind.POD else 'PartialObjectMetadata'}{suffix}"
-    if found != expected:
+    if found != expected:  # invariants 1 and 3
         raise APIServerError(f"asked for a {expected}, it answered with {found[:64]!r}", _OK)
 
 

@@ -1,15 +1,15 @@
-"""Which API server a kubeconfig or a Pod belongs to, and with whose credentials it is asked.
+"""Finds an API server and the credentials for it, from a kubeconfig or the Pod's service account.
 
-The ``kubernetes`` client merges kubeconfig files, loads their certificates and reads a Pod's own
-token again; plugins are run by ``credential_plugin``, since the client goes on without credentials
-where one fails, and logs what it printed.
+The ``kubernetes`` client merges kubeconfig files, loads their certificates and renews a Pod's own
+token. Plugins are run by ``credential_plugin``, because after one fails the client goes on without
+credentials, and it logs what the plugin printed.
 
 Invariants:
 
-1. There are credentials, or there is no Cluster: nothing is asked anonymously.
-2. Nothing of a kubeconfig stays in a file but what has been one: its inline keys are on disk while
-   they are loaded, in a private folder, and no error shows any of it.
-3. A kubeconfig and the private files it names can be read by their owner only.
+1. A Cluster has credentials: no request is anonymous.
+2. The inline keys of a kubeconfig are on disk only while they are loaded, in a private folder, and
+   no error shows any part of them.
+3. A kubeconfig and the private files that it names are readable by their owner only.
 """
 
 import base64
@@ -41,22 +41,22 @@ _DEFAULT_PROXY_PORT: Final = 80
 
 
 class Cluster:
-    """An API server: a client for it, and the credentials that go with each request.
+    """An API server: a client for it, and the credentials to send with each request.
 
-    Without ``kubeconfig`` it is the cluster that this runs in, else kubectl's; without
-    ``context`` the current one. Connects to nothing. Raises ConfigurationError, and
-    PluginFailedError where a credential plugin fails.
+    Without ``kubeconfig`` it is the cluster that this Pod runs in, else that of kubectl's
+    kubeconfig; without ``context`` the current one. Makes no connection. Raises ConfigurationError,
+    and PluginFailedError if a credential plugin fails.
     """
 
     def __init__(self, kubeconfig: Path | None, context: str) -> None:
-        # Takes half a second: only for those who use it.
+        # Imported here, since it takes half a second.
         from kubernetes.client import Configuration
         from kubernetes.config import ConfigException
 
         self._source = _source(kubeconfig, context)
         self._configuration: Any = Configuration()
         where = f"{self._source}, which objects.kubernetes needs,"
-        with TemporaryDirectory(prefix="leeway-") as folder:
+        with TemporaryDirectory(prefix="leeway-") as folder:  # invariant 2
             try:
                 proxy = self._load(kubeconfig, context, folder)
                 tls = _tls_context(self._configuration)
@@ -69,12 +69,12 @@ class Cluster:
             except (
                 ConfigException, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError,
             ):  # fmt: skip
-                # Their own words may show the credentials.
+                # Its message may show the credentials (invariant 2).
                 raise ConfigurationError(
                     f"{where} cannot be used; see what `kubectl config view` and `kubectl version` "
                     "say with it"
                 ) from None
-        if not (self._configuration.cert_file or self._configuration.api_key):
+        if not (self._configuration.cert_file or self._configuration.api_key):  # invariant 1
             raise ConfigurationError(
                 f"{where} has no credentials for the user of its context; nothing is asked without"
             )
@@ -86,11 +86,11 @@ class Cluster:
         )
 
     def headers(self) -> dict[str, str]:
-        """Return the header fields that say who asks. Raises APIServerError."""
+        """Return the header fields with the credentials. Raises APIServerError."""
         found = self._configuration.auth_settings().values()
         text = "".join(str(setting["value"]) for setting in found if setting["value"])
         if not text:
-            return {}  # a client certificate says it
+            return {}  # it has a client certificate
         scheme, _, token = text.strip().partition(" ")
         text = f"{scheme} {token.strip()}"
         if not _AUTHORIZATION.fullmatch(text):
@@ -112,7 +112,7 @@ class Cluster:
         if _is_in_cluster(kubeconfig):
             import kubernetes.config
 
-            config: Any = kubernetes.config  # some of its releases have types, others have not
+            config: Any = kubernetes.config  # typed in some of its releases only
             config.load_incluster_config(client_configuration=self._configuration)
             return None
         loader = _loader(kubeconfig, context, folder, self._source)
@@ -138,7 +138,7 @@ def _loader(kubeconfig: Path | None, context: str, folder: str, source: str) -> 
     kube_config: Any = kubernetes.config.kube_config
 
     class Loader(kube_config.KubeConfigLoader):  # type: ignore[misc]
-        """The client's own, with plugins that are run here."""
+        """The client's loader, with plugins run by ``run_plugin``."""
 
         def section_of_cluster(self) -> dict[str, Any]:
             section: dict[str, Any] = self._cluster.value
@@ -170,11 +170,11 @@ def _loader(kubeconfig: Path | None, context: str, folder: str, source: str) -> 
             return True
 
     if kubeconfig is not None:
-        # A missing one would be passed over.
+        # The client would ignore a missing file.
         kubeconfig.read_bytes()
     paths = str(kubeconfig) if kubeconfig else kube_config.KUBE_CONFIG_DEFAULT_LOCATION
     merger = kube_config.KubeConfigMerger(paths)
-    for path in merger.paths:
+    for path in merger.paths:  # invariant 3
         check_credential_file(Path(path))
     loader = Loader(merger.config, context or None, config_base_path=None, temp_file_path=folder)
     for path in loader.private_paths():

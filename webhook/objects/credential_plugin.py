@@ -1,12 +1,12 @@
-"""Credential plugins of a kubeconfig: programs that print an ExecCredential.
+"""Runs the credential plugins of a kubeconfig: programs that print an ExecCredential.
 
 Source: kubernetes ``k8s.io/client-go/plugin/pkg/client/auth/exec`` and
 ``client.authentication.k8s.io/v1``.
 
 Invariants:
 
-1. A plugin ends, or is ended with all that it started, within PLUGIN_SECONDS; it cannot ask
-   anybody anything. What it prints is held up to MAX_OUTPUT_BYTES.
+1. A plugin is killed after PLUGIN_SECONDS, with all that it started. It has no terminal and no
+   input. At most MAX_OUTPUT_BYTES of its output are kept.
 2. No error shows what a plugin printed: both its outputs may hold credentials.
 """
 
@@ -29,11 +29,11 @@ _EXTENSION: Final = "client.authentication.k8s.io/exec"
 
 
 class PluginFailedError(APIServerError):
-    """A credential plugin that gave no credentials."""
+    """A credential plugin returned no credentials."""
 
 
 class Credentials(msgspec.Struct, rename="camel"):
-    """What a plugin gives: a token, or a client certificate and its key as PEM."""
+    """What a plugin returns: a token, or a client certificate and its key as PEM."""
 
     token: str = ""
     client_certificate_data: str = ""
@@ -52,7 +52,7 @@ def run_plugin(
 ) -> Credentials:
     """Run the plugin of an ``exec`` section of a kubeconfig in ``folder``.
 
-    ``source`` is what errors call the kubeconfig. Raises PluginFailedError.
+    ``source`` is the kubeconfig's name in errors. Raises PluginFailedError.
     """
     command, version = section.get("command"), section.get("apiVersion")
     name = f"the credential plugin {shown(command)} of {source}"
@@ -96,7 +96,7 @@ def run_plugin(
 
 
 def _run(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> tuple[int, bytes]:
-    """Return the exit code of a program and what it printed, MAX_OUTPUT_BYTES and 1 at most.
+    """Return the exit code and the output of a program, at most MAX_OUTPUT_BYTES and 1.
 
     Raises TimeoutError, OSError and ValueError.
     """
@@ -112,7 +112,7 @@ def _run(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> t
     ) as process:
 
         def end() -> None:
-            # It has not been waited for, so the number of its group is not that of another one.
+            # It has not been waited for, so its process group has not been reused.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, SIGKILL)
 
@@ -125,7 +125,7 @@ def _run(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> t
         try:
             output = process.stdout.read(MAX_OUTPUT_BYTES + 1) if process.stdout else b""
             if len(output) <= MAX_OUTPUT_BYTES:
-                # Wait for its end, but leave it to be waited for.
+                # Wait for its end without reaping it, for the kill below.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             timer.cancel()

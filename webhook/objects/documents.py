@@ -1,12 +1,12 @@
-"""The objects in a text as ``kubectl get -o yaml`` or ``-o json`` writes it.
+"""Parses objects from the output of ``kubectl get -o yaml`` or ``-o json``.
 
-Documents of YAML, or one of JSON; a ``List``, or a list of one kind, stands for its items. Other
-kinds are passed over.
+The text is YAML documents or one JSON object; a ``List``, or the list of one kind, is replaced by
+its items. Other kinds are ignored.
 
 Invariants:
 
-1. Of an object only what ObjectState holds is kept, so nothing of a Secret's data.
-2. No error shows more of the text than names, kinds and what stands in ``metadata``.
+1. Only what ObjectState holds is kept of an object, so nothing of a Secret's data.
+2. Errors show nothing of the text but names, kinds and values in ``metadata``.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ Objects = dict[ObjectKey, ObjectState]
 
 
 class _Loader(PlainNumbers, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A SafeLoader that leaves timestamps as text and takes no field twice."""
+    """A SafeLoader that loads timestamps as text and rejects duplicate fields."""
 
     yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
@@ -52,10 +52,14 @@ class _Loader(PlainNumbers, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # t
 
 
 def parse_objects(data: bytes, source: str) -> Objects:
-    """Return the objects in a text; ``source`` is what errors call it.
+    """Return the objects in a text; ``source`` is its name in errors.
 
-    Raises ConfigurationError, which names the document and the field. A text without any object
-    is refused: with it every token would be.
+    Raises ConfigurationError, which names the document and the field, also for a text without any
+    object: with it every token would be refused.
+
+    >>> text = b"{apiVersion: v1, kind: Node, metadata: {name: n1, uid: u1}}"
+    >>> [str(key) for key in parse_objects(b"--- " + text, "objects.yaml")]
+    ['node n1']
     """
     found: Objects = {}
     for place, document in enumerate(_documents(data, source), 1):
@@ -80,7 +84,7 @@ def _documents(data: bytes, source: str) -> list[object]:
     except EncodingError as error:
         raise ConfigurationError(f"{source} is {error}") from error
     except YAML_ERRORS as error:
-        # Its own words may show what stands in the text.
+        # Its message may show the text (invariant 2).
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         twice = getattr(error, "problem", "") == "a field appears twice"
@@ -101,7 +105,7 @@ def _items(document: object, where: str) -> Iterator[tuple[str, dict[str, object
         inner = f"{where}, item {place}"
         found = _mapping(item, inner)
         if _LISTS[kind]:
-            # What the API server itself answers leaves both out.
+            # The items in a response of the API server have neither.
             found = {"kind": _LISTS[kind], "apiVersion": "v1", **found}
         yield inner, found
 
@@ -119,7 +123,7 @@ def _add(found: Objects, members: dict[str, object], where: str) -> None:
     spec = members.get("spec")
     pod = _mapping(spec, f"{where}: spec") if kind is Kind.POD and spec is not None else {}
     account = _optional(pod, "serviceAccountName", f"{where}: spec")
-    found[key] = ObjectState(
+    found[key] = ObjectState(  # invariant 1
         _text(metadata, "uid", where, "metadata."),
         _deleted_at(metadata, where),
         (account or _DEFAULT_ACCOUNT) if kind is Kind.POD else "",

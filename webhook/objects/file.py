@@ -1,6 +1,7 @@
-"""Objects in a file, which is looked at again as soon as it changes.
+"""Objects in a file, which is read again when it changes.
 
-Invariant: what is in use is the whole of one file that could be read: a broken one changes nothing.
+Invariant: the objects in use are those of a file that could be parsed; a broken file changes
+nothing.
 """
 
 import logging
@@ -18,10 +19,9 @@ _logger = logging.getLogger("leeway")
 
 
 class FileObjects:
-    """The objects of one file.
+    """The objects in one file, polled every ``poll_seconds``.
 
-    ``poll_seconds`` is the time between two looks at it. Raises ConfigurationError where the file
-    cannot be used.
+    Raises ConfigurationError if the file cannot be used.
     """
 
     def __init__(self, path: Path, poll_seconds: float = _POLL_SECONDS) -> None:
@@ -31,15 +31,15 @@ class FileObjects:
         self._objects = self._load()
 
     def start(self) -> None:
-        """Begin to follow the file."""
+        """Start to follow the file."""
         self._watch.start()
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:  # noqa: ARG002 - the file knows every UID
-        """Return what the file has of an object."""
+        """Return the state of an object in the file."""
         return self._objects.get(key, Absence.GONE)
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:  # noqa: ARG002
-        """Return what the file has of an object."""
+        """Return the state of an object in the file."""
         return self._objects.get(key, Absence.GONE)
 
     def problem(self) -> str:
@@ -47,7 +47,7 @@ class FileObjects:
         return ""
 
     def warning(self) -> str:
-        """Return what is wrong with a new file, empty where nothing is."""
+        """Return what is wrong with a new content of the file, empty if nothing is."""
         return self._warning
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Requests to an API server.
+"""Sends requests to an API server.
 
 Invariants:
 
-1. Every request ends at its deadline, and has a limit for its size.
-2. No request is tried again here: that is for the caller to judge.
-3. Credentials that are refused are read again for the next request. Where that fails, nothing is
-   asked and nothing read until a delay has passed, which grows with each failure.
+1. Every request ends at its deadline, and its response is limited in size.
+2. No request is repeated here: the caller decides.
+3. Credentials that were refused are read again for the next request. If that fails, there are no
+   requests and no further attempts until a delay has passed, which grows with each failure.
 """
 
 import ssl
@@ -34,10 +34,10 @@ class _Status(msgspec.Struct):
 
 
 class Connection:
-    """One API server and one identity there, as ``Cluster`` finds them.
+    """An API server and an identity there, as ``Cluster`` finds them.
 
-    Connects to nothing yet. Raises ConfigurationError. A credential plugin that fails is no reason
-    not to start: each request then says so.
+    Makes no connection yet. Raises ConfigurationError, but not if a credential plugin fails: then
+    each request raises its error.
     """
 
     def __init__(self, kubeconfig: Path | None = None, context: str = "") -> None:
@@ -56,9 +56,9 @@ class Connection:
     def get(
         self, path: str, query: Mapping[str, str], accept: str, seconds: float, max_bytes: int
     ) -> Response:
-        """Ask for something; its body has not been read. Raises APIServerError.
+        """Send a GET request; the body of the response has yet to be read. Raises APIServerError.
 
-        ``seconds`` is for all of it, the body included.
+        ``seconds`` is the limit for all of it, including the body.
         """
         deadline = Deadline(seconds)
         cluster, identity = self._ready(deadline)
@@ -85,12 +85,12 @@ class Connection:
                 self._cluster.client.close()
 
     def _ready(self, deadline: Deadline) -> tuple[Cluster, dict[str, str]]:
-        # A plugin may take its time, and is run by one thread.
+        # A plugin may be slow, and is run by one thread at a time.
         if not self._lock.acquire(timeout=deadline.seconds):
             raise APIServerError("its credentials are still being read")
         try:
             if self._failure is not None and monotonic() < self._retry_at:
-                raise self._failure.with_traceback(None)
+                raise self._failure.with_traceback(None)  # invariant 3
             try:
                 if self._cluster is None:
                     self._cluster = Cluster(self._kubeconfig, self._context)
@@ -100,7 +100,7 @@ class Connection:
             except ConfigurationError as error:
                 failure = APIServerError("its kubeconfig could not be read again")
                 raise self._note_failure(failure) from error
-            except Exception as error:  # of a token file that is gone, or of the client
+            except Exception as error:  # a missing token file, or an error of the client
                 failure = APIServerError("the credentials could not be read again")
                 raise self._note_failure(failure) from error
             self._failure, self._failures = None, 0
@@ -109,7 +109,7 @@ class Connection:
             self._lock.release()
 
     def _note_failure(self, failure: APIServerError) -> APIServerError:
-        """Begin a delay in which nothing is tried, and return its reason."""
+        """Start a delay without attempts, and return its reason."""
         delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**self._failures)
         self._retry_at = monotonic() + delay
         self._failures = min(self._failures + 1, 16)
@@ -134,7 +134,7 @@ def _failure(response: Response) -> APIServerError:
         except (OutboundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             status = _Status()
     is_status = status.kind == "Status" and status.reason.isalnum()
-    # Not its message, which names the user: this is shown to everybody who asks /readyz.
+    # Not its message, which names the user: /readyz shows this to everybody.
     text = f"HTTP {response.status}" + (f" {status.reason[:64]}" if is_status else "")
     is_not_found = response.status == 404 and is_status and status.reason == "NotFound"
     return APIServerError(text, response.status, is_not_found=is_not_found)

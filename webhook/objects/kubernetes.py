@@ -1,16 +1,16 @@
-"""Objects as an API server tells of them: watched, and looked up where the watch has not seen one.
+"""Objects of an API server: watched, and looked up if the watch has not seen one.
 
 Invariants:
 
-1. Reviews are decided on what the watches have told; no review waits for the API server, except
-   for one bounded look-up of an object, or of its UID, that no watch has told of yet.
-2. Fail closed: what cannot be found out is UNAVAILABLE. Below ``max_silence`` without contact what
-   is known counts, so that an API server that is away for a moment changes no answer; above it
-   nothing does, and the source is not ready.
-3. A look-up is the newest there is (a GET without resourceVersion), but never beats a watch that
-   has seen the object go. What it finds gone is remembered, so that a token of it that keeps
-   coming asks once.
-4. Where the API server cannot be reached, look-ups fail at once for a second.
+1. Reviews use what the watches have reported; no review waits for the API server, except for one
+   bounded look-up of an object, or of its UID, that no watch has reported yet.
+2. Fail closed: an object whose state cannot be determined is UNAVAILABLE. For ``max_silence``
+   without contact the known state is used, so that a short outage of the API server changes no
+   answer; after that nothing is, and the source is not ready.
+3. A look-up returns the newest state (a GET without resourceVersion), but a watch that has seen the
+   object deleted takes precedence. A look-up that finds it gone is remembered, so that a token
+   sent again and again causes one request.
+4. While the API server cannot be reached, look-ups fail immediately for a second at a time.
 5. Each process has its own watches: nothing runs before ``start``, which belongs after a fork.
 """
 
@@ -32,9 +32,9 @@ _CLOSE_SECONDS: Final = 2.0
 
 
 class KubernetesObjects:
-    """The objects of the cluster that a kubeconfig and a context, or this Pod, belong to.
+    """The objects of the cluster of a kubeconfig and a context, or of this Pod.
 
-    ``max_silence`` is in seconds, ``clock`` monotonic. Connects to nothing before ``start`` or the
+    ``max_silence`` is in seconds, ``clock`` monotonic. Makes no connection before ``start`` or the
     first look-up. Raises ConfigurationError.
     """
 
@@ -52,37 +52,37 @@ class KubernetesObjects:
         self._unreachable_until = -inf
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch (invariant 5)."""
         for watch in self._watches:
             watch.start()
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
-        """Return what the watches have told of an object."""
+        """Return what the watches have reported of an object."""
         return self._stores[key.kind].find(key, uid)
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
-        """Ask the API server for an object, twice where the watch contradicts its first answer."""
+        """Get an object from the API server, twice if the watch contradicts the first answer."""
         store = self._stores[key.kind]
-        answer = self._ask(key)
+        answer = self._request(key)
         if store.contradicts(key, answer):
-            answer = self._ask(key)
+            answer = self._request(key)
             if isinstance(answer, ObjectState) and store.contradicts(key, answer):
-                return Absence.GONE
+                return Absence.GONE  # invariant 3
         current = answer.uid if isinstance(answer, ObjectState) else ""
         if answer is not Absence.UNAVAILABLE and (not current or uid not in ("", current)):
             store.remember_gone(key, uid)
         return answer
 
     def problem(self) -> str:
-        """Return of which kinds what is known does not count, since when, and why."""
+        """Return the kinds whose known state is not used, since when, and why."""
         return "; ".join(filter(None, (watch.problem() for watch in self._watches)))
 
     def warning(self) -> str:
-        """Return an empty text: what a watch has to tell is a problem once it lasts."""
+        """Return an empty text: a failing watch is a problem once it lasts."""
         return ""
 
     def close(self) -> None:
-        """End the watches and close the connections."""
+        """Stop the watches and close the connections."""
         for watch in self._watches:
             watch.stop()
         deadline = monotonic() + _CLOSE_SECONDS
@@ -90,8 +90,8 @@ class KubernetesObjects:
             watch.join(max(0.0, deadline - monotonic()))
         self._connection.close()
 
-    def _ask(self, key: ObjectKey) -> Lookup:
-        if self._clock() < self._unreachable_until:
+    def _request(self, key: ObjectKey) -> Lookup:
+        if self._clock() < self._unreachable_until:  # invariant 4
             return Absence.UNAVAILABLE
         try:
             state = look_up(self._connection, key)

@@ -1,12 +1,12 @@
-"""What the watches of an API server have told of the objects.
+"""The known state of one kind of object.
 
 Invariants:
 
-1. An object is known as the last list or event had it; a list replaces all of its kind at once.
-2. The last UIDs that were seen to go are remembered, so that they are refused without asking. A
-   UID never comes back; should a list or an event have one after all, it is not gone.
-3. One thread writes a kind, look-ups add to what has gone, any thread reads: each step is one
-   operation on a dict.
+1. The state of an object is that of the last list or event; a list replaces the whole kind at once.
+2. The most recently deleted UIDs are remembered, to be refused without a look-up. A UID is never
+   reused; if a list or an event has one after all, it is not deleted.
+3. One thread writes, look-ups add deleted UIDs, and any thread reads: each step is one operation on
+   a dict.
 """
 
 from collections import OrderedDict
@@ -17,14 +17,14 @@ from typing import Final
 from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 
 MAX_GONE: Final = 20_000
-"""How many UIDs that have gone are remembered for each kind."""
+"""How many deleted UIDs are remembered for each kind."""
 
 
 class KindStore:
     """The objects of one kind.
 
-    ``clock`` is monotonic. After ``max_silence`` seconds without contact nothing that is known
-    counts.
+    ``clock`` is monotonic. After ``max_silence`` seconds without contact the known state is not
+    used.
     """
 
     def __init__(self, kind: Kind, max_silence: float, clock: Callable[[], float]) -> None:
@@ -40,10 +40,10 @@ class KindStore:
         return len(self._objects)
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
-        """Return what is known of an object; see ObjectSource."""
+        """Return the state of an object; see ObjectSource."""
         contact = self._contact
         if contact is None:
-            # There is no watch yet that would say where this is not so any more.
+            # No watch would report yet that this has changed.
             return Absence.GONE if uid and (key, uid) in self._gone else Absence.UNSEEN
         if self._clock() - contact > self.max_silence:
             return Absence.UNAVAILABLE
@@ -56,7 +56,7 @@ class KindStore:
         return state
 
     def contradicts(self, key: ObjectKey, answer: Lookup) -> bool:
-        """Return whether a look-up's answer may be older than what the watch has told."""
+        """Return whether a look-up's answer may be older than what the watch has reported."""
         if isinstance(answer, ObjectState):
             return (key, answer.uid) in self._gone
         return answer is Absence.GONE and key in self._objects
@@ -66,12 +66,12 @@ class KindStore:
         return None if self._contact is None else self._clock() - self._contact
 
     def touch(self) -> None:
-        """Note that the API server was heard; counts once there has been a list."""
+        """Record a contact with the API server, if there has been a list."""
         if self._contact is not None:
             self._contact = self._clock()
 
     def replace(self, objects: dict[ObjectKey, ObjectState]) -> None:
-        """Take over a whole list."""
+        """Replace all objects by those of a list."""
         for key, old in self._objects.items():
             new = objects.get(key)
             if new is None or new.uid != old.uid:
@@ -82,7 +82,7 @@ class KindStore:
         self._contact = self._clock()
 
     def put(self, key: ObjectKey, state: ObjectState) -> None:
-        """Take over an object that was added or changed."""
+        """Store an object that was added or changed."""
         old = self._objects.get(key)
         self._objects[key] = state
         if old is not None and old.uid != state.uid:
@@ -91,7 +91,7 @@ class KindStore:
         self.touch()
 
     def remove(self, key: ObjectKey, uid: str) -> None:
-        """Take an object out that was deleted."""
+        """Remove a deleted object."""
         self.remember_gone(key, uid)
         old = self._objects.get(key)
         if old is not None and old.uid == uid:
@@ -99,7 +99,7 @@ class KindStore:
         self.touch()
 
     def remember_gone(self, key: ObjectKey, uid: str) -> None:
-        """Note that the object with this UID is not there; an empty one stands for any."""
+        """Record that no object has this UID; an empty UID means any."""
         with self._gone_lock:
             self._gone[key, uid] = None
             if len(self._gone) > MAX_GONE:

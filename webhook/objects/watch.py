@@ -1,18 +1,18 @@
-"""Keeps what is known of one kind as an API server has it: list, then watch.
+"""Keeps the store of one kind up to date: list, then watch.
 
-Source: client-go ``tools/cache/reflector.go``, whose rules the first three are.
+Source: client-go ``tools/cache/reflector.go``, from which the first three rules are.
 
 Invariants:
 
-1. A watch goes on from the last resourceVersion that was heard. Where that is too old (410, as
-   status or as event), or the API server refuses in any other way, all is listed again.
-2. Every failure makes the next try wait longer, up to a limit and by chance, until a watch has
-   lasted.
-3. Nothing is waited for without end: the API server ends a watch after a while, and where it does
-   not the watch is ended here.
-4. Contact is a list, an event, a bookmark, or a watch that has lasted and ended in order. That one
-   could be opened is none: something in between may answer everything with nothing.
-5. After a silence in which nothing that is known counted, only a list makes it count again.
+1. A watch resumes from the last resourceVersion received. If that is too old (410, as status or as
+   event), or the API server refuses for any other reason, all objects are listed again.
+2. After each failure the next attempt waits longer, up to a limit and with jitter, until a watch
+   has lasted.
+3. No wait is unlimited: the API server ends a watch after a while, and if it does not the watch is
+   ended here.
+4. A contact is a list, an event, a bookmark, or a watch that has lasted and was ended by the API
+   server. An open watch is not: something in between may answer everything with nothing.
+5. Once the silence was too long, only a list makes the known state usable again.
 """
 
 import logging
@@ -35,7 +35,7 @@ _FIRST_DELAY_SECONDS: Final = 0.2
 _MAX_DELAY_SECONDS: Final = 5.0
 _MAX_WATCH_SECONDS: Final = 30
 _MAX_GRACE_SECONDS: Final = 10.0
-# A watch that ends sooner and has told nothing did not work.
+# A watch that ends sooner without an event did not work.
 _LASTING_SECONDS: Final = 1.0
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERRORS: Final = 500
@@ -48,7 +48,7 @@ class KindWatch:
     def __init__(self, connection: Connection, store: KindStore) -> None:
         self._connection = connection
         self._store = store
-        # A third of the longest silence, so that a try that fails is not the last.
+        # A third of the longest silence, so that there is time for another attempt.
         third = store.max_silence / 3
         self._watch_seconds = max(1, min(_MAX_WATCH_SECONDS, int(third)))
         self._grace_seconds = min(_MAX_GRACE_SECONDS, third)
@@ -63,24 +63,24 @@ class KindWatch:
         self._thread = Thread(target=self._run, name=f"leeway-{store.kind}s", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._started = time()
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell the thread to end."""
+        """Request the thread to end."""
         self._stopped.set()
         with self._lock:
             if self._watch is not None:
                 self._watch.interrupt()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread to end; where it waits for an answer still, it is left behind."""
+        """Wait for the thread to end, at most ``seconds``; after that it is abandoned."""
         if self._thread.is_alive():
             self._thread.join(seconds)
 
     def problem(self) -> str:
-        """Return why what is known of this kind does not count, empty where it does."""
+        """Return why the known state of this kind is not used, empty if it is."""
         silence = self._store.silence()
         if silence is None:
             return (
@@ -98,16 +98,16 @@ class KindWatch:
             try:
                 self._step()
             except APIServerError as error:
-                self._note(error)
-            except Exception as error:  # or what is known would grow old without a word
+                self._note_failure(error)
+            except Exception as error:  # the thread must go on
                 _logger.exception("the watch of %ss failed", self._store.kind)
-                self._note(APIServerError(f"an internal error, {type(error).__name__}"))
-            self._stopped.wait(_delay(self._failures))
+                self._note_failure(APIServerError(f"an internal error, {type(error).__name__}"))
+            self._stopped.wait(_delay(self._failures))  # invariant 2
 
     def _step(self) -> None:
         silence = self._store.silence()
         if silence is None or silence > self._store.max_silence:
-            self._version = ""
+            self._version = ""  # invariant 5
         if not self._version:
             self._list()
         self._follow()
@@ -136,11 +136,11 @@ class KindWatch:
             with self._lock:
                 self._watch = watch
             try:
-                # Set before it is looked at in stop(), which holds the lock for that.
+                # stop() sets it before it takes the lock, so it is not missed here.
                 if self._stopped.is_set():
                     return
                 for event in watch.events():
-                    self._take(event)
+                    self._apply(event)
                     self._note_success()
             finally:
                 with self._lock:
@@ -149,10 +149,10 @@ class KindWatch:
             return
         if monotonic() - began < _LASTING_SECONDS:
             raise APIServerError("its watches end as soon as they begin")
-        self._store.touch()
+        self._store.touch()  # invariant 4
         self._note_success()
 
-    def _take(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         if event.key is not None and event.state is not None:
             if event.type == "DELETED":
                 self._store.remove(event.key, event.state.uid)
@@ -169,15 +169,15 @@ class KindWatch:
             _logger.warning("the API server tells of %ss again", self._store.kind)
             self._logged = ""
 
-    def _note(self, error: APIServerError) -> None:
+    def _note_failure(self, error: APIServerError) -> None:
         if self._stopped.is_set():
             return
         temporary = error.code in (0, _TOO_MANY_REQUESTS) or error.code >= _SERVER_ERRORS
         if not temporary:
-            self._version = ""
+            self._version = ""  # invariant 1
         self._failures += 1
         self._why = str(error)
-        # That a watch breaks off once is nothing to tell of.
+        # A single failure is not worth a warning.
         if self._failures > 1 and self._why != self._logged:
             _logger.warning("the API server does not tell of %ss: %s", self._store.kind, self._why)
             self._logged = self._why
