@@ -1,4 +1,4 @@
-"""An https URL, taken apart."""
+"""Parses https URLs."""
 
 import re
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ _URL = re.compile(
 
 
 class HTTPSAddress(NamedTuple):
-    """A URL taken apart: ``host`` without brackets, ``target`` the path with the query."""
+    """The parts of a URL: ``host`` without brackets, ``target`` is the path with the query."""
 
     url: str
     host: str
@@ -22,13 +22,13 @@ class HTTPSAddress(NamedTuple):
 
     @property
     def display(self) -> str:
-        """The URL as messages show it: without its query, which may have a key in it."""
+        """The URL for messages: without its query, which may contain a key."""
         start, mark, _ = self.url.partition("?")
         return (HIDDEN if kind_of_secret(start) else start) + (mark and "?...")
 
     @property
     def display_target(self) -> str:
-        """The path as messages show it."""
+        """The path for messages, without the query."""
         start, mark, _ = self.target.partition("?")
         return plain(start) + (mark and "?...")
 
@@ -40,7 +40,12 @@ class HTTPSAddress(NamedTuple):
 
 
 def parse_https_url(url: str) -> HTTPSAddress:
-    """Take an https URL apart. Raises ValueError for any other, or one with user or fragment."""
+    """Parse an https URL. Raises ValueError for any other, or one with a user or a fragment.
+
+    >>> address = parse_https_url("https://[::1]:8443/keys?v=2")
+    >>> address.host, address.port, address.target, address.display
+    ('::1', 8443, '/keys?v=2', 'https://[::1]:8443/keys?...')
+    """
     match = _URL.fullmatch(url)
     port = int(match[3] or _DEFAULT_PORT) if match else 0
     if match is None or "#" in url or not 1 <= port <= 65535:

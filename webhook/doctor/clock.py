@@ -5,8 +5,8 @@ between request and response the other clock was between that time and a second 
 responses narrow this down, as in NTP's intersection (RFC 5905 section 11.2.1). Times are Unix
 seconds.
 
->>> estimate_offset([Sample("Thu, 01 Jan 1970 00:01:00 GMT", 30.0, 30.2)])
-Offset(ahead=30.4, uncertainty=0.6)
+>>> estimate_offset([Sample("Thu, 01 Jan 1970 00:01:00 GMT", 30.0, 30.25)])
+Offset(ahead=30.375, uncertainty=0.625)
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
-"""Why nothing usable came from a server.
+"""Errors of requests to other servers.
 
-A message says so in a few words, without the URL and without anything that was sent: the caller
-knows what it may name.
+A message contains neither the URL nor anything that was sent: the caller knows what it can name.
 """
 
 import http.client
@@ -12,58 +11,50 @@ from webhook.errors import LeewayError
 
 
 class OutboundError(LeewayError):
-    """Base of all. Never raised itself."""
+    """Base of these errors; never raised itself."""
 
 
 class CertificateRefusedError(OutboundError):
-    """The server's certificate is not good for its host, or its CA is not trusted."""
+    """The server's certificate is not valid for its host, or its CA is not trusted."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"its certificate is not accepted: {why}")
         self.why = why
 
 
-class DeadlineExceededError(OutboundError):
-    """The answer was not complete at the deadline."""
-
-
 class NotListeningError(OutboundError):
     """No process listens at the address."""
 
 
-class UnreachableError(OutboundError):
-    """No connection, no TLS session, or the connection ended before the answer did."""
-
-
-class BadAnswerError(OutboundError):
-    """What was answered is not HTTP, or too large."""
+class RequestFailedError(OutboundError):
+    """No complete response: no connection, too late, cut off, too large, or not HTTP."""
 
 
 def outbound_error(error: Exception, seconds: float) -> OutboundError:
-    """Return what an exception of a socket, of TLS or of ``http.client`` means.
+    """Return the error for an exception of a socket, of TLS or of ``http.client``.
 
-    ``seconds`` is the time that there was for the request.
+    ``seconds`` is the time limit of the request.
     """
     if isinstance(error, OutboundError):
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
-        # Which may name the host that was asked for.
+        # Its message may name the host of the request.
         why = error.verify_message
         why = "it is for another host" if could_be_secret(why) else why
         return CertificateRefusedError(why)
     if isinstance(error, TimeoutError):
-        return DeadlineExceededError(f"it did not answer in full within {seconds:g}s")
+        return RequestFailedError(f"it did not answer in full within {seconds:g}s")
     if isinstance(error, OSError):
         return _unreachable(error)
-    return BadAnswerError(f"its answer is not HTTP: {type(error).__name__}")
+    return RequestFailedError(f"its answer is not HTTP: {type(error).__name__}")
 
 
 def _unreachable(error: OSError) -> OutboundError:
     if isinstance(error, ConnectionRefusedError):
         return NotListeningError("it cannot be reached: Connection refused")
     if isinstance(error, ssl.SSLEOFError | http.client.RemoteDisconnected):
-        return UnreachableError("the connection was cut before the end of the answer")
+        return RequestFailedError("the connection was cut before the end of the answer")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or "unknown").replace("_", " ").lower()
-        return UnreachableError(f"TLS with it failed: {reason[:256]}")
-    return UnreachableError(f"it cannot be reached: {(error.strerror or 'unknown')[:256]}")
+        return RequestFailedError(f"TLS with it failed: {reason[:256]}")
+    return RequestFailedError(f"it cannot be reached: {(error.strerror or 'unknown')[:256]}")

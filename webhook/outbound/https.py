@@ -1,14 +1,14 @@
-"""GET requests over HTTPS, with everything about them bounded.
+"""The HTTPS client for all outgoing requests: GET only, and limited in time and size.
 
 Invariants:
 
-1. Only https, and only with a certificate that is good for the host, unless the caller's TLS
-   context says otherwise.
-2. Nothing is tried again and no redirect is followed: both are for the caller to judge. Proxies of
-   the environment are not used.
-3. What is received is at most the caller's limit, and MAX_HEAD_BYTES beside it.
-4. A request is over at its deadline, however slowly the other side sends. Time limits of sockets
-   count from one byte to the next, so what is left is set before each read.
+1. Only https, and only with a certificate that is valid for the host, unless the caller's TLS
+   context allows another.
+2. No request is repeated and no redirect followed: the caller decides. Proxies of the environment
+   are not used.
+3. At most the caller's limit is received, and MAX_HEAD_BYTES in addition.
+4. A request ends at its deadline, however slowly the other side sends. The timeout of a socket
+   starts again with each byte, so it is set to the time left before each read.
 5. No error shows what was sent.
 """
 
@@ -27,17 +27,26 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from webhook.https_url import HTTPSAddress
-from webhook.outbound.errors import BadAnswerError, outbound_error
+from webhook.outbound.errors import RequestFailedError, outbound_error
 from webhook.version import VERSION
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""For the header, and what chunked encoding adds to the body."""
+"""For the header and the framing of a chunked body."""
 _CHUNK_BYTES: Final = 64 * 1024
 _MAX_IDLE: Final = 8
 
 
 class Deadline:
-    """A moment at which it is over; ``clock`` is monotonic."""
+    """A time limit that starts now; ``clock`` is monotonic.
+
+    >>> times = iter([100.0, 101.5, 103.0])
+    >>> deadline = Deadline(2.0, lambda: next(times))
+    >>> deadline.left()
+    0.5
+    >>> deadline.left()
+    Traceback (most recent call last):
+    TimeoutError
+    """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
         self.seconds = seconds
@@ -67,7 +76,7 @@ class Endpoint(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """An HTTP proxy that connects to HTTPS servers (CONNECT); ``authorization`` is its header."""
+    """An HTTP proxy for HTTPS servers (CONNECT); ``authorization`` is the value of its header."""
 
     host: str
     port: int
@@ -75,15 +84,15 @@ class Proxy(NamedTuple):
 
 
 def endpoint_of(address: HTTPSAddress) -> Endpoint:
-    """Return the endpoint that a URL names."""
+    """Return the endpoint of a URL."""
     return Endpoint(address.host, address.port, address.host, address.authority)
 
 
 def client_context(ca_file: Path | str | None = None, ca: str | None = None) -> ssl.SSLContext:
     """Return a TLS context that trusts the CAs of a file or a PEM text, else those of the system.
 
-    Chain, names and dates are checked. Since Python 3.13 the default is stricter: CAs without key
-    identifiers, as those of EKS and MicroK8s, would be refused. Raises OSError and ValueError.
+    Chain, names and dates are checked. The default since Python 3.13 would refuse CAs without key
+    identifiers, such as those of EKS and MicroK8s. Raises OSError and ValueError.
     """
     context = ssl.create_default_context(cafile=ca_file, cadata=ca)
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -92,7 +101,7 @@ def client_context(ca_file: Path | str | None = None, ca: str | None = None) -> 
 
 
 class Response:
-    """An answer, whose body has yet to be read. It has to be closed."""
+    """A response whose body has yet to be read. It has to be closed."""
 
     def __init__(
         self,
@@ -117,16 +126,16 @@ class Response:
         self.close()
 
     def header(self, name: str) -> str:
-        """Return a header field; empty if the answer lacks it."""
+        """Return a header field, empty if there is none."""
         return self._response.getheader(name, "")
 
     @property
     def length(self) -> int | None:
-        """The bytes of the body that are left, where that is known."""
+        """The number of bytes left in the body, None if unknown."""
         return self._response.length
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the body in parts, each as soon as it comes. Raises OutboundError."""
+        """Yield parts of the body as they arrive. Raises OutboundError."""
         try:
             while part := self._response.read1(_CHUNK_BYTES):
                 yield part
@@ -136,15 +145,15 @@ class Response:
             raise outbound_error(error, self._received.seconds) from error
 
     def read(self) -> bytes:
-        """Return the whole body. Raises OutboundError."""
+        """Return the body. Raises OutboundError."""
         return b"".join(self.chunks())
 
     def interrupt(self) -> None:
-        """Let a thread that waits in ``chunks`` go on, from another one."""
+        """Wake a thread that waits in ``chunks``."""
         self._received.interrupt()
 
     def close(self) -> None:
-        """Keep the connection for the next request if the body was read to its end."""
+        """Keep the connection for the next request if the body was read to the end."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             response = self._response
@@ -155,7 +164,7 @@ class Response:
 
 
 class Client:
-    """Requests to one endpoint, whose connections are kept for the next request."""
+    """A client for one endpoint, which keeps its connections for the next requests."""
 
     def __init__(
         self, endpoint: Endpoint, context: ssl.SSLContext, proxy: Proxy | None = None
@@ -168,7 +177,7 @@ class Client:
         self._lock = Lock()
 
     def connect(self, deadline: Deadline) -> None:
-        """Make a connection for a later request. Raises OutboundError."""
+        """Open a connection for a later request. Raises OutboundError."""
         try:
             self._keep(self._connect(deadline), True)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -181,15 +190,15 @@ class Client:
         deadline: Deadline,
         max_bytes: int,
     ) -> Response:
-        """Return an answer, whatever its status; ``target`` is the path with the query.
+        """Return the response, whatever its status; ``target`` is the path with the query.
 
-        ``deadline`` is for the body as well. Raises OutboundError.
+        ``deadline`` includes the body. Raises OutboundError.
         """
         lines = [f"GET {target} HTTP/1.1", f"Host: {self._endpoint.authority}"]
         fields = {"User-Agent": f"leeway/{VERSION}", "Accept-Encoding": "identity", **headers}
         lines += [f"{name}: {value}" for name, value in fields.items()]
         if not all(line.isascii() and line.isprintable() for line in lines):
-            raise BadAnswerError("a header of the request has a character that is not allowed")
+            raise RequestFailedError("a header of the request has a character that is not allowed")
         connection: ssl.SSLSocket | None = None
         try:
             connection = self._take() or self._connect(deadline)
@@ -210,7 +219,7 @@ class Client:
         return Response(response, received, lambda complete: self._keep(opened, complete))
 
     def close(self) -> None:
-        """Close the connections that are idle, and later those that are in use."""
+        """Close the idle connections now, and those in use after their responses."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -225,7 +234,7 @@ class Client:
                 connection = self._idle.pop()
             if not _is_readable(connection):
                 return connection
-            # It was closed by the other side.
+            # The other side has closed it.
             connection.close()
 
     def _keep(self, connection: ssl.SSLSocket, complete: bool) -> None:
@@ -262,7 +271,7 @@ def _connected(host: str, port: int, deadline: Deadline) -> socket.socket:
     for place, (family, kind, protocol, _, target) in enumerate(found):
         plain = socket.socket(family, kind, protocol)
         try:
-            # An address that does not answer leaves time for those after it.
+            # Leave time for the other addresses.
             plain.settimeout(deadline.left() / (len(found) - place))
             plain.connect(target)
         except OSError as error:
@@ -275,7 +284,7 @@ def _connected(host: str, port: int, deadline: Deadline) -> socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
-    # The resolver has limits of its own, which may be longer than ours.
+    # In a thread, since the timeouts of the resolver may be longer than the deadline.
     answer: Future[list[Any]] = Future()
 
     def resolve() -> None:
@@ -291,7 +300,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
 def _open_tunnel(
     plain: socket.socket, endpoint: Endpoint, proxy: Proxy, deadline: Deadline
 ) -> None:
-    """Have a proxy connect a socket to an endpoint (RFC 9110 section 9.3.6)."""
+    """Request a tunnel to an endpoint from a proxy (RFC 9110 section 9.3.6)."""
     host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     target = f"{host}:{endpoint.port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", f"User-Agent: leeway/{VERSION}"]
@@ -302,13 +311,13 @@ def _open_tunnel(
     try:
         response.begin()
         if response.status != http.client.OK:
-            raise BadAnswerError(f"its proxy answered {response.status} to CONNECT")
+            raise RequestFailedError(f"its proxy answered {response.status} to CONNECT")
     finally:
         response.close()
 
 
 class _Received(io.RawIOBase):
-    """What a socket sends, until the deadline and up to a number of bytes."""
+    """The stream from a socket, until the deadline and up to ``max_bytes`` of body."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline, max_bytes: int) -> None:
         self._connection = connection
@@ -322,7 +331,7 @@ class _Received(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._connection.settimeout(self._deadline.left())
+        self._connection.settimeout(self._deadline.left())  # invariant 4
         try:
             size = self._connection.recv_into(buffer)
         except OSError:
@@ -330,15 +339,15 @@ class _Received(io.RawIOBase):
                 return 0
             raise
         self._room -= size
-        if self._room < 0:
-            raise BadAnswerError(
+        if self._room < 0:  # invariant 3
+            raise RequestFailedError(
                 f"its answer has more than {self._max_bytes} bytes, or a header of more than "
                 f"{MAX_HEAD_BYTES}; less is allowed"
             )
         return size
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Be to http.client what it wants of a socket."""
+        """Return the stream, as http.client requests it from a socket."""
         return io.BufferedReader(self, _CHUNK_BYTES)
 
     def response(self, method: str = "GET") -> http.client.HTTPResponse:
@@ -347,6 +356,6 @@ class _Received(io.RawIOBase):
 
     def interrupt(self) -> None:
         self._interrupted = True
-        # Not the method of SSLSocket, which would have the other thread go on without TLS.
+        # Not the method of SSLSocket, after which the other thread would read without TLS.
         with suppress(OSError):
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
