@@ -20,6 +20,9 @@ class StillSource:
     def problem(self) -> str:
         return ""
 
+    def warning(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 

@@ -9,12 +9,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -98,7 +99,7 @@ class FakeKube:
         *,
         deleted_at: float | None = None,
         labels: dict[str, str] | None = None,
-        **spec: str,
+        spec: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Make an object, or change it where one with that UID is there."""
         metadata: JSONObject = {"name": key.name, "uid": uid}
@@ -276,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._list(request)
 
     def _user(self) -> str:
-        certificate: Any = self.connection.getpeercert()  # type: ignore[attr-defined]
+        certificate: Any = self.connection.getpeercert()
         if certificate:
             return str(certificate["subject"][0][0][1])
         return self.headers.get("Authorization", "").removeprefix("Bearer ")

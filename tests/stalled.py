@@ -17,13 +17,13 @@ def closing_times(opened: dict[socket.socket, float], give_up: float) -> list[fl
             selector.register(sock, selectors.EVENT_READ)
         while len(seconds) < len(opened) and time.monotonic() < give_up:
             for key, _ in selector.select(0.1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
+                readable = key.fileobj
+                assert isinstance(readable, socket.socket)
                 try:
-                    is_closed = not sock.recv(65536)
+                    is_closed = not readable.recv(65536)
                 except ConnectionError:
                     is_closed = True
                 if is_closed:
-                    seconds.append(time.monotonic() - opened[sock])
-                    selector.unregister(sock)
+                    seconds.append(time.monotonic() - opened[readable])
+                    selector.unregister(readable)
     return seconds

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -48,7 +49,7 @@ JUDGES_TIMES = "TEST_TIMES" in os.environ
 _HANGS_SECONDS = 30.0
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 
-JSONObject = dict[str, object]
+JSONObject = dict[str, Any]
 
 
 @cache
@@ -129,6 +130,13 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
+def read_object(text: str | bytes) -> JSONObject:
+    """Parse JSON whose value is an object."""
+    value = json.loads(text)
+    assert isinstance(value, dict)
+    return value
+
+
 def token_of(
     claims: Mapping[str, object] | bytes,
     key: SigningKey | None = None,
@@ -207,9 +215,7 @@ def revocation_list(
 def review(outcome: Outcome, audiences: Sequence[str] = ()) -> JSONObject:
     """Render an outcome as a TokenReview and read it as any client would."""
     request = TokenReviewRequest("authentication.k8s.io/v1", "not shown", tuple(audiences))
-    value = json.loads(render_token_review(request, outcome))
-    assert isinstance(value, dict)
-    return value
+    return read_object(render_token_review(request, outcome))
 
 
 def assert_accepted(outcome: Outcome) -> Authenticated:
@@ -225,10 +231,9 @@ def assert_refused(outcome: Outcome, token: str, reason: Reason, *, ours: bool =
     assert isinstance(outcome, Refused)
     answer = review(outcome)
     status = answer["status"]
-    assert isinstance(status, dict)
     assert status["authenticated"] is False
     assert status.keys() == ({"authenticated", "error"} if ours else {"authenticated"})
-    assert answer["metadata"]["annotations"]["leeway.dev/reason"] == reason  # type: ignore[index]
+    assert answer["metadata"]["annotations"]["leeway.dev/reason"] == reason
     assert outcome.error.reason is reason, str(outcome.error)
     text = str(outcome.error)
     assert text

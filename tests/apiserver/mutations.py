@@ -17,7 +17,7 @@ from tests.support import JSONObject, as_json, b64, header_of, raw_signature, si
 from .cluster import ISSUER, NAMESPACE, SIGNING_KEY
 
 OTHER_KEY = signing_key("RS256", "foreign")
-JSON_VALUES: Final = (
+JSON_VALUES: Final[tuple[object, ...]] = (
     None, True, False, 0, 1, -1, 1.5, 2**31, 2**63, 10**30, "", "a", "0", [], [""], ["a"], [1], {},
     {"a": 1}, [[]],
 )  # fmt: skip

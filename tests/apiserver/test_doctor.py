@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 from tests.e2e.harness import LEEWAY, RunningServer
 
@@ -11,7 +12,7 @@ from .cluster import APIServer
 def test_doctor_compares_its_clock_with_the_api_server(
     cluster: APIServer, leeway: RunningServer
 ) -> None:
-    command = [LEEWAY, "doctor", "--data-dir", leeway.data_dir, "-o", "json"]
+    command: list[str | Path] = [LEEWAY, "doctor", "--data-dir", leeway.data_dir, "-o", "json"]
     command += ["--api-server", cluster.url, "--api-server-ca", cluster.ca_file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

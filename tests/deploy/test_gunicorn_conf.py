@@ -18,7 +18,7 @@ from webhook.setup.init import InitOptions, initialise
 GUNICORN = [
     str(Path(sys.executable).with_name("gunicorn")),
     "--config",
-    DEPLOY / "gunicorn.conf.py",
+    str(DEPLOY / "gunicorn.conf.py"),
 ]
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_served_is_one_line(data_dir: Path, tmp_path: Path) -> No
         lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
         assert len(lines) == 1, done.stderr
         assert not own.exists()
-        return lines[0]
+        return str(lines[0])
 
     assert "is missing; create it with `leeway init`" in refused(
         LEEWAY_DATA_DIR=str(tmp_path / "no")

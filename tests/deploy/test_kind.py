@@ -352,7 +352,7 @@ def test_certificates_verify_with_openssl(made: Path, tmp_path: Path) -> None:
     tls = made / "leeway-data" / "tls"
     ca = tmp_path / "ca.crt"
     ca.write_bytes((tls / "ca.crt").read_bytes())
-    verify = ["verify", "-x509_strict", "-CAfile", ca]
+    verify: list[str | Path] = ["verify", "-x509_strict", "-CAfile", ca]
     server = tls / "server.crt"
     assert openssl(*verify, "-purpose", "sslserver", "-verify_ip", "127.0.0.1", server).endswith(
         "OK"

@@ -316,8 +316,9 @@ def running_leeway(folder: Path) -> Iterator[RunningServer]:
     configuration = _CONFIGURATION.format(audience=AUDIENCE, host=HOST, port=port)
     (data_dir / "leeway.yaml").write_text(configuration)
     initialise(data_dir, InitOptions(), time.time())
-    command = [LEEWAY, "auth", "disable", "--data-dir", data_dir]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(
+        [LEEWAY, "auth", "disable", "--data-dir", data_dir], check=True, capture_output=True
+    )
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(

@@ -97,7 +97,8 @@ def _grant(role: str, kind: str | None, key: bytes, end: bytes = b"") -> dict[st
 
 
 def _revoke(role: str, key: bytes, end: bytes = b"") -> dict[str, object]:
-    return {"role": role, "key": b64(key)} | ({"range_end": b64(end)} if end else {})
+    body: dict[str, object] = {"role": role, "key": b64(key)}
+    return body | ({"range_end": b64(end)} if end else {})
 
 
 def _user(name: str, password: str = "pw") -> dict[str, object]:
@@ -141,7 +142,7 @@ _ROOT_HAS_NO_ROLE = (*_FAILED, "etcdserver: root user does not have root role")
 _AUTH_OFF = (*_FAILED, "etcdserver: authentication is not enabled")
 _FORBIDDEN = (*_DENIED, "etcdserver: permission denied")
 _BAD_TOKEN = (*_UNAUTHENTICATED, "etcdserver: invalid auth token")
-_OPTIONS = {"options": {"no_password": True}}
+_OPTIONS: dict[str, object] = {"options": {"no_password": True}}
 
 _USERS_AND_ROLES_WHILE_DISABLED = (
     Step("user/list", {}),
@@ -314,7 +315,7 @@ _AS_ROOT = (
     Step("authenticate", _user("Ünïcode \u2603", "pässword")),
 )
 
-_EVERY_ADMIN_CALL = (
+_EVERY_ADMIN_CALL: tuple[tuple[str, dict[str, object]], ...] = (
     ("disable", {}),
     ("user/add", _user("carol")),
     ("user/add", {}),
@@ -414,7 +415,8 @@ def test_without_identity(pair: Pair) -> None:
 
 def test_tokens_that_are_no_more(pair: Pair) -> None:
     _prepared(pair)
-    calls = [*_EVERY_ADMIN_CALL, ("status", {}), ("enable", {}), ("user/get", {"name": "bob"})]
+    calls: list[tuple[str, dict[str, object]]] = [*_EVERY_ADMIN_CALL, ("status", {})]
+    calls += [("enable", {}), ("user/get", {"name": "bob"})]
     pair.tokens["forged"] = ("no.such.token", "no.such.token")
     _play(pair, "forged", *(Step(name, body, _BAD_TOKEN) for name, body in calls))
     _play(pair, "forged", Step("authenticate", _user("bob")))

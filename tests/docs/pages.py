@@ -341,4 +341,4 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
 
 def python_of(page: Path, number: int = 0) -> str:
     """Return the text of a Python block of a page."""
-    return PYTHON_BLOCK.findall(page.read_text("utf-8"))[number]
+    return str(PYTHON_BLOCK.findall(page.read_text("utf-8"))[number])

@@ -171,9 +171,8 @@ def run_steps(session: Session, name: str, page: Page) -> list[str]:
             assert code == 0, "\n".join(lines)
         command = step.command
         for adapted in page.adapted:
-            command, times = re.subn(
-                adapted.pattern, lambda _, a=adapted: a.replacement, command, flags=re.M
-            )
+            literal = adapted.replacement.replace("\\", r"\\")
+            command, times = re.subn(adapted.pattern, literal, command, flags=re.M)
             used.update([adapted.pattern] * times)
         lines, code = session.run(command)
         wanted_code = entry(page.exits, step, time, used) or 0

@@ -126,7 +126,8 @@ async def run(kind: str, count: int, crowd: Crowd) -> None:
 @contextmanager
 def crowd_of(server: RunningServer, kind: str, count: int) -> Iterator[Counter[str]]:
     """Have clients of a kind there; what became of them is in the counter afterwards."""
-    arguments = [kind, str(count), HOST, str(server.port), server.data_dir / "tls" / "ca.crt"]
+    ca_file = str(server.data_dir / "tls" / "ca.crt")
+    arguments = [kind, str(count), HOST, str(server.port), ca_file]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.e2e.crowd", *arguments],
         cwd=_ROOT,

@@ -130,8 +130,9 @@ def age_pending(patient: Patient) -> None:
 
 def add_weak_key(patient: Patient) -> None:
     key = patient.data_dir / "keys" / "old.pem"
-    command = ["openssl", "genrsa", "-traditional", "-out", key, "1024"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "genrsa", "-traditional", "-out", key, "1024"], check=True, capture_output=True
+    )
     key.chmod(0o600)
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from webhook.cli.main import main
 from webhook.server.connection import worker as server_worker
+from webhook.server.connection.tls import load_context
 from webhook.server.flask import api_discovery
 from webhook.server.reload import live_application as server_app
+from webhook.server.reload.composition import compose
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
 # Names a file; while it is there, what it names fails.
 PLANTED = "TEST_PLANTED_FAULT"
-compose = server_app.compose
-load_context = server_worker.load_context
 
 
 def crash() -> Any:
@@ -67,7 +67,7 @@ def compose_faulty(*parts: Any) -> Any:
 
 
 if __name__ == "__main__":
-    server_app.compose = compose_faulty
-    server_worker.load_context = load_faulty_context
+    server_app.compose = compose_faulty  # type: ignore[attr-defined, assignment]
+    server_worker.load_context = load_faulty_context  # type: ignore[attr-defined]
     api_discovery.group_list = crash
     main()

@@ -42,9 +42,8 @@ def api(
         yield kubernetes.AuthenticationV1Api(api_client)
 
 
-def create(
-    api: kubernetes.AuthenticationV1Api, token: str, **members: str
-) -> kubernetes.V1TokenReview:
+def create(api: kubernetes.AuthenticationV1Api, token: str, **members: Any) -> Any:
+    """Create a TokenReview; every member of the answer is optional to the client's types."""
     spec = kubernetes.V1TokenReviewSpec(token=token, audiences=[AUDIENCE])
     return api.create_token_review(kubernetes.V1TokenReview(spec=spec, **members))
 
@@ -79,7 +78,7 @@ def test_kubernetes_client_as_it_is_sent(
         review = kubernetes.V1TokenReview(
             spec=kubernetes.V1TokenReviewSpec(token=server.sign(ahead=ahead), audiences=[AUDIENCE])
         )
-        answer = api.create_token_review(review, _preload_content=False)
+        answer: Any = api.create_token_review(review, _preload_content=False)
         assert answer.status == 201
         assert json.loads(answer.data)["status"]["authenticated"] is authenticated
 
@@ -88,23 +87,28 @@ def test_kubernetes_client_and_a_bad_review(api: kubernetes.AuthenticationV1Api)
     with pytest.raises(kubernetes.ApiException) as caught:
         create(api, "")
     assert caught.value.status == 400
-    assert json.loads(caught.value.body)["message"].startswith("token is required")
+    assert json.loads(caught.value.body or "")["message"].startswith("token is required")
 
 
 def test_kubernetes_client_asks_who_it_is(api: kubernetes.AuthenticationV1Api) -> None:
-    review = api.create_self_subject_review(kubernetes.V1SelfSubjectReview())
+    review: Any = api.create_self_subject_review(kubernetes.V1SelfSubjectReview())
     assert (review.kind, review.api_version) == ("SelfSubjectReview", VERSIONS[0])
     user = review.status.user_info
     assert user.username in ("root", "kube-apiserver")
     assert (user.groups, user.uid, user.extra) == (["system:authenticated"], None, None)
 
 
+def username(api: kubernetes.AuthenticationV1Api) -> str:
+    review: Any = api.create_self_subject_review(kubernetes.V1SelfSubjectReview())
+    return str(review.status.user_info.username)
+
+
 def test_kubernetes_client_asks_what_it_may(api: kubernetes.AuthenticationV1Api) -> None:
-    is_root = "root" in api.create_self_subject_review({}).status.user_info.username
+    is_root = "root" in username(api)
     authorization = kubernetes.AuthorizationV1Api(api.api_client)
     pods = kubernetes.V1ResourceAttributes(verb="list", resource="pods", namespace="demo")
     spec = kubernetes.V1SelfSubjectAccessReviewSpec(resource_attributes=pods)
-    review = authorization.create_self_subject_access_review(
+    review: Any = authorization.create_self_subject_access_review(
         kubernetes.V1SelfSubjectAccessReview(spec=spec)
     )
     assert (review.kind, review.api_version) == ("SelfSubjectAccessReview", AUTHORIZATION)
@@ -122,7 +126,7 @@ def test_kubernetes_client_asks_what_it_may(api: kubernetes.AuthenticationV1Api)
             kubernetes.V1SubjectAccessReview(spec=kubernetes.V1SubjectAccessReviewSpec())
         )
     assert caught.value.status == 422
-    causes = json.loads(caught.value.body)["details"]["causes"]
+    causes = json.loads(caught.value.body or "")["details"]["causes"]
     assert [cause["field"] for cause in causes] == ["spec.resourceAttributes", "spec.user"]
 
 
@@ -132,12 +136,12 @@ def test_kubernetes_client_asks_for_a_token(
     core = kubernetes.CoreV1Api(api.api_client)
     spec = kubernetes.V1TokenRequestSpec(audiences=[AUDIENCE], expiration_seconds=1200)
     request = kubernetes.AuthenticationV1TokenRequest(spec=spec)
-    if "kube-apiserver" in api.create_self_subject_review({}).status.user_info.username:
+    if "kube-apiserver" in username(api):
         with pytest.raises(kubernetes.ApiException) as caught:
             core.create_namespaced_service_account_token("loofah", "argo-run", request)
         assert caught.value.status == 403
         return
-    answer = core.create_namespaced_service_account_token("loofah", "argo-run", request)
+    answer: Any = core.create_namespaced_service_account_token("loofah", "argo-run", request)
     server.tokens.append(answer.status.token)
     assert (answer.metadata.name, answer.metadata.namespace) == ("loofah", "argo-run")
     lifetime = answer.status.expiration_timestamp - answer.metadata.creation_timestamp
@@ -200,7 +204,8 @@ def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: objec
         for name in ("client-certificate-data", "client-key-data"):
             files.append(Path(folder) / name)
             files[-1].write_bytes(base64.b64decode(user[name]))
-        context.load_cert_chain(*files)
+        certificate, key = files
+        context.load_cert_chain(certificate, key)
     headers = {
         "Accept": "application/json, */*",
         "Content-Type": "application/json",
@@ -265,8 +270,11 @@ def test_access_review_of_kube_apiserver_without_version_flags(
         ("role/add", {"name": "beta"}),
         ("role/grant", grant("beta", "READ", b"/registry/pods/demo/", b"/registry/pods/demo0")),
     )
-    command = [LEEWAY, "group", "grant-role", "beta-readers", "beta", "--data-dir", server.data_dir]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(
+        [LEEWAY, "group", "grant-role", "beta-readers", "beta", "--data-dir", server.data_dir],
+        check=True,
+        capture_output=True,
+    )
     kind, version = "SubjectAccessReview", "authorization.k8s.io/v1beta1"
     attributes = '{"namespace":"demo","verb":"list","version":"v1","resource":"pods"}'
     for group, allowed in (("beta-readers", True), ("others", False)):

@@ -36,8 +36,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     """Run a server that publishes a second, pending key."""
 
     def generate(data_dir: Path) -> None:
-        command = [LEEWAY, "keys", "generate", "--algorithm", "ES256", "--data-dir", data_dir]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(
+            [LEEWAY, "keys", "generate", "--algorithm", "ES256", "--data-dir", data_dir],
+            check=True,
+            capture_output=True,
+        )
 
     server = start_server(tmp_path_factory.mktemp("doctor"), generate)
     yield server

@@ -117,7 +117,7 @@ def test_a_start_that_is_interrupted(tmp_path: Path, start_seconds: float, numbe
 def test_a_signal_before_the_handlers_is_not_lost(tmp_path: Path, number: int) -> None:
     scratch = tmp_path / "metrics"
     scratch.mkdir()
-    command = [sys.executable, "-c", _SCRATCH, scratch, str(int(number))]
+    command = [sys.executable, "-c", _SCRATCH, str(scratch), str(int(number))]
     assert subprocess.run(command, check=False, timeout=30).returncode == 0
     assert not scratch.exists()
 

@@ -13,7 +13,7 @@ import pytest
 
 from keys.encoding import decode_base64url
 from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
-from tests.support import assert_within, wait_until
+from tests.support import JSONObject, assert_within, read_object, wait_until
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.token.bound_objects import Kind, ObjectKey
@@ -53,7 +53,7 @@ def fresh_uid() -> str:
 
 def restore(kube: FakeKube) -> None:
     for key in KEYS:
-        kube.put(key, uid_of(key), **(SPEC if key is POD else {}))
+        kube.put(key, uid_of(key), spec=SPEC if key is POD else {})
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def test_deleted_for_longer_than_the_leeway(
 ) -> None:
     token = token_for(cluster, key)
     deleted_at = int(time.time()) - LEEWAY_SECONDS + 3
-    kube.put(key, uid_of(key), deleted_at=deleted_at, **(SPEC if key is POD else {}))
+    kube.put(key, uid_of(key), deleted_at=deleted_at, spec=SPEC if key is POD else {})
     assert verdicts(everyone, token) == {""}
     counts_until = deleted_at + LEEWAY_SECONDS
     time.sleep(counts_until + DELETED_WITHIN_SECONDS - time.time())
@@ -194,7 +194,7 @@ def test_recreated(
     uid = fresh_uid()
     old, new = token_for(cluster, key), token_for(cluster, key, uid)
     assert verdicts(everyone, old) == {""}
-    kube.put(key, uid, **(SPEC if key is POD else {}))
+    kube.put(key, uid, spec=SPEC if key is POD else {})
     # At once, whatever the watches have told.
     assert verdicts(everyone, new) == {""}
     time.sleep(DELETED_WITHIN_SECONDS)
@@ -209,7 +209,7 @@ def test_one_that_the_watches_have_not_told_of(
     kube.silent = True
     try:
         uid = fresh_uid()
-        kube.put(POD, uid, **SPEC)
+        kube.put(POD, uid, spec=SPEC)
         assert verdicts(everyone, token_for(cluster, POD, uid)) == {""}
         # Looked up once by each worker, and remembered.
         never = token_for(cluster, POD, "never")
@@ -368,8 +368,9 @@ def reference_to(kind: str, name: str, uid: str = "") -> dict[str, str]:
     return {"kind": kind, "apiVersion": "v1", "name": name} | ({"uid": uid} if uid else {})
 
 
-def claims_of(token: str) -> dict:
-    found: dict = json.loads(decode_base64url(token.split(".")[1].encode()))["kubernetes.io"]
+def claims_of(token: str) -> JSONObject:
+    claims = read_object(decode_base64url(token.split(".")[1].encode()))
+    found: JSONObject = claims["kubernetes.io"]
     return found
 
 
@@ -399,7 +400,7 @@ def test_a_token_is_bound(
     cluster: RunningServer,
     everyone: Sequence[HTTPSConnection],
     reference: Mapping[str, str] | None,
-    expected: dict,
+    expected: Mapping[str, object],
 ) -> None:
     answer = ask_token(cluster, reference)
     assert answer.status == 201, answer

@@ -89,8 +89,12 @@ def test_a_store_alone_belongs_to_the_owner_of_its_folder(data_dir: Path) -> Non
     folder = data_dir.parent / "alone"
     folder.mkdir(mode=0o700)
     os.chown(folder, NOBODY, NOBODY)
-    command = [LEEWAY, "user", "add", "--create", "alice", "--no-password", "--data-dir", folder]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [LEEWAY, "user", "add", "--create", "alice", "--no-password", "--data-dir", folder],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert {"auth.db", "auth.db-journal"} <= {path.name for path in folder.iterdir()}
     assert owners(folder).keys() == {(NOBODY, NOBODY)}
     assert run_as_nobody("user", "list", "--data-dir", folder).stdout == "alice\n"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def rotate_now(server: RunningServer) -> str:
 def certificate_of(server: RunningServer) -> bytes:
     with server.connect() as connection:
         return connection.getpeercert(binary_form=True) or b""
+
+
+def has_certificate(server: RunningServer, certificate: bytes) -> bool:
+    return certificate_of(server) == certificate
+
+
+def is_signed_by(server: RunningServer, kid: str) -> bool:
+    return jws.header(jws.parse(issue(server))).kid == kid
 
 
 def write_pair(folder: Path, name: str, pair: CertifiedKey) -> None:
@@ -175,14 +184,14 @@ def test_everything_is_replaced_under_load(server: RunningServer) -> None:
         for turn in range(REPLACEMENTS):
             kid, certificate = rotate_now(server), renew_certificate(server)
             # Asked for over HTTP: by now the server that signs it has the new key.
-            soon(lambda kid=kid: signed_by(server) == kid)
+            soon(partial(is_signed_by, server, kid))
             newest[0] = issue(server)
-            soon(lambda certificate=certificate: certificate_of(server) == certificate)
+            soon(partial(has_certificate, server, certificate))
             if turn % (REPLACEMENTS // CONFIGURATIONS) == 0:
                 seconds = 100 + turn % 50
                 set_leeway(server, seconds)
                 ahead = server.sign(ahead=seconds - 5)
-                soon(lambda ahead=ahead: accepted(server, ahead))
+                soon(partial(accepted, server, ahead))
         assert not load.failures, load.failures[:3]
     assert load.answered > 100
     assert not load.failures, load.failures[:3]
@@ -194,10 +203,6 @@ def issue(server: RunningServer) -> str:
     token: str = answer.json["status"]["token"]
     server.tokens.append(token)
     return token
-
-
-def signed_by(server: RunningServer) -> str:
-    return jws.header(jws.parse(issue(server))).kid or ""
 
 
 def test_a_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
@@ -428,7 +433,7 @@ def keeps_serving_without_one(server: RunningServer, token: str, fix: Callable[[
 
 @pytest.fixture
 def faulty_server(tmp_path: Path) -> Iterator[RunningServer]:
-    program = [sys.executable, Path(__file__).with_name("faulty_server.py")]
+    program: list[str | Path] = [sys.executable, Path(__file__).with_name("faulty_server.py")]
     environment = {PLANTED: str(tmp_path / "planted")}
     running = start_server(tmp_path, algorithm="ES256", program=program, environment=environment)
     with connections_to_every_worker(running):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from keys.jws import SigningKey, sign
+from tests.support import JSONObject
 from webhook.assembly import keyring_of
 from webhook.token.claims import ObjectReference
 from webhook.token.claims_json import build_projected
@@ -110,7 +111,7 @@ def leeway_skew(server: RunningServer, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def report(server: RunningServer) -> tuple[int, dict, dict[str, dict]]:
+def report(server: RunningServer) -> tuple[int, JSONObject, dict[str, JSONObject]]:
     """Return the exit code, the verdict, and the clocks by node, the issuer by the empty name."""
     code, text = leeway_skew(server, "-o", "json")
     status = json.loads(text)["status"]

@@ -61,8 +61,13 @@ def test_a_server_does_not_start_on_a_damaged_database(tmp_path: Path) -> None:
     data = bytearray(database.read_bytes())
     data[data.rindex(b"kube-apiserver")] ^= 1
     database.write_bytes(data)
-    command = [LEEWAY, "serve", "--data-dir", data_dir, "--bind", f"{HOST}:{free_port()}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        [LEEWAY, "serve", "--data-dir", data_dir, "--bind", f"{HOST}:{free_port()}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
     assert done.returncode == 3
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

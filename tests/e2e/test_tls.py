@@ -178,8 +178,12 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
 def test_a_list_that_cannot_be_used_stops_the_start(tmp_path: Path, kind: str, words: str) -> None:
     subprocess.run([LEEWAY, "init", "--data-dir", tmp_path], check=True, capture_output=True)
     broken_lists(tmp_path / "tls")[kind](tmp_path / "tls" / "ca.crl")
-    command = [LEEWAY, "serve", "--data-dir", tmp_path, "--bind", f"{HOST}:{free_port()}"]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=20)
+    done = subprocess.run(
+        [LEEWAY, "serve", "--data-dir", tmp_path, "--bind", f"{HOST}:{free_port()}"],
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
     error = done.stderr.decode()
     assert done.returncode in (2, 3), error
     assert error.count("\n") == 1

@@ -195,7 +195,7 @@ TOO_SHORT, TOO_LONG = "less than 10 minutes", "larger than 2^32 seconds"
 def test_422(
     server: RunningServer,
     spec: dict[str, object],
-    members: dict[str, object],
+    members: dict[str, Any],
     name: str,
     expected: dict[str, str],
 ) -> None:

@@ -14,12 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any, TypeGuard
 
 from tests.support import (
     AUDIENCE,
     ISSUER,
     LEEWAY,
     NOW,
+    JSONObject,
     as_json,
     authenticator_with,
     b64,
@@ -44,7 +46,7 @@ KEYS = [signing_key(name) for name in ("RS256", "ES256", "EdDSA")]
 FAST_KEYS = [signing_key("ES256"), signing_key("EdDSA")]
 POD = {"name": "p1", "uid": "8ec93c07"}
 PRIVATE = good_claims()["kubernetes.io"]
-CLAIMS: list[dict] = [
+CLAIMS: list[JSONObject] = [
     good_claims(),
     good_claims(aud=AUDIENCE),
     good_claims(**{"kubernetes.io": PRIVATE | {"pod": POD, "node": {"name": "n1"}}}),
@@ -80,7 +82,7 @@ def refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def read_object(segment: str) -> dict:
+def read_object(segment: str) -> JSONObject:
     data = unb64(segment)
     if b64(data) != segment:
         raise ValueError("not canonical")
@@ -91,7 +93,7 @@ def read_object(segment: str) -> dict:
     return value
 
 
-def header_is_acceptable(header: dict) -> bool:
+def header_is_acceptable(header: JSONObject) -> bool:
     forbidden = {"crit", "b64", "jwk", "jku", "x5u", "x5c", "cty", "zip"}
     by_kid = {key.verification_key.kid: key.verification_key.algorithm for key in KEYS}
     algorithm = header.get("alg")
@@ -103,12 +105,12 @@ def header_is_acceptable(header: dict) -> bool:
 
 
 def is_time(value: object) -> bool:
-    if type(value) not in (int, float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value) and 0 <= value < 253402300800
 
 
-def is_name(value: object) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
     label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
     return (
         isinstance(value, str)
@@ -117,7 +119,7 @@ def is_name(value: object) -> bool:
     )
 
 
-def is_object(value: object, *, uid_required: bool) -> bool:
+def is_object(value: object, *, uid_required: bool) -> TypeGuard[JSONObject]:
     if not isinstance(value, dict) or not is_name(value.get("name")):
         return False
     uid = value.get("uid", "")
@@ -126,7 +128,7 @@ def is_object(value: object, *, uid_required: bool) -> bool:
     return bool(uid) or not uid_required
 
 
-def claims_are_acceptable(claims: dict, asked: tuple[str, ...], now: float) -> bool:
+def claims_are_acceptable(claims: JSONObject, asked: tuple[str, ...], now: float) -> bool:
     audiences = claims.get("aud")
     if isinstance(audiences, str):
         audiences = [audiences]
@@ -201,8 +203,8 @@ def edit_bytes(data: bytes, source: random.Random) -> bytes:
     return bytes(changed)
 
 
-def objects_of(value: object) -> list[dict | list]:
-    found: list[dict | list] = []
+def objects_of(value: object) -> list[JSONObject | list[Any]]:
+    found: list[JSONObject | list[Any]] = []
     if isinstance(value, dict | list):
         found.append(value)
         for entry in value.values() if isinstance(value, dict) else value:
@@ -210,7 +212,7 @@ def objects_of(value: object) -> list[dict | list]:
     return found
 
 
-def edit_json(members: dict, source: random.Random) -> bytes:
+def edit_json(members: JSONObject, source: random.Random) -> bytes:
     """Edit a JSON object anywhere in it, and write it down in one of several ways."""
     value = json.loads(as_json(members))
     for _ in range(source.choice((0, 1, 1, 1, 2, 3))):
@@ -337,7 +339,7 @@ def mutated_token(source: random.Random, signed: set[str]) -> str:
 
 
 def body_around(token: str, source: random.Random) -> bytes:
-    spec: dict = {"token": token}
+    spec: JSONObject = {"token": token}
     if source.random() < 0.5:
         spec["audiences"] = source.choice(([], [AUDIENCE], ["vault"], ["vault", AUDIENCE], None))
     review = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "spec": spec}

@@ -33,7 +33,7 @@ DELETED_WITHIN_SECONDS = 1.0
 def kube() -> Iterator[FakeKube]:
     with fake_kube() as running:
         for key in KEYS:
-            running.put(key, f"u-{key.kind}", **(SPEC if key is POD else {}))
+            running.put(key, f"u-{key.kind}", spec=SPEC if key is POD else {})
         yield running
 
 

@@ -124,7 +124,7 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 class Paths(dict[str, Behaviour]):
     """One behaviour for all paths."""
 
-    def get(self, key: str, default: object = None) -> Behaviour:  # type: ignore[override]
+    def get(self, key: str, default: object = None) -> Behaviour:
         return self["any"]
 
 
@@ -286,7 +286,9 @@ def test_every_request_trusts_such_a_ca(tmp_path: Path, caller: Caller) -> None:
     ("options", "why"),
     [({"host": "other.example"}, "IP address mismatch"), ({"expired": True}, "expired")],
 )
-def test_names_and_dates_are_still_checked(tmp_path: Path, options: dict, why: str) -> None:
+def test_names_and_dates_are_still_checked(
+    tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
     with issuer_server(tmp_path, *certificates_without_identifiers(**options)) as server:
         with pytest.raises(OutboundError, match=why):
             fetched_with(client_context(server.ca_file), server)

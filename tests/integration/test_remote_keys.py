@@ -11,7 +11,7 @@ import pytest
 
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
-from tests.issuer_server import JWKS_PATH, IssuerServer, answer, issuer_server
+from tests.issuer_server import JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server
 from tests.support import (
     AUDIENCE,
     LEEWAY,
@@ -276,7 +276,7 @@ def test_old_keys_stay_for_a_day(
     parts: Parts,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
-    behaviour: Callable,
+    behaviour: Behaviour,
     why: str,
 ) -> None:
     parts.keys.fetch_now()

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keys.jwk import jwks_document
-from keys.pki import make_ca, make_client_certificate
+from keys.pki import CertifiedKey, make_ca, make_client_certificate
 from tests.issuer_server import (
     HOST,
     JWKS_PATH,
@@ -302,7 +303,7 @@ def test_nobody_listens(server: IssuerServer) -> None:
     assert text.startswith("https://nobody.invalid/keys: it cannot be reached: ")
 
 
-def certificates(name: str) -> tuple:
+def certificates(name: str) -> tuple[CertifiedKey, bytes]:
     now = datetime.now(UTC)
     if name == "of another host":
         return ca_and_certificate("other.example")
@@ -497,7 +498,7 @@ def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_address_that_does_not_answer_is_passed_over(
     server: IssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resolve(host: str, port: int, **_: object) -> list:
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
         assert (host, port) == (HOST, server.port)
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         return [(*kind, full.getsockname()), (*kind, (HOST, 1)), (*kind, (HOST, server.port))]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.memory_backend import MemoryBackend
 from webhook.backends import sqlite as sqlite_backend
+from webhook.backends import sqlite_records
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
@@ -59,7 +60,7 @@ def test_a_change_goes_into_the_file_at_the_path(
     store: AuthStore, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     other = other_store(path.with_name("other.db"), "theirs")
-    written = sqlite_backend.write_records
+    written = sqlite_records.write_records
 
     def replacing(*arguments: Any) -> bytes:
         monkeypatch.undo()

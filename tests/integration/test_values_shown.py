@@ -4,8 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import pytest
@@ -62,7 +64,7 @@ def with_value(way: tuple[str, ...], value: object) -> dict[str, object]:
         document["objects"] = {"source": "file"}
     if "kubernetes" in way:
         document["objects"] = {"source": "kubernetes"}
-    place = document
+    place: Any = document
     for part in way[:-1]:
         place = issuer if part == "trustedIssuers" else place.setdefault(part, {})
     place[way[-1]] = value
@@ -119,6 +121,19 @@ def look(data_dir: Path, configuration: Configuration) -> str:
         return f"{source.problem()} {source.warning()}"
 
 
+def readers_of(data_dir: Path, configuration: Configuration) -> list[Callable[[], object]]:
+    return [
+        lambda: fetch(data_dir, configuration),
+        lambda: look(data_dir, configuration),
+        lambda: store_of(data_dir, configuration, read_only=True).close(),
+        lambda: authenticator_of(data_dir, configuration, keyring_of(data_dir)),
+    ]
+
+
+def issuer_in(data_dir: Path, environment: dict[str, str]) -> str:
+    return load_configuration(data_dir, environment, {}).issuer
+
+
 @pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,13 +158,8 @@ def test_in_each_field_of_leeway_yaml(
         said = ""
         with suppress(LeewayError):
             configuration = load_configuration(data_dir, environment, {})
-            said = said_by(
-                lambda found=configuration: fetch(data_dir, found),
-                lambda found=configuration: look(data_dir, found),
-                lambda found=configuration: store_of(data_dir, found, read_only=True).close(),
-                lambda found=configuration: authenticator_of(data_dir, found, keyring_of(data_dir)),
-            )
-        said += said_by(lambda env=environment: load_configuration(data_dir, env, {}).issuer)
+            said = said_by(*readers_of(data_dir, configuration))
+        said += said_by(partial(issuer_in, data_dir, environment))
         refused += "holds " in said
         said += str(
             examine(Options(data_dir, MappingProxyType(environment), Targets()), time.time())
@@ -239,7 +249,7 @@ def test_in_a_kubeconfig(
             "apiVersion": "client.authentication.k8s.io/v1",
             "args": [KINDS[kind]],
         }
-    place = document
+    place: Any = document
     for part in way[:-1]:
         place = place[part]
     for name in ("client-certificate", "client-key", "certificate-authority"):
@@ -290,12 +300,12 @@ def test_in_files_that_are_read(
                 yaml.safe_dump({"trustedIssuers": [{"url": "https://a", "keys": keys}]})
             )
             configuration = load_configuration(data_dir, {}, {})
-            assert_hidden(said_by(lambda c=configuration: fetch(data_dir, c)), keys)
+            assert_hidden(said_by(partial(fetch, data_dir, configuration)), keys)
         for objects in (
             {"source": "file", "file": {"path": "given"}},
             {"source": "kubernetes", "kubernetes": {"kubeconfig": "given"}},
         ):
             path.write_text(yaml.safe_dump({"objects": objects}))
             configuration = load_configuration(data_dir, {}, {})
-            assert_hidden(said_by(lambda c=configuration: look(data_dir, c)), objects)
+            assert_hidden(said_by(partial(look, data_dir, configuration)), objects)
     assert_hidden(caplog.text, "the log")

@@ -25,6 +25,7 @@ from webhook.config import load as config_file
 from webhook.config.yaml_text import parse_yaml
 from webhook.duration import parse_duration
 from webhook.etcd.auth_json import RoleGrantPermissionRequest, parse_request
+from webhook.https_url import parse_https_url
 from webhook.kube import protobuf
 from webhook.kube import token_review as reviews
 from webhook.kube.bodies import decode_body
@@ -33,7 +34,7 @@ from webhook.server.connection import whole_request
 from webhook.server.connection.parser import LeewayParser
 from webhook.telemetry.log_lines import json_line, redact, text_line
 from webhook.token.claims_json import parse_claims, read_unverified
-from webhook.trusted_issuers.documents import parse_https_url, refresh_seconds
+from webhook.trusted_issuers.documents import refresh_seconds
 
 Parse = Callable[[bytes], object]
 pytestmark = pytest.mark.fault(43)

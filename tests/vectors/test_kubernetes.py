@@ -9,7 +9,7 @@ import pytest
 from keys.encoding import encode_base64url
 from keys.jwk import jwks_document, kid_of, parse_jwks
 from keys.keyring import Keyring
-from tests.support import as_json, b64, sign_text, signing_key, unb64
+from tests.support import JSONObject, as_json, b64, read_object, sign_text, signing_key, unb64
 from webhook.assembly import authenticator_of
 from webhook.config.load import load_configuration
 from webhook.kube.token_review import parse_token_review, render_token_review
@@ -30,13 +30,13 @@ ERROR_PREFIX = "[invalid bearer token, "
 
 
 @pytest.fixture(scope="session")
-def recorded(vectors: Path) -> dict:
-    return json.loads((vectors / "kubernetes" / "tokens.json").read_bytes())
+def recorded(vectors: Path) -> JSONObject:
+    return read_object((vectors / "kubernetes" / "tokens.json").read_bytes())
 
 
 @pytest.fixture(scope="session")
-def incident(vectors: Path) -> dict:
-    return json.loads((vectors / "kubernetes" / "incident.json").read_bytes())
+def incident(vectors: Path) -> JSONObject:
+    return read_object((vectors / "kubernetes" / "incident.json").read_bytes())
 
 
 @pytest.fixture
@@ -50,17 +50,17 @@ def _authenticator(folder: Path, configuration: str) -> Authenticator:
     return authenticator_of(folder, load_configuration(folder, {}, {}), Keyring())
 
 
-def _review(authenticator: Authenticator, token: str, audiences: object, now: float) -> dict:
+def _review(authenticator: Authenticator, token: str, audiences: object, now: float) -> JSONObject:
     spec = {"token": token} if audiences is None else {"token": token, "audiences": audiences}
     body = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "spec": spec}
     request = parse_token_review(json.dumps(body).encode(), "v1")
     outcome = authenticator.authenticate(request.token, request.audiences, now)
-    return json.loads(render_token_review(request, outcome))
+    return read_object(render_token_review(request, outcome))
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_review_is_what_kubernetes_answered(
-    recorded: dict, cluster: Authenticator, number: int
+    recorded: JSONObject, cluster: Authenticator, number: int
 ) -> None:
     case = recorded["reviews"][number]
     token = recorded["tokens"][case["token"]]
@@ -78,7 +78,7 @@ def test_review_is_what_kubernetes_answered(
         assert answer["metadata"]["annotations"] == {"leeway.dev/reason": "AudienceMismatch"}
 
 
-def test_every_recorded_review_is_tested(recorded: dict) -> None:
+def test_every_recorded_review_is_tested(recorded: JSONObject) -> None:
     assert len(recorded["reviews"]) == 5
     assert sum(case["status"].get("authenticated", False) for case in recorded["reviews"]) == 4
 
@@ -94,14 +94,14 @@ def test_every_recorded_review_is_tested(recorded: dict) -> None:
     ],
 )
 def test_recorded_token_at_another_time(
-    recorded: dict, cluster: Authenticator, name: str, offset: int, accepted: bool
+    recorded: JSONObject, cluster: Authenticator, name: str, offset: int, accepted: bool
 ) -> None:
     answer = _review(cluster, recorded["tokens"][name], None, recorded["now_unix"] + offset)
     assert answer["status"]["authenticated"] is accepted
     assert ("user" in answer["status"]) is accepted
 
 
-def test_stale_token_note(recorded: dict, cluster: Authenticator) -> None:
+def test_stale_token_note(recorded: JSONObject, cluster: Authenticator) -> None:
     now = recorded["now_unix"]
     token = recorded["tokens"]["pod_bound_warnafter"]
     warn_after = json.loads(unb64(token.split(".")[1]))["kubernetes.io"]["warnafter"]
@@ -123,7 +123,7 @@ def test_kid_and_jwks_are_what_kubernetes_makes(vectors: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "audience_vault", "pod_bound", "pod_bound_warnafter"])
-def test_claims_are_built_as_kubernetes_builds_them(recorded: dict, name: str) -> None:
+def test_claims_are_built_as_kubernetes_builds_them(recorded: JSONObject, name: str) -> None:
     payload = unb64(recorded["tokens"][name].split(".")[1])
     claims = json.loads(payload)
     private = claims["kubernetes.io"]
@@ -151,7 +151,7 @@ def test_claims_are_built_as_kubernetes_builds_them(recorded: dict, name: str) -
     assert built.replace(json.loads(built)["jti"].encode(), theirs["jti"].encode()) == payload
 
 
-def _incident_setup(folder: Path, incident: dict, leeway: str) -> tuple[Authenticator, str]:
+def _incident_setup(folder: Path, incident: JSONObject, leeway: str) -> tuple[Authenticator, str]:
     claims = incident["claims"]
     key = signing_key("RS256")
     (folder / "jwks.json").write_bytes(jwks_document([key.verification_key]))
@@ -163,7 +163,7 @@ def _incident_setup(folder: Path, incident: dict, leeway: str) -> tuple[Authenti
     return authenticator, sign_text(f"{b64(header)}.{b64(as_json(claims))}", key)
 
 
-def test_incident_is_refused_with_its_numbers(tmp_path: Path, incident: dict) -> None:
+def test_incident_is_refused_with_its_numbers(tmp_path: Path, incident: JSONObject) -> None:
     authenticator, token = _incident_setup(tmp_path, incident, "")
     answer = _review(authenticator, token, None, incident["server_unix"])
     assert answer["status"] == {
@@ -178,7 +178,7 @@ def test_incident_is_refused_with_its_numbers(tmp_path: Path, incident: dict) ->
     }
 
 
-def test_incident_is_accepted_with_more_leeway(tmp_path: Path, incident: dict) -> None:
+def test_incident_is_accepted_with_more_leeway(tmp_path: Path, incident: JSONObject) -> None:
     authenticator, token = _incident_setup(tmp_path, incident, "leeway: {notBefore: 120s}\n")
     answer = _review(authenticator, token, None, incident["server_unix"])
     assert answer["status"]["authenticated"] is True
@@ -186,7 +186,7 @@ def test_incident_is_accepted_with_more_leeway(tmp_path: Path, incident: dict) -
     assert answer["status"]["audiences"] == incident["claims"]["aud"]
 
 
-def test_incident_with_issued_at_held_down(tmp_path: Path, incident: dict) -> None:
+def test_incident_with_issued_at_held_down(tmp_path: Path, incident: JSONObject) -> None:
     leeway = "leeway: {notBefore: 120s, issuedAt: 60s}\n"
     authenticator, token = _incident_setup(tmp_path, incident, leeway)
     answer = _review(authenticator, token, None, incident["server_unix"])
@@ -194,7 +194,7 @@ def test_incident_with_issued_at_held_down(tmp_path: Path, incident: dict) -> No
     assert answer["metadata"]["annotations"]["leeway.dev/reason"] == "IssuedInFuture"
 
 
-def test_base64url_of_recorded_tokens_is_ours(recorded: dict) -> None:
+def test_base64url_of_recorded_tokens_is_ours(recorded: JSONObject) -> None:
     for token in recorded["tokens"].values():
         for segment in token.split("."):
             assert encode_base64url(unb64(segment)) == segment

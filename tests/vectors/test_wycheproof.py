@@ -12,6 +12,7 @@ from keys import jws
 from keys.encoding import decode_base64url
 from keys.errors import KeysError
 from keys.jwk import VerificationKey, parse_jwks
+from tests.support import JSONObject, read_object
 
 # Where the verdict is not the file's label, as vectors/README.md says: the header's "alg" is not
 # the JWK's in 346, 347, 350 and 351. All the others are `valid` under a symmetric key, and a
@@ -60,12 +61,15 @@ def test_base64url_vectors(vectors: Path) -> None:
     assert len(verdicts) == 21
 
 
-def _groups(vectors: Path, name: str) -> list[dict]:
-    return json.loads((vectors / "wycheproof" / name).read_bytes())["testGroups"]
+def _groups(vectors: Path, name: str) -> list[JSONObject]:
+    groups: list[JSONObject] = read_object((vectors / "wycheproof" / name).read_bytes())[
+        "testGroups"
+    ]
+    return groups
 
 
 def _verdicts(
-    groups: list[dict], against_label: set[int]
+    groups: list[JSONObject], against_label: set[int]
 ) -> tuple[dict[int, bool], dict[int, bool]]:
     expected, verdicts = {}, {}
     for group in groups:
@@ -77,7 +81,7 @@ def _verdicts(
     return expected, verdicts
 
 
-def _load(jwk: dict) -> tuple[VerificationKey, ...] | None:
+def _load(jwk: JSONObject) -> tuple[VerificationKey, ...] | None:
     document = jwk if "keys" in jwk else {"keys": [jwk]}
     try:
         return parse_jwks(json.dumps(document).encode()).keys

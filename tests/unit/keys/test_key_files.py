@@ -14,7 +14,7 @@ from keys.folder import load_keyring
 from keys.folder_changes import generate_key
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import private_key_pem
-from tests.support import as_json, signing_key
+from tests.support import JSONObject, as_json, signing_key
 
 STATES = list(KeyState)
 
@@ -95,14 +95,14 @@ def pem_file(folder: Path, name: str, key: str) -> Path:
     return path
 
 
-def schedule(folder: Path, *entries: dict) -> Path:
+def schedule(folder: Path, *entries: JSONObject) -> Path:
     path = folder / "schedule.json"
     path.touch(0o600)
     path.write_bytes(as_json({"keys": list(entries)}))
     return path
 
 
-def entry(key: str, file: str, state: str = "active", since: object = 1) -> dict:
+def entry(key: str, file: str, state: str = "active", since: object = 1) -> JSONObject:
     kid = signing_key("ES256", key).verification_key.kid
     return {"kid": kid, "file": file, "state": state, "since": since}
 
@@ -162,7 +162,9 @@ def test_retired_key_may_be_gone(tmp_path: Path) -> None:
         pytest.param([{}], "not a key schedule", id="empty-entry"),
     ],
 )
-def test_schedule_that_contradicts_the_files(entries: list[dict], why: str, tmp_path: Path) -> None:
+def test_schedule_that_contradicts_the_files(
+    entries: list[JSONObject], why: str, tmp_path: Path
+) -> None:
     pem_file(tmp_path, "a.pem", "a")
     schedule(tmp_path, *entries)
     with pytest.raises((KeyFileError, KeyScheduleError), match=why) as raised:

@@ -6,6 +6,7 @@ from math import gcd, lcm
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import (
     RSAPrivateKey,
     RSAPrivateNumbers,
@@ -122,6 +123,7 @@ def test_public_key_of_a_certificate() -> None:
     pair = make_ca("test", datetime(2026, 1, 1, tzinfo=UTC))
     (key,) = parse_public_keys(pair.certificate, "ca.crt")
     private = load_pem_private_key(pair.private_key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
     assert key.kid == kid_of(private.public_key())
 
 

@@ -3,14 +3,17 @@
 import base64
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
@@ -19,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 from keys.errors import InvalidKeyError, KeysError
 from keys.files import read_private_file
 from keys.folder import load_keyring
-from keys.jwk import is_roca_modulus, parse_jwks, to_jwk, verification_key
+from keys.jwk import is_roca_modulus, kid_of, parse_jwks, to_jwk, verification_key
 from keys.pem import parse_private_key, parse_public_keys, private_key_pem
-from tests.support import as_json, b64, signing_key, unb64
+from tests.support import JSONObject, as_json, b64, signing_key, unb64
 from webhook.assembly import authenticator_of, issuer_keys_of
 from webhook.config.load import parse_configuration
 from webhook.config.paths import tls_files
@@ -168,7 +171,7 @@ SETS = [
 
 @pytest.mark.bad_input(38)
 @pytest.mark.parametrize(("keys", "why"), SETS)
-def test_key_set(keys: list, why: str) -> None:
+def test_key_set(keys: list[JSONObject], why: str) -> None:
     with pytest.raises(KeysError) as raised:
         parse_jwks(as_json({"keys": keys}))
     assert why in str(raised.value)
@@ -176,7 +179,7 @@ def test_key_set(keys: list, why: str) -> None:
 
 @pytest.mark.bad_input(38)
 @pytest.mark.parametrize(("keys", "why"), SETS)
-def test_file_of_a_key_set(keys: list, why: str, tmp_path: Path) -> None:
+def test_file_of_a_key_set(keys: list[JSONObject], why: str, tmp_path: Path) -> None:
     (tmp_path / "cluster-jwks.json").write_bytes(as_json({"keys": keys}))
     text = _refused_trusted_issuer(tmp_path, "jwksFile: cluster-jwks.json")
     assert str(tmp_path / "cluster-jwks.json") in text
@@ -230,7 +233,7 @@ SAME = [
 @pytest.mark.bad_input(38)
 @pytest.mark.fault(3)
 @pytest.mark.parametrize("keys", SAME)
-def test_the_same_key_twice_is_one_key(keys: list) -> None:
+def test_the_same_key_twice_is_one_key(keys: list[JSONObject]) -> None:
     parsed = parse_jwks(as_json({"keys": [*keys, EC_JWK]}))
     assert {key.kid for key in parsed.keys} == {RSA_JWK["kid"], EC_JWK["kid"]}
     assert len(parsed.keys) == 2
@@ -262,7 +265,7 @@ SKIPPED = [
 @pytest.mark.bad_input(38)
 @pytest.mark.fault(4)
 @pytest.mark.parametrize(("entry", "why"), SKIPPED)
-def test_a_key_that_is_never_used_is_skipped(entry: dict, why: str) -> None:
+def test_a_key_that_is_never_used_is_skipped(entry: JSONObject, why: str) -> None:
     for keys, place in (([entry, OKP_JWK], 0), ([OKP_JWK, entry], 1)):
         parsed = parse_jwks(as_json({"keys": keys}))
         assert [key.kid for key in parsed.keys] == [OKP_JWK["kid"]]
@@ -277,7 +280,9 @@ ABSENT = [{"use": None}, {"use": ""}, {"key_ops": None}, {"key_ops": []}, {"alg"
 
 @pytest.mark.fault(4)
 @pytest.mark.parametrize("members", ABSENT, ids=[str(members) for members in ABSENT])
-def test_an_optional_member_that_is_null_or_empty_counts_as_absent(members: dict) -> None:
+def test_an_optional_member_that_is_null_or_empty_counts_as_absent(
+    members: JSONObject,
+) -> None:
     parsed = parse_jwks(as_json({"keys": [RSA_JWK | members]}))
     assert [key.kid for key in parsed.keys] == [RSA_JWK["kid"]]
     assert parsed.skipped == ()
@@ -299,11 +304,11 @@ def test_control_key_set_with_every_kind() -> None:
     assert [to_jwk(key) for key in parsed] == keys
 
 
-def pem_of(key, encoding: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
-    return key.private_bytes(Encoding.PEM, encoding, NoEncryption())
+def pem_of(key: PrivateKeyTypes) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def public_pem(key) -> bytes:
+def public_pem(key: PrivateKeyTypes) -> bytes:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -320,7 +325,7 @@ def _rsa_public_pem(modulus: int, exponent: int) -> bytes:
     return b"-----BEGIN RSA PUBLIC KEY-----\n" + text + b"-----END RSA PUBLIC KEY-----\n"
 
 
-WEAK_KEYS = {
+WEAK_KEYS: dict[str, Callable[[], PrivateKeyTypes]] = {
     "rsa-1024": lambda: rsa_private(1024),
     "p-224": lambda: ec.generate_private_key(ec.SECP224R1()),
     "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
@@ -362,10 +367,10 @@ def test_rsa_numbers_in_a_pem_file(modulus: int, exponent: int, tmp_path: Path) 
 
 
 def test_control_rsa_numbers_in_a_pem_file() -> None:
-    public = signing_key("RS256").verification_key
-    numbers = public.public_key.public_numbers()
+    private = rsa_private(2048)
+    numbers = private.public_key().public_numbers()
     (key,) = parse_public_keys(_rsa_public_pem(numbers.n, numbers.e), "test")
-    assert key.kid == public.kid
+    assert key.kid == kid_of(private.public_key())
 
 
 @pytest.mark.bad_input(38)
@@ -393,8 +398,7 @@ def test_same_key_in_two_private_files(tmp_path: Path) -> None:
 
 def test_roca_test_spares_sound_keys() -> None:
     assert is_roca_modulus(roca_modulus())
-    numbers = signing_key("RS256").verification_key.public_key.public_numbers()
-    assert not is_roca_modulus(numbers.n)
+    assert not is_roca_modulus(rsa_private(2048).public_key().public_numbers().n)
     assert not is_roca_modulus(roca_modulus() + 2)
     assert verification_key(rsa_private(2048).public_key()).algorithm == "RS256"
 
@@ -450,9 +454,9 @@ def test_schedule_open_to_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
 @pytest.mark.parametrize("encoding", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_encrypted_pem(kind: str, encoding: PrivateFormat, tmp_path: Path) -> None:
+    secret: KeySerializationEncryption
     if kind == "EdDSA" and encoding is PrivateFormat.TraditionalOpenSSL:
-        encoding = PrivateFormat.OpenSSH
-        secret = NoEncryption()
+        encoding, secret = PrivateFormat.OpenSSH, NoEncryption()
     else:
         secret = BestAvailableEncryption(b"secret")
     pem = signing_key(kind).private_key.private_bytes(Encoding.PEM, encoding, secret)
@@ -512,7 +516,7 @@ def _lines(pem: bytes) -> list[bytes]:
         ),
     ],
 )
-def test_file_that_is_damaged(change, tmp_path: Path) -> None:
+def test_file_that_is_damaged(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
     _refused_signing_key(tmp_path, change(GOOD_PEM))
 
 

@@ -11,8 +11,10 @@ import pytest
 from tests.other_user import folder_in_reach, run_as_nobody
 from tests.unit.webhook.cli.cli_support import Leeway
 
-OF_THE_STORE = ("user list", "role list", "group list", "auth status", "can-i read a --user b")
-OF_THE_STORE += ("user add z --no-password", "revoke jti x", "revoke list")
+OF_THE_STORE = (
+    "user list", "role list", "group list", "auth status", "can-i read a --user b",
+    "user add z --no-password", "revoke jti x", "revoke list",
+)  # fmt: skip
 OF_THE_KEYS = ("keys list", "keys jwks", "keys generate", "keys rotate", "token create a -n b")
 EVERY = (*OF_THE_STORE, *OF_THE_KEYS, "serve", "init", "token review @{token}", "cert create q")
 

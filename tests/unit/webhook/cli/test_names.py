@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_the_name_of_a_data_directory_is_shown_escaped(
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_names_are_stored_and_shown_escaped(leeway: Leeway, data_dir: Path, name: str) -> None:
     where = ("--data-dir", data_dir)
+    words: tuple[str, ...]
     for words in (
         ("user", "add", name, "--no-password"),
         ("role", "add", name),
@@ -68,14 +70,14 @@ def test_names_are_stored_and_shown_escaped(leeway: Leeway, data_dir: Path, name
         out = leeway(*words, *where).assert_done()
         assert_harmless(out)
         assert out.count("\n") == 1
-    for words in (("user", "list"), ("role", "list"), ("group", "list")):
-        text = leeway(*words, *where).assert_done()
+    for kind in ("user", "role", "group"):
+        text = leeway(kind, "list", *where).assert_done()
         assert_harmless(text)
-        as_json = leeway(*words, *where, "-o", "json").assert_done()
+        as_json = leeway(kind, "list", *where, "-o", "json").assert_done()
         assert_harmless(as_json)
         assert name in json.loads(as_json)
         assert len(text.splitlines()) == len(json.loads(as_json))
-        as_yaml = leeway(*words, *where, "-o", "yaml").assert_done()
+        as_yaml = leeway(kind, "list", *where, "-o", "yaml").assert_done()
         assert_harmless(as_yaml)
         assert name in yaml.safe_load(as_yaml)
     for words in (
@@ -153,12 +155,13 @@ def test_the_audit_log_is_written_to_no_other_file(
 ) -> None:
     target, path = tmp_path / "target", data_dir / "audit.log"
     target.write_text("mine")
-    {
+    make: dict[str, Callable[[], None]] = {
         "link": lambda: path.symlink_to(target),
         "dangling": lambda: path.symlink_to(tmp_path / "none"),
         "pipe": lambda: os.mkfifo(path),
         "folder": path.mkdir,
-    }[kind]()
+    }
+    make[kind]()
     ran = leeway("role", "add", "r", "--data-dir", data_dir)
     assert (ran.code, ran.out) == (0, "Role r created\n")
     assert ran.err.startswith(f"leeway: warning: this was done, but not written to {path}: ")

@@ -128,7 +128,7 @@ def signed(own_key: SigningKey) -> str:
     """Return a token of the data directory that was made two hours ago, for one hour."""
     made = int(time.time()) - 7200
     claims = good_claims(iat=made, nbf=made, exp=made + 3600)
-    claims["kubernetes.io"] = {**good_claims()["kubernetes.io"], "warnafter": made + 600}  # type: ignore[dict-item]
+    claims["kubernetes.io"] = {**good_claims()["kubernetes.io"], "warnafter": made + 600}
     return token_of(claims, own_key)
 
 

@@ -53,8 +53,8 @@ def parse(
 
 def test_file_of_the_contract() -> None:
     configuration = parse(CONTRACT)
-    assert configuration.leeway.not_before == 60
-    assert configuration.tokens.max_expiration == 86400
+    assert configuration.leeway.not_before == 60.0
+    assert configuration.tokens.max_expiration == 86400.0
     (issuer,) = configuration.trusted_issuers
     assert issuer.keys.jwks_file == "cluster-jwks.json"
     assert not issuer.legacy
@@ -369,7 +369,9 @@ def test_file_missing_or_not_text(tmp_path: Path) -> None:
         ({}, {"server.bind": "flag:3"}, "flag:3"),
     ],
 )
-def test_flag_beats_environment_beats_file(environment: dict, flags: dict, bind: str) -> None:
+def test_flag_beats_environment_beats_file(
+    environment: dict[str, str], flags: dict[str, object], bind: str
+) -> None:
     assert parse("server: {bind: 'file:1'}", environment, flags).server.bind == bind
     if environment or flags.get("server.bind"):
         assert parse("{}", environment, flags).server.bind == bind
@@ -403,10 +405,10 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert made.jwks_uri == "https://env.example/keys"
     assert made.audiences == ("a", "b")
     leeway = made.leeway
-    assert (leeway.not_before, leeway.issued_at_seconds, leeway.expiry) == (1, 2, 3)
+    assert (leeway.not_before, leeway.issued_at_seconds, leeway.expiry) == (1.0, 2.0, 3.0)
     tokens = made.tokens
     assert (tokens.default_expiration, tokens.min_expiration, tokens.max_expiration) == (
-        1200, 660, 7200,
+        1200.0, 660.0, 7200.0,
     )  # fmt: skip
     assert not tokens.extend
     assert (made.server.bind, made.server.workers) == ("0.0.0.0:1", 5)
@@ -438,7 +440,7 @@ def test_what_counts_is_all_of_it_together(
 ) -> None:
     configuration = parse(text, environment, flags)
     assert configuration.server.bind == bind
-    assert configuration.tokens.default_expiration == hours * 3600
+    assert configuration.tokens.default_expiration == hours * 3600.0
 
 
 @pytest.mark.parametrize(
@@ -471,7 +473,9 @@ def test_what_counts_is_all_of_it_together(
         ),
     ],
 )  # fmt: skip
-def test_error_names_environment_or_flag(environment: dict, flags: dict, source: str) -> None:
+def test_error_names_environment_or_flag(
+    environment: dict[str, str], flags: dict[str, object], source: str
+) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse("{}", environment, flags)
     assert str(raised.value).startswith(source)

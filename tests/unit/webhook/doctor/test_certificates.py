@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from keys.errors import KeyFileError
@@ -23,7 +23,7 @@ DATE = datetime.fromtimestamp(NOW, UTC)
 def intermediate(root: CertifiedKey) -> CertifiedKey:
     """Make a CA that another one has signed."""
     issuer = x509.load_pem_x509_certificate(root.certificate)
-    signer = certificates.load_pem_private_key(root.private_key, None)
+    signer = load_pem_private_key(root.private_key, None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "below")])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography.x509 import ObjectIdentifier
 
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, is_signed_by, load_certificates
 from webhook.doctor.handshake import refusal
@@ -73,7 +74,7 @@ USAGES = [
 
 
 @pytest.mark.parametrize(("usage", "right", "wrong"), USAGES)
-def test_the_usage(authority: Authority, usage, right: str, wrong: str) -> None:
+def test_the_usage(authority: Authority, usage: ObjectIdentifier, right: str, wrong: str) -> None:
     root = authority.pair("root")
     good = authority.sign("good", "root", IDS + right)
     assert refusal(*good, root.certificate, usage) == ""
@@ -96,7 +97,12 @@ INTERMEDIATES = [
 @pytest.mark.parametrize(("extensions", "words"), INTERMEDIATES)
 @pytest.mark.parametrize(("usage", "right", "wrong"), USAGES)
 def test_the_intermediate_certificates(
-    authority: Authority, usage, right: str, wrong: str, extensions: str, words: str
+    authority: Authority,
+    usage: ObjectIdentifier,
+    right: str,
+    wrong: str,
+    extensions: str,
+    words: str,
 ) -> None:
     root = authority.pair("root")
     upper = authority.sign("upper", "root", IDS + extensions)
@@ -110,7 +116,9 @@ def test_the_intermediate_certificates(
 
 
 @pytest.mark.parametrize(("usage", "right", "wrong"), USAGES)
-def test_what_else_openssl_refuses(authority: Authority, usage, right: str, wrong: str) -> None:
+def test_what_else_openssl_refuses(
+    authority: Authority, usage: ObjectIdentifier, right: str, wrong: str
+) -> None:
     root = authority.pair("root")
     weak = authority.sign("weak", "root", IDS + right, key="rsa:1024")
     assert "too small" in refusal(*weak, root.certificate, usage)

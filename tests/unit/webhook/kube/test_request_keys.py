@@ -486,7 +486,7 @@ KINDS_OF_OBJECTS = st.one_of(
 )
 RESOURCE_REQUESTS = st.builds(
     lambda verb, kind, subresource, namespace, name: ResourceAttributes(
-        verb, *kind, subresource, namespace, name
+        verb, kind[0], kind[1], subresource, namespace, name
     ),
     st.sampled_from([*VERBS, *GRANTING, "use:a", "impersonate:%"]),
     KINDS_OF_OBJECTS,

@@ -1,7 +1,10 @@
 """What a token is asked to stand and fall with: Kubernetes' checks, in their order."""
 
+from typing import Any
+
 import pytest
 
+from tests.bound_parts import StillSource
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW
 from webhook.errors import (
     InvalidReviewError,
@@ -30,7 +33,7 @@ OBJECTS: dict[ObjectKey, Lookup] = {
 }
 
 
-class Source:
+class Source(StillSource):
     """Objects in a dictionary; what is not in it is gone."""
 
     def __init__(self, objects: dict[ObjectKey, Lookup]) -> None:
@@ -40,15 +43,9 @@ class Source:
     def find(self, key: ObjectKey, uid: str) -> Lookup:
         raise AssertionError("a request is never decided on what is known from before")
 
-    def look_up(self, key: ObjectKey) -> Lookup:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         self.asked.append(key)
         return self.objects.get(key, Absence.GONE)
-
-    def problem(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        pass
 
 
 def reference(kind: str, name: str, uid: str = "", api_version: str = "v1") -> BoundObjectReference:
@@ -59,13 +56,13 @@ def resolve(
     source: Source | None,
     bound: BoundObjectReference | None = None,
     leeway: float = 60,
-    **members: object,
+    **members: Any,
 ) -> tuple[TokenRequest, TokenSpec]:
-    asked = TokenRequest(NAMESPACE, ACCOUNT, bound=bound, **members)  # type: ignore[arg-type]
+    asked = TokenRequest(NAMESPACE, ACCOUNT, bound=bound, **members)
     return resolve_token_request(asked, POLICY, source, leeway, NOW)
 
 
-def source_with(**changes: object) -> Source:
+def source_with(**changes: Lookup) -> Source:
     keys = {"sa": SA, "pod": POD, "secret": SECRET, "node": NODE}
     return Source(OBJECTS | {keys[name]: value for name, value in changes.items()})
 
@@ -159,7 +156,7 @@ NOT_FOUND = [
 @pytest.mark.bad_input(25)
 @pytest.mark.parametrize(("objects", "bound", "message"), NOT_FOUND)
 def test_not_found(
-    objects: dict[str, object], bound: BoundObjectReference | None, message: str
+    objects: dict[str, Lookup], bound: BoundObjectReference | None, message: str
 ) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
         resolve(source_with(**objects), bound)
@@ -201,7 +198,7 @@ CONFLICTS = [
 @pytest.mark.bad_input(25)
 @pytest.mark.parametrize(("bound", "members", "message"), CONFLICTS)
 def test_another_uid(
-    bound: BoundObjectReference | None, members: dict[str, object], message: str
+    bound: BoundObjectReference | None, members: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ObjectConflictError) as caught:
         resolve(source_with(), bound, **members)

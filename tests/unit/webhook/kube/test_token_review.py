@@ -9,11 +9,13 @@ import pytest
 from tests.support import (
     AUDIENCE,
     NOW,
+    JSONObject,
     as_json,
     assert_accepted,
     assert_token_not_in,
     authenticator_with,
     good_claims,
+    read_object,
     token_of,
 )
 from webhook.errors import InvalidReviewError
@@ -24,12 +26,12 @@ V1BETA1 = "authentication.k8s.io/v1beta1"
 NO_TOKEN = "token is required for TokenReview in authentication"
 
 
-def body(spec: object = None, **changes: object) -> dict:
+def body(spec: object = None, **changes: object) -> JSONObject:
     spec = {"token": "a.b.c"} if spec is None else spec
     return {"kind": "TokenReview", "apiVersion": V1, "spec": spec} | changes
 
 
-def refuse(content: bytes | dict, version: str = "v1") -> str:
+def refuse(content: bytes | JSONObject, version: str = "v1") -> str:
     data = content if isinstance(content, bytes) else as_json(content)
     with pytest.raises(InvalidReviewError) as raised:
         parse_token_review(data, version)
@@ -83,7 +85,7 @@ def refuse(content: bytes | dict, version: str = "v1") -> str:
         pytest.param(body(metadata="x"), "metadata", id="metadata-text"),
     ],
 )
-def test_token_or_spec(content: dict, phrase: str) -> None:
+def test_token_or_spec(content: JSONObject, phrase: str) -> None:
     assert phrase in refuse(content)
 
 
@@ -132,7 +134,7 @@ def test_member_of_review_twice(member: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_member_in_another_case(content: dict, field: str) -> None:
+def test_member_in_another_case(content: JSONObject, field: str) -> None:
     assert field in refuse(content)
 
 
@@ -157,7 +159,7 @@ def test_member_in_another_case(content: dict, field: str) -> None:
         pytest.param({"apiVersion": "a\nb"}, r"'a\nb'", id="newline"),
     ],
 )
-def test_kind_or_version(changes: dict, found: str, version: str) -> None:
+def test_kind_or_version(changes: JSONObject, found: str, version: str) -> None:
     served = f"authentication.k8s.io/{version}"
     text = refuse(body(apiVersion=served) | changes, version)
     assert found in text
@@ -182,7 +184,7 @@ def test_the_version_of_the_body_decides(sent: str, path: str, plain: bool) -> N
 @pytest.mark.parametrize("named", [True, False], ids=["named", "left-out"])
 def test_each_version_is_answered_as_itself(version: str, named: bool) -> None:
     api_version = f"authentication.k8s.io/{version}"
-    content = {"spec": {"token": token_of(good_claims())}}
+    content: JSONObject = {"spec": {"token": token_of(good_claims())}}
     if named:
         content |= {"kind": "TokenReview", "apiVersion": api_version}
     answer = _answer(as_json(content), version)
@@ -191,12 +193,12 @@ def test_each_version_is_answered_as_itself(version: str, named: bool) -> None:
     assert answer["status"]["authenticated"] is True
 
 
-def _answer(data: bytes, version: str = "v1") -> dict:
+def _answer(data: bytes, version: str = "v1") -> JSONObject:
     request = parse_token_review(data, version)
     outcome = authenticator_with().authenticate(request.token, request.audiences, NOW)
     text = render_token_review(request, outcome)
     assert_token_not_in(request.token, text.decode())
-    return json.loads(text)
+    return read_object(text)
 
 
 @pytest.mark.bad_input(30)
@@ -231,7 +233,7 @@ def _best_of(times: int, function: Callable[[], object]) -> float:
     return min(seconds)
 
 
-MANY = {
+MANY: dict[str, JSONObject] = {
     "10000-audiences": {"audiences": [f"audience-{number}" for number in range(10_000)]},
     "10000-audiences-and-ours": {
         "audiences": [*(f"audience-{number}" for number in range(9_999)), AUDIENCE]
@@ -354,7 +356,9 @@ def test_audiences_asked_for(audiences: object, expected: tuple[str, ...]) -> No
         (["vault"], [AUDIENCE], None),
     ],
 )
-def test_answered_audiences(asked: list, in_token: list, answered: list | None) -> None:
+def test_answered_audiences(
+    asked: list[str], in_token: list[str], answered: list[str] | None
+) -> None:
     token = token_of(good_claims(aud=in_token))
     answer = _answer(as_json(body({"token": token, "audiences": asked})))
     assert answer["status"].get("audiences") == answered

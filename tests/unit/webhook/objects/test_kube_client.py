@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.fake_kube import HOST, FakeKube, fake_kube
-from tests.support import wait_until
+from tests.support import JSONObject, wait_until
 from webhook.errors import APIServerError, ConfigurationError
 from webhook.objects import credential_plugin, kube_client
 from webhook.objects.kube_client import Connection
@@ -25,7 +25,7 @@ JSON = "application/json"
 
 
 @pytest.fixture(scope="module")
-def kube() -> FakeKube:
+def kube() -> Iterator[FakeKube]:
     with fake_kube() as running:
         yield running
 
@@ -47,7 +47,7 @@ def _closed() -> Iterator[None]:
         _opened.pop().close()
 
 
-def get(connection: Connection, path: str = "/api/v1/nodes") -> object:
+def get(connection: Connection, path: str = "/api/v1/nodes") -> Any:
     with connection.get(path, {"limit": "1"}, JSON, 5.0, 1 << 20) as response:
         return json.loads(response.read())
 
@@ -161,7 +161,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("where", "value"), CHANGES)
-def test_wrong_in_one_place(path: Path, where: tuple, value: object) -> None:
+def test_wrong_in_one_place(path: Path, where: tuple[Any, ...], value: object) -> None:
     document = yaml.safe_load(path.read_bytes())
     place = document
     for part in where[:-1]:
@@ -465,7 +465,7 @@ def test_a_plugin_that_fails_is_named(
         ({"command": "true"}, "its command or apiVersion is missing"),
     ],
 )
-def test_a_plugin_that_cannot_be_run(path: Path, section: dict, why: str) -> None:
+def test_a_plugin_that_cannot_be_run(path: Path, section: JSONObject, why: str) -> None:
     changed(path, exec=section)
     with pytest.raises(APIServerError, match=why):
         get(connected(path))
@@ -490,7 +490,7 @@ def test_delays_grow(path: Path, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kube_client, "monotonic", lambda: now)
     plugin.does("exit 1")
     connection = connected(path)
-    moments = []
+    moments: list[float] = []
     while len(moments) < 9:
         runs = plugin.runs
         with pytest.raises(APIServerError):

@@ -1,7 +1,7 @@
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -412,7 +412,7 @@ def test_refresh_does_not_wait_for_a_writer_of_ours() -> None:
     entered, release = threading.Event(), threading.Event()
 
     class Slow(MemoryBackend):
-        def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+        def commit(self, expected: int, records: Sequence[Record]) -> int:
             entered.set()
             assert release.wait(10)
             return super().commit(expected, records)
@@ -431,7 +431,7 @@ def test_a_failed_write_leaves_everything_as_it_was() -> None:
     class Broken(MemoryBackend):
         broken = False
 
-        def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+        def commit(self, expected: int, records: Sequence[Record]) -> int:
             if self.broken:
                 raise StoreUnavailableError("no room")
             return super().commit(expected, records)

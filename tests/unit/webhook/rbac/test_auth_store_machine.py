@@ -1,6 +1,6 @@
 """Any interleaving of changes, by several stores on one backend, against a state from scratch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -57,7 +57,7 @@ class CompactingBackend(MemoryBackend):
     ) -> tuple[int, list[Record]] | None:
         return None if after < self.compacted else super().changes(after, wait=wait)
 
-    def commit(self, expected: int, records: list[Record]) -> int:  # type: ignore[override]
+    def commit(self, expected: int, records: Sequence[Record]) -> int:
         if self.conflicts:
             self.conflicts -= 1
             raise ConflictError

@@ -6,6 +6,7 @@ from math import inf
 import msgspec
 import pytest
 
+from tests.bound_parts import StillSource
 from tests.memory_backend import MemoryBackend
 from tests.support import (
     ACCOUNT,
@@ -137,20 +138,14 @@ def test_the_high_s_twin_is_revoked_too(revoke: Callable[[AuthStore], None]) -> 
         assert_refused(authenticator.authenticate(each, [], NOW), each, Reason.REVOKED)
 
 
-class _Gone:
+class _Gone(StillSource):
     """A source of objects in which there is nothing."""
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
         return Absence.GONE
 
-    def look_up(self, key: ObjectKey) -> Lookup:
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         return Absence.GONE
-
-    def problem(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(

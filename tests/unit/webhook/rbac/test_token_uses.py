@@ -1,6 +1,7 @@
 """How long a simple token lives from its last use in any worker, and how often that is written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Concatenate, ParamSpec
 
 import pytest
 
@@ -14,6 +15,7 @@ from webhook.rbac.records import Record, TokenRecord
 from webhook.rbac.state import State
 
 TTL = 300.0
+P = ParamSpec("P")
 
 
 class Backend(MemoryBackend):
@@ -142,8 +144,13 @@ def test_a_use_while_others_are_written_is_not_lost(backend: Backend) -> None:
     worker, token = Worker(backend), ""
 
     class Busy(AuthStore):
-        def change(self, decide, *arguments):  # type: ignore[no-untyped-def]
-            super().change(decide, *arguments)
+        def change(
+            self,
+            decide: Callable[Concatenate[State, P], Iterable[Record]],
+            *args: P.args,
+            **kwargs: P.kwargs,
+        ) -> None:
+            super().change(decide, *args, **kwargs)
             if token:
                 assert worker.accepts(token, NOW + 6)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from keys.keyring import Keyring
+from tests.bound_parts import StillSource
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from tests.unit.webhook.server.caller_parts import Parts
 from webhook.server.flask.token_requests import TokenRequests
@@ -20,7 +21,7 @@ ACCOUNT_KEY = ObjectKey(Kind.SERVICE_ACCOUNT, NAMESPACE, ACCOUNT)
 SECRET_KEY = ObjectKey(Kind.SECRET, NAMESPACE, "s")
 
 
-class Objects(dict[ObjectKey, Lookup]):
+class Objects(StillSource, dict[ObjectKey, Lookup]):
     """A source of the objects in a dictionary."""
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
@@ -28,12 +29,6 @@ class Objects(dict[ObjectKey, Lookup]):
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         return self.get(key, Absence.GONE)
-
-    def problem(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        pass
 
 
 def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRequests:

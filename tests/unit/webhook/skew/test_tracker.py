@@ -13,6 +13,7 @@ from tests.support import (
     ISSUER,
     LEEWAY,
     NOW,
+    JSONObject,
     authenticator_with,
     good_claims,
     signing_key,
@@ -315,7 +316,7 @@ def test_memory_is_bounded_with_many_nodes_and_tokens() -> None:
 # What counts as a token ---------------------------------------------------------------------
 
 
-def fast_claims(ahead: int, **changes: object) -> dict:
+def fast_claims(ahead: int, **changes: object) -> JSONObject:
     private = {
         "namespace": "argo-run",
         "node": {"name": "node-3", "uid": "u"},
@@ -342,7 +343,7 @@ COUNTED = [
 
 
 @pytest.mark.parametrize(("claims", "accepted"), COUNTED)
-def test_a_token_counts_whose_signature_holds(claims: dict, accepted: bool) -> None:
+def test_a_token_counts_whose_signature_holds(claims: JSONObject, accepted: bool) -> None:
     tracker = SkewTracker()
     assert authenticate(tracker, token_of(claims)) is accepted
     found = estimates(tracker)

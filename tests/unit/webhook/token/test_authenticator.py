@@ -276,7 +276,7 @@ def test_a_refusal_leaves_nothing_in_memory(token: str) -> None:
 PREFIX = "kubernetes.io/serviceaccount/"
 
 
-def legacy_claims(**changes: object) -> dict:
+def legacy_claims(**changes: object) -> JSONObject:
     return {
         "iss": LEGACY_ISSUER,
         f"{PREFIX}namespace": NAMESPACE,
@@ -349,7 +349,7 @@ def test_legacy_token_is_for_the_configured_audiences(
     ],
     ids=str,
 )
-def test_what_a_legacy_token_does_say_counts(changes: dict, reason: Reason) -> None:
+def test_what_a_legacy_token_does_say_counts(changes: JSONObject, reason: Reason) -> None:
     token = token_of(legacy_claims(**changes))
     assert_refused(legacy_authenticator().authenticate(token, [], NOW), token, reason)
 
@@ -375,7 +375,7 @@ def test_projected_token_of_a_legacy_issuer_needs_all_its_claims() -> None:
 # Stale tokens and what is counted -----------------------------------------------------------
 
 
-def stale_claims(warn_after: float) -> dict:
+def stale_claims(warn_after: float) -> JSONObject:
     return good_claims(
         **{
             "kubernetes.io": good_claims()["kubernetes.io"]
@@ -415,7 +415,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("claims", "after", "kind"), KINDS)
-def test_kinds_of_tokens_are_counted(claims: dict, after: int, kind: str) -> None:
+def test_kinds_of_tokens_are_counted(claims: JSONObject, after: int, kind: str) -> None:
     metrics = Metrics()
     authenticator = authenticator_with(legacy=True)
     outcome = assert_accepted(authenticator.authenticate(token_of(claims), [], NOW + after))
@@ -434,7 +434,7 @@ def test_kinds_of_tokens_are_counted(claims: dict, after: int, kind: str) -> Non
         (good_claims(iss="x"), Reason.NOT_RECOGNISED),
     ],
 )
-def test_refusals_are_counted_by_reason(claims: dict, reason: Reason) -> None:
+def test_refusals_are_counted_by_reason(claims: JSONObject, reason: Reason) -> None:
     metrics = Metrics()
     metrics.count_review(authenticator_with().authenticate(token_of(claims), [], NOW), 0.0)
     lines = metrics.render().decode().splitlines()
@@ -466,7 +466,7 @@ LARGE = {
     "pod": {"name": "p" * 200, "uid": "8ec93c07-642d-4b4b-93f7-1c038328613d"},
     "node": {"name": "n" * 200, "uid": "8ec93c07-642d-4b4b-93f7-1c038328613e"},
 }
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "small": {"jti": "", "claims": good_claims()},
     "usual": {
         "jti": "23c4d832-c540-422a-9e85-{:012d}",
@@ -489,15 +489,14 @@ SHAPES = {
 
 def strange(claims: JSONObject, number: int) -> JSONObject:
     """Return claims that have no service account, audience or node in common with others."""
-    private: Any = claims["kubernetes.io"]
+    private = claims["kubernetes.io"]
     name = f"{ACCOUNT}-{number}"
     account = {"name": name, "uid": f"66bff4eb-5231-4bfa-b116-{number:012}"}
     private = private | {"serviceaccount": account}
     if "node" in private:
         private |= {"node": private["node"] | {"uid": f"8ec93c07-642d-4b4b-93f7-{number:012}"}}
-    aud: Any = claims["aud"]
     return claims | {
-        "aud": [AUDIENCE, *(f"{entry}-{number}" for entry in aud[1:])],
+        "aud": [AUDIENCE, *(f"{entry}-{number}" for entry in claims["aud"][1:])],
         "sub": f"system:serviceaccount:{NAMESPACE}:{name}",
         "kubernetes.io": private,
     }

@@ -1,4 +1,4 @@
-import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +10,9 @@ from tests.support import (
     ISSUER,
     NAMESPACE,
     NOW,
+    JSONObject,
     authenticator_with,
+    read_object,
     signing_key,
     unb64,
 )
@@ -26,14 +28,19 @@ POD = ObjectReference("p1", "uid-of-p1")
 YEAR = 365 * 24 * 3600
 
 
-def issue(policy: TokenPolicy = POLICY, **members: object) -> IssuedToken:
-    members = {"objects_confirmed": True} | members
-    request = TokenSpec(**{"namespace": NAMESPACE, "name": ACCOUNT, "uid": "u1"} | members)
+def issue(policy: TokenPolicy = POLICY, **members: Any) -> IssuedToken:
+    defaults: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "name": ACCOUNT,
+        "uid": "u1",
+        "objects_confirmed": True,
+    }
+    request = TokenSpec(**(defaults | members))
     return issue_token(request, policy, KEYRING, NOW + 0.75)
 
 
-def claims_of(issued: IssuedToken) -> dict:
-    return json.loads(unb64(issued.token.split(".")[1]))
+def claims_of(issued: IssuedToken) -> JSONObject:
+    return read_object(unb64(issued.token.split(".")[1]))
 
 
 def policy(**changes: object) -> TokenPolicy:
@@ -138,7 +145,7 @@ def test_expiration(asked: int | None, given: int, warning: str) -> None:
         ),
     ],
 )
-def test_request_out_of_range(members: dict, why: str) -> None:
+def test_request_out_of_range(members: dict[str, Any], why: str) -> None:
     with pytest.raises(IssueError, match=why):
         issue(**members)
 
@@ -172,7 +179,7 @@ def test_audiences_are_kept_as_they_are_sent() -> None:
     ],
 )
 @pytest.mark.fault(45)
-def test_extension(members: dict, extended: bool) -> None:
+def test_extension(members: dict[str, Any], extended: bool) -> None:
     members = {"expiration_seconds": 3607} | members
     issued = issue(**members)
     claims = claims_of(issued)

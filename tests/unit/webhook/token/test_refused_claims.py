@@ -12,11 +12,13 @@ from tests.support import (
     LEEWAY,
     NAMESPACE,
     NOW,
+    JSONObject,
     as_json,
     assert_accepted,
     assert_refused,
     authenticator_with,
     good_claims,
+    read_object,
     review,
     token_of,
 )
@@ -33,14 +35,18 @@ NODE = {"name": "n1", "uid": "77aa"}
 
 
 def refuse(
-    payload: bytes | dict, reason: Reason, *, ours: bool = True, audiences: tuple[str, ...] = ()
+    payload: bytes | JSONObject,
+    reason: Reason,
+    *,
+    ours: bool = True,
+    audiences: tuple[str, ...] = (),
 ) -> str:
     token = token_of(payload)
     outcome = authenticator_with().authenticate(token, audiences, NOW)
     return assert_refused(outcome, token, reason, ours=ours)
 
 
-def accept(payload: bytes | dict) -> None:
+def accept(payload: bytes | JSONObject) -> None:
     assert_accepted(authenticator_with().authenticate(token_of(payload), [], NOW))
 
 
@@ -51,7 +57,7 @@ def raw(name: str, text: str) -> bytes:
     return marked.replace(b'"@@"', text.encode("utf-8"))
 
 
-def private(**changes: object) -> dict:
+def private(**changes: object) -> JSONObject:
     """Return good claims with members of ``kubernetes.io`` replaced, added, or (None) removed."""
     members = {
         "namespace": NAMESPACE,
@@ -380,9 +386,9 @@ REQUIRED = ["iss", "sub", "aud", "exp", "iat", "nbf", "kubernetes.io"]
 REQUIRED_INSIDE = ["namespace", "serviceaccount", "serviceaccount.name", "serviceaccount.uid"]
 
 
-def _without(path: str, value: object = ...) -> dict:
+def _without(path: str, value: object = ...) -> JSONObject:
     """Return good claims in which one member is removed, or has another value."""
-    claims = json.loads(as_json(good_claims()))
+    claims = read_object(as_json(good_claims()))
     *parents, last = [path] if path in REQUIRED else ["kubernetes.io", *path.split(".")]
     members = claims
     for parent in parents:
@@ -452,8 +458,8 @@ def test_leeway(claim: str, seconds: int) -> None:
     for beyond in (-1, 0):
         skew = seconds + beyond
         claims = good_claims(**{claim: int(NOW) + sign * skew})
-        outcome = assert_accepted(authenticator.authenticate(token_of(claims), [], NOW))
-        assert outcome.leeway_claims == ((claim,) if skew > 0 else ())
+        accepted = assert_accepted(authenticator.authenticate(token_of(claims), [], NOW))
+        assert accepted.leeway_claims == ((claim,) if skew > 0 else ())
     token = token_of(good_claims(**{claim: int(NOW) + sign * (seconds + 1)}))
     outcome = authenticator.authenticate(token, [], NOW)
     text = assert_refused(outcome, token, reason)
@@ -658,7 +664,7 @@ def test_bound_object_that_is_not_allowed(kind: str, reference: object) -> None:
         pytest.param({"pod": POD, "secret": SECRET, "node": NODE}, id="all-three"),
     ],
 )
-def test_bound_to_two_objects(bound: dict) -> None:
+def test_bound_to_two_objects(bound: JSONObject) -> None:
     assert "bound to two objects" in refuse(private(**bound), Reason.MALFORMED)
 
 
@@ -686,7 +692,9 @@ UNKNOWN_REFERENCE = {"name": "splinter-validate", "uid": "77aa"}
 )
 @pytest.mark.parametrize("bound", [{}, {"pod": POD}], ids=["alone", "and-to-a-pod"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_bound_to_an_unknown_kind(name: str, value: object, bound: dict, legacy: bool) -> None:
+def test_bound_to_an_unknown_kind(
+    name: str, value: object, bound: JSONObject, legacy: bool
+) -> None:
     token = token_of(private(**bound, **{name: value}))
     outcome = authenticator_with(legacy=legacy).authenticate(token, [], NOW)
     text = assert_refused(outcome, token, Reason.MALFORMED)
@@ -720,7 +728,7 @@ def test_an_unknown_member_that_is_no_object_does_not_count(value: object) -> No
         ),
     ],
 )
-def test_bound_object_comes_back_as_extra(bound: dict, extra: dict) -> None:
+def test_bound_object_comes_back_as_extra(bound: JSONObject, extra: JSONObject) -> None:
     token = token_of(private(**bound))
     outcome = assert_accepted(authenticator_with().authenticate(token, [], NOW))
     prefix = "authentication.kubernetes.io/"

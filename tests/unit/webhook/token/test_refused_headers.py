@@ -3,7 +3,7 @@
 import json
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from keys.jwk import to_jwk
+from keys.jws import SigningKey
 from tests.support import (
     NOW,
+    JSONObject,
     as_json,
     assert_accepted,
     assert_refused,
@@ -54,7 +56,9 @@ def refuse(token: str, reason: Reason, *, ours: bool = True) -> str:
         pytest.param(lambda key: header_of(key, unknown={"a": [1]}), id="unknown-member"),
     ],
 )
-def test_control_good_headers_are_accepted(key, header) -> None:
+def test_control_good_headers_are_accepted(
+    key: SigningKey, header: Callable[[SigningKey], JSONObject]
+) -> None:
     authenticator = authenticator_with(RSA, EC, signing_key("EdDSA"))
     assert_accepted(authenticator.authenticate(token_of(PAYLOAD, key, header(key)), [], NOW))
 
@@ -77,7 +81,7 @@ def test_control_good_headers_are_accepted(key, header) -> None:
         pytest.param({"ALG": "RS256"}, id="name-in-upper-case"),
     ],
 )
-def test_alg_none(members: dict, signed: bool, kid: dict) -> None:
+def test_alg_none(members: JSONObject, signed: bool, kid: JSONObject) -> None:
     token = raw_jws(as_json(members | kid), PAYLOAD, RSA, "RS256")
     if not signed:
         token = token[: token.rindex(".") + 1]
@@ -89,7 +93,9 @@ def test_alg_none(members: dict, signed: bool, kid: dict) -> None:
 @pytest.mark.parametrize("key", [RSA, EC], ids=["RSA", "EC"])
 @pytest.mark.parametrize("secret", hmac_forgery.SECRETS)
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-def test_public_key_as_hmac_secret(algorithm, secret, key, with_kid) -> None:
+def test_public_key_as_hmac_secret(
+    algorithm: str, secret: str, key: SigningKey, with_kid: bool
+) -> None:
     kid = key.verification_key.kid if with_kid else None
     header = header_of(key, alg=algorithm, kid=kid)
     signing_input = f"{b64(as_json(header))}.{b64(PAYLOAD)}"
@@ -120,7 +126,7 @@ def test_public_key_as_hmac_secret(algorithm, secret, key, with_kid) -> None:
     ]
     + [pytest.param("EdDSA", "EdDSA", "ES256", id="EdDSA-key-names-ES256")],
 )
-def test_alg_is_not_the_keys(key, algorithm, others, with_kid) -> None:
+def test_alg_is_not_the_keys(key: str, algorithm: str, others: str, with_kid: bool) -> None:
     own = signing_key(key)
     header = header_of(own, alg=others, kid=own.verification_key.kid if with_kid else None)
     token = token_of(PAYLOAD, own, header, algorithm)
@@ -142,7 +148,7 @@ def test_alg_is_not_the_keys(key, algorithm, others, with_kid) -> None:
         pytest.param({"crit": ["alg"]}, id="alg"),
     ],
 )
-def test_crit(members: dict) -> None:
+def test_crit(members: JSONObject) -> None:
     token = token_of(PAYLOAD, RSA, as_json(header_of(RSA) | members))
     assert '"crit"' in refuse(token, Reason.MALFORMED)
 
@@ -295,7 +301,7 @@ def test_kid_of_one_megabyte() -> None:
         pytest.param({"zip": None}, id="zip-null"),
     ],
 )
-def test_typ_cty_zip(members: dict) -> None:
+def test_typ_cty_zip(members: JSONObject) -> None:
     token = token_of(PAYLOAD, RSA, as_json(header_of(RSA) | members))
     assert f'"{next(iter(members))}"' in refuse(token, Reason.MALFORMED)
 

@@ -1,6 +1,7 @@
 """Bad input 11 to 16: encodings, signatures and keys of a token."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ ORDER = {
 }
 # A member whose text makes base64url use both characters that base64 has others for.
 SPECIAL = "~~~???>>>"
+Change = Callable[[str], str]
+Numbers = Callable[[int, int, int], tuple[int, int]]
 
 
 def refuse(token: str, reason: Reason, *, ours: bool = True) -> str:
@@ -117,7 +120,7 @@ ENCODINGS = [
 @pytest.mark.bad_input(11)
 @pytest.mark.parametrize(("remainder", "change"), ENCODINGS)
 @pytest.mark.parametrize("place", [0, 1], ids=["header", "payload"])
-def test_encoding_of_header_or_payload(place, remainder, change) -> None:
+def test_encoding_of_header_or_payload(place: int, remainder: int, change: Change) -> None:
     segments = _length(remainder, place)
     assert_accepted(authenticator_with().authenticate(sign_text(".".join(segments), RSA), [], NOW))
     changed = change(segments[place])
@@ -146,7 +149,7 @@ def _signed_with(algorithm: str, characters: str) -> str:
     [pytest.param(case.values[1], id=case.id) for case in ENCODINGS],
 )
 @pytest.mark.parametrize("algorithm", SIGNATURES)
-def test_encoding_of_signature(algorithm, change, request) -> None:
+def test_encoding_of_signature(algorithm: str, change: Change) -> None:
     token = _signed_with(algorithm, "-_")
     start, _, signature = token.rpartition(".")
     assert len(signature) % 4 == SIGNATURES[algorithm]
@@ -314,7 +317,7 @@ def test_der_signature_of_the_raw_length() -> None:
     ],
 )
 @pytest.mark.parametrize("algorithm", ORDER)
-def test_numbers_at_the_edges(algorithm: str, numbers) -> None:
+def test_numbers_at_the_edges(algorithm: str, numbers: Numbers) -> None:
     start, r, s, size = _ecdsa(algorithm)
     token = _with_numbers(start, *numbers(r, s, ORDER[algorithm]), size)
     outcome = authenticator_with(signing_key(algorithm)).authenticate(token, [], NOW)
@@ -364,7 +367,7 @@ def test_high_s_is_the_same_token_for_revocation(algorithm: str) -> None:
         ("PS384", "PS384", "PS256", Reason.BAD_SIGNATURE),
     ],
 )
-def test_padding_of_another_rule(bound_to, named, signed, reason) -> None:
+def test_padding_of_another_rule(bound_to: str, named: str, signed: str, reason: Reason) -> None:
     key = signing_key(bound_to)
     token = token_of(good_claims(), key, header_of(key, alg=named), signed)
     outcome = authenticator_with(key).authenticate(token, [], NOW)
@@ -472,7 +475,9 @@ def test_control_keys_in_use_verify(scheduled: Authenticator, name: str, with_ki
         pytest.param("other", id="of-another-trusted-issuer"),
     ],
 )
-def test_key_not_in_use(scheduled, name: str, kid: str | None, reason) -> None:
+def test_key_not_in_use(
+    scheduled: Authenticator, name: str, kid: str | None, reason: Reason
+) -> None:
     key = signing_key("RS256", name)
     named = kid and (key if kid == "its" else signing_key("RS256", kid)).verification_key.kid
     token = token_of(good_claims(), key, header_of(key, kid=named))

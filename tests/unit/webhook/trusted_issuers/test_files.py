@@ -73,8 +73,10 @@ def test_files_are_read_again(
     path.write_bytes(render(OLD))
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
     reports: list[tuple[str, bool]] = []
-    files = (path, ()) if render is jwks else (None, (path,))
-    keys = FileKeys(issuer, *files, lambda *report: reports.append(report), POLL_SECONDS)
+    jwks_file, public_keys = (path, ()) if render is jwks else (None, (path,))
+    keys = FileKeys(
+        issuer, jwks_file, public_keys, lambda *report: reports.append(report), POLL_SECONDS
+    )
     authenticator = Authenticator([issuer], LEEWAY)
     old, new = token_of(good_claims(), OLD), token_of(good_claims(), NEW)
     assert_accepted(authenticator.authenticate(old, [], NOW))
