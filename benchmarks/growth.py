@@ -29,7 +29,7 @@ from keys.keyring import Keyring
 from keys.pem import generate_signing_key
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes, revocations
-from webhook.rbac.access import granting_roles
+from webhook.rbac.access import granting_roles, role_groups
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import Range
@@ -43,8 +43,7 @@ from webhook.rbac.records import (
     role_record,
     user_record,
 )
-from webhook.rbac.revocations import Lifetimes, StoreRevocations
-from webhook.rbac.role_groups import role_groups
+from webhook.rbac.revocations import Lifetimes
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import ClockLeeway
 from webhook.token.outcome import Refused
@@ -164,7 +163,7 @@ class _World:
         return self._works[kind](number) * 1e6
 
     def _authenticator(self) -> Authenticator:
-        revocations = StoreRevocations(self._store)
+        revocations = self._store
         return Authenticator(self._issuers, ClockLeeway(60, 60, 60), revocations=revocations)
 
     def _review_seen(self, _: int) -> float:

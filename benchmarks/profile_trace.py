@@ -48,7 +48,7 @@ TRACED: Final = (
     Traced("SkewTracker.see", "webhook.skew.tracker", "SkewTracker.see"),
     Traced("check_audience", _AUTHENTICATOR, "_check_audience"),
     Traced("check_times", _AUTHENTICATOR, "_check_times"),
-    Traced("StoreRevocations.find", "webhook.rbac.revocations", "StoreRevocations.find"),
+    Traced("AuthStore.find_revocation", "webhook.rbac.auth_store", "AuthStore.find_revocation"),
     Traced("role_groups", _ROUTE, "role_groups"),
     Traced("render_token_review", _ROUTE, "render_token_review"),
     Traced("Metrics.count_review", "webhook.telemetry.metrics", "Metrics.count_review"),

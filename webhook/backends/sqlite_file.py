@@ -53,9 +53,9 @@ class StoreFile:
         damaged or not a database of Leeway, StoreUnavailableError where it cannot be opened.
         """
         self._path = path
-        self._name = os.fsencode(path)
+        self.name = os.fsencode(path)
         self._may_be_empty = fill
-        self._settled: Mark | None = None
+        self.settled: Mark | None = None
         before = self._status()
         with translating(path):
             self.connection = self._connect("ro" if read_only else "rw", busy_seconds)
@@ -85,33 +85,25 @@ class StoreFile:
 
         Raises OSError.
         """
-        found = os.stat(self._name)  # noqa: PTH116 - for every request
+        found = os.stat(self.name)  # noqa: PTH116 - for every request
         counter = os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT)
         return Mark(counter, found.st_ino, found.st_dev, found.st_ctime_ns)
 
-    def is_at(self, mark: Mark) -> bool:
-        """Return whether ``look`` would return ``mark``. Called for every request.
+    def has_counter_of(self, mark: Mark) -> bool:
+        """Return whether the counter is that of ``mark``, whose file is at the path still.
 
         Two writes within one step of the kernel's clock have the same time of change, so the
         counter is read as well, until that time is longer ago than a step: from then on a write
-        has another time. On file systems that store only seconds the counter is always read.
+        has another time, and the mark is ``settled``. On file systems that store only seconds the
+        counter is always read.
 
         Raises OSError.
         """
-        found = os.stat(self._name)  # noqa: PTH116 - for every request
-        return (
-            found.st_ctime_ns == mark.changed_ns
-            and found.st_ino == mark.inode
-            and found.st_dev == mark.device
-            and (mark is self._settled or self._has_counter_of(mark))
-        )
-
-    def _has_counter_of(self, mark: Mark) -> bool:
         now_ns = time_ns()
         if os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT) != mark.counter:
             return False
         if mark.changed_ns % _SECOND_NS and now_ns - mark.changed_ns > _TICK_NS:
-            self._settled = mark
+            self.settled = mark
         return True
 
     def look_again(self) -> Mark:

@@ -29,8 +29,7 @@ from webhook.cli.token_create import create
 from webhook.config.load import load_configuration
 from webhook.duration import rounded_duration
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
-from webhook.rbac.revocations import StoreRevocations
-from webhook.rbac.role_groups import role_groups
+from webhook.rbac.access import role_groups
 from webhook.rbac.state import State
 from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator
@@ -81,7 +80,7 @@ def review(
         state, revocations = State(), None
         if (data_dir / configuration.store.sqlite.path).exists():
             store = stack.enter_context(closing(store_of(data_dir, configuration)))
-            state, revocations = store.state, StoreRevocations(store)
+            state, revocations = store.state, store
         else:
             click.echo("leeway: warning: there is no store: revocations are not checked", err=True)
         objects = source_of(data_dir, configuration)

@@ -10,6 +10,7 @@ from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.permissions import Permissions, RoleSet
 from webhook.rbac.ranges import Range
 from webhook.rbac.state import State
+from webhook.token.outcome import Authenticated, Outcome, groups_of
 
 _NO_ROLES: Final[RoleSet] = frozenset()
 
@@ -33,6 +34,18 @@ def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
     if not roles and not found:
         return _NO_ROLES
     return frozenset(roles).union(*found)
+
+
+def role_groups(outcome: Outcome, state: State, prefix: str) -> tuple[str, ...]:
+    """Return a group for each role of the subject of a token that is accepted.
+
+    An empty ``prefix`` turns it off.
+    """
+    if not prefix or not isinstance(outcome, Authenticated):
+        return ()
+    claims = outcome.claims
+    roles = roles_of(state, claims.subject, groups_of(claims.namespace))
+    return tuple([prefix + role for role in sorted(roles)]) if roles else ()
 
 
 def is_key_permitted(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from threading import Lock, local
 from typing import Concatenate, Final, ParamSpec
 
+from keys.messages import utc
 from webhook.rbac import changes
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
@@ -26,6 +27,7 @@ from webhook.rbac.records import (
     text_id,
 )
 from webhook.rbac.state import State
+from webhook.token.claims import Claims
 
 _MAX_ATTEMPTS: Final = 100
 _P = ParamSpec("_P")
@@ -90,6 +92,33 @@ class AuthStore:
                 self._lock.release()
         # All that there was before what a thread of ours writes is here.
         return self._backend.is_writing or not unread or not self._backend.misses_commit()
+
+    def find_revocation(self, claims: Claims) -> str:
+        """Return why a token is revoked, empty where it is not. Never waits.
+
+        A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in
+        another encoding it is the same token.
+
+        A revocation counts as long as it is stored, even after its ``until``: the clock may have
+        been wrong when that was written (invariant 3 of ``revocations.py``).
+        """
+        state = self.state
+        revocation = state.revoked_jtis.get(claims.jti)
+        if revocation is not None:
+            return f"jti {claims.jti} was revoked at {utc(revocation.before)}"
+        revocation = state.revoked_subjects.get(claims.subject)
+        if revocation is None:
+            return ""
+        issued = claims.issued_at
+        if issued is None:
+            return f"it has no iat, and the tokens of {claims.subject} were revoked"
+        # Tokens of that very second too: which came first within it is not known.
+        if issued <= revocation.before:
+            return (
+                f"the tokens of {claims.subject} issued up to {utc(revocation.before)} were "
+                f"revoked, this one is of {utc(issued)}"
+            )
+        return ""
 
     def change(
         self,

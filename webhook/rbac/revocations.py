@@ -1,8 +1,7 @@
-"""Revocations of tokens: what writes one, how long it is kept, and whether it concerns a token.
+"""Revocations of tokens: what writes one, and how long it is kept.
 
-A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in another
-encoding it is the same token. ``revoke_jti``, ``revoke_subject`` and ``tidy`` return the records to
-write, for ``AuthStore.change``.
+``revoke_jti``, ``revoke_subject`` and ``tidy`` return the records to write, for
+``AuthStore.change``; ``AuthStore.find_revocation`` returns the one that concerns a token.
 
 Invariants:
 
@@ -20,8 +19,6 @@ from itertools import islice
 from math import ceil, inf
 from typing import Final
 
-from keys.messages import utc
-from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.records import (
     REVOKED_JTI,
@@ -37,7 +34,6 @@ from webhook.rbac.records import (
     user_record,
 )
 from webhook.rbac.state import State
-from webhook.token.claims import Claims
 
 MARGIN_SECONDS: Final = 3600
 """Added to every lifetime: for the leeways of ``iat`` and ``exp``, at most 300 s each, and for
@@ -45,37 +41,6 @@ servers that still drain with earlier settings."""
 FORGET_SECONDS: Final = 2 * 366 * 24 * 3600
 """How long a revocation is kept after its ``until`` (invariant 3)."""
 _TIDIED_PER_CHANGE: Final = 16
-
-
-class StoreRevocations:
-    """The revocations in a store, as of its last change or ``refresh``."""
-
-    def __init__(self, store: AuthStore) -> None:
-        self._store = store
-
-    def find(self, claims: Claims) -> str:
-        """Return why a token is revoked, empty where it is not. Never waits.
-
-        A revocation counts as long as it is stored, even after its ``until``: the clock may have
-        been wrong when that was written (invariant 3).
-        """
-        state = self._store.state
-        revocation = state.revoked_jtis.get(claims.jti)
-        if revocation is not None:
-            return f"jti {claims.jti} was revoked at {utc(revocation.before)}"
-        revocation = state.revoked_subjects.get(claims.subject)
-        if revocation is None:
-            return ""
-        issued = claims.issued_at
-        if issued is None:
-            return f"it has no iat, and the tokens of {claims.subject} were revoked"
-        # Tokens of that very second too: which came first within it is not known.
-        if issued <= revocation.before:
-            return (
-                f"the tokens of {claims.subject} issued up to {utc(revocation.before)} were "
-                f"revoked, this one is of {utc(issued)}"
-            )
-        return ""
 
 
 @dataclass(frozen=True, slots=True)

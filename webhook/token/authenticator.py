@@ -122,7 +122,7 @@ def _require_same_names(
 class Revocations(Protocol):
     """The revocations."""
 
-    def find(self, claims: Claims) -> str:
+    def find_revocation(self, claims: Claims) -> str:
         """Return the revocation that a token falls under, empty for none. Never waits."""
 
 
@@ -230,7 +230,7 @@ class Authenticator:
                 check_objects(claims, self._objects, looked_up, leeway.expiry, now)
             # 8. It is not revoked.
             if self._revocations is not None:
-                why = self._revocations.find(claims)
+                why = self._revocations.find_revocation(claims)
                 if why:
                     text = f"service account token has been revoked: {why}"
                     raise TokenRefusedError(Reason.REVOKED, text)

@@ -17,7 +17,6 @@ from webhook.assembly import authenticator_of, issuer_keys_of, source_of
 from webhook.config.model import Configuration
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_tokens import JWTTokens, TokenProvider
-from webhook.rbac.revocations import StoreRevocations
 from webhook.server.reload.composition import Lasting, Parts, token_provider
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import ObjectSource
@@ -115,7 +114,7 @@ class PartsMaker:
             keyring,
             objects=objects,
             issuer_keys=issuer_keys,
-            revocations=StoreRevocations(self._lasting.store),
+            revocations=self._lasting.store,
             skew=self._lasting.skew.tracker,
         )
         self._authenticators[made] = configuration.issuer

@@ -9,8 +9,8 @@ from webhook.kube.token_review import (
     parse_token_review,
     render_token_review,
 )
+from webhook.rbac.access import role_groups
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.role_groups import role_groups
 from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
 from webhook.server.request.request_log import RequestLog
 from webhook.server.request.verifier import TokenVerifier

@@ -39,7 +39,7 @@ from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.records import Lifetime, Revocation, TokenRecord, token_record
-from webhook.rbac.revocations import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes, StoreRevocations
+from webhook.rbac.revocations import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import Absence, Lookup, ObjectKey
 from webhook.token.claims import LEGACY_ISSUER, Claims, ObjectReference
@@ -86,23 +86,23 @@ def test_what_a_revocation_is_about(
     operation(store)
     claims = msgspec.structs.replace(CLAIMS, **changes)
     for each in (store, AuthStore(backend)):
-        assert bool(StoreRevocations(each).find(claims)) is revoked
+        assert bool(each.find_revocation(claims)) is revoked
     assert store.revision == 1
 
 
 def test_another_worker_knows_with_its_refresh() -> None:
     backend = MemoryBackend()
     ours, theirs = AuthStore(backend), AuthStore(backend)
-    revocations = StoreRevocations(theirs)
+    revocations = theirs
     revoke_jti(ours)
-    assert not revocations.find(CLAIMS)
+    assert not revocations.find_revocation(CLAIMS)
     theirs.refresh()
-    assert revocations.find(CLAIMS) == f"jti {JTI} was revoked at 2027-01-15T08:00:00Z"
+    assert revocations.find_revocation(CLAIMS) == f"jti {JTI} was revoked at 2027-01-15T08:00:00Z"
 
 
 def authenticator_on(store: AuthStore, algorithm: str = "RS256") -> Authenticator:
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], [signing_key(algorithm).verification_key])
-    return Authenticator([issuer], LEEWAY, revocations=StoreRevocations(store))
+    return Authenticator([issuer], LEEWAY, revocations=store)
 
 
 def test_a_token_that_was_accepted_before_is_refused_and_says_why() -> None:
@@ -164,7 +164,7 @@ def test_it_is_the_last_check(audiences: list[str], now: float, gone: bool, reas
         [TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key])],
         LEEWAY,
         objects=_Gone() if gone else None,
-        revocations=StoreRevocations(store),
+        revocations=store,
     )
     token = token_of(good_claims())
     assert_refused(authenticator.authenticate(token, audiences, now), token, reason)
@@ -185,7 +185,7 @@ def test_a_user_loses_its_tokens_of_every_kind() -> None:
     assert store.revision == 4
     assert store.user(SUBJECT).generation == 4
     assert store.user("bob").generation == 3
-    assert StoreRevocations(store).find(CLAIMS)
+    assert store.find_revocation(CLAIMS)
     store.change(revocations.revoke_subject, "bob", OF_A_DAY, NOW, is_account=False)
     assert not store.state.tokens
     assert store.user("bob").generation == store.revision == 5
@@ -287,7 +287,7 @@ def test_a_clock_that_was_wrong_makes_no_token_good_again(
     store.change(revocations.tidy, OF_A_DAY, NOW + DAY - 1 + forget_at)
     store.change(revocations.revoke_jti, "another", OF_A_DAY, NOW + DAY - 1 + forget_at)
     for each in (store, AuthStore(backend)):
-        assert StoreRevocations(each).find(CLAIMS)
+        assert each.find_revocation(CLAIMS)
 
 
 def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
