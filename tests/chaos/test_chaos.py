@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.driver import FAULTS
+
 ROOT = Path(__file__).parents[2]
 _SECONDS = 900.0
 
@@ -34,7 +36,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return {fault["row"]: fault for fault in faults}
 
 
-def check(report: Report, row: int) -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=title, marks=pytest.mark.bad_input(row))
+        for row, (title, _) in FAULTS.items()
+    ],
+)
+def test_a_fault_under_load(report: Report, row: int) -> None:
     fault = report[row]
     if fault["skipped"]:
         pytest.skip(fault["skipped"])
@@ -42,61 +51,6 @@ def check(report: Report, row: int) -> None:
     assert fault["lost"] == fault["wrong"] == 0
     assert fault["injected"] > 0
     assert fault["requests"] > 100
-
-
-@pytest.mark.bad_input(36)
-def test_clients_that_stall(report: Report) -> None:
-    check(report, 36)
-
-
-@pytest.mark.bad_input(45)
-def test_log_ins_at_once(report: Report) -> None:
-    check(report, 45)
-
-
-@pytest.mark.bad_input(47)
-def test_everything_killed_under_load(report: Report) -> None:
-    check(report, 47)
-
-
-@pytest.mark.bad_input(48)
-def test_a_key_rotation_killed(report: Report) -> None:
-    check(report, 48)
-
-
-@pytest.mark.bad_input(49)
-def test_no_room_on_the_disk(report: Report) -> None:
-    check(report, 49)
-
-
-@pytest.mark.bad_input(50)
-def test_the_database_locked_under_load(report: Report) -> None:
-    check(report, 50)
-
-
-@pytest.mark.bad_input(51)
-def test_a_server_does_not_start_on_a_flipped_bit(report: Report) -> None:
-    check(report, 51)
-
-
-@pytest.mark.bad_input(52)
-def test_workers_and_a_master_killed(report: Report) -> None:
-    check(report, 52)
-
-
-@pytest.mark.bad_input(53)
-def test_told_to_go_under_load(report: Report) -> None:
-    check(report, 53)
-
-
-@pytest.mark.bad_input(54)
-def test_the_clock_stepped_while_it_runs(report: Report) -> None:
-    check(report, 54)
-
-
-@pytest.mark.bad_input(55)
-def test_keys_certificates_and_settings_replaced(report: Report) -> None:
-    check(report, 55)
 
 
 def test_between_the_faults_nothing_fails(report: Report) -> None:
