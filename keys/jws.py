@@ -22,8 +22,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
 from keys.encoding import decode_base64url, decode_json, encode_base64url
@@ -36,7 +37,7 @@ _MAX_HEADER_LENGTH: Final = 4 * 1024
 
 
 class _RSAAlgorithm(RSAAlgorithm):
-    """PyJWT's, without making the same two parameters for every signature: a tenth of the time."""
+    """PyJWT's, with one set of parameters for all signatures: that is a tenth of the time."""
 
     _PADDING: Final = padding.PKCS1v15()
 
@@ -52,6 +53,25 @@ class _RSAAlgorithm(RSAAlgorithm):
         return True
 
 
+class _ECAlgorithm(ECAlgorithm):
+    """PyJWT's, with one set of parameters, and a faster conversion of the signature to DER."""
+
+    def __init__(self, hash_algorithm: type[hashes.HashAlgorithm]) -> None:
+        super().__init__(hash_algorithm)
+        self._ecdsa = ec.ECDSA(hash_algorithm())
+
+    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
+        size = (key.key_size + 7) // 8
+        if len(sig) != 2 * size:
+            return False
+        der = encode_dss_signature(int.from_bytes(sig[:size]), int.from_bytes(sig[size:]))
+        try:
+            key.verify(der, msg, self._ecdsa)
+        except InvalidSignature:
+            return False
+        return True
+
+
 # PyJWT's algorithm objects have different types of keys.
 _ALGORITHMS: Final[dict[str, Any]] = {
     "RS256": _RSAAlgorithm(RSAAlgorithm.SHA256),
@@ -60,9 +80,9 @@ _ALGORITHMS: Final[dict[str, Any]] = {
     "PS256": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA256),
     "PS384": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA384),
     "PS512": RSAPSSAlgorithm(RSAPSSAlgorithm.SHA512),
-    "ES256": ECAlgorithm(ECAlgorithm.SHA256),
-    "ES384": ECAlgorithm(ECAlgorithm.SHA384),
-    "ES512": ECAlgorithm(ECAlgorithm.SHA512),
+    "ES256": _ECAlgorithm(ECAlgorithm.SHA256),
+    "ES384": _ECAlgorithm(ECAlgorithm.SHA384),
+    "ES512": _ECAlgorithm(ECAlgorithm.SHA512),
     "EdDSA": OKPAlgorithm(),
 }
 # Invariant 3: RFC 7515 section 4.1.11, RFC 7797, and the parameters that name a key or change the

@@ -255,13 +255,6 @@ class MarkedInvalidError(TokenRefusedError):
         super().__init__(Reason.REVOKED, message)
 
 
-_CLOCK_PHRASES: Final = {
-    Reason.NOT_YET_VALID: ("is not valid yet", "is {}s ahead of"),
-    Reason.ISSUED_IN_FUTURE: ("is issued in the future", "is {}s ahead of"),
-    Reason.EXPIRED: ("has expired", "was {}s ago by"),
-}
-
-
 class ClockError(TokenRefusedError):
     """A claim that is on the wrong side of the clock by more than the leeway.
 
@@ -273,9 +266,14 @@ class ClockError(TokenRefusedError):
         self.skew_seconds = ceil(skew)
         self.leeway_seconds = leeway
         self.short_seconds = ceil(skew - leeway)
-        phrase, where = _CLOCK_PHRASES[reason]
+        if reason is Reason.EXPIRED:
+            phrase, where = "has expired", f"was {self.skew_seconds}s ago by"
+        else:
+            is_early = reason is Reason.NOT_YET_VALID
+            phrase = "is not valid yet" if is_early else "is issued in the future"
+            where = f"is {self.skew_seconds}s ahead of"
         super().__init__(
             reason,
-            f"service account token {phrase}: {claim} {where.format(self.skew_seconds)} this "
-            f"server's clock (leeway {leeway:g}s, {self.short_seconds}s short)",
+            f"service account token {phrase}: {claim} {where} this server's clock "
+            f"(leeway {leeway:g}s, {self.short_seconds}s short)",
         )

@@ -17,7 +17,7 @@ from webhook.kube.bodies import (
     REASON_ANNOTATION,
     ReviewMetadata,
     ReviewObject,
-    encoder,
+    encode,
     read_members,
     read_object,
     read_text,
@@ -207,7 +207,7 @@ def render_access_review(asked: AccessReviewRequest, reason: str, *, allowed: bo
     if asked.kind == SELF_KIND and not allowed:
         annotations, reason = {REASON_ANNOTATION: reason}, ""
     metadata, status = ReviewMetadata(None, annotations), _Status(allowed, reason)
-    return encoder.encode(ReviewObject(asked.kind, asked.api_version, metadata, asked.spec, status))
+    return encode(ReviewObject(asked.kind, asked.api_version, metadata, asked.spec, status))
 
 
 def parse_who_am_i(body: bytes) -> None:
@@ -218,6 +218,6 @@ def parse_who_am_i(body: bytes) -> None:
 def render_who_am_i(user: UserInfo) -> bytes:
     """Render the answer to a SelfSubjectReview."""
     metadata = ReviewMetadata(None)
-    return encoder.encode(
+    return encode(
         ReviewObject(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, metadata, UNSET, {"userInfo": user})
     )

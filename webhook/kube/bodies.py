@@ -37,7 +37,7 @@ class ReviewObject(msgspec.Struct, rename={"api_version": "apiVersion"}):
     status: object
 
 
-encoder: Final = msgspec.json.Encoder()
+encode: Final = msgspec.json.Encoder().encode
 
 
 def decode_body(body: bytes) -> object:

@@ -10,7 +10,7 @@ from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import (
     ReviewMetadata,
     ReviewObject,
-    encoder,
+    encode,
     read_object,
     require_short_keys,
 )
@@ -96,6 +96,4 @@ def render_range_review(
         "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
         "revision": revision,
     }
-    return encoder.encode(
-        ReviewObject(KIND, API_VERSION, ReviewMetadata(None), request.spec, status)
-    )
+    return encode(ReviewObject(KIND, API_VERSION, ReviewMetadata(None), request.spec, status))

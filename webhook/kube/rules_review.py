@@ -18,7 +18,7 @@ from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.bodies import (
     ReviewMetadata,
     ReviewObject,
-    encoder,
+    encode,
     read_members,
     read_object,
     read_text,
@@ -72,7 +72,7 @@ def render_rules_review(rules: Rules) -> bytes:
         "nonResourceRules": rules.paths,
         "incomplete": rules.incomplete,
     }
-    return encoder.encode(ReviewObject(KIND, _API_VERSION, ReviewMetadata(None), {}, status))
+    return encode(ReviewObject(KIND, _API_VERSION, ReviewMetadata(None), {}, status))
 
 
 def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str) -> Rules:

@@ -15,7 +15,7 @@ from keys.messages import utc
 from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import (
     ReviewObject,
-    encoder,
+    encode,
     read_members,
     read_object,
     read_text,
@@ -141,7 +141,7 @@ def render_token_request(asked: TokenRequest, issued: IssuedToken) -> bytes:
     """Render the answer, the only one that contains a token."""
     created = issued.claims.issued_at or 0
     expires = utc(created + issued.granted_seconds)
-    return encoder.encode(
+    return encode(
         ReviewObject(
             KIND,
             API_VERSION,

@@ -25,7 +25,7 @@ from webhook.kube.bodies import (
     REASON_ANNOTATION,
     ReviewMetadata,
     ReviewObject,
-    encoder,
+    encode,
     read_members,
     read_object,
     read_texts,
@@ -139,7 +139,7 @@ def _read_sent(body: bytes) -> tuple[str, str, tuple[str, ...]] | None:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     # If it encodes to the same bytes, no member is duplicated or unknown.
-    if encoder.encode(sent) != body.rstrip(b"\n"):
+    if encode(sent) != body.rstrip(b"\n"):
         return None
     if sent.kind != _KIND or sent.api_version not in _API_VERSIONS:
         return None
@@ -197,7 +197,7 @@ def render_token_review(
         annotations = {REASON_ANNOTATION: error.reason.value}
         if isinstance(error, ClockError):
             annotations[SKEW_ANNOTATION] = str(error.skew_seconds)
-    return encoder.encode(
+    return encode(
         ReviewObject(
             _KIND,
             request.api_version,
