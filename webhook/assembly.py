@@ -1,4 +1,4 @@
-"""Puts the parts together from a data directory: what ``server`` and ``cli`` both begin with."""
+"""Creates the components of a data directory, for ``server``, ``cli`` and ``doctor``."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,14 +33,14 @@ def keyring_of(data_dir: Path) -> Keyring:
 
 
 def signing_keyring_of(data_dir: Path, configuration: Configuration, now: int) -> Keyring:
-    """Load the signing keys to sign with, and note how long what is signed may live.
+    """Load the signing keys, and record how long the tokens signed with them may live.
 
-    Where the folder cannot be written nothing is noted: no key takes a step there either.
+    If the folder cannot be written nothing is recorded: keys are not rotated there either.
     """
     keyring, policy = keyring_of(data_dir), rotation_policy_of(configuration)
     if is_note_due(keyring, policy, now):
         with suppress(OSError):
-            # No step: a command that signs is not there to rotate keys.
+            # Without a rotation, which is not the task of a command that signs.
             advance(data_dir / KEYS_FOLDER, replace(policy, rotate_every=0), now)
     return keyring
 
@@ -55,7 +55,7 @@ def authenticator_of(
     revocations: Revocations | None = None,
     skew: SkewTracker | None = None,
 ) -> Authenticator:
-    """Make the authenticator of our own tokens and those of the trusted issuers.
+    """Create the authenticator for our own tokens and those of the trusted issuers.
 
     Without ``issuer_keys`` their files are read once and nothing is fetched. Raises
     ConfigurationError for a trusted issuer whose keys cannot be used.
@@ -75,13 +75,13 @@ def authenticator_of(
 
 
 def source_of(data_dir: Path, configuration: Configuration) -> ObjectSource | None:
-    """Make the source of bound objects, None where a token is taken at its word.
+    """Create the source of bound objects; None if bound objects are not checked.
 
-    Nothing of it runs before its ``start``. Raises ConfigurationError where the file of objects or
-    the kubeconfig cannot be used.
+    Nothing runs before its ``start``. Raises ConfigurationError if the file of objects or the
+    kubeconfig cannot be used.
     """
     section = configuration.objects
-    # Imported here, so that nobody waits for the client of Kubernetes who has no use for it.
+    # Imported here, since importing the client of Kubernetes takes long.
     if section.source == "file":
         from webhook.objects.file import FileObjects
 
@@ -100,9 +100,9 @@ def issuer_keys_of(
     configuration: Configuration,
     report: Callable[[str, bool], None] = lambda _issuer, _failing: None,
 ) -> IssuerKeys:
-    """Make the trusted issuers and what keeps their keys; nothing is fetched before it starts.
+    """Create the trusted issuers and their sources of keys; nothing is fetched before ``start``.
 
-    ``report`` is told whether the keys of an issuer could not be renewed. Raises
+    ``report`` is called with an issuer and whether its keys could not be renewed. Raises
     ConfigurationError for files that cannot be used.
     """
     sources = []
@@ -157,7 +157,7 @@ class _Reports:
         self._lock = Lock()
 
     def of(self, place: int) -> Callable[[str, bool], None]:
-        """Return what one entry, whose place this is, reports to."""
+        """Return the report function for the entry at a place in the configuration."""
 
         def report(issuer: str, failing: bool) -> None:
             with self._lock:
@@ -168,7 +168,7 @@ class _Reports:
 
 
 def clock_leeway_of(configuration: Configuration) -> ClockLeeway:
-    """Return how far each claim may be off, for issuers that have no leeway of their own."""
+    """Return the leeway for issuers without one of their own."""
     return _clock_leeway(configuration.leeway)
 
 
@@ -177,7 +177,7 @@ def _clock_leeway(leeway: LeewaySection) -> ClockLeeway:
 
 
 def policy_of(configuration: Configuration) -> TokenPolicy:
-    """Return what tokens are issued, and how long they live."""
+    """Return which tokens are issued, and how long they live."""
     tokens = configuration.tokens
     return TokenPolicy(
         issuer=configuration.issuer,
@@ -190,9 +190,9 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
 
 
 def lifetimes_of(configuration: Configuration) -> Lifetimes:
-    """Return how long a token may live that is accepted here, and how far its iat may be ahead.
+    """Return how long accepted tokens live at most, and how far ahead their ``iat`` can be.
 
-    Of trusted issuers only Kubernetes' own limit is known, and that legacy tokens never expire.
+    For trusted issuers this is Kubernetes' own limit; legacy tokens never expire.
     """
     policy = policy_of(configuration)
     own = max(policy.max_seconds, EXTENDED_SECONDS if policy.extend else 0)
@@ -207,9 +207,10 @@ def lifetimes_of(configuration: Configuration) -> Lifetimes:
 
 
 def rotation_policy_of(configuration: Configuration) -> RotationPolicy:
-    """Return how the signing keys take turns.
+    """Return how the signing keys rotate.
 
-    The longest-lived of what they sign counts, the auth tokens of provider ``jwt`` included.
+    A key is kept for the longest lifetime of the tokens it signs, including the auth tokens of
+    provider ``jwt``.
     """
     auth = configuration.auth
     auth_seconds = auth.auth_token_ttl if auth.token_provider == "jwt" else 0.0
@@ -230,9 +231,9 @@ def store_of(
 ) -> AuthStore:
     """Open the store of users and roles.
 
-    One that is missing or empty is not made, and one in which nothing was ever written not opened,
-    unless ``create`` says so: auth is disabled there. With ``read_only`` nothing of it is changed.
-    Raises StoreError where it is damaged, StoreUnavailableError where it cannot be opened.
+    Without ``create`` a store that is missing or was never written to is an error, since auth would
+    be disabled in it. With ``read_only`` nothing in it is changed. Raises StoreError if it is
+    corrupt, StoreUnavailableError if it cannot be opened.
     """
     path = data_dir / configuration.store.sqlite.path
     store = AuthStore(SQLiteBackend(path, create=create, read_only=read_only))

@@ -1,4 +1,4 @@
-"""The configuration as it takes effect: each field, its value, and where that comes from."""
+"""The effective configuration: each field, its value, and the origin of the value."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _NOT_SET: Final = object()
 
 
 class Field(NamedTuple):
-    """A field: its dotted path, its value as JSON has it, and its origin in words."""
+    """A field: its dotted path, its value as in JSON, and its origin."""
 
     path: str
     value: object
@@ -26,9 +26,9 @@ class Field(NamedTuple):
 def effective_fields(
     data_dir: Path, environment: Mapping[str, str], flags: Mapping[str, object]
 ) -> list[Field]:
-    """Return every field of the configuration of a data directory, in the order of the manual.
+    """Return every field of the configuration of a data directory, in the order of the model.
 
-    A value that could hold a secret is HIDDEN. Raises as ``load_configuration`` does.
+    A value that could be a secret is HIDDEN. Raises what ``load_configuration`` raises.
     """
     configuration = load_configuration(data_dir, environment, flags)
     members = read_members(data_dir)
@@ -42,7 +42,7 @@ def effective_fields(
         return "file" if member_at(members, path, _NOT_SET) is not _NOT_SET else "default"
 
     fields = [Field(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")]
-    # It follows another field where it is not set itself.
+    # Without a value of its own it follows notBefore.
     issued_at = format_duration(configuration.leeway.issued_at_seconds)
     return [
         f._replace(value=issued_at) if f.path == "leeway.issuedAt" and f.value is None else f

@@ -1,4 +1,4 @@
-"""The ``LEEWAY_…`` variables that exist, and what a name that does not may have meant."""
+"""The known ``LEEWAY_…`` variables, and suggestions for an unknown one."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,9 @@ from webhook.errors import ConfigurationError
 
 PREFIX: Final = "LEEWAY_"
 DATA_DIR: Final = "LEEWAY_DATA_DIR"
-# Of the command line and of the image, not fields of the configuration.
+# Variables of the command line and of the image, not fields of the configuration.
 _OTHERS: Final = (DATA_DIR, "LEEWAY_COMMIT")
-# What a kubelet sets in every Pod for a Service called leeway, or leeway-something
+# What a kubelet sets in every Pod for a Service named leeway, or leeway-something
 # (kubernetes ``pkg/kubelet/envvars/envvars.go``).
 _SERVICE: Final = re.compile(
     r"LEEWAY_(?=\w*\Z)(?:\w+_)??(?:SERVICE_HOST\Z|SERVICE_PORT|PORT_[0-9]+_(?:TCP|UDP|SCTP))",
@@ -21,9 +21,9 @@ _SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://[!-~]+")
 
 
 def require_known(environment: Mapping[str, str], fields: Iterable[str]) -> None:
-    """Raise ConfigurationError for a variable that nothing reads; ``fields`` are those of fields.
+    """Raise ConfigurationError for an unknown variable; ``fields`` are the variables of fields.
 
-    What it is set to is not shown.
+    Its value is not shown.
     """
     known = {*fields, *_OTHERS}
     for name in sorted(environment):

@@ -1,4 +1,4 @@
-"""Reads the configuration: flags over environment over ``leeway.yaml`` over defaults."""
+"""Loads the configuration: flags over environment over ``leeway.yaml`` over defaults."""
 
 import re
 from collections import Counter
@@ -27,24 +27,24 @@ _INSTEAD: Final = {
 
 
 def data_dir_of(environment: Mapping[str, str]) -> Path:
-    """Return the data directory where no flag names it: ``$LEEWAY_DATA_DIR``, else the default."""
+    """Return the data directory without a flag: ``$LEEWAY_DATA_DIR``, else the default."""
     return Path(environment.get(DATA_DIR) or DEFAULT_DATA_DIR)
 
 
 def load_configuration(
     data_dir: Path, environment: Mapping[str, str], flags: Mapping[str, object]
 ) -> Configuration:
-    """Read ``leeway.yaml`` and put the environment and then the flags over it.
+    """Read ``leeway.yaml``, overridden by the environment and then by the flags.
 
     ``flags`` maps dotted paths (``server.bind``) to values; None means not given. Raises
-    ConfigurationError, or DataDirectoryError where the file cannot be read.
+    ConfigurationError, or DataDirectoryError if the file cannot be read.
     """
     text = _read(data_dir / FILE_NAME)
     return parse_configuration(text, str(data_dir / FILE_NAME), environment, flags)
 
 
 def read_members(data_dir: Path) -> dict[str, Any]:
-    """Return the members of ``leeway.yaml``, unchecked. Raises as ``load_configuration`` does."""
+    """Return the members of ``leeway.yaml``, unchecked. Raises what ``load_configuration`` does."""
     path = data_dir / FILE_NAME
     return _load_yaml(_read(path), str(path))
 
@@ -68,7 +68,14 @@ def _read(path: Path) -> str:
 def parse_configuration(
     text: str, source: str, environment: Mapping[str, str], flags: Mapping[str, object]
 ) -> Configuration:
-    """Parse the YAML of a configuration; ``source`` is what errors call it."""
+    """Parse the YAML of a configuration; ``source`` is its name in errors.
+
+    >>> text = "issuer: https://issuer.example"
+    >>> flags = {"server.workers": 4}
+    >>> configuration = parse_configuration(text, "leeway.yaml", {}, flags)
+    >>> configuration.issuer, configuration.server.workers, configuration.leeway.expiry
+    ('https://issuer.example', 4, 60.0)
+    """
     require_known(environment, environment_names())
     members = _load_yaml(text, source)
     changes = [
@@ -102,9 +109,9 @@ def _changed(members: dict[str, Any], changes: Sequence[_Change], source: str) -
 
 
 def _blame(members: dict[str, Any], changes: Sequence[_Change], source: str) -> None:
-    """Raise the ConfigurationError of the one change without which all is right.
+    """Raise the error of the only change that is wrong, naming its source.
 
-    Where there is none it is that of the first thing that is wrong by itself.
+    Otherwise raise that of the file, or of the first change that is wrong after those before it.
     """
     for change in changes:
         try:
@@ -129,7 +136,7 @@ def _load_yaml(text: str, source: str) -> dict[str, Any]:
 
 class _UniqueKeyLoader(PlainNumbers, yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # By their text: the key of a mapping may be a list, which has no hash.
+        # As texts: a key may be a list, which has no hash.
         names = Counter(str(key.value) for key, _ in node.value)
         for name, count in names.items():
             if count > 1:
@@ -149,14 +156,15 @@ def _convert(members: dict[str, Any], source: str) -> Configuration:
 
 
 def _check_texts(members: object, source: str) -> None:
-    """Raise ConfigurationError for a name or a value that is a secret, or half of a surrogate pair.
+    """Raise ConfigurationError for a name or a value that is a secret or has a lone surrogate.
 
-    No field is for a key or a token itself. YAML's escapes make half a pair, and bytes of the
-    environment that are not UTF-8; no answer could hold it.
+    No field holds a key or a token itself. Lone surrogates come from YAML's escapes and from bytes
+    of the environment that are not UTF-8; no response could contain one.
     """
     found = [("", members)]
     seen: set[int] = set()
-    for dotted, value in found:  # which grows meanwhile: what is nested may be deep, or in itself
+    # The list grows meanwhile: without recursion, as values may be nested deeply or in themselves.
+    for dotted, value in found:
         if isinstance(value, str):
             if not _is_unicode(value):
                 raise ConfigurationError(
@@ -178,7 +186,7 @@ def _check_texts(members: object, source: str) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: whether it has no half of a surrogate pair."""
+    """Return whether UTF-8 can encode a text: whether it has no lone surrogate."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -217,7 +225,7 @@ def _as_yaml(value: object) -> str:
 
 
 def _without_types(text: str) -> str:
-    """Return a message of msgspec with types in words; a value that is shown needs none."""
+    """Return a message of msgspec with its types in words, if it does not show the value."""
     if text.startswith("found"):
         text = re.sub(r", got `[^`]*`", "", text)
     return re.sub(r"`([^`]*)`", lambda name: describe_types(name[1]), text)
@@ -289,5 +297,5 @@ def _set(members: dict[str, Any], dotted: str, value: object) -> None:
     for part in parents:
         members = members.setdefault(part, {})
         if not isinstance(members, dict):
-            return  # That is what is wrong, and is told.
+            return  # the conversion raises the error
     members[last] = value

@@ -2,8 +2,8 @@
 
 Invariants:
 
-1. A configuration that exists is in range: nothing downstream checks it again.
-2. Times are in seconds, however they are written in the file.
+1. Every configuration is in range: no user of it checks it again.
+2. Times are in seconds, whatever their unit in the file.
 """
 
 import re
@@ -20,10 +20,10 @@ API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
 _HTTPS_URL: Final = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
 _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
-# Where a server listens on every address, it does on this one.
+# A server that listens on every address can be reached at this one.
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 RESERVED_GROUPS: Final = "system:"
-"""What the groups that Kubernetes itself gives rights to begin with."""
+"""The prefix of the groups to which Kubernetes itself grants permissions."""
 # Bytes.
 _MIB: Final = 1024 * 1024
 
@@ -36,7 +36,7 @@ def _require(name: str, value: float, low: float, high: float) -> None:
 
 
 def _require_https(name: str, value: str, condition: str = ";") -> None:
-    """Raise ValueError for what is not an https URL without query and fragment."""
+    """Raise ValueError for a text that is not an https URL without query and fragment."""
     if not _HTTPS_URL.fullmatch(value):
         raise ValueError(
             f"{name} is {shown(value)}{condition} an https URL without query and fragment is "
@@ -45,7 +45,7 @@ def _require_https(name: str, value: str, condition: str = ";") -> None:
 
 
 def _require_issuer(value: str) -> None:
-    """Raise ValueError for what cannot be the `iss` of a trusted issuer."""
+    """Raise ValueError for a text that cannot be the `iss` of a trusted issuer."""
     if not value or not value.isprintable():
         raise ValueError(
             f"url is {shown(value)}; the `iss` of its tokens is allowed, byte for byte, which is "
@@ -62,13 +62,13 @@ def _require_fetchable(name: str, value: str) -> None:
 
 
 def _require_path(name: str, value: str) -> None:
-    """Raise ValueError for what no file can be called; empty is left to others."""
+    """Raise ValueError for a text that cannot be a path; an empty one is allowed."""
     if "\0" in value:
         raise ValueError(f"{name} is {shown(value)}; a path without NUL is allowed")
 
 
 def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
-    """Raise ValueError for too few audiences, or one that is no printable ASCII."""
+    """Raise ValueError for too few audiences, or one that is not printable ASCII."""
     if len(audiences) < at_least or not all(
         entry and entry.isascii() and entry.isprintable() for entry in audiences
     ):
@@ -85,11 +85,11 @@ class Duration(float):
 class Section(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
 ):
-    """Base of all sections: names in camel case, none that is not known."""
+    """Base of all sections: names in camel case, unknown ones rejected."""
 
 
 class LeewaySection(Section, frozen=True):
-    """How far each claim may be on the wrong side of the clock.
+    """How far each claim can be on the wrong side of the clock.
 
     A signer stamps ``nbf`` and ``iat`` from one clock, so ``issuedAt`` follows a larger
     ``notBefore`` unless it is set itself.
@@ -111,7 +111,7 @@ class LeewaySection(Section, frozen=True):
 
 
 class TokensSection(Section, frozen=True):
-    """What is granted to those who ask for a token."""
+    """How long the tokens issued here live."""
 
     default_expiration: Duration = Duration(3600)
     min_expiration: Duration = Duration(600)
@@ -127,24 +127,24 @@ class TokensSection(Section, frozen=True):
 
 
 class KeysSection(Section, frozen=True):
-    """How the signing keys change by themselves; ``rotateEvery`` 0 means that they do not.
+    """The automatic rotation of the signing keys; ``rotateEvery`` 0 turns it off.
 
-    An empty ``algorithm`` means that of the key before.
+    An empty ``algorithm`` means that of the previous key.
     """
 
     rotate_every: Duration = Duration(0)
     algorithm: Literal["", "RS256", "ES256", "ES384", "ES512", "EdDSA"] = ""
 
     def __post_init__(self) -> None:
-        # Not by the minute: a new key is published for longer than that before it signs.
+        # A day at least, since a new key is published for hours before it signs.
         if self.rotate_every:
             _require("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
 
 
 class IssuerKeysSection(Section, frozen=True):
-    """Where the keys of a trusted issuer are; paths count from the data directory.
+    """Where the keys of a trusted issuer are; paths are relative to the data directory.
 
-    ``caFile`` and ``tokenFile`` are for the fetching of what is at a URL.
+    ``caFile`` and ``tokenFile`` are for the requests to a URL.
     """
 
     jwks_file: str = ""
@@ -172,14 +172,14 @@ class IssuerKeysSection(Section, frozen=True):
 
 
 class IssuerLeewaySection(Section, frozen=True):
-    """How far the claims of one issuer may be off; what is not set is as for all issuers."""
+    """The leeway for one issuer; what is not set is as for all issuers."""
 
     not_before: Duration | None = None
     issued_at: Duration | None = None
     expiry: Duration | None = None
 
     def over(self, general: LeewaySection) -> LeewaySection:
-        """Put what is set over what is for all issuers. Raises ValueError out of range."""
+        """Return this over the leeway for all issuers. Raises ValueError if out of range."""
         return LeewaySection(
             not_before=general.not_before if self.not_before is None else self.not_before,
             issued_at=general.issued_at if self.issued_at is None else self.issued_at,
@@ -191,7 +191,7 @@ class IssuerLeewaySection(Section, frozen=True):
 
 
 class TrustedIssuerSection(Section, frozen=True):
-    """Another issuer whose tokens are verified."""
+    """Another issuer whose tokens are accepted."""
 
     url: str
     keys: IssuerKeysSection
@@ -209,7 +209,7 @@ class TrustedIssuerSection(Section, frozen=True):
 
 
 class ServerSection(Section, frozen=True):
-    """The one TLS port and the processes behind it."""
+    """The TLS port, the worker processes and their limits."""
 
     bind: str = "127.0.0.1:8443"
     workers: int = 2
@@ -230,7 +230,7 @@ class ServerSection(Section, frozen=True):
 
 
 class SQLiteSection(Section, frozen=True):
-    """The SQLite store; the path counts from the data directory."""
+    """The SQLite store; the path is relative to the data directory."""
 
     path: str = "auth.db"
 
@@ -241,13 +241,13 @@ class SQLiteSection(Section, frozen=True):
 
 
 class StoreSection(Section, frozen=True):
-    """Where users, roles, permissions and revocations are kept."""
+    """Where users, roles, permissions and revocations are stored."""
 
     sqlite: SQLiteSection = SQLiteSection()
 
 
 class AuthSection(Section, frozen=True):
-    """How users log in, and what they get for it."""
+    """How users log in, and which tokens they get."""
 
     token_provider: Literal["simple", "jwt", "none"] = "simple"
     auth_token_ttl: Duration = msgspec.field(name="authTokenTTL", default=Duration(300))
@@ -259,7 +259,7 @@ class AuthSection(Section, frozen=True):
 
 
 class ObjectsFileSection(Section, frozen=True):
-    """A file of objects; the path counts from the data directory."""
+    """A file of objects; the path is relative to the data directory."""
 
     path: str = ""
 
@@ -268,9 +268,10 @@ class ObjectsFileSection(Section, frozen=True):
 
 
 class ObjectsKubernetesSection(Section, frozen=True):
-    """An API server; the path counts from the data directory.
+    """An API server; the path is relative to the data directory.
 
-    Without ``kubeconfig`` it is the cluster that this runs in, else the one of kubectl.
+    Without ``kubeconfig`` it is the cluster that this Pod runs in, else that of kubectl's
+    kubeconfig.
     """
 
     kubeconfig: str = ""
@@ -283,9 +284,9 @@ class ObjectsKubernetesSection(Section, frozen=True):
 
 
 class ObjectsSection(Section, frozen=True):
-    """Where bound objects are looked up; ``none`` takes a token at its word."""
+    """Where bound objects are looked up; with ``none`` they are not checked."""
 
-    # ``source`` is last, so that the environment may bring a path along with it.
+    # ``source`` is last, so that the environment can set it together with a path.
     file: ObjectsFileSection = ObjectsFileSection()
     kubernetes: ObjectsKubernetesSection = ObjectsKubernetesSection()
     source: Literal["none", "file", "kubernetes"] = "none"
@@ -296,13 +297,13 @@ class ObjectsSection(Section, frozen=True):
 
 
 class MappingSection(Section, frozen=True):
-    """How roles come back as groups; an empty prefix turns it off."""
+    """How roles are returned as groups; an empty prefix turns this off."""
 
     role_group_prefix: str = "leeway:role:"
 
     def __post_init__(self) -> None:
         prefix = self.role_group_prefix
-        # Neither may a role complete it: "sys" and a role "tem:masters" are system:masters too.
+        # Nor a prefix of it: "sys" and a role "tem:masters" would be system:masters too.
         if prefix and (prefix.startswith(RESERVED_GROUPS) or RESERVED_GROUPS.startswith(prefix)):
             raise ValueError(
                 f"roleGroupPrefix is {prefix[:64]!r}, with which a role could become a group of "
@@ -312,13 +313,13 @@ class MappingSection(Section, frozen=True):
 
 
 class AuthorizerSection(Section, frozen=True):
-    """Whether the user ``root`` of a cluster is Leeway's, in a SubjectAccessReview."""
+    """Whether the user ``root`` in a SubjectAccessReview is Leeway's ``root``."""
 
     allow_root: bool = False
 
 
 class Configuration(Section, frozen=True):
-    """The whole of ``leeway.yaml``."""
+    """The content of ``leeway.yaml``."""
 
     api_version: str = API_VERSION
     kind: str = KIND

@@ -1,6 +1,6 @@
-"""What is where in a data directory, and how closed its files and folders have to be.
+"""The files and folders of a data directory, and checks of their modes.
 
-The directory is 0700, and what is private in it 0600.
+The directory has mode 0700, and private files in it 0600.
 """
 
 import os
@@ -21,23 +21,15 @@ from webhook.config.model import Configuration
 from webhook.errors import DataDirectoryError
 
 KEYS_FOLDER: Final = "keys"
-
-
 TLS_FOLDER: Final = "tls"
-
-
 KUBECONFIG_FOLDER: Final = "kubeconfig"
-
-
 PRIVATE_FOLDERS: Final = (KEYS_FOLDER, TLS_FOLDER, KUBECONFIG_FOLDER)
-
-
 DEFAULT_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class TLSFiles:
-    """The files that the server listens with; ``client_crl`` only where there is one."""
+    """The TLS files of the server; ``client_crl`` is None if there is none."""
 
     certificate: Path
     private_key: Path
@@ -46,7 +38,7 @@ class TLSFiles:
 
 
 def tls_files(data_dir: Path) -> TLSFiles:
-    """Return the server's TLS files. Raises KeyFileError where one is missing or too open."""
+    """Return the server's TLS files. Raises KeyFileError if one is missing or has a wrong mode."""
     folder = data_dir / TLS_FOLDER
     ca = folder / "ca.crt"
     files = TLSFiles(folder / "server.crt", folder / "server.key", ca, crl_beside(ca))
@@ -55,7 +47,7 @@ def tls_files(data_dir: Path) -> TLSFiles:
 
 
 def check_tls_files(files: TLSFiles) -> None:
-    """Raise KeyFileError where a file is missing, empty or too open."""
+    """Raise KeyFileError if a file is missing or empty, or readable by others."""
     read_private_file(files.private_key)
     read_public_file(files.certificate)
     read_public_file(files.client_ca)
@@ -64,9 +56,9 @@ def check_tls_files(files: TLSFiles) -> None:
 
 
 def check_private_files(data_dir: Path, configuration: Configuration) -> None:
-    """Raise KeyFileError where group or others can read a private key or a credential.
+    """Raise KeyFileError if group or others can read a private key or a credential.
 
-    Files need not be there. Those that a server uses are checked again where they are read.
+    The files need not exist. Those that a server uses are checked again when they are read.
     """
     keys = (data_dir / TLS_FOLDER).glob("*.key")
     for path in sorted([*keys, *(data_dir / KUBECONFIG_FOLDER).glob("*.yaml")]):
@@ -85,7 +77,7 @@ def credential_files(data_dir: Path, configuration: Configuration) -> list[Path]
 
 
 def check_folders(data_dir: Path) -> None:
-    """Raise DataDirectoryError where group or others can put files into a data directory."""
+    """Raise DataDirectoryError if group or others can create files in a data directory."""
     for folder in (data_dir, *(data_dir / name for name in PRIVATE_FOLDERS)):
         mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
         if mode & 0o022:
@@ -97,16 +89,16 @@ def check_folders(data_dir: Path) -> None:
 
 
 def crl_beside(client_ca: Path) -> Path | None:
-    """Return the file of revoked client certificates, None where there is none.
+    """Return the file of revoked client certificates, None if there is none.
 
-    A link that leads nowhere is one, and cannot be read: its loss must not open anything.
+    A dangling link is returned too, and cannot be read: its loss must not readmit anyone.
     """
     path = client_ca.with_suffix(".crl")
     return path if os.path.lexists(path) else None
 
 
 def server_url(data_dir: Path, configuration: Configuration, hosts: Sequence[str] = ()) -> str:
-    """Return the URL by which clients call the server.
+    """Return the URL of the server for clients.
 
     Its host is the first of ``hosts``, else of the server's certificate. Raises KeyFileError.
     """

@@ -1,1 +1,1 @@
-"""Makes a data directory, and the certificates and kubeconfig files in it."""
+"""Creates a data directory, and the certificates and kubeconfig files in it."""

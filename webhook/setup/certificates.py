@@ -1,11 +1,11 @@
-"""The certificates of a data directory, as ``leeway cert`` makes, renews, revokes and lists them.
+"""Creates, renews, revokes and lists the certificates of a data directory, for ``leeway cert``.
 
 Invariants:
 
-1. Files that belong together are written before the first of them gets its name.
-2. Before a client certificate is replaced, a copy of it is in ``tls/issued/``: it stays valid until
-   it expires, so it has to be found when its user is revoked.
-3. Whoever changes anything holds the lock of ``tls/``, so two revocations are never one.
+1. Files that belong together are all written before the first is renamed into place.
+2. Before a client certificate is replaced it is copied to ``tls/issued/``: it stays valid until it
+   expires, so it has to be found when its user is revoked.
+3. Every change is made under the lock of ``tls/``, so that no concurrent revocation is lost.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ class Entry:
     """A certificate of the directory: ``kind`` is ca, server or client.
 
     ``state`` is valid, due (less than a third of its lifetime is left), expired or revoked;
-    ``path`` is None for one that was replaced and has not expired.
+    ``path`` is None for one that was replaced and has not expired yet.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What was renewed: its name, when it ends, and the files written."""
+    """A renewed certificate or list: its name, its end, and the files written."""
 
     name: str
     not_after: datetime
@@ -82,7 +82,7 @@ class Renewed:
 
 
 def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
-    """Return every certificate that this directory knows of, those in use first.
+    """Return every certificate of a data directory, those in use first.
 
     Raises KeyFileError and DataDirectoryError.
     """
@@ -104,7 +104,7 @@ def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
 
 
 def revocation_list(data_dir: Path, now: datetime) -> RevocationLists | None:
-    """Return what the list of revoked certificates says; None without a list.
+    """Return the list of revoked certificates, None if there is none.
 
     Raises the errors of ``keys.crl``.
     """
@@ -120,8 +120,8 @@ def create_client(
 ) -> Renewed:
     """Make a certificate, a key and a kubeconfig for the user ``name``.
 
-    ``server`` is the URL that the kubeconfig leads to. Raises CertificateError where a file of that
-    name exists, and the errors of ``keys``.
+    ``server`` is the URL in the kubeconfig. Raises CertificateError if a file of that name exists,
+    and the errors of ``keys``.
     """
     folder, stem = data_dir / TLS_FOLDER, file_stem(name)
     with _locked(folder):
@@ -139,7 +139,7 @@ def create_client(
                     "of the same user"
                 )
         _record(folder, pair.certificate, now)
-        replace_files(files)
+        replace_files(files)  # invariant 1
     return Renewed(name, read_certificate(pair.certificate, name).not_after, tuple(files))
 
 
@@ -152,11 +152,11 @@ def renew(
     *,
     only_due: bool = False,
 ) -> list[Renewed]:
-    """Replace certificates by others of the same name, hosts and lifetime, each with a new key.
+    """Replace certificates by new ones with the same name, hosts and lifetime, and a new key.
 
-    No names are all that the CA has signed and nobody has revoked, and the list of those revoked.
-    ``hosts`` are the server's other hosts. Kubeconfigs that hold a certificate get the new one.
-    Raises CertificateError, DataDirectoryError and the errors of ``keys``.
+    Without ``names`` these are all that the CA has signed and that are not revoked, and the list of
+    revoked ones. ``hosts`` replace the server's hosts. Kubeconfigs that contain a certificate get
+    the new one. Raises CertificateError, DataDirectoryError and the errors of ``keys``.
     """
     folder = data_dir / TLS_FOLDER
     with _locked(folder):
@@ -188,10 +188,10 @@ def renew(
 def revoke(
     data_dir: Path, name: str, serials: Iterable[int], now: datetime, lifetime: timedelta
 ) -> tuple[list[int], Renewed]:
-    """Add every certificate of a user that has not expired, and ``serials``, to the list.
+    """Add every unexpired certificate of a user, and ``serials``, to the list of revoked ones.
 
-    Returns the serial numbers that were not on it before, and the list. Raises CertificateError
-    where nothing is known of the user, and the errors of ``keys``.
+    Returns the serial numbers that are new on the list, and the list. Raises CertificateError if
+    the user has no certificate, and the errors of ``keys``.
     """
     folder = data_dir / TLS_FOLDER
     if name in (CA, SERVER):
@@ -215,13 +215,17 @@ def revoke(
 
 
 def serial_text(serial: int) -> str:
-    """Return a serial number in whole bytes of hexadecimal digits."""
+    """Return a serial number as hexadecimal bytes, as openssl prints it.
+
+    >>> serial_text(0xABC)
+    '0ABC'
+    """
     digits = f"{serial:X}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def file_stem(name: str) -> str:
-    """Return the stem of the names of a user's files. Raises CertificateError for a bad name."""
+    """Return the stem of a user's file names. Raises CertificateError for a bad name."""
     stem = quote(name, safe=":@+=, ")
     stem = f"%2E{stem[1:]}" if stem.startswith(".") else stem
     is_taken = stem in (CA, SERVER, REVOCATION_LIST)
@@ -252,7 +256,7 @@ def _state(facts: CertificateFacts, revoked: frozenset[int], now: datetime) -> s
 
 
 def _is_renewed_unnamed(entry: Entry, ca: CertifiedKey) -> bool:
-    # Whoever was revoked gets another certificate only when somebody says so.
+    # A revoked user gets a new certificate only on request.
     if entry.path is None or entry.kind == CA or entry.state == "revoked":
         return False
     return is_issued_by(entry.path.read_bytes(), ca.certificate)
@@ -282,7 +286,7 @@ def _renew_one(
         pair = make_server_certificate(ca, facts.common_name or SERVER_NAME, names, now, lifetime)
     else:
         pair = make_client_certificate(ca, facts.common_name, now, lifetime)
-        _record(folder, old, now)
+        _record(folder, old, now)  # invariant 2
         _record(folder, pair.certificate, now)
         for config in sorted((data_dir / KUBECONFIG_FOLDER).glob("*.yaml")):
             text = with_certificate(config.read_bytes(), str(config), entry.name, pair)
@@ -295,7 +299,7 @@ def _renew_one(
 
 
 def _record(folder: Path, certificate: bytes, now: datetime) -> None:
-    """Keep a copy of a certificate, and drop copies of those that have expired."""
+    """Store a copy of a certificate, and delete the copies of expired ones."""
     issued = folder / ISSUED_FOLDER
     make_folder(issued)
     for path in issued.glob("*.crt"):
@@ -334,7 +338,7 @@ def _locked(folder: Path) -> Iterator[None]:
             "--data-dir, or make one with `leeway init`"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # invariant 3
         yield
     except OSError as error:
         raise DataDirectoryError(f"{error.filename or folder}: {error.strerror}") from error

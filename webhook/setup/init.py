@@ -1,9 +1,9 @@
-"""Makes a data directory.
+"""Creates a data directory.
 
 Invariants:
 
 1. ``initialise`` never overwrites a file, and running it twice changes nothing.
-2. The directory is 0700, what is private in it 0600.
+2. The directory has mode 0700, and private files in it 0600.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ ROOT_USER: Final = ROOT
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What ``leeway init`` is told. Empty means the default, RS256 for the algorithm."""
+    """The options of ``leeway init``. Empty means the default, RS256 for the algorithm."""
 
     issuer: str = ""
     audiences: Sequence[str] = ()
@@ -74,16 +74,15 @@ def initialise(
     now: float,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Path]:
-    """Make whatever of a data directory is not there yet; return the files made, in order.
+    """Create what is missing in a data directory; return the files created, in order.
 
-    Its server is to run in that ``environment``, which may say where it listens and what its store
-    is called.
+    ``environment`` is that of the server, which may set where it listens and the path of its store.
 
-    Raises DataDirectoryError where the directory cannot be made or holds half a pair,
-    ConfigurationError for an issuer or audience that is not allowed, and the errors of ``keys``,
-    also for a private file that is there and that the server would refuse.
+    Raises DataDirectoryError if the directory cannot be created or has a certificate without its
+    key, ConfigurationError for an issuer or audience that is not allowed, and the errors of
+    ``keys``, also for an existing private file that the server would refuse.
     """
-    # Before anything is made: wrong options make nothing.
+    # All options are checked before anything is created.
     text = configuration_text(options)
     parse_configuration(text, "leeway init", environment, {})
     date = _date(now)
@@ -94,7 +93,7 @@ def initialise(
     check_private_files(data_dir, Configuration())
     try:
         if data_dir.is_dir() and not any(data_dir.iterdir()):
-            # Made for us, by mkdir or as a volume. One with files in it may serve others too.
+            # Created for us, by mkdir or as a volume; one with files in it may be used by others.
             data_dir.chmod(0o700)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in folders:
@@ -121,11 +120,11 @@ def _make_files(
 
 
 def _make_store(path: Path) -> list[Path]:
-    """Make the users of the certificates, and turn auth on, where nothing was ever written."""
+    """Create the users of the certificates and enable auth in a store that was never written to."""
     is_there = path.exists()
     if is_there and _is_filled(path):
         return []
-    # Made beside its place, so that half of it is never taken for all of it.
+    # Created under another name, so that an unfinished store is never used.
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     store = AuthStore(SQLiteBackend(unfinished))
@@ -164,11 +163,11 @@ def _make_signing_key(folder: Path, algorithm: str, now: float) -> list[Path]:
     if load_keyring(folder).active is None:
         generate_key(folder, algorithm, int(now))
     elif not (folder / SCHEDULE_FILE).exists():
-        # The schedule tells this key from one that is added later; a folder that cannot be written
-        # gets no other key either.
+        # The schedule distinguishes this key from one that is added later; in a folder that cannot
+        # be written no key is added either.
         with suppress(OSError):
             write_schedule(folder, int(now))
-    # The key first, as a key's name may come after the schedule's.
+    # The key first, also if its name sorts after that of the schedule.
     return sorted(set(folder.iterdir()) - before, key=lambda path: (path.suffix != ".pem", path))
 
 

@@ -1,4 +1,4 @@
-"""Whether a data directory that exists is the one that the options of ``leeway init`` describe."""
+"""Compares an existing data directory with the options of ``leeway init``."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,9 @@ from webhook.setup.init import InitOptions
 
 
 def require_same(data_dir: Path, options: InitOptions, environment: Mapping[str, str]) -> None:
-    """Raise DirectoryDiffersError where something exists and is not what the options ask for.
+    """Raise DirectoryDiffersError if the directory differs from an option that is given.
 
-    An option that is not given differs from nothing. Raises the errors of the configuration and of
-    ``keys`` too.
+    Raises the errors of the configuration and of ``keys`` too.
     """
     found = [
         *_of_configuration(data_dir, options, environment),
@@ -85,7 +84,7 @@ def _of_algorithm(data_dir: Path, options: InitOptions) -> Iterator[str]:
 
 
 def _kubeconfigs(data_dir: Path) -> Iterator[tuple[str, str]]:
-    """Yield the path and the host of each kubeconfig that can be read."""
+    """Yield the path and the host of each kubeconfig that can be parsed."""
     for path in sorted((data_dir / KUBECONFIG_FOLDER).glob("*.yaml")):
         try:
             server = yaml.safe_load(path.read_bytes())["clusters"][0]["cluster"]["server"]

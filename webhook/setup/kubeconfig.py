@@ -1,4 +1,4 @@
-"""kubeconfig files with everything inline, so that one file can be mounted or copied."""
+"""Renders kubeconfig files with everything inline, so that one file can be mounted or copied."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -44,10 +44,10 @@ def kubeconfig(server: str, ca_certificate: bytes, user: str, client: CertifiedK
 
 
 def with_certificate(data: bytes, name: str, user: str, client: CertifiedKey) -> bytes | None:
-    """Return a kubeconfig with another certificate and key of a user; None where it holds none.
+    """Return a kubeconfig with a new certificate and key of a user; None if it has none of them.
 
-    The texts are replaced in place: comments and what was added by hand stay. ``name`` stands for
-    the file in errors. Raises DataDirectoryError for what is not a kubeconfig.
+    They are replaced in place: comments and manual additions stay. ``name`` is the file's name in
+    errors. Raises DataDirectoryError for a text that is not a kubeconfig.
     """
     new = {
         "client-certificate-data": _inline(client.certificate),

@@ -1,10 +1,10 @@
-"""Audit: who changed what, and who was given which token.
+"""The audit log: who changed what, and who was issued which token.
 
-A line is written after what it tells of is done. It is best effort: a change that is acknowledged
-is in the store, whether or not its line could be written, and a line that could not is reported.
+A line is written after the action, on a best-effort basis: an acknowledged change is in the store
+whether or not its line could be written, and a failure to write is reported.
 
-The server's lines go to its log. A command has none, so its lines go to ``audit.log`` in the data
-directory; only who may run commands makes that file grow.
+The server's lines go to its log. A command has no log, so its lines go to ``audit.log`` in the data
+directory; only users who can run commands make that file grow.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ FAILED: Final = "failed"
 
 
 class Audit(Protocol):
-    """Writes a line about one action, on behalf of whoever caused it."""
+    """Writes a line about an action, with the user who caused it."""
 
     def __call__(self, action: str, outcome: str, fields: Fields) -> None:
         """Write a line. Never raises."""
@@ -46,12 +46,16 @@ def audit_message(action: str, outcome: str) -> str:
 
 
 def fingerprint(token: str) -> str:
-    """Return what names a token: the first 12 hex digits of its SHA-256."""
+    """Return the name of a token in logs: the first 12 hex digits of its SHA-256.
+
+    >>> fingerprint("eyJhbGciOiJSUzI1NiJ9.e30.c2ln")
+    'cc529d9b1b8a'
+    """
     return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def token_fields(claims: Claims, token: str) -> Mapping[str, object]:
-    """Return what a line says of a token that was issued."""
+    """Return the fields about a token that was issued."""
     bound = {"Pod": claims.pod, "Secret": claims.secret, "Node": claims.node}
     named = [f"{kind} {one.name}" for kind, one in bound.items() if one is not None]
     return {
@@ -65,12 +69,12 @@ def token_fields(claims: Claims, token: str) -> Mapping[str, object]:
 
 
 def append_line(path: Path, seconds: float, message: str, fields: Fields) -> None:
-    """Append a record to a file that only its owner may read, as a whole or not at all.
+    """Append a record to a file with mode 0600, completely or not at all.
 
-    A symbolic link is not followed. Raises OSError where the file cannot be written.
+    A symbolic link is not followed. Raises OSError if the file cannot be written.
     """
     data = json_line(seconds, "info", message, fields).encode("ascii") + b"\n"
-    # A pipe that nobody reads would hold the command up without O_NONBLOCK.
+    # Without O_NONBLOCK a pipe that nobody reads would block the command.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -83,7 +87,7 @@ def append_line(path: Path, seconds: float, message: str, fields: Fields) -> Non
         try:
             written = os.write(descriptor, data)
             if written < len(data):
-                # The next one says why.
+                # A second write raises the error that stopped the first.
                 os.write(descriptor, data[written:])
         except OSError:
             # Part of a line would spoil the next one.

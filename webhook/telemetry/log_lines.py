@@ -1,13 +1,13 @@
-"""One line of a log: JSON for programs, text for people.
+"""Renders log records: JSON for programs, text for people.
 
 Invariants:
 
-1. A record is one line, whatever is in it. JSON is ASCII, all else escaped; in text what is not
-   printable is escaped, and only a traceback goes on in lines of its own, each indented.
-2. A record takes at most ``MAX_BYTES``, which a pipe takes whole: those of several processes that
-   write to one pipe do not mix.
-3. What looks like a token or a key is replaced. Nothing of ours writes one; what a library puts
-   into the message of an exception is not ours.
+1. A record is one line, whatever it contains. JSON is ASCII with escapes; in text, unprintable
+   characters are escaped, and only a traceback continues on lines of its own, each indented.
+2. A record has at most ``MAX_BYTES``, which a pipe takes atomically: records of several processes
+   that write to one pipe do not mix.
+3. What looks like a token or a key is replaced. Leeway never logs one, but a library may put one
+   into the message of an exception.
 """
 
 import json
@@ -19,10 +19,10 @@ from typing import Final
 from keys.messages import utc
 
 MAX_BYTES: Final = 4096
-"""``PIPE_BUF`` of Linux, the line feed included."""
+"""``PIPE_BUF`` of Linux, including the line feed."""
 REDACTED: Final = "[redacted]"
 TRACEBACK: Final = "traceback"
-"""The field that text shows in lines of its own."""
+"""The field that is rendered on lines of its own in text."""
 _MAX_TEXT: Final = 2048
 _MAX_TRACEBACK: Final = 8192
 _MAX_ENTRIES: Final = 16
@@ -34,21 +34,25 @@ _USER: Final = re.compile(r"//[^/?#\s@]*@")
 _PLAIN: Final = re.compile(r"[^\s\"=]+")
 
 Fields = Mapping[str, object]
-"""Texts, numbers, truth values, and sequences of texts; None is left out."""
+"""Strings, numbers, booleans, and sequences of strings; None is omitted."""
 
 
 def json_line(seconds: float, level: str, message: str, fields: Fields) -> str:
-    """Render a record as a JSON object; ``seconds`` are Unix seconds."""
+    """Render a record as a JSON object; ``seconds`` are Unix seconds.
+
+    >>> json_line(0, "info", "started", {"workers": 2})
+    '{"time": "1970-01-01T00:00:00.000Z", "level": "info", "message": "started", "workers": 2}'
+    """
     members = {"time": utc(seconds, "milliseconds"), "level": level} | _cleaned(message, fields)
-    line = json.dumps(members)
-    while len(line) >= MAX_BYTES:
+    line = json.dumps(members)  # invariant 1
+    while len(line) >= MAX_BYTES:  # invariant 2
         _shorten(members)
         line = json.dumps(members)
     return line
 
 
 def text_line(seconds: float, level: str, message: str, fields: Fields) -> str:
-    """Render a record as gunicorn does, with the fields after the message."""
+    """Render a record in gunicorn's format, with the fields after the message."""
     date = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S %z")
     members = _cleaned(message, fields)
     process = members.pop("pid", 0)
@@ -63,7 +67,7 @@ def text_line(seconds: float, level: str, message: str, fields: Fields) -> str:
 def redact(text: str) -> str:
     """Replace what looks like a JWT, a PEM block, a bearer token or the user of a URL.
 
-    Takes time linear in length.
+    Takes linear time (invariant 3).
     """
     if "eyJ" in text:
         text = _TOKEN_CHARACTERS.sub(_without_token, text)
@@ -95,7 +99,7 @@ def _clean(name: str, value: object) -> object:
         left = len(value) - len(kept)
         return [*kept, f"and {left} more"] if left else kept
     text = str(value)
-    # Cut first: a part of a token is found as well, and no text takes long to look through.
+    # Cut before the search: part of a token is found too, and the search is short.
     longest = _MAX_TRACEBACK if name == TRACEBACK else _MAX_TEXT
     text = redact(_cut(name, text, longest))
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
@@ -105,7 +109,7 @@ def _cut(name: str, text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
     if name == TRACEBACK:
-        # The end of it says what happened.
+        # The exception is at its end.
         return f"{text[: longest // 4]}\n...\n{text[len(text) - longest * 3 // 4 :]}"
     return f"{text[:longest]}..."
 

@@ -1,11 +1,11 @@
-"""Where log records go: standard error, one write a record.
+"""Sends log records to standard error, each in one write.
 
 Invariants:
 
-1. Everything that a server says is a record of ``log_lines``: what gunicorn and other libraries
-   log, warnings, and exceptions that nobody caught.
-2. Whatever happens to a record, what it tells of goes on: a log that cannot be written is no error.
-3. Libraries are heard from WARNING on, whatever the level: at DEBUG some show what they send.
+1. All output of a server is rendered by ``log_lines``: records of gunicorn and other libraries,
+   warnings, and uncaught exceptions.
+2. A record that cannot be rendered or written is not an error for the code that logs it.
+3. Libraries log from WARNING on, whatever the level: at DEBUG some log what they send.
 """
 
 import io
@@ -28,7 +28,7 @@ _logger = logging.getLogger(LOGGER)
 
 
 class LineFormatter(logging.Formatter):
-    """Renders records with a function of ``log_lines``; ``fields`` of a record come after it."""
+    """Renders records, with their ``fields``, by a function of ``log_lines``."""
 
     def __init__(self, line: Callable[[float, str, str, Fields], str]) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class LineFormatter(logging.Formatter):
 
 
 class StderrHandler(logging.Handler):
-    """Writes each record to the descriptor of standard error at once."""
+    """Writes each record directly to the descriptor of standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         try:
             line = self.format(record)
-        except Exception as error:
+        except Exception as error:  # invariant 2
             record.msg, record.args = "a log record could not be rendered", ()
             record.exc_info = (type(error), error, error.__traceback__)
             line = self.format(record)
@@ -57,7 +57,7 @@ class StderrHandler(logging.Handler):
 
 
 class LogStream(io.TextIOBase):
-    """Stands in for ``sys.stderr``: what is written to it comes out as records, one a line."""
+    """Replaces ``sys.stderr`` and logs each line that is written to it (invariant 1)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class LogStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor that lies under it."""
+        """Return the descriptor of standard error."""
         return _STDERR
 
     def write(self, text: str) -> int:
-        """Log the lines that are whole, and keep what follows them."""
+        """Log the complete lines, and keep the rest."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if line.strip():
@@ -81,15 +81,15 @@ class LogStream(io.TextIOBase):
 
 
 def log_to_stderr(log_format: str, level: str) -> None:
-    """Send all that is logged in this process to standard error; ``log_format`` is json or text."""
+    """Send all log records of this process to standard error, as ``json`` or ``text``."""
     handler = StderrHandler()
     handler.setFormatter(LineFormatter(_LINES[log_format]))
     number = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(max(number, logging.WARNING))
+    root.setLevel(max(number, logging.WARNING))  # invariant 3
     _logger.setLevel(number)
-    # Whatever the level: what was changed is never left out.
+    # At any level: changes are always logged.
     logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
     logging.captureWarnings(True)
     sys.excepthook = _log_exception
@@ -98,7 +98,7 @@ def log_to_stderr(log_format: str, level: str) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write bytes, or as much of them as can be written."""
+    """Write data, or as much of it as possible; errors are ignored (invariant 2)."""
     try:
         while data:
             data = data[os.write(descriptor, data) :]
