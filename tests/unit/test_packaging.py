@@ -266,6 +266,8 @@ class Image:
             "HOME": str(root),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            # False for compile, not for no-compile: most of it is never run here.
+            "PIP_NO_COMPILE": "0",
         } | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         self._folder = root
         for stage in stages():

@@ -1,14 +1,15 @@
 """Private files that others can read, and folders that others can write in: no server starts."""
 
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from keys.errors import KeyFileError
 from keys.files import check_credential_file, read_credential_file
-from tests.unit.webhook.cli.cli_support import Leeway, run_process
+from tests.unit.webhook.cli.cli_support import Leeway
 
 KUBECONFIG = "apiVersion: v1\nkind: Config\n"
 
@@ -44,15 +45,22 @@ def findings(leeway: Leeway, data_dir: Path) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in report["checks"]}
 
 
+@pytest.fixture(scope="module")
+def taken() -> Iterator[str]:
+    """Return an address that no ``serve`` in this process gets as far as listening on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("make", FILES)
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
 def test_a_private_file_that_others_can_read(
-    leeway: Leeway, data_dir: Path, make: Callable[[Path], Path], mode: int
+    leeway: Leeway, data_dir: Path, taken: str, make: Callable[[Path], Path], mode: int
 ) -> None:
     path = make(data_dir)
     path.chmod(mode)
-    ran = run_process("serve", "--bind", "127.0.0.1:0", "--data-dir", data_dir)
+    ran = leeway("serve", "--bind", taken, "--data-dir", data_dir)
     ran.assert_failed(3, f"{path} can be read by group or others (mode {mode:04o}", "chmod 600")
     found = findings(leeway, data_dir)["private files"]
     assert found["status"] == "failure"
@@ -63,11 +71,11 @@ def test_a_private_file_that_others_can_read(
 @pytest.mark.parametrize("name", ["", "keys", "tls", "kubeconfig"])
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777, 0o2775])
 def test_a_folder_that_others_can_write_in(
-    leeway: Leeway, data_dir: Path, name: str, mode: int
+    leeway: Leeway, data_dir: Path, taken: str, name: str, mode: int
 ) -> None:
     folder = data_dir / name
     folder.chmod(mode)
-    ran = run_process("serve", "--bind", "127.0.0.1:0", "--data-dir", data_dir)
+    ran = leeway("serve", "--bind", taken, "--data-dir", data_dir)
     ran.assert_failed(3, f"others can write in {folder} (mode {mode:04o}", f"chmod 700 {folder}")
     found = findings(leeway, data_dir)["data directory"]
     assert found["status"] == "failure"
