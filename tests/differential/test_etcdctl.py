@@ -1,13 +1,17 @@
 """``leeway`` for ``etcdctl``: the same command lines print the same lines and succeed alike."""
 
+import io
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.harness import LEEWAY
+from webhook.cli.main import main
 
 from .pair import etcdctl_program, running_etcd
 
@@ -67,7 +71,7 @@ AS_IN_ETCD_3_6 = {
 
 
 class Commands:
-    """Runs a command line with etcdctl and with leeway."""
+    """Runs a command line with etcdctl, and with leeway: in a process of its own if it reads."""
 
     def __init__(self, etcd_port: int, folder: Path) -> None:
         self.etcd_port = etcd_port
@@ -81,7 +85,14 @@ class Commands:
         words = line.split()
         if not (self.folder / "auth.db").exists():
             words.append("--create")
-        return run([LEEWAY, *words], stdin, {"LEEWAY_DATA_DIR": str(self.folder)})
+        if stdin:
+            return run([LEEWAY, *words], stdin, {"LEEWAY_DATA_DIR": str(self.folder)})
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output:
+            patch.setenv("LEEWAY_DATA_DIR", str(self.folder))
+            patch.setattr(sys, "argv", ["leeway", *words])
+            with pytest.raises(SystemExit) as stop:
+                main()
+        return stop.value.code == 0, output.getvalue()
 
 
 def run(command: list[str], stdin: str, environment: dict[str, str]) -> tuple[bool, str]:
