@@ -141,9 +141,10 @@ class SecretSearch:
 
     def _search(self, session: pytest.Session) -> None:
         started = time.time()
-        places: dict[str, bytes] = {}
+        parts: dict[str, list[bytes]] = {}
         for place, data in _shown.values():
-            places[place] = places.get(place, b"") + b"\n" + data
+            parts.setdefault(place, []).append(data)
+        places = {place: b"\n".join(found) for place, found in parts.items()}
         count, findings = 0, list[object]()
         try:
             cores = self._config.rootpath.glob("core*")
