@@ -22,7 +22,7 @@ from webhook.kube.bodies import decode_body
 from webhook.kube.request_access import decide_for_cluster, describe_keys
 from webhook.rbac.access import explain_access
 from webhook.rbac.model import Permission, PermissionType
-from webhook.rbac.ranges import in_words, to_wire
+from webhook.rbac.ranges import format_range, to_wire
 
 
 @click.command(
@@ -93,7 +93,7 @@ def _show_range(
     if access.allowed:
         text = f"yes, granted by role {' and '.join(access.roles)}"
     else:
-        missing = ", ".join(in_words(start, end) for start, end in gaps)
+        missing = ", ".join(format_range(start, end) for start, end in gaps)
         text = f"no, nothing lets {user} {asked.type.name.lower()} {missing}"
     value = {
         "allowed": access.allowed,
@@ -124,7 +124,7 @@ def _show_request(
         "reason": decision.reason,
         "permissions": kinds,
         "keys": [
-            {"key": start, "rangeEnd": end, "text": in_words(start, end)}
+            {"key": start, "rangeEnd": end, "text": format_range(start, end)}
             for start, end in map(to_wire, required.spans)
         ],
     }

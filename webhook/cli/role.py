@@ -19,7 +19,7 @@ from webhook.cli.store import (
 from webhook.kube.request_keys import covers_every_object
 from webhook.rbac import changes
 from webhook.rbac.model import Permission, PermissionType, Role
-from webhook.rbac.ranges import in_words, prefix_end
+from webhook.rbac.ranges import format_range, prefix_end
 
 
 @click.group(epilog=example("leeway role list"))
@@ -73,15 +73,15 @@ def permission_lines(found: Role) -> list[str]:
         ("KV Write:", [p for p in found.permissions if p.type.writes]),
     ):
         lines.append(title)
-        lines += [f"\t{_permission_in_words(p)}" for p in wanted]
+        lines += [f"\t{_permission_text(p)}" for p in wanted]
     return lines
 
 
-def _permission_in_words(permission: Permission) -> str:
+def _permission_text(permission: Permission) -> str:
     key, range_end = permission.key, permission.range_end
-    words = printable(in_words(key, range_end))
+    words = printable(format_range(key, range_end))
     if range_end and key and prefix_end(key) == range_end:
-        words += f" (prefix {printable(in_words(key, b''))})"
+        words += f" (prefix {printable(format_range(key, b''))})"
     return words
 
 
@@ -120,7 +120,7 @@ def grant_permission(
     permission = Permission(*wire_range(key, range_end, **flags), PermissionType[kind.upper()])
     with opened_store(data_dir) as (store, _):
         store.change(changes.grant_permission, name, permission)
-        keys = in_words(permission.key, permission.range_end)
+        keys = format_range(permission.key, permission.range_end)
         about = {"role": name, "permission": permission.type.name, "keys": keys}
         audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
     say(f"Role {name} updated")
@@ -151,7 +151,7 @@ def revoke_permission(
     start, end = wire_range(key, range_end, **flags)
     with opened_store(data_dir) as (store, _):
         store.change(changes.revoke_permission, name, start, end)
-        about = {"role": name, "keys": in_words(start, end)}
+        about = {"role": name, "keys": format_range(start, end)}
         audit(data_dir, "role.revoke-permission", **about, revision=store.own_revision)
     what = "range" if end else "key"
-    say(f"Permission of {what} {in_words(start, end)} is revoked from role {name}")
+    say(f"Permission of {what} {format_range(start, end)} is revoked from role {name}")

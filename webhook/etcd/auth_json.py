@@ -1,10 +1,12 @@
-"""etcd's auth API as JSON: requests in, answers out.
+"""Parses the requests of etcd's auth API in JSON, and renders the answers.
 
-Source: etcd ``api/etcdserverpb/rpc.proto`` (v3.6) and protobuf's JSON as its gateway reads and
-writes it (``google.golang.org/protobuf/encoding/protojson``): keys as base64 of either alphabet,
-padded or not; enums by name or number; fields at their default left out; 64-bit integers as
-strings. A field may be written as in the proto file or in camel case. An unknown field or an
-unknown name of an enum is refused, where etcd ignores it: there ``"permType": "2"`` grants READ.
+Keys are base64 of either alphabet, padded or not; enums are names or numbers; fields at their
+default are left out; 64-bit integers are strings. The name of a field may be that of the proto file
+or in camel case. An unknown field and an unknown name of an enum are refused. etcd ignores both:
+there ``"permType": "2"`` grants READ.
+
+Source: etcd ``api/etcdserverpb/rpc.proto`` (v3.6) and the JSON of protobuf as etcd's gateway reads
+and writes it (``google.golang.org/protobuf/encoding/protojson``).
 """
 
 import binascii
@@ -17,10 +19,11 @@ from keys.errors import EncodingError
 from keys.messages import describe_validation
 from webhook.errors import InvalidReviewError
 from webhook.kube.bodies import decode_body, require_short_keys
+from webhook.rbac.errors import PermissionNotGivenError
 from webhook.rbac.model import Permission, PermissionType
-from webhook.rbac.ranges import in_words
+from webhook.rbac.ranges import format_range
 
-_Request = TypeVar("_Request", bound="Request")
+_Request = TypeVar("_Request", bound="AuthRequest")
 _ORIGINAL_NAMES: Final = {"rangeEnd": "range_end", "noPassword": "no_password"}
 _TYPES: Final[Mapping[str | float, PermissionType]] = {
     written: kind for kind in PermissionType for written in (kind.name, kind.value)
@@ -29,53 +32,32 @@ _BYTES_FIELDS: Final = frozenset({"key", "range_end"})
 _SHOWN_KEY_BYTES: Final = 512
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of the requests; on its own the one without fields."""
+class AuthRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Base of the requests, and the request of calls without fields, such as AuthEnable.
 
-    def on_what(self) -> dict[str, object]:
-        """Return what a request is about, by the same names in all of them; never a password."""
-        return {}
+    A user is ``user`` and a role is ``role`` in all of them, whatever etcd calls it in each.
+    """
+
+    def arguments(self) -> tuple[object, ...]:
+        """Return the arguments of the operation in ``rbac.changes``, where there is one."""
+        return msgspec.structs.astuple(self)
+
+    def audited(self) -> dict[str, object]:
+        """Return what an audit line says about the request; never a password."""
+        fields = msgspec.structs.asdict(self)
+        return {name: fields[name] for name in ("user", "role") if name in fields}
 
 
-class NameRequest(Request):
+class UserRequest(AuthRequest):
     """AuthUserGet, AuthUserDelete."""
 
-    name: str = ""
-
-    def on_what(self) -> dict[str, object]:
-        """Name the user."""
-        return {"user": self.name}
+    user: str = msgspec.field(default="", name="name")
 
 
-class RoleAddRequest(Request):
-    """AuthRoleAdd."""
-
-    name: str = ""
-
-    def on_what(self) -> dict[str, object]:
-        """Name the role."""
-        return {"role": self.name}
-
-
-class RoleRequest(Request):
-    """AuthRoleGet, AuthRoleDelete."""
-
-    role: str = ""
-
-    def on_what(self) -> dict[str, object]:
-        """Name the role."""
-        return {"role": self.role}
-
-
-class AuthenticateRequest(Request):
+class PasswordRequest(UserRequest):
     """Authenticate, AuthUserChangePassword."""
 
-    name: str = ""
     password: str = ""
-
-    def on_what(self) -> dict[str, object]:
-        """Name the user."""
-        return {"user": self.name}
 
 
 class UserOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -84,32 +66,35 @@ class UserOptions(msgspec.Struct, forbid_unknown_fields=True):
     no_password: bool = False
 
 
-class UserAddRequest(AuthenticateRequest):
+class UserAddRequest(PasswordRequest):
     """AuthUserAdd."""
 
     options: UserOptions | None = None
 
 
-class UserGrantRoleRequest(Request):
+class UserGrantRoleRequest(AuthRequest):
     """AuthUserGrantRole."""
 
     user: str = ""
     role: str = ""
 
-    def on_what(self) -> dict[str, object]:
-        """Name the user and the role."""
-        return {"user": self.user, "role": self.role}
 
-
-class UserRevokeRoleRequest(Request):
+class UserRevokeRoleRequest(UserRequest):
     """AuthUserRevokeRole."""
 
-    name: str = ""
     role: str = ""
 
-    def on_what(self) -> dict[str, object]:
-        """Name the user and the role."""
-        return {"user": self.name, "role": self.role}
+
+class RoleAddRequest(AuthRequest):
+    """AuthRoleAdd."""
+
+    role: str = msgspec.field(default="", name="name")
+
+
+class RoleRequest(AuthRequest):
+    """AuthRoleGet, AuthRoleDelete."""
+
+    role: str = ""
 
 
 class PermissionBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,40 +105,48 @@ class PermissionBody(msgspec.Struct, forbid_unknown_fields=True):
     range_end: bytes = b""
 
 
-class RoleGrantPermissionRequest(Request):
+class RoleGrantPermissionRequest(RoleAddRequest):
     """AuthRoleGrantPermission."""
 
-    name: str = ""
     perm: PermissionBody | None = None
 
-    def on_what(self) -> dict[str, object]:
-        """Name the role, and say what is granted."""
+    def arguments(self) -> tuple[object, ...]:
+        """Return the role and the permission.
+
+        Raises PermissionNotGivenError, and InvalidReviewError for a type that is not known.
+        """
         if self.perm is None:
-            return {"role": self.name}
-        keys = _in_words(self.perm.key, self.perm.range_end)
-        return {"role": self.name, "permission": str(self.perm.permType), "keys": keys}
+            raise PermissionNotGivenError
+        return self.role, _permission_of(self.perm)
+
+    def audited(self) -> dict[str, object]:
+        """Return the role, and what is granted."""
+        if self.perm is None:
+            return {"role": self.role}
+        keys = _shown_range(self.perm.key, self.perm.range_end)
+        return {"role": self.role, "permission": str(self.perm.permType), "keys": keys}
 
 
-class RoleRevokePermissionRequest(Request):
+class RoleRevokePermissionRequest(RoleRequest):
     """AuthRoleRevokePermission."""
 
-    role: str = ""
     key: bytes = b""
     range_end: bytes = b""
 
-    def on_what(self) -> dict[str, object]:
-        """Name the role, and say what is taken from it."""
-        return {"role": self.role, "keys": _in_words(self.key, self.range_end)}
+    def audited(self) -> dict[str, object]:
+        """Return the role, and what is revoked."""
+        return {"role": self.role, "keys": _shown_range(self.key, self.range_end)}
 
 
-def _in_words(key: bytes, range_end: bytes) -> str:
-    return in_words(key[:_SHOWN_KEY_BYTES], range_end[:_SHOWN_KEY_BYTES])
+def _shown_range(key: bytes, range_end: bytes) -> str:
+    return format_range(key[:_SHOWN_KEY_BYTES], range_end[:_SHOWN_KEY_BYTES])
 
 
 def parse_request(body: bytes, kind: type[_Request]) -> _Request:
-    """Parse a request; an empty body is one with every field at its default.
+    """Parse a request; in an empty body every field has its default. Raises InvalidReviewError.
 
-    Raises InvalidReviewError.
+    >>> parse_request(b'{"name": "ann", "role": "editor"}', UserRevokeRoleRequest)
+    UserRevokeRoleRequest(user='ann', role='editor')
     """
     try:
         return msgspec.convert(_normalized(decode_body(body or b"{}")), kind)
@@ -163,8 +156,7 @@ def parse_request(body: bytes, kind: type[_Request]) -> _Request:
         ) from error
 
 
-def permission_of(body: PermissionBody) -> Permission:
-    """Return a permission. Raises InvalidReviewError for a type that is not known."""
+def _permission_of(body: PermissionBody) -> Permission:
     try:
         kind = _TYPES[body.permType]
     except KeyError:
@@ -206,7 +198,7 @@ _FIELDS: Final = frozenset(
         RoleGrantPermissionRequest,
         PermissionBody,
     )
-    for name in kind.__struct_fields__
+    for name in kind.__struct_encode_fields__
 )
 
 

@@ -10,7 +10,7 @@ from webhook.kube.request_keys import Attributes, RequiredAccess, required_acces
 from webhook.rbac.access import granting_roles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT
-from webhook.rbac.ranges import in_words, to_wire
+from webhook.rbac.ranges import format_range, to_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +61,4 @@ def decide_for_cluster(
 
 def describe_keys(required: RequiredAccess) -> str:
     """Return the keys of a request as etcdctl prints them."""
-    return " and ".join(in_words(*to_wire(span)) for span in required.spans)
+    return " and ".join(format_range(*to_wire(span)) for span in required.spans)

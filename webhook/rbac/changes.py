@@ -32,7 +32,7 @@ from webhook.rbac.errors import (
     UserNotFoundError,
 )
 from webhook.rbac.model import ROOT, Group, Permission, Role, User
-from webhook.rbac.ranges import in_words
+from webhook.rbac.ranges import format_range
 from webhook.rbac.records import (
     PERMISSION,
     ROLE,
@@ -188,7 +188,7 @@ def _advice_on_range(permission: Permission) -> str:
     if not permission.key:
         return "the key is empty; name a key, or grant all keys with `--prefix ''`"
     key, end = (
-        in_words(bound[:_SHOWN_BYTES], b"") for bound in (permission.key, permission.range_end)
+        format_range(bound[:_SHOWN_BYTES], b"") for bound in (permission.key, permission.range_end)
     )
     return f"RANGE_END {end} does not come after KEY {key}; give the one that sorts first as KEY"
 

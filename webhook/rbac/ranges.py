@@ -47,7 +47,7 @@ def to_wire(span: Range) -> tuple[bytes, bytes]:
     return start, b"" if end == start + b"\0" else end
 
 
-def in_words(key: bytes, range_end: bytes) -> str:
+def format_range(key: bytes, range_end: bytes) -> str:
     """Render etcd's key and ``range_end`` as etcdctl does.
 
     ``key``, ``[key, end)`` or ``[key, <open ended>``.

@@ -4,7 +4,7 @@ Who may call what is decided as in etcd ``server/etcdserver/apply/apply_auth.go`
 permission) and ``AuthUserGet``/``AuthRoleGet`` there (one's own user and roles).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,11 +18,11 @@ from webhook.rbac.errors import (
     AuthFailedError,
     AuthNotEnabledError,
     PermissionDeniedError,
-    PermissionNotGivenError,
 )
 from webhook.rbac.model import ROOT
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
+from webhook.rbac.records import Record
 from webhook.server.request.caller import Caller
 from webhook.telemetry.audit import DENIED, DONE, FAILED, Audit
 
@@ -53,32 +53,24 @@ class AuthAPI:
         except LeewayError as error:
             if found.action:
                 outcome = DENIED if isinstance(error, _DENIALS) else FAILED
-                audit(found.action, outcome, {**request.on_what(), "reason": str(error)})
+                audit(found.action, outcome, {**request.audited(), "reason": str(error)})
             raise
         if found.action:
             # A log-in changes nothing that has a revision.
             revision = {"revision": self.store.own_revision} if found.admin else {}
-            audit(found.action, DONE, request.on_what() | revision)
+            audit(found.action, DONE, request.audited() | revision)
         return wire.render(self.store.revision, **fields)
 
-    def enable(self, _caller: Caller, _request: wire.Request) -> None:
-        """AuthEnable."""
-        self.store.change(changes.enable)
-
-    def disable(self, _caller: Caller, _request: wire.Request) -> None:
-        """AuthDisable."""
-        self.store.change(changes.disable)
-
-    def status(self, _caller: Caller, _request: wire.Request) -> dict[str, Any]:
+    def status(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
         """AuthStatus."""
         return {"enabled": self.store.enabled, "authRevision": str(self.store.revision)}
 
-    def authenticate(self, _caller: Caller, request: wire.AuthenticateRequest) -> dict[str, Any]:
+    def authenticate(self, _caller: Caller, request: wire.PasswordRequest) -> dict[str, Any]:
         """Authenticate: check the password, and make a token."""
         if not self.store.enabled:
             raise AuthNotEnabledError
         state = self.store.state
-        user = state.users.get(request.name)
+        user = state.users.get(request.user)
         password_hash = user.password_hash if user else None
         self.passwords.check(request.password, password_hash, state.highest_password_cost)
         if user is None:
@@ -88,39 +80,23 @@ class AuthAPI:
     def user_add(self, _caller: Caller, request: wire.UserAddRequest) -> None:
         """AuthUserAdd."""
         without = request.options is not None and request.options.no_password
-        password_hash = b"" if without or not request.name else self._hash(request.password)
-        self.store.change(changes.add_user, request.name, password_hash)
+        password_hash = b"" if without or not request.user else self._hash(request.password)
+        self.store.change(changes.add_user, request.user, password_hash)
 
-    def user_get(self, caller: Caller, request: wire.NameRequest) -> dict[str, Any]:
+    def user_get(self, caller: Caller, request: wire.UserRequest) -> dict[str, Any]:
         """AuthUserGet: root, or the user itself."""
-        if request.name != caller.username or not caller.username:
+        if request.user != caller.username or not caller.username:
             self._require_admin(caller)
-        return {"roles": self.store.user(request.name).roles}
+        return {"roles": self.store.user(request.user).roles}
 
-    def user_list(self, _caller: Caller, _request: wire.Request) -> dict[str, Any]:
+    def user_list(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
         """AuthUserList."""
         return {"users": self.store.user_names()}
 
-    def user_delete(self, _caller: Caller, request: wire.NameRequest) -> None:
-        """AuthUserDelete."""
-        self.store.change(changes.delete_user, request.name)
-
-    def user_change_password(self, _caller: Caller, request: wire.AuthenticateRequest) -> None:
+    def user_change_password(self, _caller: Caller, request: wire.PasswordRequest) -> None:
         """AuthUserChangePassword."""
-        self.store.user(request.name)
-        self.store.change(changes.change_password, request.name, self._hash(request.password))
-
-    def user_grant_role(self, _caller: Caller, request: wire.UserGrantRoleRequest) -> None:
-        """AuthUserGrantRole."""
-        self.store.change(changes.grant_role, request.user, request.role)
-
-    def user_revoke_role(self, _caller: Caller, request: wire.UserRevokeRoleRequest) -> None:
-        """AuthUserRevokeRole."""
-        self.store.change(changes.revoke_role, request.name, request.role)
-
-    def role_add(self, _caller: Caller, request: wire.RoleAddRequest) -> None:
-        """AuthRoleAdd."""
-        self.store.change(changes.add_role, request.name)
+        self.store.user(request.user)
+        self.store.change(changes.change_password, request.user, self._hash(request.password))
 
     def role_get(self, caller: Caller, request: wire.RoleRequest) -> dict[str, Any]:
         """AuthRoleGet: root, or a user that has the role."""
@@ -128,27 +104,9 @@ class AuthAPI:
             self._require_admin(caller)
         return {"perm": wire.render_permissions(self.store.role(request.role).permissions)}
 
-    def role_list(self, _caller: Caller, _request: wire.Request) -> dict[str, Any]:
+    def role_list(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
         """AuthRoleList."""
         return {"roles": self.store.role_names()}
-
-    def role_delete(self, _caller: Caller, request: wire.RoleRequest) -> None:
-        """AuthRoleDelete."""
-        self.store.change(changes.delete_role, request.role)
-
-    def role_grant_permission(
-        self, _caller: Caller, request: wire.RoleGrantPermissionRequest
-    ) -> None:
-        """AuthRoleGrantPermission."""
-        if request.perm is None:
-            raise PermissionNotGivenError
-        self.store.change(changes.grant_permission, request.name, wire.permission_of(request.perm))
-
-    def role_revoke_permission(
-        self, _caller: Caller, request: wire.RoleRevokePermissionRequest
-    ) -> None:
-        """AuthRoleRevokePermission."""
-        self.store.change(changes.revoke_permission, request.role, request.key, request.range_end)
 
     def _require_admin(self, caller: Caller) -> None:
         require_admin(self.store, caller.username, caller.groups)
@@ -167,10 +125,21 @@ class AuthAPI:
 class _Call:
     """``action`` is what audit lines call it, empty for a call that changes nothing."""
 
-    request: type[wire.Request]
+    request: type[wire.AuthRequest]
     run: Callable[[AuthAPI, Caller, Any], dict[str, Any] | None]
     action: str = ""
     admin: bool = True
+
+
+def _change(
+    request: type[wire.AuthRequest], decide: Callable[..., Iterable[Record]], action: str
+) -> _Call:
+    """Return a call that does nothing but write what ``decide`` decides."""
+
+    def run(api: AuthAPI, _caller: Caller, parsed: wire.AuthRequest) -> None:
+        api.store.change(decide, *parsed.arguments())
+
+    return _Call(request, run, action)
 
 
 def call_names() -> tuple[str, ...]:
@@ -180,27 +149,27 @@ def call_names() -> tuple[str, ...]:
 
 _DENIALS: Final = (PermissionDeniedError, AuthFailedError)
 _CALLS: Final = {
-    "enable": _Call(wire.Request, AuthAPI.enable, "auth.enable"),
-    "disable": _Call(wire.Request, AuthAPI.disable, "auth.disable"),
-    "status": _Call(wire.Request, AuthAPI.status),
+    "enable": _change(wire.AuthRequest, changes.enable, "auth.enable"),
+    "disable": _change(wire.AuthRequest, changes.disable, "auth.disable"),
+    "status": _Call(wire.AuthRequest, AuthAPI.status),
     "authenticate": _Call(
-        wire.AuthenticateRequest, AuthAPI.authenticate, "user.authenticate", admin=False
+        wire.PasswordRequest, AuthAPI.authenticate, "user.authenticate", admin=False
     ),
     "user/add": _Call(wire.UserAddRequest, AuthAPI.user_add, "user.add"),
-    "user/get": _Call(wire.NameRequest, AuthAPI.user_get, admin=False),
-    "user/list": _Call(wire.Request, AuthAPI.user_list),
-    "user/delete": _Call(wire.NameRequest, AuthAPI.user_delete, "user.delete"),
-    "user/changepw": _Call(wire.AuthenticateRequest, AuthAPI.user_change_password, "user.passwd"),
-    "user/grant": _Call(wire.UserGrantRoleRequest, AuthAPI.user_grant_role, "user.grant-role"),
-    "user/revoke": _Call(wire.UserRevokeRoleRequest, AuthAPI.user_revoke_role, "user.revoke-role"),
-    "role/add": _Call(wire.RoleAddRequest, AuthAPI.role_add, "role.add"),
+    "user/get": _Call(wire.UserRequest, AuthAPI.user_get, admin=False),
+    "user/list": _Call(wire.AuthRequest, AuthAPI.user_list),
+    "user/delete": _change(wire.UserRequest, changes.delete_user, "user.delete"),
+    "user/changepw": _Call(wire.PasswordRequest, AuthAPI.user_change_password, "user.passwd"),
+    "user/grant": _change(wire.UserGrantRoleRequest, changes.grant_role, "user.grant-role"),
+    "user/revoke": _change(wire.UserRevokeRoleRequest, changes.revoke_role, "user.revoke-role"),
+    "role/add": _change(wire.RoleAddRequest, changes.add_role, "role.add"),
     "role/get": _Call(wire.RoleRequest, AuthAPI.role_get, admin=False),
-    "role/list": _Call(wire.Request, AuthAPI.role_list),
-    "role/delete": _Call(wire.RoleRequest, AuthAPI.role_delete, "role.delete"),
-    "role/grant": _Call(
-        wire.RoleGrantPermissionRequest, AuthAPI.role_grant_permission, "role.grant-permission"
+    "role/list": _Call(wire.AuthRequest, AuthAPI.role_list),
+    "role/delete": _change(wire.RoleRequest, changes.delete_role, "role.delete"),
+    "role/grant": _change(
+        wire.RoleGrantPermissionRequest, changes.grant_permission, "role.grant-permission"
     ),
-    "role/revoke": _Call(
-        wire.RoleRevokePermissionRequest, AuthAPI.role_revoke_permission, "role.revoke-permission"
+    "role/revoke": _change(
+        wire.RoleRevokePermissionRequest, changes.revoke_permission, "role.revoke-permission"
     ),
 }
