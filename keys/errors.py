@@ -9,15 +9,11 @@ class EncodingError(KeysError):
     """Bytes that are not strict JSON or base64url."""
 
 
-class JOSEError(KeysError):
-    """Base of the errors of a compact JWS."""
-
-
-class MalformedJWSError(JOSEError):
+class MalformedJWSError(KeysError):
     """Not a compact JWS, or a header that is not accepted."""
 
 
-class AlgorithmNotAllowedError(JOSEError):
+class AlgorithmNotAllowedError(KeysError):
     """The header's ``alg`` is not the algorithm of the key."""
 
 

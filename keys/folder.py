@@ -61,7 +61,7 @@ class FolderContents:
 
     ``files`` has the names of the keys' files by kid, ``gone`` the entries of retired keys without
     a file. ``making`` is that of ``Schedule``, and ``text`` is the schedule as it was read, empty
-    if there is none.
+    if there is no file.
     """
 
     keyring: Keyring
@@ -104,7 +104,7 @@ def read_folder(directory: Path) -> FolderContents:
 
 
 def schedule_text(directory: Path) -> bytes:
-    """Read the text of the schedule; empty if there is none. Raises KeyFileError."""
+    """Read the text of the schedule; empty if there is no schedule. Raises KeyFileError."""
     path = directory / SCHEDULE_FILE
     return read_private_file(path) if path.exists() else b""
 
@@ -134,7 +134,7 @@ def _read(directory: Path, text: bytes) -> FolderContents:
     found = _read_keys(paths, schedule)
     if not schedule.keys and len(paths) > 1:
         raise KeyScheduleError(
-            f"{path} is missing, so nothing tells which of {len(paths)} keys is in use "
+            f"{path} is missing, so it is unknown which of {len(paths)} keys is in use "
             f"({', '.join(path.name for path in paths[:5])}{', …' if len(paths) > 5 else ''}); "
             "restore it, or leave only the key to sign with, run `leeway init`, and then put the "
             "others back"

@@ -199,7 +199,7 @@ class _Folder:
         text = render_schedule(Schedule((*entries, *self._gone), keyring.clock, making))
         path = self._directory / SCHEDULE_FILE
         if schedule_text(self._directory) != self._text:  # Invariant 3.
-            raise KeyScheduleError(f"somebody else has changed {path} meanwhile; try again")
+            raise KeyScheduleError(f"another process has changed {path}; try again")
         replace_file(path, text)  # Invariant 2.
         self._text, self.keyring = text, keyring
 

@@ -75,14 +75,14 @@ class Keyring:
         return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
 
     def signing_key(self) -> SigningKey:
-        """Return the active key. Raises KeyScheduleError if there is none."""
+        """Return the active key. Raises KeyScheduleError if no key is."""
         active = self.active
         if active is None or active.signing_key is None:
             raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
         return active.signing_key
 
     def key(self, kid: str) -> ScheduledKey:
-        """Return the key with a kid. Raises KeyScheduleError if there is none."""
+        """Return the key with a kid. Raises KeyScheduleError if no key is."""
         for key in self.keys:
             if key.kid == kid:
                 return key

@@ -71,7 +71,7 @@ class CertificateFacts:
 def read_certificate(pem: bytes, name: str) -> CertificateFacts:
     """Read the first certificate of a PEM text, which errors call ``name``.
 
-    Raises KeyFileError if there is none.
+    Raises KeyFileError if there is no certificate.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)

@@ -93,7 +93,7 @@ class Step:
 class NextStep:
     """The next state of a key, since when it is safe, and why not earlier.
 
-    ``state`` is None if there is none, ``safe_from`` if that does not depend on time alone.
+    ``state`` is None for no next state, ``safe_from`` if that does not depend on time alone.
     """
 
     state: KeyState | None
@@ -112,10 +112,10 @@ def next_step(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy) -> Ne
             why = "another key must have been published long enough to take over"
             return NextStep(KeyState.VERIFY_ONLY, min(ready, default=None), why)
         case KeyState.VERIFY_ONLY if key.until is None:
-            why = "nothing tells when the last token that it signed expires"
+            why = "nothing shows when the last token that it signed expires"
             return NextStep(KeyState.RETIRED, None, why)
         case KeyState.VERIFY_ONLY:
-            why = "tokens that it signed may still be alive"
+            why = "tokens that it signed may still be valid"
             return NextStep(KeyState.RETIRED, key.until, why)
         case KeyState.RETIRED:
             return NextStep(None, None, "")
@@ -297,7 +297,7 @@ def _require_safe(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy, n
         return
     doing = "sign" if step.state is KeyState.ACTIVE else "be retired"
     if step.safe_from is None:
-        text = f"it is not known from when key {key.kid} may {doing}: {step.why}"
+        text = f"it is not known when key {key.kid} may {doing}: {step.why}"
     else:
         text = f"key {key.kid} may {doing} from {utc(step.safe_from)} on; before that {step.why}"
-    raise UnsafeStepError(f"{text}; wait, or do it all the same with --force", step.safe_from)
+    raise UnsafeStepError(f"{text}; wait, or use --force", step.safe_from)

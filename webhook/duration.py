@@ -39,6 +39,6 @@ def format_duration(seconds: float) -> str:
 
 
 def rounded_duration(seconds: float) -> str:
-    """Render seconds for people: whole, and in days where it is more than two of them."""
+    """Render seconds rounded down: to days from two days on, else to seconds."""
     days = int(seconds // 86400)
     return f"{days} days" if days >= 2 else format_duration(int(seconds))

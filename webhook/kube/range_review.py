@@ -88,7 +88,7 @@ def render_range_review(
     elif access.allowed:
         reason = f"granted by role {' and '.join(access.roles)}"
     else:
-        reason = f"nothing grants {request.kind.name} on a part of what was asked"
+        reason = f"no role grants {request.kind.name} on all of the range"
     status = {
         "allowed": access.allowed,
         "reason": reason,

@@ -84,7 +84,7 @@ class _Metadata(msgspec.Struct, rename={"created": "creationTimestamp"}):
 class _Spec(msgspec.Struct, rename="camel"):
     audiences: tuple[str, ...]
     expiration_seconds: int
-    # Null if there is none, as Go's encoder writes it.
+    # Null if the token is not bound, as Go's encoder writes it.
     bound_object_ref: BoundObjectReference | None
 
 

@@ -215,7 +215,7 @@ def _describe(clock: _Clock) -> str:
 def _advice(wrong: Sequence[_Clock]) -> str:
     if any(clock.looks for clock in wrong):
         return (
-            f"{_COMPARE} A clock looks behind where all new tokens are equally old when they are "
-            "first used; programs that always wait so long before they use theirs look the same."
+            f"{_COMPARE} A clock looks behind if all new tokens are equally old when they are "
+            "first used; so do programs that always wait equally long before they use theirs."
         )
     return _COMPARE

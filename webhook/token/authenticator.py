@@ -295,7 +295,7 @@ def _check_audience(
     """Return the requested audiences that the token is for, in the order of the token.
 
     A token without audiences (a legacy one) is for the configured ones. Raises TokenRefusedError
-    if there are none. Source: ``jwt.go``, ``AuthenticateToken``.
+    if no audience is left. Source: ``jwt.go``, ``AuthenticateToken``.
     """
     own = claims.audiences or tuple(configured)
     wanted = requested if len(requested) <= _FEW else frozenset(requested)

@@ -150,7 +150,7 @@ def _entry(kind: Kind, namespace: str, reference: ObjectReference) -> tuple[Obje
 def _check(key: ObjectKey, uid: str, found: Lookup, leeway: float, now: float) -> None:
     if isinstance(found, Absence):
         if found is Absence.GONE:
-            raise _gone(key, "there is none of that name")
+            raise _gone(key, "no object has that name")
         raise TokenRefusedError(  # Invariant 2.
             Reason.LOOKUP_FAILED,
             f"service account token could not be checked: {key} could not be looked up; try again "

@@ -138,7 +138,7 @@ def _refuse_unknown_bindings(members: object) -> None:
         if name not in _KUBERNETES_MEMBERS and isinstance(value, dict | list):
             raise UnknownBindingError(
                 f"it is bound by kubernetes.io.{ascii(name[:64])[1:-1]}, which is not known "
-                "here, so nothing tells whether that still holds"
+                "here and cannot be checked"
             )
 
 

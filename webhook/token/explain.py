@@ -90,9 +90,8 @@ _ADVICE: Final = {
     "revoked": "Somebody ran `leeway revoke`. If that was right, ask for a new token.",
 }
 _SPECIAL_ADVICE: Final[dict[type[TokenRefusedError], str]] = {
-    NoKeysError: "Nothing is known to be wrong with this token: the keys that would tell "
-    "could not be fetched. Fix what is said above, which is between this machine and the issuer, "
-    "and try again.",
+    NoKeysError: "This token may be good, but the keys to verify it could not be fetched. Fix "
+    "the problem above, which is between this machine and the issuer, and try again.",
     UnknownBindingError: "The token is good only together with something that this version "
     "of Leeway cannot check. Ask for a token that is bound to a Pod, a Secret, a Node or to "
     "nothing, or have this one reviewed by the API server that issued it.",

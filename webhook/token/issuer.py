@@ -86,7 +86,7 @@ def issue_token(spec: TokenSpec, policy: TokenPolicy, keyring: Keyring, now: flo
 
     Raises IssueError if the request is out of range, KeyScheduleError if no key is active.
     """
-    check_spec(spec, policy)
+    _check_spec(spec, policy)
     audiences = tuple(spec.audiences) or policy.audiences
     seconds = spec.expiration_seconds or policy.default_seconds
     warning = ""
@@ -157,7 +157,7 @@ def _check_name(name: str, field: str) -> None:
         raise IssueError(message, field, name, _SUBDOMAIN_RULE)
 
 
-def check_spec(spec: TokenSpec, policy: TokenPolicy) -> None:
+def _check_spec(spec: TokenSpec, policy: TokenPolicy) -> None:
     """Make every check that does not need the token. Raises IssueError."""
     check_names(spec.namespace, spec.name)
     for reference in (spec.pod, spec.secret, spec.node):
@@ -189,7 +189,7 @@ def check_seconds(seconds: int | None, policy: TokenPolicy) -> None:
         return
     phrase = f"may not specify a duration {bound}"
     raise IssueError(
-        f"{phrase} {shown}: {seconds} were asked for",
+        f"{phrase} {shown}: {seconds} were requested",
         "spec.expirationSeconds",
         seconds,
         f"{phrase} {in_go}",

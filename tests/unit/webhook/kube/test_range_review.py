@@ -159,7 +159,7 @@ def test_answer_no_names_what_is_missing() -> None:
     gaps = (Range(b"/b", b"/b\0"), Range(b"/c", b"/d"), Range(b"/e", None))
     assert render(Access(False, ("a",), gaps))["status"] == {
         "allowed": False,
-        "reason": "nothing grants READ on a part of what was asked",
+        "reason": "no role grants READ on all of the range",
         "roles": ["a"],
         "uncovered": [
             {"key": b64(b"/b"), "rangeEnd": ""},

@@ -87,7 +87,7 @@ def test_deleted(key: ObjectKey) -> None:
     source.objects[key] = Absence.GONE
     token = token_for(key)
     text = assert_refused(review(source, token), token, gone_reason(key))
-    assert f"{WORDS[key]} has been deleted: there is none of that name" in text
+    assert f"{WORDS[key]} has been deleted: no object has that name" in text
 
 
 @pytest.mark.bad_input(25)
