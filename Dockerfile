@@ -2,7 +2,7 @@
 #   docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:... .
 ARG PYTHON_IMAGE=python:3.13-slim
 
-# Build: the wheel of this checkout, and a virtual environment with it and what the lock names.
+# Build: the wheel of this checkout, and a virtual environment with it and the packages of the lock.
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
@@ -16,8 +16,8 @@ RUN python -m venv /opt/build \
  && /opt/leeway/bin/python -m pip install --no-cache-dir --no-deps --no-index /wheels/*.whl \
  && /opt/leeway/bin/python -m pip uninstall --yes pip
 
-# Run: not as root, and with a root file system that may be read-only. What is written goes to the
-# data directory (a volume) and to /tmp (a tmpfs): docker run --read-only --tmpfs /tmp ...
+# Run: not as root; the root file system can be read-only. Only the data directory (a volume) and
+# /tmp (a tmpfs) are written: docker run --read-only --tmpfs /tmp ...
 FROM ${PYTHON_IMAGE}
 ARG COMMIT=""
 ENV LEEWAY_COMMIT=${COMMIT} \

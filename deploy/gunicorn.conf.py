@@ -1,7 +1,7 @@
-"""For those who run gunicorn themselves: ``gunicorn --config deploy/gunicorn.conf.py``.
+"""Runs Leeway under your own gunicorn: ``gunicorn --config deploy/gunicorn.conf.py``.
 
-The same settings and the same checks as ``leeway serve``, from the same code. The data directory is
-``$LEEWAY_DATA_DIR``, else ``./leeway-data``; flags of gunicorn beat what stands here.
+It has the settings and the checks of ``leeway serve``, from the same code. The data directory is
+``$LEEWAY_DATA_DIR``, else ``./leeway-data``. Flags of gunicorn override these settings.
 """
 
 import os
@@ -20,7 +20,7 @@ from webhook.server.gunicorn_settings import gunicorn_settings, shared_memory
 
 _REFUSED = (KeysError, LeewayError, StoreError, StoreUnavailableError)
 
-# Before the application, and prometheus_client with it, is imported.
+# This must be set before the application imports prometheus_client.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(
         prefix="leeway-metrics-", dir=shared_memory()
@@ -29,7 +29,7 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
 
 def _remove_metrics():
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    # One that you have made stays. This file is read again on SIGHUP, hence by its name.
+    # Keep a directory that someone else made. SIGHUP runs this file again, so only its name tells.
     if folder.name.startswith("leeway-metrics-"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -47,7 +47,7 @@ globals().update(gunicorn_settings(_CONFIGURATION, _FILES))
 
 
 def on_starting(_server):
-    """Refuse once what no worker could serve."""
+    """Check once, before the workers start, what all of them need."""
     try:
         prepare_to_serve(_DATA_DIR, _CONFIGURATION, _FILES)
     except _REFUSED as error:
@@ -56,5 +56,5 @@ def on_starting(_server):
 
 
 def on_exit(_server):
-    """Leave nothing behind."""
+    """Remove the metrics of this server."""
     _remove_metrics()

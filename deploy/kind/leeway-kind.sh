@@ -1,24 +1,24 @@
 #!/bin/sh
-# Makes what `kind create cluster` needs to come up with Leeway as its token webhook:
+# Creates the files that `kind create cluster` needs for a cluster with Leeway as its token webhook:
 #
 #   DIR/leeway-data/    a data directory: keys, certificates, kubeconfigs, store (leeway init)
-#   DIR/api-server/     what kube-apiserver reads: webhook kubeconfigs, authorizers
+#   DIR/api-server/     files of kube-apiserver: webhook kubeconfigs, authorizers
 #   DIR/static-pod.yaml Leeway as a static Pod on the control plane
 #   DIR/kind.yaml       the configuration for `kind create cluster --config`
 #
-# It starts nothing. Running it again keeps the data directory and writes the rest again.
+# It starts nothing. Running it again keeps the data directory and overwrites the other files.
 set -eu
 
 usage() {
     cat <<'END'
 usage: leeway-kind.sh [--dir DIR] [--name NAME] [--kubernetes-version VERSION] [--image IMAGE] [--authorizer]
 
-  --dir DIR                     where to write (./leeway-kind)
-  --name NAME                   name of the cluster (leeway)
+  --dir DIR                     the directory to write to (./leeway-kind)
+  --name NAME                   the name of the cluster (leeway)
   --kubernetes-version VERSION  like v1.34.0: the node image is kindest/node:VERSION (kind's default)
-  --image IMAGE                 Leeway's image (leeway-webhook:dev). Without a slash it is one that
-                                `kind load docker-image` brings and nobody pulls.
-  --authorizer                  ask Leeway for permissions too, after Node and RBAC (Kubernetes 1.30 and later)
+  --image IMAGE                 Leeway's image (leeway-webhook:dev). An image without a slash is not
+                                pulled: load it with `kind load docker-image`.
+  --authorizer                  use Leeway as an authorizer too, after Node and RBAC (Kubernetes 1.30 and later)
 END
 }
 
@@ -67,10 +67,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-[ -n "$dir" ] || fail "--dir is empty; name a folder"
+[ -n "$dir" ] || fail "--dir is empty; name a directory"
 case $dir in
 *'
-'*) fail "--dir holds a line break; name another folder" ;;
+'*) fail "--dir contains a line break; name another directory" ;;
 esac
 case $name in
 '' | *[!a-z0-9.-]*) fail "--name is '$name'; lower-case letters, digits, dots and dashes are allowed" ;;
@@ -83,7 +83,7 @@ esac
 # `apiserver.config.k8s.io/v1` came with Kubernetes 1.32, v1beta1 with 1.30.
 authorization_version=v1
 if [ -n "$version" ]; then
-    # grep looks at lines: what holds a line break is no version.
+    # grep matches single lines, so a line break is refused first.
     case $version in
     *[!v0-9.]*) valid= ;;
     *) valid=$(printf '%s\n' "$version" | grep -Ex 'v1\.[0-9]{1,3}\.[0-9]{1,3}') || valid= ;;
@@ -104,10 +104,10 @@ umask 077
 mkdir -p -- "$dir"
 dir=$(CDPATH='' cd -- "$dir" && pwd)
 case $dir in
-*:*) fail "the folder $dir has a colon in its path, where container engines part paths; name another with --dir" ;;
+*:*) fail "the path $dir contains a colon, which container engines use as a separator; name another with --dir" ;;
 esac
 
-# What kubeadm makes kube-apiserver call itself, which is what it asks tokens to be made for.
+# The audiences that kubeadm gives kube-apiserver, which it requests in every review.
 "$leeway" init --data-dir "$dir/leeway-data" \
     --audience https://kubernetes.default.svc.cluster.local --audience https://kubernetes.default.svc
 
@@ -116,9 +116,9 @@ rm -f "$dir/api-server/"*.yaml
 cp "$dir/leeway-data/kubeconfig/tokenreview.yaml" "$dir/api-server/"
 if [ "$authorizer" = yes ]; then
     cp "$dir/leeway-data/kubeconfig/subjectaccessreview.yaml" "$dir/api-server/"
-    # The cluster must come up, and stay up, without Leeway: so it comes last, it is not asked about
-    # the cluster's own parts (an answer that fails to come is an error 500 to them, and kubeadm init
-    # wants its 403), and where it does not answer it has no opinion.
+    # The cluster must start and run without Leeway. So Leeway is last, is not asked about the cluster's
+    # own components (they would get a 500 while it does not answer, and kubeadm init needs its 403),
+    # and has no opinion while it does not answer.
     cat >"$dir/api-server/authorization.yaml" <<END
 apiVersion: apiserver.config.k8s.io/$authorization_version
 kind: AuthorizationConfiguration
@@ -161,8 +161,8 @@ spec:
   securityContext:
     seccompProfile: {type: RuntimeDefault}
   initContainers:
-  # The files belong to who ran leeway-kind.sh, and a private key must belong to who serves with it.
-  # The keys of the CA and of root stay outside.
+  # The files belong to the user who ran leeway-kind.sh, but a private key must belong to the server's
+  # user. The keys of the CA and of root are not copied.
   - name: copy
     image: $image
     imagePullPolicy: $pull
@@ -226,7 +226,7 @@ END
 
 arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml"
 if [ "$authorizer" = yes ]; then
-    # kubeadm then leaves out --authorization-mode, which cannot stand beside it.
+    # kubeadm then omits --authorization-mode, which excludes it.
     arguments="$arguments
 authorization-config=/etc/kubernetes/leeway/authorization.yaml"
 fi
@@ -256,8 +256,8 @@ END
   - containerPath: /etc/leeway
     hostPath: $(yaml_string "$dir/leeway-data")
     readOnly: true
-# kind patches only the version that it writes itself: v1beta4 from Kubernetes 1.36 on, v1beta3 before
-# (and always before kind 0.32). The other patch is passed over.
+# kind applies only the patch for the version that it writes: v1beta4 from Kubernetes 1.36 on, v1beta3
+# before (and always before kind 0.32). The other patch is ignored.
 kubeadmConfigPatches:
 - |
   apiVersion: kubeadm.k8s.io/v1beta3
