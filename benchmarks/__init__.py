@@ -1,1 +1,1 @@
-"""Measures every claim about speed: ``python -m benchmarks``. One module a claim."""
+"""Measures every claim about speed: ``python -m benchmarks``. Each claim has a module."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME...]``: measure, report, and fail where a limit is missed."""
+"""``python -m benchmarks [NAME...]``: measure, report, and fail if a limit is missed."""
 
 import sys
 from collections.abc import Callable
@@ -44,14 +44,14 @@ _CLAIMS: Final[dict[str, Callable[..., list[Row]]]] = {
 )
 @click.option("--indicative", is_flag=True, help="Exit with 0 also where a limit is missed.")
 def main(names: tuple[str, ...], *, quick: bool, json_file: Path | None, indicative: bool) -> None:
-    """Measure every claim, or those named. Exit code 1 where a limit is missed."""
+    """Measure every claim, or those that are named. Exit code 1 if a limit is missed."""
     rows: list[Row] = []
     for name in names or _CLAIMS:
         click.echo(f"measuring {name} ...", err=True)
         try:
             rows += _CLAIMS[name](quick=quick)
         except LoadError as error:
-            # The notes hold the log of the server.
+            # The notes contain the log of the server.
             notes = getattr(error, "__notes__", [])
             raise click.ClickException("\n".join([f"{name}: {error}", *notes])) from error
     click.echo(render(rows), nl=False)

@@ -1,7 +1,7 @@
 """``python -m benchmarks.against REVISION``: is this checkout slower than an older one?
 
 Both serve the same data directory and the same tokens with the same Python and libraries, in turn,
-on the same machine. Exit code 1 where the median of the ratios of the pairs is below the floor.
+on the same machine. Exit code 1 if the median of the ratios of the pairs is below the floor.
 """
 
 import subprocess
@@ -30,7 +30,7 @@ def main(revision: str, pairs: int, floor: float) -> None:
     with tempfile.TemporaryDirectory(prefix="leeway-bench-") as name:
         folder = Path(name)
         other = _check_out(revision, folder / "other")
-        # Made by the older of the two: the newer one has to read it.
+        # The older revision creates it, since the newer one can read it.
         data_dir = make_data_dir(folder, tree=other)
         servers: dict[str, Server] = {
             "this checkout": lambda: leeway_server(data_dir),

@@ -1,6 +1,6 @@
-"""The peer: a TokenReview webhook as one would write it with Flask and PyJWT.
+"""The baseline: an ordinary TokenReview webhook with Flask and PyJWT.
 
-Run by gunicorn with ``gthread`` workers and the same certificates as ``leeway serve``. The PEM of
+gunicorn runs it with ``gthread`` workers and the certificates of ``leeway serve``. The PEM of
 the public key, the issuer and the audience come from the environment.
 """
 

@@ -1,4 +1,4 @@
-"""A real etcd with users, roles and permissions, spoken to through its JSON gateway."""
+"""A real etcd with users, roles and permissions, used through its JSON gateway."""
 
 import base64
 import http.client
@@ -52,7 +52,7 @@ class Etcd:
         return body
 
     def is_healthy(self) -> bool:
-        """Ask ``/health``, which needs no token."""
+        """Return whether ``/health`` succeeds, which needs no token."""
         self._connection.request("GET", "/health")
         answer = self._connection.getresponse()
         answer.read()
@@ -107,7 +107,7 @@ def fill(etcd: Etcd, grants: dict[str, list[tuple[bytes, bytes]]], users: int) -
     for role in grants:
         etcd.call("auth/role/add", name=role)
 
-    # The order of what one role is granted does not matter: several at a time.
+    # The order of the grants of a role does not matter, so several are made at a time.
     connections = [Etcd(etcd.port) for _ in range(_CONNECTIONS)]
     spans = [(role, *span) for role, held in grants.items() for span in held]
 

@@ -1,11 +1,11 @@
-"""Claim: what an answer or a change costs does not grow with how much there is of anything.
+"""Claim: the cost of an answer or a change does not depend on the amount of state.
 
-In one process, one thing at a time in several sizes: users, roles, grants of one role, keys of one
-issuer, trusted issuers, revocations. Each size is a store on SQLite and an authenticator of its
-own; all sizes are measured in turn in every round. A row compares the largest with the smallest,
-and its notes have all of them. Nothing is promised of two things, which grow with the grants of
-one role: a question is a ``bisect`` over them, so it grows with their logarithm; the first
-question after a change of the role merges them anew.
+In one process, one number grows at a time: users, roles, grants of one role, keys of one
+issuer, trusted issuers, revocations. Each size has its own store on SQLite and its own
+authenticator; all sizes are measured in turn in every round. A row compares the largest with the
+smallest, and its notes have all of them. Two costs grow with the grants of one role, and have no
+limit: a question is a ``bisect`` over them, so it grows with their logarithm; the first question
+after a change of the role merges them again.
 
 A review is ``authenticate`` and the groups of the subject's roles. Tokens are RS256; the other
 keys are ES256, which are made faster.
@@ -59,7 +59,7 @@ _DAY: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much there is of each thing; what is not looked at stays as it is here."""
+    """The number of each thing; the default while another one grows."""
 
     users: int = 100
     roles: int = 50
@@ -71,7 +71,7 @@ class Sizes:
 
 _REVIEWS: Final = ("review, token seen before", "review, token not seen before")
 _QUESTIONS: Final = ("question", "grant", "question after it")
-# What is measured of each, and for which of it nothing is promised.
+# What is measured for each, and below it what has no limit.
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "users": (_REVIEWS[0], *_QUESTIONS),
     "roles": (_REVIEWS[0], *_QUESTIONS),
@@ -142,7 +142,7 @@ def growth_row(thing: str, kind: str, points: dict[int, list[float]], ceiling: f
 
 
 class _World:
-    """A store and an authenticator with so much of everything."""
+    """A store and an authenticator of these sizes."""
 
     def __init__(self, store: AuthStore, issuers: Sequence[TrustedIssuer], tokens: _Tokens) -> None:
         self._store = store
@@ -241,7 +241,7 @@ def _issuers(sizes: Sizes, tokens: _Tokens) -> list[TrustedIssuer]:
 
 
 def _records(sizes: Sizes) -> list[Record]:
-    """Return users of which one holds the role that is changed, and the revocations."""
+    """Return users, one of them with the role that is changed, and the revocations."""
     records = [role_record(_HOT), group_record(Group(_GROUP, (_HOT,)))]
     for number in range(sizes.grants):
         granted = Permission(*namespace_span(number), PermissionType.READ)

@@ -1,8 +1,9 @@
-"""How many tokens are signed a second: TokenRequests, against the bare signature.
+"""Tokens signed per second: TokenRequests, compared with only the signature.
 
 TokenRequests go over TLS to a server with 2 workers, as root, on one connection and on 16, in
-closed loops. The bare rate is that of ``cryptography`` signing a token's header and claims with a
-key of the same kind, in this process, so on one processor, taken in turn. Nothing is promised.
+closed loops. The other rate is that of ``cryptography`` signing a token's header and claims with a
+key of the same kind, in this process and so on one processor. They are measured in turn, and have
+no limit.
 """
 
 import json
@@ -89,7 +90,7 @@ def _measure(client: Path, folder: Path, body: Path, algorithm: str, effort: _Ef
 
 
 def _bare_signer(data_dir: Path) -> Callable[[], object]:
-    """Return what signs a token's header and claims with the key of a data directory."""
+    """Return a function that signs a token's header and claims with the key of a data directory."""
     signed = make_tokens_here(data_dir, 1)[0].rpartition(".")[0].encode("ascii")
     key, sha256 = keyring_of(data_dir).signing_key().private_key, hashes.SHA256()
     if isinstance(key, rsa.RSAPrivateKey):

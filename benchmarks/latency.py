@@ -1,9 +1,9 @@
-"""Claim: at half of the maximum load even slow answers come soon.
+"""Claim: at half of the maximum load, even slow answers are fast.
 
-One server with 2 workers, TokenReviews of tokens that it has seen. Each round measures the maximum
-rate with a closed loop, then holds a quarter, half and three quarters of it with an open loop: a
-request is due at its time whether or not earlier ones have been answered, and its latency counts
-from then, so that waiting is not left out. The load client shares the machine's processors.
+One server with 2 workers reviews tokens that it has seen. Each round measures the maximum
+rate with a closed loop, then keeps a quarter, half and three quarters of it with an open loop: a
+request is due at its time whether or not earlier ones have been answered, and its latency is
+measured from that time, so that waiting counts. The load client shares the machine's processors.
 """
 
 import tempfile

@@ -20,7 +20,7 @@ API_SERVER_QUERY: Final = "?timeout=30s"
 
 
 class ToolMissingError(Exception):
-    """Something that the load client is built with is not installed."""
+    """A tool that is needed to build the load client is not installed."""
 
 
 class LoadError(Exception):
@@ -29,7 +29,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run found; latencies in milliseconds."""
+    """The result of one run; latencies in milliseconds."""
 
     requests: int
     errors: int
@@ -44,7 +44,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go, as whom, and what every answer must contain."""
+    """The server, the client certificate, and what every answer must contain."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class Target:
 
 
 def review_target(port: int, path: str, data_dir: Path, expected: str) -> Target:
-    """Return where a kube-apiserver sends its reviews, and as whom."""
+    """Return the target of a kube-apiserver's reviews."""
     tls = data_dir / TLS_FOLDER
     return Target(HOST, port, path + API_SERVER_QUERY, tls, API_SERVER_USER, expected)
 
@@ -90,7 +90,7 @@ def build(folder: Path) -> Path:
 
 
 def run_load(binary: Path, target: Target, plan: Plan) -> Load:
-    """Send requests. Raises LoadError where any was not answered as expected."""
+    """Send requests. Raises LoadError if any was not answered as expected."""
     load, first_error = count_load(binary, target, plan)
     if load.errors or not load.requests:
         raise LoadError(f"{load.errors} of {load.requests} requests failed: {first_error}")
@@ -98,9 +98,9 @@ def run_load(binary: Path, target: Target, plan: Plan) -> Load:
 
 
 def count_load(binary: Path, target: Target, plan: Plan) -> tuple[Load, str]:
-    """Send requests and return also what the first error was, empty where there was none.
+    """Send requests; return the result and the first error, "" without one.
 
-    Raises LoadError where the client could not measure.
+    Raises LoadError if the client could not measure.
     """
     tls = target.tls_folder
     command: list[str | Path] = [binary]

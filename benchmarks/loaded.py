@@ -1,8 +1,8 @@
-"""Claims: what a server knows does not slow its answers, and a permission costs what a token does.
+"""Claims: state does not slow a server's answers, and a permission check costs as much as a token.
 
-One server knows nothing but its keys; the other has users, roles, groups, revocations and the
-objects of a cluster, and the token that is reviewed needs all of them. Both are measured in turn,
-each started anew. Then the second one answers SubjectAccessReviews and TokenReviews in turn.
+One server has only its keys; the other has users, roles, groups, revocations and the
+objects of a cluster, and the review of its token needs all of them. Both are measured in turn,
+each started again. Then the second one answers SubjectAccessReviews and TokenReviews in turn.
 """
 
 import json
@@ -67,7 +67,7 @@ _QUICK: Final = _Effort(3, 1.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is sent to a server: the path, the file with the one body, what the answer holds."""
+    """The requests to a server: the path, the file with the body, and a part of the answer."""
 
     path: str
     body: Path
@@ -152,7 +152,7 @@ def _token_question(data_dir: Path) -> _Question:
 
 
 def _access_question(data_dir: Path) -> _Question:
-    """Return what an API server asks before that service account may list its Pods."""
+    """Return the review that an API server sends before that service account lists its Pods."""
     members = {
         "kind": "SubjectAccessReview",
         "apiVersion": "authorization.k8s.io/v1",

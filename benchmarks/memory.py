@@ -1,9 +1,9 @@
-"""Claim: a worker that knows many users and many tokens stays within ``server.maxWorkerBytes``.
+"""Claim: a worker with many users and many tokens stays within ``server.maxWorkerBytes``.
 
-One worker with 10,000 users in its store is sent 100,000 different tokens over TLS, none twice, and
-then all of them again. Its resident memory, the most that it ever was, is held against the bound of
-the default configuration. That all tokens are cached shows in the second pass: it costs a fraction
-of the processor time that the first did, which verified as many signatures.
+One worker with 10,000 users in its store gets 100,000 different tokens over TLS, and
+then all of them again. The peak of its resident memory is compared with the limit of
+the default configuration. The second pass shows that all tokens are cached: it takes a fraction
+of the processor time of the first, which verified as many signatures.
 """
 
 import json
@@ -105,7 +105,7 @@ def _records() -> list[Record]:
 
 
 def _worker_of(log: Path) -> int:
-    """Return the process of the one worker, which its log names, once it has all that it loads."""
+    """Return the process ID of the worker, from the log, once it has loaded everything."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]

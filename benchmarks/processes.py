@@ -1,4 +1,4 @@
-"""What the kernel tells of a process: the memory it occupies and the processor time it took."""
+"""A process as the kernel sees it: its resident memory and the processor time that it used."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ class ProcessorTime(NamedTuple):
 
 
 def resident_bytes(pid: int) -> int:
-    """Return VmRSS. Raises FileNotFoundError where there is no such process."""
+    """Return VmRSS. Raises FileNotFoundError if there is no such process."""
     status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     return next(
         int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")
@@ -24,6 +24,6 @@ def resident_bytes(pid: int) -> int:
 
 def processor_time(pid: int) -> ProcessorTime:
     """Return utime and stime, of proc(5), in steps of a clock tick (10 ms as a rule)."""
-    # The name of the program, in parentheses, may hold spaces.
+    # The name of the program, in parentheses, can contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     return ProcessorTime(int(fields[11]) / _TICKS, int(fields[12]) / _TICKS)

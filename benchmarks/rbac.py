@@ -1,7 +1,7 @@
-"""Claims: a permission question costs about one ``bisect``, and a change touches whom it concerns.
+"""Claims: a permission question costs about one ``bisect``, and a change only what it affects.
 
-Questions are measured in one process, in turn with a bare ``bisect_right`` for the same keys on
-the same list of bounds; what an empty loop takes is taken off both. Changes are measured on
+Questions are measured in one process, in turn with only ``bisect_right`` for the same keys on
+the same list of bounds; the time of an empty loop is subtracted from both. Changes are measured on
 SQLite with ``synchronous=FULL``, in stores of 100 and of 10,000 users in turn. Memory is that of
 two processes, one with an empty store.
 """
@@ -115,7 +115,7 @@ def _pair(ours: Callable[[], None], bare: Callable[[], None], count: int) -> _Pa
             pass
 
     empty = min(seconds_of(loop) for _ in range(3))
-    # The best of three: what else the machine does only ever adds.
+    # The best of three: other work on the machine only makes it slower.
     taken = (min(seconds_of(work) for _ in range(3)) - empty for work in (ours, bare))
     return _Pair(*(seconds / count * 1e9 for seconds in taken))
 
@@ -177,7 +177,7 @@ def _changes(folder: Path, rounds: int) -> list[Row]:
 
 
 def _filled(path: Path, users: int) -> AuthStore:
-    """Make a store whose first users hold the role that is changed; then every user has asked."""
+    """Create a store whose first users have the role that is changed; every user asks once."""
     others = [f"role{number}" for number in range(_ROLE_SETS - 1)]
     grants = [
         Permission(*namespace_span(number), PermissionType.READ) for number in range(_PERMISSIONS)
@@ -203,7 +203,7 @@ def _role_set(number: int, others: Sequence[str]) -> tuple[str, ...]:
 
 
 def ask_all(store: AuthStore, span: Range = _NOTHING, *, expected: bool = False) -> None:
-    """Let every user ask to read a range. Raises RuntimeError for another answer than expected."""
+    """Let every user ask to read a range. Raises RuntimeError for an unexpected answer."""
     for user in store.state.users:
         _ask(store, user, span, expected=expected)
 
@@ -231,7 +231,7 @@ def _resident_of(path: Path) -> float:
 
 
 def _resident_mb(path: Path) -> float:
-    """Open a store, let every user ask, and return what this process occupies (10**6 bytes)."""
+    """Open a store, let every user ask, and return the memory of this process (10**6 bytes)."""
     store = AuthStore(SQLiteBackend(path))
     ask_all(store)
     status = Path("/proc/self/status").read_text("ascii")
@@ -247,7 +247,7 @@ def namespace_span(number: int) -> tuple[bytes, bytes]:
 
 
 def seconds_of(work: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> float:
-    """Return what a call takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work(*args, **kwargs)
     return time.perf_counter() - started

@@ -1,8 +1,8 @@
 """The same work for Leeway and a real etcd: a grant, then a question of every user.
 
-Nothing is promised: the row says what the design is for. etcd is asked through its JSON gateway
-with auth enabled, waits for the disk as Leeway does, and what the same questions take once more,
-when nothing has changed, is taken off. Left out where there is no etcd.
+There is no limit: the row shows what the design is for. etcd is used through its JSON gateway
+with auth enabled, and waits for the disk as Leeway does. The time of the same questions when
+nothing has changed is subtracted. Skipped if there is no etcd.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""What a claim yields, and the table it is shown in."""
+"""The results of claims, and the table that shows them."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ _HEADINGS: Final = ("claim", "measured", "against", "ratio", "limit", "")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value or the limit it is held against; ``name`` says of what."""
+    """A measured value, or what it is compared with; ``name`` says what it is a value of."""
 
     name: str
     value: float
@@ -27,8 +27,8 @@ class Figure:
 class Row:
     """One claim. ``ratio``, how many times better than ``against`` it is, must reach ``floor``.
 
-    Where there is a ``ceiling``, ``ratio`` is how many times as much as ``against`` it costs, and
-    must not exceed that. Where both are 0 nothing is promised.
+    With a ``ceiling``, ``ratio`` is how many times as much as ``against`` it costs, and
+    must not exceed the ceiling. If both are 0, there is no limit.
     ``notes`` are printed below the table. ``skipped`` says why nothing was measured.
     """
 
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Say ``ok``, ``MISSED`` or ``skipped``."""
+        """``ok``, ``MISSED`` or ``skipped``."""
         if self.skipped:
             return "skipped"
         if not self.floor and not self.ceiling:

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process of its own on a free loopback port."""
+"""The servers that are measured, each in its own process on a free loopback port."""
 
 import os
 import random
@@ -48,7 +48,7 @@ def _leeway(command: str, data_dir: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server: its port, and the process that its workers are children of."""
+    """A server: its port, and the parent process of its workers."""
 
     port: int
     pid: int

@@ -1,16 +1,15 @@
-"""``python -m benchmarks.soak``: an hour at half load, and what memory and answers are like then.
+"""``python -m benchmarks.soak``: memory and answers during an hour at half load.
 
-A real ``leeway serve`` with 2 workers, each with a ``server.maxWorkerBytes`` of 128 MiB. First
-their caches of verified tokens are filled, with more tokens than there is room for: they may grow
-to their bound, and are to have done so before memory is compared. Then the maximum rate is
-measured, and half of it is held as an open-loop load: tokens that are known, new ones, which push
-known ones out of the caches, access reviews, refused tokens. Beside it a few changes a second, a
-revocation a minute, two steps of a key rotation, reloads.
+A real ``leeway serve`` has 2 workers, each with a ``server.maxWorkerBytes`` of 128 MiB. First
+their caches of verified tokens are filled to their limit, so that their growth does not count.
+Then the maximum rate is measured, and half of it is kept as an open-loop load: known tokens, new
+tokens, which evict known ones from the caches, access reviews, refused tokens. With it come a few
+changes a second, a revocation a minute, two steps of a key rotation, and reloads.
 
-Resident memory is read every 10 seconds. What it is at a time is the median of the minute until
-then, since it goes up and down with the requests that are on their way. Exit code 1 where at the
-end it is more than 1.05 times what it was after five minutes, of the whole server or of one
-worker, or where anything was not answered as expected.
+Resident memory is read every 10 seconds. Its value at a time is the median of the minute before,
+since it varies with the requests in progress. Exit code 1 if the memory of the server or of a
+worker is at the end more than 1.05 times what it was after five minutes, or if any answer was not
+as expected.
 """
 
 import json
@@ -53,10 +52,10 @@ _MAXIMUM_SECONDS: Final = 10.0
 _CONNECTIONS: Final = 16
 _FILL_CONNECTIONS: Final = 32
 _FILL_CHUNK: Final = 20_000
-# What a cached token takes at least, and a worker without any: `make bench BENCH_FLAGS=memory`.
+# The least memory of a cached token, and of a worker without any: `make bench BENCH_FLAGS=memory`.
 _TOKEN_BYTES: Final = 800
 _BARE_BYTES: Final = 50 * 1024 * 1024
-# For less time than this, less is filled: such a run says that it works, not what it holds.
+# A shorter run fills less of the caches: it shows that everything works, not how memory behaves.
 _FULL_MINUTES: Final = 10.0
 _MEGABYTE: Final = 1e6
 
@@ -81,7 +80,7 @@ class Sample:
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all of it."
 )
 def main(minutes: float, json_file: Path | None) -> None:
-    """Hold half of the maximum load and report. Exit code 1 where a limit is missed."""
+    """Keep half of the maximum load and report. Exit code 1 if a limit is missed."""
     with tempfile.TemporaryDirectory(prefix="leeway-soak-") as name:
         folder = Path(name)
         try:
@@ -110,7 +109,7 @@ def main(minutes: float, json_file: Path | None) -> None:
 
 
 def _run(client: Path, data_dir: Path, minutes: float, tally: Tally, samples: list[Sample]) -> None:
-    """Soak, and leave what was found in ``tally`` and ``samples``. Raises RuntimeError."""
+    """Soak, and put the results into ``tally`` and ``samples``. Raises RuntimeError."""
     tokens = make_tokens_of(data_dir, REPEATED_TOKENS, ACCOUNTS)
     prepare(data_dir, tokens)
     stop = Event()
@@ -142,8 +141,8 @@ def _run(client: Path, data_dir: Path, minutes: float, tally: Tally, samples: li
 
 
 def _fill(traffic: Traffic, share: float) -> None:
-    """Have more tokens reviewed than the caches of the workers hold, each once."""
-    # More than fit, because connections are shared out unevenly.
+    """Send more tokens than the caches of the workers can contain, each once."""
+    # More than fit, because connections are distributed unevenly.
     count = int(share * WORKERS * (MAX_WORKER_BYTES - _BARE_BYTES) / _TOKEN_BYTES)
     _say(f"filling the caches with {count:,} tokens")
     audience = load_configuration(traffic.data_dir, {}, {}).audiences[0]
@@ -179,7 +178,7 @@ def _sample_now(server: RunningServer, workers: Sequence[int], started: float) -
 
 
 def line_of(sample: Sample, tally: Tally) -> str:
-    """Say how it goes."""
+    """Print the progress."""
     requests = sum(load.requests for legs in tally.legs.values() for load in legs)
     workers = " + ".join(f"{size / _MEGABYTE:,.1f}" for size in sample.workers)
     return (
@@ -226,7 +225,7 @@ def _minute_until(samples: Sequence[Sample], seconds: float) -> list[Sample]:
 
 
 def traffic_lines(tally: Tally) -> list[str]:
-    """Say what was answered, and how soon."""
+    """Return lines with the number of answers and their latencies."""
     lines = [_kind_line(kind, legs) for kind, legs in tally.legs.items() if legs]
     lines.append(f"changes: {tally.changes:,}")
     lines.append(f"errors: {tally.errors}")

@@ -1,7 +1,7 @@
-"""What a soak sends: four kinds of reviews as an open-loop load, and changes beside them.
+"""The traffic of a soak: four kinds of reviews as an open-loop load, and changes.
 
-Each kind has a load client of its own, which runs for a leg of a minute at a time: so connections
-are opened anew each minute too, and latencies are known leg by leg.
+Each kind has its own load client, which runs for a leg of a minute at a time. So connections
+are opened again each minute, and each leg has its own latencies.
 """
 
 import base64
@@ -49,7 +49,7 @@ _REVOKE_SECONDS: Final = 60.0
 
 @dataclass(slots=True)
 class Tally:
-    """What has been answered, for all threads to add to; ``problems`` are the first of each."""
+    """The answers so far, shared by all threads; ``problems`` has the first of each kind."""
 
     legs: dict[str, list[Load]] = field(default_factory=lambda: {kind: [] for kind in SHARES})
     changes: int = 0
@@ -79,7 +79,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A server, the load client, the files of bodies, and until when to go on."""
+    """A server, the load client, the files of bodies, and the end of the run."""
 
     client: Path
     data_dir: Path
@@ -89,7 +89,7 @@ class Traffic:
     deadline: float
 
     def target(self, kind: str) -> Target:
-        """Return where a kind of requests goes, and what its answers must contain."""
+        """Return the target of a kind of requests."""
         path, expected = TOKEN_REVIEW_PATH, '"authenticated":true'
         if kind == "access reviews":
             path, expected = ACCESS_REVIEW_PATH, '"allowed":true'
@@ -98,7 +98,7 @@ class Traffic:
         return review_target(self.server.port, path, self.data_dir, expected)
 
     def is_over(self) -> bool:
-        """Tell whether there is too little time for another leg."""
+        """Return whether there is too little time for another leg."""
         return self.stop.is_set() or self.deadline - time.monotonic() < 2.0
 
     def run_kind(self, kind: str, rate: float) -> None:
@@ -124,7 +124,7 @@ class Traffic:
             self.tally.add(kind, *count_load(self.client, self.target(kind), plan))
         except LoadError as error:
             self.tally.fail(f"{kind}: {error}")
-            # Not to try again as fast as it fails.
+            # Do not retry as fast as it fails.
             self.stop.wait(1.0)
 
     def change_permissions(self) -> None:

@@ -1,9 +1,9 @@
 """Claim: a server answers soon after it starts, in little more than the time its libraries take.
 
-From the start of ``leeway serve`` to the last byte of the answer to a TokenReview over mutual TLS,
-asked for again every 2 ms until somebody answers; against the start to the end of a Python that
-imports flask, cryptography, jwt and gunicorn, and does nothing. Both are measured in turn, with
-everything in the page cache, and compiled as pip leaves what it installs.
+It is the time from the start of ``leeway serve`` to the last byte of the answer to a TokenReview
+over mutual TLS, sent again every 2 ms until there is an answer. It is compared with the time of a
+Python that only imports flask, cryptography, jwt and gunicorn. Both are measured in turn, with
+everything in the page cache, and compiled as pip does it.
 """
 
 import compileall
@@ -41,7 +41,7 @@ _EXPECTED: Final = b'"authenticated":true'
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is asked until there is an answer."""
+    """The request that is sent until there is an answer."""
 
     context: ssl.SSLContext
     body: str
@@ -50,7 +50,7 @@ class _Question:
 def run(*, quick: bool) -> list[Row]:
     """Measure both in turn, after a start of each that does not count."""
     for package in ("keys", "webhook"):
-        # A checkout is compiled when it is first imported, where the environment lets it be.
+        # The first import of a checkout compiles it, unless the environment forbids that.
         compileall.compile_dir(_ROOT / package, quiet=1)
     with tempfile.TemporaryDirectory(prefix="leeway-bench-") as name:
         data_dir = make_data_dir(Path(name))
@@ -89,7 +89,7 @@ def _seconds_to_answer(data_dir: Path, question: _Question) -> float:
 
 
 def _ask(port: int, question: _Question) -> bytes | None:
-    """Return the whole answer, None where nobody gives one."""
+    """Return the complete answer, None without one."""
     with closing(
         http.client.HTTPSConnection(HOST, port, context=question.context, timeout=_GIVE_UP_SECONDS)
     ) as connection:

@@ -2,8 +2,8 @@
 
 Both servers have 2 worker processes and the same certificates; 16 keep-alive TLS connections with
 a client certificate send the next request when they have their answer. The servers are measured
-in turn, each started anew for every measurement. Cold means that no token is ever sent twice to
-a server, so that no cache can help; warm means one token all the time. The load client and the
+in turn, each started again for every measurement. Cold means that no token is sent twice to
+a server, so that no cache can help; warm means the same token every time. The load client and the
 servers share the machine's processors.
 """
 
@@ -36,7 +36,7 @@ _EXPECTED: Final = '"authenticated":true'
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How often and for how long is measured, each of so many rounds."""
+    """The number of rounds, and how long each measures."""
 
     rounds: int
     seconds: float
@@ -53,7 +53,7 @@ Server = Callable[[], AbstractContextManager[int]]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The servers, and what is sent to them."""
+    """The servers, and the requests to them."""
 
     client: Path
     data_dir: Path

@@ -1,4 +1,4 @@
-"""Tokens to measure with: projected, bound to a Pod on a Node, as kubelet mounts them."""
+"""Tokens for measurements: projected and bound to a Pod on a Node, as the kubelet mounts them."""
 
 import json
 import time

@@ -1,8 +1,8 @@
 """Claim: checking a token costs little more than its signature.
 
-In one process, in turn: ``cryptography`` verifying the signatures of tokens that were taken apart
-beforehand, ``Authenticator.authenticate`` of the same tokens when it has seen none of them, and
-once more when it has seen them all. Rates are tokens per second.
+Measured in one process, in turn: ``cryptography`` verifies the signatures of tokens that were
+parsed beforehand; ``Authenticator.authenticate`` checks the same tokens when it has seen none of
+them, and again when it has seen them all. Rates are tokens per second.
 """
 
 import time
@@ -33,7 +33,7 @@ _P256_BYTES: Final = 32
 
 
 class Signed(NamedTuple):
-    """A signature and what it is of; an ECDSA signature is DER."""
+    """A signature and the signed bytes; an ECDSA signature is DER."""
 
     signature: bytes
     signing_input: bytes
