@@ -1,4 +1,4 @@
-"""Objects that tokens of tests are bound to, and such tokens."""
+"""Objects that the tokens of tests are bound to, and tokens bound to them."""
 
 from tests.support import ACCOUNT, ACCOUNT_UID, NAMESPACE, good_claims, token_of
 from webhook.token.bound_objects import Kind, ObjectKey
@@ -12,7 +12,7 @@ _CLAIMS = {SA: "serviceaccount", POD: "pod", SECRET: "secret", NODE: "node"}
 
 
 class StillSource:
-    """What a source of objects has that has nothing to start and no trouble."""
+    """The part of ObjectSource that does nothing in a fake."""
 
     def start(self) -> None:
         pass
@@ -28,7 +28,7 @@ class StillSource:
 
 
 def bound_token(*keys: ObjectKey, uid: str = "", **claims: object) -> str:
-    """Sign a token that is bound to objects; ``uid`` is instead of the one that they have."""
+    """Sign a token that is bound to objects; ``uid`` replaces the UID that they have."""
     bound = {_CLAIMS[key]: {"name": key.name, "uid": uid or UIDS[key]} for key in keys}
     account = {"name": SA.name, "uid": UIDS[SA]}
     private = {"namespace": NAMESPACE, "serviceaccount": account, **bound}

@@ -50,7 +50,7 @@ settings.load_profile("leeway")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Search what a run leaves for the secrets that it made, and show that as its last result."""
+    """Search everything a run leaves for the secrets it made; report that as the last result."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in a background job of a script: what the tests start and interrupt would ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,7 +78,7 @@ def numbers_of(item: pytest.Item, name: str) -> set[int]:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name a long value by what it is for: one made of a new key is another in each process."""
+    """Use the argument's name as the id of a long value, which may differ in each process."""
     return argname if isinstance(val, bytes | str) and len(val) > LONGEST_ID else None
 
 
@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Put back what a test that starts a server's log in this process has changed."""
+    """Restore the loggers after a test that sets up a server's log in this process."""
     loggers = [logging.getLogger(name) for name in ("", "leeway", "py.warnings")]
     before = [(log.level, log.propagate, log.disabled, log.handlers[:]) for log in loggers]
     yield

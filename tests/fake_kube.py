@@ -1,6 +1,6 @@
-"""An API server for the tests: ServiceAccounts, Pods, Secrets and Nodes over real HTTPS.
+"""A fake API server: ServiceAccounts, Pods, Secrets and Nodes over real HTTPS.
 
-It lists in pages, watches with bookmarks, forgets what is long ago, renders metadata alone where
+It lists in pages, watches with bookmarks, forgets old events, renders metadata alone where
 that is asked for, and can be slow, silent, wrong, or away.
 """
 
@@ -45,7 +45,7 @@ def stamp(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in."""
+    """A request as it was received."""
 
     path: str
     query: dict[str, str]
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass
 class FakeKube:
-    """The state of an API server, and the switches for what goes wrong with it."""
+    """The state of an API server, and the faults to switch on."""
 
     page_size: int = 500
     # Paths to the status and the body of their answer.
@@ -101,7 +101,7 @@ class FakeKube:
         labels: dict[str, str] | None = None,
         spec: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Make an object, or change it where one with that UID is there."""
+        """Create an object, or update it if one with that UID exists."""
         metadata: JSONObject = {"name": key.name, "uid": uid}
         if key.namespace:
             metadata["namespace"] = key.namespace
@@ -136,7 +136,7 @@ class FakeKube:
             self.changed.notify_all()
 
     def compact(self) -> None:
-        """Forget every event: who has not heard of the last one has to list again."""
+        """Forget every event, so that a client that has missed one must list again."""
         with self.changed:
             # A change of something that nobody watches.
             self.version += 1
@@ -175,7 +175,7 @@ class FakeKube:
             context.load_cert_chain(pair)
 
     def down(self) -> None:
-        """Refuse connections and break off all there are."""
+        """Refuse new connections and break off the open ones."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -202,7 +202,7 @@ class FakeKube:
         ]
 
     def look_ups(self) -> list[str]:
-        """Return the paths of all single objects that were asked for."""
+        """Return the paths of all requests for single objects."""
         return [request.path for request in list(self.requests) if request.is_look_up]
 
 
@@ -246,7 +246,7 @@ class _Server(ThreadingHTTPServer):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients come and go; what is wrong with an answer shows at the client."""
+        """Log nothing: clients disconnect, and a wrong answer shows at the client."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Input that a careless parser reads again and again: blanks, repetitions, ends that never come."""
+"""Input that a careless parser reads repeatedly: blanks, repetitions, missing ends."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ FOUND = b"GET /livez HTTP/1.1\r\n" + (b"X:" + b" " * 10 + b"\r\n") * 7 + _BAD_EN
 
 
 def times(unit: bytes, head: bytes = b"", tail: bytes = b"") -> Make:
-    """Return what makes inputs of about a given size out of repeated bytes."""
+    """Return a function that makes inputs of about a given size from repeated bytes."""
     return lambda size: head + unit * (size // len(unit)) + tail
 
 

@@ -1,4 +1,4 @@
-"""An issuer on an HTTPS server of the tests, which may misbehave as a test wants it to."""
+"""An issuer on an HTTPS server, which misbehaves as a test asks."""
 
 import json
 import ssl
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class IssuerServer:
-    """What is served by path, and what has been asked for.
+    """What is served by path, and which paths were requested.
 
     The issuer is called ``https://HOST:PORT``; whoever trusts ``ca_file`` can reach it.
     """
@@ -68,7 +68,7 @@ class IssuerServer:
 
 
 def answer(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Behaviour:
-    """Answer in full and in order."""
+    """Send a complete, correct answer."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -110,7 +110,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that refuse us or go away are what the tests are about."""
+        """Log nothing: the tests are about clients that refuse the server or disconnect."""
 
 
 def ca_and_certificate(*hosts: str, now: datetime | None = None) -> tuple[CertifiedKey, bytes]:

@@ -1,4 +1,4 @@
-"""Runs the command line as a user who is not root, where the tests run as root."""
+"""Runs the command line as another user than root, when the tests run as root."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def run_as_nobody(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def environment_of_nobody() -> dict[str, str]:
-    """Return an environment in which any Python of this version finds what is installed here."""
+    """Return an environment in which any Python of this version finds the installed packages."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEEWAY_")}
     paths = [str(_ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "HOME": "/"}
@@ -60,7 +60,7 @@ def program_of_nobody() -> tuple[str, ...]:
 
 
 def folder_in_reach() -> Path:
-    """Make a folder that every user can reach, which those of pytest are not."""
+    """Make a folder that every user can reach, unlike those of pytest."""
     folder = Path(mkdtemp(prefix="leeway-tests-"))
     folder.chmod(0o755)
     return folder

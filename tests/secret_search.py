@@ -1,4 +1,4 @@
-"""Looks for secrets in whatever a run of the suite has left: row 56 of the table of bad input.
+"""Looks for secrets in everything that a run of the suite leaves: row 56 of bad input.
 
 Invariants:
 
@@ -54,7 +54,7 @@ _KUBECONFIG = re.compile(rb"^(?:kind: Config|  \"kind\": \"Config\",?)$", re.M)
 
 
 class Secret(NamedTuple):
-    """Bytes that nothing may show, and what they are."""
+    """Bytes that must not be shown, and their kind."""
 
     kind: str
     value: bytes
@@ -71,13 +71,13 @@ class Found(NamedTuple):
 
 
 def token_secret(token: str) -> Secret:
-    """Return what of a token must not be seen: its signature, as header and claims are shown."""
+    """Return the secret part of a token: its signature. Header and claims may be shown."""
     return Secret(TOKEN, token.rpartition(".")[2].encode())
 
 
 @cache
 def key_secrets(pem: bytes) -> list[Secret]:
-    """Return the private numbers of a PEM key; none where it is none that can be read."""
+    """Return the private numbers of a PEM key; an empty list if it cannot be read."""
     try:
         key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError):
@@ -139,7 +139,7 @@ def windows_of(secrets: Iterable[Secret]) -> dict[bytes, str]:
 
 
 def _encoded(data: bytes) -> Iterator[bytes]:
-    """Yield the base64 of data wherever in a longer text it begins, without what is beside it."""
+    """Yield the base64 of data at each offset in a longer text, without its neighbours."""
     for before in range(3):
         text = base64.b64encode(bytes(before) + data)
         inner = text[(0, 2, 3)[before] : len(text) // 4 * 4 - 4]
@@ -149,14 +149,14 @@ def _encoded(data: bytes) -> Iterator[bytes]:
 
 
 class Search:
-    """A search for some windows; what it has looked at once it does not look at again."""
+    """A search for some windows; it searches the same text only once."""
 
     def __init__(self, windows: Mapping[bytes, str]) -> None:
         self._windows = windows
         self._clean: set[bytes] = set()
 
     def kinds_in(self, data: bytes) -> set[str]:
-        """Return the kinds of secrets that are in data."""
+        """Return the kinds of secrets that data holds."""
         kinds = set()
         for run in set(_RUN.findall(data)) - self._clean:
             found = {
@@ -171,7 +171,7 @@ class Search:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield all files of a folder but links and what is not ours."""
+    """Yield all files of a folder, except links and those of others."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in NOT_OURS)
         for path in (Path(parent, name) for name in sorted(names)):
@@ -197,7 +197,7 @@ def search(
     shown: Mapping[str, bytes],
     more_files: Iterable[Path] = (),
 ) -> tuple[int, list[Found]]:
-    """Search files and what was shown, for secrets that were made and those that files hold.
+    """Search files and output for secrets that were made and those that files hold.
 
     Returns how many bytes were searched, and the findings.
     """

@@ -1,4 +1,4 @@
-"""What the suite makes that must not be seen, what it is shown, and the search at its end.
+"""The secrets that the suite makes, the output that it sees, and the search at its end.
 
 Tests tell ``token_made``, ``password_made`` and ``key_made`` of secrets, ``shown`` of answers and
 output. Under xdist each worker keeps its own and hands it over when it is done. The last result of
@@ -56,7 +56,7 @@ def key_made(pem: bytes) -> None:
 
 
 def folder_made(folder: Path) -> None:
-    """Note the keys and tokens in a data directory, before they may be gone."""
+    """Record the keys and tokens in a data directory before they may be deleted."""
     for path in files_below(folder):
         data = path.read_bytes()
         if holds_secrets_by_design(data):
@@ -64,14 +64,14 @@ def folder_made(folder: Path) -> None:
 
 
 def shown(place: str, data: bytes | str) -> None:
-    """Keep what a server or a command has shown, to be searched at the end."""
+    """Keep the output of a server or a command, to be searched at the end."""
     data = data.encode() if isinstance(data, str) else data
     with _lock:
         _shown.setdefault(sha256(data).digest(), (place, data))
 
 
 def answered(method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
-    """Keep an answer; of one that gives a token that was asked for, all but that token."""
+    """Keep an answer, without a token that was requested."""
     # These differ from one answer to the next, and would have each kept.
     kept = {name: value for name, value in headers.items() if name not in _EACH_ITS_OWN}
     shown(f"the headers of an answer to {method} {path}", str(kept))
@@ -82,7 +82,7 @@ def answered(method: str, path: str, headers: Mapping[str, str], body: bytes) ->
 
 
 def printed(arguments: tuple[object, ...], out: str, err: str) -> None:
-    """Keep what a command has printed; of ``token create`` all but the token on stdout."""
+    """Keep the output of a command, without the token that ``token create`` prints."""
     words = [str(word) for word in arguments]
     if "token" in words and "create" in words and re.fullmatch(r"[\w.-]+\n?", out):
         token_made(out.strip())
@@ -102,7 +102,7 @@ def _token_in(body: bytes) -> str:
 
 
 class SecretSearch:
-    """The plugin: collects in every process of a run, searches in the one that shows results."""
+    """The plugin: collects in every process of a run, and searches in the main one."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -115,14 +115,14 @@ class SecretSearch:
         _folders.add(tmp_path_factory.getbasetemp())
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a test and the parts in its process have printed and logged."""
+        """Keep what was printed and logged in the process of a test."""
         if not self._is_worker:
             for name, text in report.sections:
                 shown(f"{report.nodeid}: {name}", text)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take over what a worker has collected."""
+        """Collect what a worker has recorded."""
         output = getattr(node, "workeroutput", None) or {}
         _made.update(Secret(*pair) for pair in output.get("made", ()))
         for place, data in output.get("shown", ()):

@@ -1,4 +1,4 @@
-"""What becomes of clients that stall."""
+"""What happens to clients that stall."""
 
 import selectors
 import socket

@@ -1,4 +1,4 @@
-"""What tests forge tokens with. Nothing here uses the code under test to sign, encode or decode.
+"""Forges tokens for tests, without the code under test to sign, encode or decode.
 
 ``raw_jws`` signs any bytes as header and payload, so that a token can be wrong in one place only.
 """
@@ -74,7 +74,7 @@ def unb64(text: str) -> bytes:
 
 
 def raw_signature(message: bytes, key: SigningKey, algorithm: str) -> bytes:
-    """Sign with any algorithm that the kind of key can do, whatever the key is bound to."""
+    """Sign with any algorithm of the key's kind, whatever algorithm the key is bound to."""
     private = key.private_key
     if isinstance(private, Ed25519PrivateKey):
         return private.sign(message)
@@ -104,7 +104,7 @@ def raw_jws(header: bytes, payload: bytes, key: SigningKey, algorithm: str = "")
 
 
 def header_of(key: SigningKey, **changes: object) -> JSONObject:
-    """Return the header that goes with a key; a change to None takes a member out."""
+    """Return the header that goes with a key; a change to None removes a member."""
     members = {"alg": key.verification_key.algorithm, "kid": key.verification_key.kid} | changes
     return {name: value for name, value in members.items() if value is not None}
 
@@ -188,7 +188,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def refresh_as_requests_do(store: AuthStore) -> None:
-    """Refresh a store, and wait where another process keeps its news locked for a moment."""
+    """Refresh a store, and wait while another process keeps the database locked."""
     asyncio.run(Refreshing(store).soon())
 
 
@@ -213,7 +213,7 @@ def revocation_list(
 
 
 def review(outcome: Outcome, audiences: Sequence[str] = ()) -> JSONObject:
-    """Render an outcome as a TokenReview and read it as any client would."""
+    """Render an outcome as a TokenReview and parse it as a client does."""
     request = TokenReviewRequest("authentication.k8s.io/v1", "not shown", tuple(audiences))
     return read_object(render_token_review(request, outcome))
 

@@ -61,12 +61,12 @@ class Draft:
 
     @property
     def private(self) -> dict[str, Any]:
-        """The ``kubernetes.io`` claims, or what may stand in their place."""
+        """The ``kubernetes.io`` claims, or what replaces them."""
         found = self.claims.get("kubernetes.io")
         return found if isinstance(found, dict) else {}
 
     def choose(self, *values: Any) -> Any:
-        """Choose a value, and remember it for whoever reads of a difference."""
+        """Choose a value, and record it for the report of a difference."""
         value = deepcopy(self.random.choice(values))  # another mutation may add to it
         self.chosen.append(value if not isinstance(value, str | bytes) else value[:100])
         return value

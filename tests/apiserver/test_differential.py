@@ -23,7 +23,7 @@ _ALONE = 25
 
 
 def judged(answer: Any) -> tuple[bool, Any, Any]:
-    """Return what counts of a review: the verdict, the user as Kubernetes fills it, audiences."""
+    """Return what is compared: the verdict, the user as Kubernetes completes it, audiences."""
     status = answer["status"]
     if not status.get("authenticated"):
         assert not status.get("user"), status
@@ -39,7 +39,7 @@ def judged(answer: Any) -> tuple[bool, Any, Any]:
 
 
 def _objects(cluster: APIServer) -> tuple[str, dict[str, dict[str, str]]]:
-    """Make what tokens can be bound to; return the UID of their account, and each object's."""
+    """Make objects to bind tokens to; return their account's UID, and each object's."""
     account = cluster.request("GET", f"{NAMESPACED}/serviceaccounts/other").json
     containers = [{"name": "c", "image": "registry.example/none"}]
     spec = {"serviceAccountName": "other", "nodeName": "tokens", "containers": containers}

@@ -1,4 +1,4 @@
-"""Tokens of Secrets, as controllers made them before Kubernetes 1.24, at both."""
+"""Tokens of Secrets, as controllers made them before Kubernetes 1.24, in both."""
 
 import base64
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def legacy_token(cluster: APIServer, name: str, header: Mapping[str, object]) ->
 
 
 def both_say(cluster: APIServer, leeway: RunningServer, token: str, *, accepted: bool) -> bool:
-    """Return whether both come to a verdict; one that accepts must name the same user."""
+    """Return whether both accept; they must then name the same user."""
     review = cluster.request("POST", TOKEN_REVIEWS, review_of(token)).json["status"]
     ours = leeway.post_review(token).json["status"]
     if ours["authenticated"] and review.get("authenticated"):

@@ -110,7 +110,7 @@ def test_a_service_account_is_deleted_and_made_again(
 def test_an_object_that_a_finalizer_holds_counts_until_the_leeway_is_over(
     cluster: APIServer, leeway: RunningServer
 ) -> None:
-    """Its ``deletionTimestamp`` is what counts, not that it is still there."""
+    """Its ``deletionTimestamp`` counts, not that it still exists."""
     uid = cluster.create(PODS, pod("held", finalizers=[FINALIZER]))
     token = bound_token(cluster, leeway, "Pod", "held", uid)
     wait_until(lambda: reason(leeway, token) == "")

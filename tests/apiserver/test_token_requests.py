@@ -1,4 +1,4 @@
-"""The same TokenRequests for kube-apiserver and for Leeway, which looks objects up in it."""
+"""The same TokenRequests to kube-apiserver and to Leeway, which looks objects up in it."""
 
 import json
 from typing import Any

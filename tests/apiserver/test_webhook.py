@@ -1,4 +1,4 @@
-"""A kube-apiserver asks Leeway about tokens and about access, as each way to configure it does."""
+"""A kube-apiserver asks Leeway about tokens and access, configured in each way."""
 
 import json
 import re

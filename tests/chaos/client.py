@@ -1,4 +1,4 @@
-"""Keep-alive connections over mutual TLS, and what may go wrong with a request on them."""
+"""Keep-alive connections over mutual TLS, and the failures of a request on them."""
 
 import asyncio
 import ssl
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 180.0
 
 
 class FailedError(Exception):
-    """A request without a whole answer: ``refused``, ``reset`` or ``timeout``.
+    """A request without a complete answer: ``refused``, ``reset`` or ``timeout``.
 
     ``port`` is the client's own port, 0 where there was no connection yet; ``sent`` when it had its
     turn, by the steady clock.
@@ -40,7 +40,7 @@ class Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Tell whether the other side has not closed it meanwhile."""
+        """Return whether the other side has kept it open."""
         return not (
             self.reader.at_eof() or self.reader.exception() or self.writer.transport.is_closing()
         )

@@ -28,7 +28,7 @@ class SteppedClock:
         subprocess.run(command, check=True, capture_output=True)
 
     def environment(self) -> Mapping[str, str]:
-        """Return what has to be set for a process that shall have this clock."""
+        """Return the environment of a process with this clock."""
         if self.missing:
             return {}
         return {"LD_PRELOAD": str(self._library), "TEST_CHAOS_CLOCK": str(self._file)}

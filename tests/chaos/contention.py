@@ -1,4 +1,4 @@
-"""How much of the machine others had: a time limit means seconds of a machine of one's own.
+"""How much of the machine others used: a time limit means seconds of an idle machine.
 
 The CPU seconds that other processes and other machines on the same host took, by the kernel's
 counters. On a quiet machine there are none, and the time is what the clock on the wall says.
@@ -34,7 +34,7 @@ class Spent:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Runs from when it is made."""
+    """Runs from its creation."""
 
     started: float = field(default_factory=time.monotonic)
     _others: float = field(default_factory=lambda: _others_seconds())  # noqa: PLW0108 - it is below
@@ -53,7 +53,7 @@ def adopt_orphans() -> None:
 
 
 def bury(pid: int) -> bool:
-    """Take leave of a process that was adopted, and tell whether it has ended."""
+    """Reap an adopted process, and return whether it has ended."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:

@@ -48,7 +48,7 @@ async def _log_in(run: Run) -> str:
 
 
 async def _is_known(run: Run, token: str) -> bool:
-    """Tell whether a session may ask for its own user."""
+    """Return whether a session can request its own user."""
     client = run.new_client("")
     try:
         reply = await client.post("/v3/auth/user/get", encoded({"name": CLERK["name"]}), token)

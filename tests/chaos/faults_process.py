@@ -1,4 +1,4 @@
-"""Rows 47, 52 and 53: processes that are killed, or told to go."""
+"""Rows 47, 52 and 53: processes that are killed or stopped."""
 
 import asyncio
 import os
@@ -83,7 +83,7 @@ async def _kill_and_wait(run: Run, victim: int, killed: Killed) -> Spent:
 
 
 async def _new_one_answers(run: Run, before: set[int]) -> bool:
-    """Ask once, over a new connection, and tell whether a worker answers that is new."""
+    """Send a request over a new connection, and return whether a new worker answers."""
     new = set(run.machine.workers()) - before
     if not new:
         return False

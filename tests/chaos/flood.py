@@ -1,4 +1,4 @@
-"""Clients without mercy: ``python -m tests.chaos.flood KIND PORT CA CERTIFICATE KEY COUNT SEED``.
+"""Hostile clients: ``python -m tests.chaos.flood KIND PORT CA CERTIFICATE KEY COUNT SEED``.
 
 KIND is ``stall`` or ``log-in``. In a process of their own, so that it is not the driver that is
 slow. Each prints a line when all are connected, goes on at a line of standard input, and prints

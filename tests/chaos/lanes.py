@@ -22,7 +22,7 @@ Call = tuple[str, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """Whether the user is there, its roles, and which keys each role that is there may read."""
+    """Whether the user exists, its roles, and the keys that each existing role can read."""
 
     user: bool = False
     granted: frozenset[str] = frozenset()
@@ -77,7 +77,7 @@ class Lane:
         self.found(self.after)
 
     def found(self, state: LaneState) -> None:
-        """Take over what is in the store."""
+        """Use the state of the store."""
         self.state, self.after = state, None
         self._note()
 

@@ -136,7 +136,7 @@ class Load:
 
     @asynccontextmanager
     async def no_writes(self) -> AsyncIterator[None]:
-        """Write nothing for a while; what has begun is over first."""
+        """Pause the writes, after those that have begun."""
         self._is_paused = True
         try:
             deadline = time.monotonic() + _SETTLE_SECONDS

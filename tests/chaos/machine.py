@@ -110,7 +110,7 @@ class Machine:
         return [line[:2000] for line in self.server.log().splitlines() if _is_crash(line)]
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything."""
         if self.server.process.poll() is None:
             self.kill()
         for folder in self._folders:

@@ -1,4 +1,4 @@
-"""A line for each fault, and whether the run holds what is promised."""
+"""A line for each fault, and whether the run meets its limits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def _line(window: Window) -> str:
 
 
 def details(windows: Sequence[Window]) -> str:
-    """Return what was wrong, over its limit, or failed as it may, fault by fault."""
+    """Return what was wrong, over its limit, or an allowed failure, fault by fault."""
     lines = []
     for window in windows:
         label = f"{window.row or ''} {window.name}".strip()
@@ -39,7 +39,7 @@ def details(windows: Sequence[Window]) -> str:
 
 
 def as_json(windows: Sequence[Window], seed: int) -> str:
-    """Return the whole of it, for tests."""
+    """Return the complete report, for tests."""
     faults: list[Mapping[str, object]] = [
         {
             "row": window.row,

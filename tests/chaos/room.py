@@ -32,7 +32,7 @@ class Room:
         self.is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def close(self) -> None:
-        """Take the file system away again."""
+        """Remove the file system."""
         if self.is_mounted:
             subprocess.run(["umount", "--lazy", self._folder], capture_output=True, check=False)
 

@@ -75,13 +75,13 @@ class Outage:
         return spent
 
     def permits(self, failure: Failure) -> bool:
-        """Tell whether a request was there at the same time, and failed in a way that belongs."""
+        """Return whether a request overlapped, and failed in an excused way."""
         overlaps = any(failure.begin <= end and failure.end >= begin for begin, end in self.spans)
         return failure.kind in self.kinds and overlaps
 
 
 class Helper:
-    """A process of ours that is told what to do by lines."""
+    """A child process that takes commands as lines."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -101,7 +101,7 @@ class Helper:
 
 @asynccontextmanager
 async def helper(module: str, *arguments: object) -> AsyncIterator[Helper]:
-    """Run a module of this folder, and end it in the end."""
+    """Run a module of this folder, and end it afterwards."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""The short form of ``python -m tests.chaos``, once, and what it has to say of each fault.
+"""The short form of ``python -m tests.chaos``, run once, and its report of each fault.
 
 What took longer than its limit is in what it prints, and is judged by ``make chaos`` alone: beside
 other tests a time says little of the server.
@@ -22,7 +22,7 @@ Report = dict[int, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Run the driver, and return what it says of each row; row 0 is of the time in between."""
+    """Run the driver, and return its report of each row; row 0 is the time in between."""
     file = tmp_path_factory.mktemp("chaos") / "report.json"
     command = [sys.executable, "-m", "tests.chaos", "--short", "--json", str(file)]
     ended = subprocess.run(

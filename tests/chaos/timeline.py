@@ -1,4 +1,4 @@
-"""What was true when: a value that changes, and what it was at any moment of a span of time."""
+"""A value that changes, and what it was at any moment of a span of time."""
 
 import time
 from bisect import bisect_right

@@ -1,4 +1,4 @@
-"""What every backend of the engine does: one suite, which each of them passes."""
+"""The contract of a backend of the range engine: one suite that every backend passes."""
 
 import sqlite3
 import stat
@@ -25,7 +25,7 @@ GONE_A = Record("user", b"a", None)
 
 
 class Place:
-    """Where backends of one kind keep their data; ``open`` gives one more of them on it."""
+    """Where backends of one kind keep their data; ``open`` returns another backend on it."""
 
     def __init__(self, opener: Callable[[], Backend], kind: str) -> None:
         self._opener = opener
@@ -308,7 +308,7 @@ for line in sys.stdin:
 
 
 def test_sqlite_two_processes_see_each_others_commits_at_the_first_look(database: Path) -> None:
-    """Every request looks, so a commit counts with the first request after it, in any worker."""
+    """Every request checks for changes, so a commit applies to the next request in any worker."""
     store = AuthStore(SQLiteBackend(database))
     with subprocess.Popen(
         [sys.executable, "-c", _OTHER_PROCESS, str(database)],

@@ -23,7 +23,7 @@ NEEDED_MEBIBYTES = _SERVER.workers * _SERVER.max_worker_bytes // 1024**2 + 64 + 
 
 
 def latest_versions() -> list[str]:
-    """Return the three latest versions that there are schemas for."""
+    """Return the three latest versions that have schemas."""
     folder = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
     found = {path.name.removesuffix("-local-strict") for path in folder.glob("*-local-strict")}
     return sorted(found, key=Version)[-3:]

@@ -1,4 +1,4 @@
-"""Runs outside a container what a manifest runs in one, and reviews a token there."""
+"""Run a manifest's containers outside a container, and review a token there."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ IMAGE_USER = 65532
 
 
 def run_copy(command: list[str], paths: Mapping[str, Path]) -> None:
-    """Run the shell command of an init container with its mount paths put elsewhere."""
+    """Run the shell command of an init container with its mount paths moved."""
     script = command[-1]
     for inside, outside in paths.items():
         assert inside in script, inside
@@ -94,7 +94,7 @@ def created_token(data_dir: Path) -> str:
 
 
 def probe_status(probe: Mapping[str, Any], server: RunningServer) -> int:
-    """Ask as a kubelet does: any certificate will do, and none is shown."""
+    """Send a probe as a kubelet does: no certificate is verified, and none is presented."""
     assert probe["httpGet"]["scheme"] == "HTTPS"
     context = ssl.create_default_context()
     context.check_hostname = False

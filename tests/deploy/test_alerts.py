@@ -1,4 +1,4 @@
-"""deploy/alerts and deploy/grafana: the expressions are good, and name metrics that there are."""
+"""deploy/alerts and deploy/grafana: the expressions are valid and name existing metrics."""
 
 import json
 import re
@@ -99,7 +99,7 @@ def test_expressions_of_the_dashboard_are_good(tmp_path: Path) -> None:
 
 
 def alerts_in_tests() -> Iterator[tuple[str, bool]]:
-    """Return each alert that the rule tests look at, and whether they expect it to fire."""
+    """Return each alert in the rule tests, and whether they expect it to fire."""
     for case in yaml.safe_load(RULE_TESTS.read_text())["tests"]:
         for test in case["alert_rule_test"]:
             yield test["alertname"], bool(test.get("exp_alerts"))

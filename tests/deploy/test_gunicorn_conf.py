@@ -62,7 +62,7 @@ def test_serves_and_tidies_up(tmp_path: Path) -> None:
 
 
 def metrics_folders(pid: int) -> list[Path]:
-    """Return the folders of metrics that a process tree has files open in."""
+    """Return the metrics folders in which a process tree has open files."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     links = [
         link.readlink()

@@ -1,4 +1,4 @@
-"""What deploy/kind/leeway-kind.sh makes, as far as it can be told without a container engine."""
+"""What deploy/kind/leeway-kind.sh makes, as far as that shows without a container engine."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""deploy/kustomize: every folder renders, is valid, and runs what it says."""
+"""deploy/kustomize: every folder renders, is valid, and runs."""
 
 import shutil
 import subprocess
@@ -234,7 +234,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def volumes(data_dir: Path, tmp_path: Path) -> dict[str, Path]:
-    """Lay the Secrets and the ConfigMap out as a kubelet mounts them: links to 0440."""
+    """Lay out the Secrets and the ConfigMap as a kubelet mounts them: links to mode 0440."""
     contents: dict[str, dict[str, bytes]] = {
         "config": {"leeway.yaml": only("base", "ConfigMap")["data"]["leeway.yaml"].encode()}
     }

@@ -1,4 +1,4 @@
-"""What the pages show is what the script makes and what the types allow."""
+"""The pages show what the script makes and what the types allow."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A real etcd and a Leeway side by side: each request goes to both, the answers are compared."""
+"""A real etcd and a Leeway side by side: each request goes to both, and answers are compared."""
 
 import base64
 import http.client
@@ -102,13 +102,13 @@ class Pair:
         return reply
 
     def align(self) -> None:
-        """Look by how much the auth revisions differ from now on."""
+        """Record by how much the auth revisions differ from now on."""
         self.ahead = 0
         etcd, leeway = self.call("status", {})
         self.ahead = int(etcd.body["authRevision"]) - int(leeway.body["authRevision"])
 
     def agree(self, name: str, body: Body, caller: str = ROOT) -> Reply:
-        """Make a call that both must answer alike, and return the answer."""
+        """Make a call that both must answer in the same way, and return the answer."""
         etcd, leeway = self.call(name, body, caller)
         assert leeway == etcd, f"{name} {body} as {caller!r}: etcd {etcd}, Leeway {leeway}"
         if etcd.status == 200 and name in ("enable", "disable"):
@@ -169,7 +169,7 @@ class Pair:
         self.log_in(ROOT, ROOT_PASSWORD)
 
     def may_at_etcd(self, user: str, operation: str, key: bytes, range_end: bytes = b"") -> bool:
-        """Do something with etcd's keys as a user, and tell whether that was permitted."""
+        """Use etcd's keys as a user, and return whether that was permitted."""
         body = {"key": b64(key)} | ({"range_end": b64(range_end)} if range_end else {})
         status, answer = post(self.etcd, f"/v3/kv/{operation}", body, self.tokens[user][0])
         if status == 200:

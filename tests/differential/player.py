@@ -1,4 +1,4 @@
-"""Random calls that a real etcd and Leeway must answer alike."""
+"""Random calls that a real etcd and Leeway must answer in the same way."""
 
 import random
 from collections import Counter
@@ -16,13 +16,13 @@ Span = tuple[bytes, bytes]
 
 
 def is_valid(key: bytes, end: bytes) -> bool:
-    """Tell whether a range is one that can hold a key."""
+    """Return whether a range can hold a key."""
     return bool(key) and (not end or end == OPEN_END or key < end)
 
 
 @dataclass
 class Player:
-    """Makes random calls at both, as the users that are there, and compares every answer."""
+    """Makes random calls to both servers as the existing users, and compares every answer."""
 
     pair: Pair
     random: random.Random
@@ -59,7 +59,7 @@ class Player:
         assert found | {ROOT} == set(self.grants) | {ROOT}, (found, set(self.grants))
 
     def prepare_logins(self) -> list[str]:
-        """Return the users that questions can be asked as, logged in."""
+        """Return the users that are logged in."""
         users = [user for user in self.passwords if user != ROOT]
         for user in users:
             self.pair.log_in(user, self.passwords[user])
@@ -148,7 +148,7 @@ class Player:
         return found
 
     def _grant_with_deviations(self, body: Body) -> bool:
-        """Make a grant that etcd 3.5.1 answers otherwise, and put its state right.
+        """Make a grant that etcd 3.5.1 answers differently, and correct its state.
 
         1. A range without keys: see ``RANGE_UNCHECKED`` in test_script.
         2. A permission granted again whose key has another one: etcd keeps both.
@@ -196,7 +196,7 @@ class Player:
             self.pair.log_in(who, str(body["password"]))
 
     def turn(self, *, on: bool) -> None:
-        """Turn auth on or off where it is not yet, and log everybody in after it was off."""
+        """Turn auth on or off if needed, and log all users in after it was off."""
         if self.pair.enabled is on:
             return
         if not on:
@@ -210,7 +210,7 @@ class Player:
         self.prepare_logins()
 
     def turn_on(self) -> None:
-        """Bring root back, and turn auth on."""
+        """Restore root, and turn auth on."""
         if ROOT not in self.passwords:
             self._as_root("user/add", {"name": ROOT, "password": "p1"})
         self._as_root("user/grant", {"user": ROOT, "role": ROOT})

@@ -1,4 +1,4 @@
-"""Random JSON at etcd 3.6 and at Leeway: nothing that etcd refuses is taken here.
+"""Random JSON for etcd 3.6 and Leeway: Leeway accepts nothing that etcd refuses.
 
 ``TEST_DIFF_SEED`` repeats a run, ``TEST_DIFF_BODIES`` makes it longer.
 """

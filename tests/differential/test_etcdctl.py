@@ -1,4 +1,4 @@
-"""``leeway`` for ``etcdctl``: the same command lines print the same lines and succeed alike."""
+"""``leeway`` for ``etcdctl``: the same command lines have the same output and exit code."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Random operations and questions at a real etcd and at Leeway.
+"""Random operations and queries on a real etcd and on Leeway.
 
 ``TEST_DIFF_SEED`` repeats a run, ``TEST_DIFF_COUNT`` makes it longer.
 """

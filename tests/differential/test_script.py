@@ -555,7 +555,7 @@ def test_bodies_that_are_not_the_json_of_the_call(pair: Pair) -> None:
 
 @pytest.mark.fault(14)
 def test_keys_and_types_are_read_as_by_the_gateway_of_etcd_3_6(pair: Pair) -> None:
-    """etcd 3.5.1 takes the standard alphabet with padding and whole numbers only."""
+    """etcd 3.5.1 accepts only the standard alphabet with padding, and integers."""
     pair.agree("role/add", {"name": "r"})
     for text, expected in (
         ("Zm8=", b"fo"), ("Zm8", b"fo"), ("//4=", b"\xff\xfe"), ("__4=", b"\xff\xfe"),
@@ -592,7 +592,7 @@ def _only_permission(reply: Reply) -> tuple[bytes, str | None]:
 
 @pytest.mark.fault(14)
 def test_an_unknown_name_of_a_type_grants_nothing(pair: Pair) -> None:
-    """etcd 3.6 drops a name that it does not know, a number in quotes too, and grants READ."""
+    """etcd 3.6 drops an unknown name, also a number in quotes, and grants READ."""
     pair.agree("role/add", {"name": "r"})
     for text in ("2", "1", "0", "read", "EXECUTE", ""):
         raw = json.dumps({"name": "r", "perm": {"key": "aw==", "permType": text}}).encode()
@@ -643,7 +643,7 @@ def test_json_that_is_refused_as_by_etcd_3_6(pair: Pair) -> None:
 
 
 def test_json_that_only_leeway_refuses(pair: Pair) -> None:
-    """What two readers may read differently is refused, as in every body that Leeway takes."""
+    """A body that two parsers may read differently is refused, as everywhere in Leeway."""
     for raw in (
         b'{"name":"u1","options":{"no_password":true}} trailing',
         b'{"name":"u2","x":1,"x":2,"options":{"no_password":true}}',

@@ -1,4 +1,4 @@
-"""What ``leeway doctor --api-server`` asks on the pages: an API server that lets nobody in.
+"""The API server that ``leeway doctor --api-server`` asks on the pages; it admits nobody.
 
 Its clock is ahead by as many seconds as the file ``ahead`` says. It serves on the port of the pages
 until it is killed, and writes its CA to ``ca.crt``.

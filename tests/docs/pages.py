@@ -1,6 +1,6 @@
 """What the pages need before their first command, and which commands cannot be run as printed.
 
-Everything else that a page prints after a prompt is run as it stands, in order, in one shell.
+Every other command of a page is run as printed, in order, in one shell.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The console blocks of a page as a session: its commands in order, and what each prints."""
+"""The console blocks of a page as a session: its commands in order, with their output."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def _steps_in(block: str, indent: str, first: int) -> Iterator[Step]:
 
 
 def _is_complete(command: str) -> bool:
-    """Return whether a shell would not ask for another line."""
+    """Return whether a command is complete, so that a shell asks for no further line."""
     if command.endswith("\\"):
         return False
     checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Every command of the documents is run as it is printed, and what it prints is compared."""
+"""Every command of the documents is run as printed, and its output compared."""
 
 import difflib
 import os
@@ -49,14 +49,14 @@ CHANGING = [
 
 
 def stable(line: str) -> str:
-    """Return what of a line is the same in each run; white space counts for one blank."""
+    """Return the part of a line that is the same in each run; white space counts as one blank."""
     for pattern, replacement in CHANGING:
         line = re.sub(pattern, replacement, line)
     return " ".join(line.split())
 
 
 def differences(printed: Sequence[str], found: Sequence[str]) -> list[str]:
-    """Return how what was found differs from what a page shows.
+    """Return how the output differs from what a page shows.
 
     A line of ``...`` in the page stands for any lines, and ``...`` in a line for any text.
     """
@@ -148,7 +148,7 @@ def test_the_commands_of_a_page(name: str, tmp_path: Path) -> None:
 
 
 def remove_what_a_user_made(folder: Path) -> None:
-    """Leave data directories and logs, in which no token and no password may be found."""
+    """Keep data directories and logs, in which no token and no password may be found."""
     for path in folder.iterdir():
         if path.is_file() and path.suffix != ".log":
             path.unlink()

@@ -1,1 +1,1 @@
-"""The whole product from the outside: a real server, real TLS, real clients."""
+"""End to end: a real server, real TLS, real clients."""

@@ -1,4 +1,4 @@
-"""What tests of the auth API share: servers with settings of their own, and calls."""
+"""Shared by tests of the auth API: servers with settings of their own, and calls."""
 
 import base64
 import http.client
@@ -81,7 +81,7 @@ def log_in(server: RunningServer, name: str, password: str) -> str:
 
 
 def refusal(answer: Answer) -> tuple[int, int, str]:
-    """Return an error of etcd's API, which has no other member."""
+    """Return the code and the message of an error of etcd's API, which has no other member."""
     assert set(answer.json) == {"code", "message"}, answer
     return answer.status, answer.json["code"], answer.json["message"]
 
@@ -99,7 +99,7 @@ def question(user: str, permission: str, key: bytes, end: bytes = b"") -> bytes:
 
 
 def ask(server: RunningServer, user: str, permission: str, key: bytes, end: bytes = b"") -> Answer:
-    """Ask what a user may do, as kube-apiserver."""
+    """Post a RangeAccessReview for a user, as kube-apiserver."""
     return server.request("POST", RANGE_REVIEWS, question(user, permission, key, end))
 
 

@@ -1,7 +1,8 @@
-"""Many anonymous clients at once, in a process of their own, so that it is not the test that waits.
+"""Many anonymous clients at once, in a process of their own, so that the test does not slow down.
 
-``python -m tests.e2e.crowd KIND COUNT HOST PORT CA`` prints a line when all clients are there, and
-what became of them, as JSON, when its standard input ends. The kinds are those of ``KINDS``.
+``python -m tests.e2e.crowd KIND COUNT HOST PORT CA`` prints a line when all clients are
+connected, and what
+became of them, as JSON, when its standard input ends. The kinds are those of ``KINDS``.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass
 class Crowd:
-    """The clients of one process. What became of each is counted in ``ends``."""
+    """The clients of one process. ``ends`` counts what became of them."""
 
     host: str
     port: int
@@ -125,7 +126,7 @@ async def run(kind: str, count: int, crowd: Crowd) -> None:
 
 @contextmanager
 def crowd_of(server: RunningServer, kind: str, count: int) -> Iterator[Counter[str]]:
-    """Have clients of a kind there; what became of them is in the counter afterwards."""
+    """Run clients of a kind; afterwards the counter has what became of them."""
     ca_file = str(server.data_dir / "tls" / "ca.crt")
     arguments = [kind, str(count), HOST, str(server.port), ca_file]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Set-ups with one fault each, and what ``leeway doctor`` has to say of it."""
+"""Setups with one fault each, and what ``leeway doctor`` must report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A healthy set-up for ``leeway doctor``, and ways to make it ill."""
+"""A healthy setup for ``leeway doctor``, and ways to break it."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ FLAGS = {
 
 @dataclass
 class Patient:
-    """A healthy set-up of the test's own, until the test plants a fault."""
+    """A healthy setup of one test, until the test plants a fault."""
 
     data_dir: Path
     manifest: Path
@@ -217,7 +217,7 @@ def add_configuration(patient: Patient, text: str) -> None:
 
 
 def trust_keys(patient: Patient, issuer: str, unusual: dict[str, str]) -> None:
-    """Trust a key of another issuer that has the name of our own, and an unusual one beside it."""
+    """Trust another issuer's key that has our key's name, and an unusual key beside it."""
     (own,) = keyring_of(patient.data_dir).verification_keys()
     other = replace(generate_signing_key("ES256").verification_key, kid=own.kid)
     keys = [to_jwk(other), *([unusual] if unusual else [])]

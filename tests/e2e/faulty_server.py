@@ -1,4 +1,4 @@
-"""``leeway serve`` with faults planted in it: what no request should cause, and no library say."""
+"""``leeway serve`` with planted faults that no request or library should ever cause."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ PLANTED = "TEST_PLANTED_FAULT"
 
 
 def crash() -> Any:
-    """Raise what shows secrets and tries to begin a line of its own."""
+    """Raise an error that holds secrets and tries to start a new line of the log."""
     raise ValueError(f'a token {JWT} and a key {PEM}\n{{"level": "forged"}}\x1b[31m')
 
 
@@ -46,7 +46,7 @@ async def fail_beside(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 def crash_where_planted(place: str) -> None:
-    """Raise where a test has asked for it."""
+    """Raise at the place that a test has named."""
     path = Path(os.environ.get(PLANTED, ""))
     if path.is_file() and path.read_text() == place:
         crash()

@@ -1,4 +1,4 @@
-"""A server as users run it, and what the tests need to talk to it."""
+"""A server as users run it, and clients to talk to it."""
 
 import http.client
 import json
@@ -48,7 +48,7 @@ server: {{bind: "{host}:{port}", workers: 2}}
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole HTTP answer; the names of its headers in lower case."""
+    """A complete HTTP response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -172,7 +172,7 @@ class RunningServer:
         return self.log_file.read_text()
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers that there are."""
+        """Return the process ids of the workers."""
         pid = self.process.pid
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -187,12 +187,12 @@ class RunningServer:
         return workers
 
     def has_replaced(self, victim: int) -> bool:
-        """Tell whether another worker serves in the place of one that was killed."""
+        """Return whether another worker serves in place of one that was killed."""
         workers = self.workers()
         return len(workers) == 2 and victim not in workers and all(map(_is_serving, workers))
 
     def stop(self, expected_trouble: str = "") -> float:
-        """Send SIGTERM, check that the server leaves in order, and return the seconds it took.
+        """Send SIGTERM, check that the server stops cleanly, and return the seconds it took.
 
         Lines of the log that hold ``expected_trouble``, a regular expression, are no trouble.
         """
@@ -209,7 +209,7 @@ class RunningServer:
 
 
 def _is_serving(pid: int) -> bool:
-    """Tell whether a worker has come as far as its threads that watch files."""
+    """Return whether a worker has started its threads that watch files."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 2
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def _is_serving(pid: int) -> bool:
 
 
 def trouble_in(log: str) -> list[str]:
-    """Return the lines of a log that no request and no client should cause, or are no JSON."""
+    """Return the lines of a log that no request should cause, or that are not JSON."""
     return [line for line in log.splitlines() if _is_trouble(line)]
 
 
@@ -232,7 +232,7 @@ def _is_trouble(line: str) -> bool:
 
 
 def records_of(log: str) -> list[dict[str, Any]]:
-    """Return the records of a log, every line of which must be one."""
+    """Return the records of a log; every line must be one."""
     return [json.loads(line) for line in log.splitlines()]
 
 
@@ -272,7 +272,7 @@ def request_on(
 
 
 def raw_review(token: str) -> bytes:
-    """Return the bytes of a whole request with a review."""
+    """Return the bytes of a complete request with a review."""
     body = json.dumps(review_of(token)).encode()
     head = (
         f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"

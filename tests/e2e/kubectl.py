@@ -14,7 +14,7 @@ from .harness import RunningServer
 
 
 class Printed(NamedTuple):
-    """What a run of kubectl came to."""
+    """The result of a run of kubectl."""
 
     code: int
     out: str
@@ -39,14 +39,14 @@ class Kubectl:
         self.command += ["--kubeconfig", str(server.data_dir / "kubeconfig" / "root.yaml")]
 
     def prints(self, *arguments: str) -> Printed:
-        """Run it, whatever comes of it."""
+        """Run kubectl, without checking its exit code."""
         command = [*self.command, *arguments]
         done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
         printed(("kubectl", *arguments), done.stdout, done.stderr)
         return Printed(done.returncode, done.stdout, done.stderr)
 
     def run(self, *arguments: str, fails: bool = False) -> str:
-        """Run it and return what it prints; on stderr where it is to fail."""
+        """Run kubectl and return its output: that of stderr if it is expected to fail."""
         code, out, err = self.prints(*arguments)
         assert (code != 0) is fails, err
         return err if fails else out

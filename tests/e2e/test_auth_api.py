@@ -33,7 +33,7 @@ NEEDS_IDENTITY = [name for name in CALLS if name != "authenticate"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Run a server with alice and bob, who have a role each."""
+    """Run a server with alice and bob, each with one role."""
     with auth_server(tmp_path_factory.mktemp("auth"), BCRYPT_COST="4") as running:
         as_root(
             running,

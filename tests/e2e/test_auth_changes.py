@@ -91,7 +91,7 @@ def server(
 
 @pytest.fixture
 def alice(server: RunningServer) -> str:
-    """Make alice new and return a token of hers."""
+    """Create alice again and return a token of hers."""
     call(server, "user/delete", {"name": "alice"}, ROOT)
     as_root(
         server,

@@ -243,7 +243,7 @@ def test_large_body(server: RunningServer, path: str, user: str, code: int, chun
 def latencies_until(
     server: RunningServer, token: str, stop: threading.Event, context: ssl.SSLContext
 ) -> list[float]:
-    """Review a token again and again on one connection; return the seconds of each."""
+    """Review a token repeatedly on one connection; return the seconds of each."""
     seconds = []
     body = json.dumps(review_of(token)).encode()
     with server.client(context) as connection:
@@ -383,7 +383,7 @@ BAD_CHUNKS = {
 
 
 def expect_refused(server: RunningServer, data: bytes, status: bytes) -> None:
-    """Hold that a message gets one answer, and that what follows it gets none."""
+    """Assert that a message gets one answer, and that what follows it gets none."""
     answer = server.exchange(data + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 " + status + b" "), answer[:200]
     assert answer.count(b"HTTP/1.1 ") == 1

@@ -1,4 +1,4 @@
-"""A running server and ``leeway cert``: it takes over by itself what the commands have changed."""
+"""A running server and ``leeway cert``: it picks up what the commands change."""
 
 import ssl
 import subprocess
@@ -30,7 +30,7 @@ def cert(server: RunningServer, *words: str) -> str:
 
 
 def name_of(server: RunningServer, context: ssl.SSLContext) -> str:
-    """Return whom the server takes a caller for; empty where the handshake is refused."""
+    """Return the username of a caller; empty if the handshake is refused."""
     try:
         answer = server.post(WHOAMI, REVIEW, context)
     except OSError:

@@ -1,4 +1,4 @@
-"""The clients that people have: the kubernetes package, kubectl, curl, kube-apiserver."""
+"""Clients in use: the kubernetes package, kubectl, curl, kube-apiserver."""
 
 import base64
 import json
@@ -156,7 +156,7 @@ def test_kubernetes_client_asks_for_the_version(api: kubernetes.AuthenticationV1
 
 
 def test_kubernetes_client_discovers(api: kubernetes.AuthenticationV1Api) -> None:
-    """It asks with a slash at the end."""
+    """The client adds a slash at the end."""
     client = api.api_client
     assert kubernetes.CoreApi(client).get_api_versions().versions == ["v1"]
     groups = {group.name for group in kubernetes.ApisApi(client).get_api_versions().groups}
@@ -183,7 +183,7 @@ def test_kubernetes_client_finds_what_to_create(
 
 
 def post_as_kube_apiserver(server: RunningServer, kubeconfig: str, review: object) -> Any:
-    """Post a review as client-go does that was given a kubeconfig; return the answer.
+    """Post a review as client-go does with a kubeconfig; return the answer.
 
     ``review`` is JSON, or its bytes.
     """

@@ -53,7 +53,7 @@ def send(
     body: bytes = b"{}",
     method: str = "POST",
 ) -> Answer:
-    """Send exactly these fields, with root's certificate."""
+    """Send exactly these header fields, with root's certificate."""
     lines = [f"{name}: {value.format(port=server.port)}" for name, value in headers.items()]
     head = "\r\n".join(
         [

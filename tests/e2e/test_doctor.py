@@ -1,4 +1,4 @@
-"""``leeway doctor`` finds each planted fault, names it alone, and says what repairs it."""
+"""``leeway doctor`` finds each planted fault, reports no other, and says how to fix it."""
 
 import base64
 import os
@@ -63,7 +63,7 @@ def api_server(tmp_path: Path) -> Iterator[IssuerServer]:
 
 
 def tell_time(server: IssuerServer, ahead: float) -> None:
-    """Let a server answer as an API server does whom it does not know, by a clock of its own."""
+    """Run a server that answers as an API server does to strangers, with its own clock."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response_only(401)
@@ -157,7 +157,7 @@ def test_doctor_is_content_with_each_version_of_the_reviews(patient: Patient, ve
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return the mode and the content of every file: an examination changes none."""
+    """Return the mode and the content of every file, none of which an examination changes."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes())
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""No bytes of a stranger hold the event loop of a worker up: bad input 57."""
+"""No anonymous input blocks the event loop of a worker: bad input 57."""
 
 import contextlib
 import ssl
@@ -22,7 +22,7 @@ _GIVE_UP_SECONDS = 30.0
 
 
 class EventLoops:
-    """The CPU time that the event loops of all workers have used: each is its main thread."""
+    """The CPU time that the event loops of all workers have used, each in its main thread."""
 
     def __init__(self, server: RunningServer) -> None:
         self._server = server
@@ -104,7 +104,7 @@ def test_no_review_holds_the_event_loop(
 
 
 def hold(loops: EventLoops, data: bytes, context: ssl.SSLContext, unit: float) -> None:
-    """Assert that some bytes hold no event loop up for longer than is allowed."""
+    """Assert that no event loop spends more CPU time on some bytes than is allowed."""
     assert len(data) <= SIZE
     for _ in range(3):
         units = loops.seconds_for(data, context) / unit

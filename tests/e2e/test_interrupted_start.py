@@ -1,4 +1,4 @@
-"""A signal ends a server at whatever moment of its start it comes.
+"""A signal at any moment of its start ends a server.
 
 `make chaos` also judges how fast: within three seconds.
 """

@@ -1,4 +1,4 @@
-"""kubectl against a running server: it prints what it prints against an API server."""
+"""kubectl against a running server prints what it prints against an API server."""
 
 import json
 import re

@@ -85,7 +85,7 @@ def sockets(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of a crowd, and of others beside it; all times in seconds."""
+    """What became of a crowd, and of others beside it; times are in seconds."""
 
     ends: Counter[str]
     alone: float
@@ -97,7 +97,7 @@ class Seen:
 
 
 def beside(server: RunningServer, kind: str, count: int) -> Seen:
-    """Have others work beside a crowd."""
+    """Run other clients beside a crowd."""
     workers = server.both_workers()
     before, lines_before = over_limit(server), lines_of(server)
     started = time.monotonic()
@@ -131,14 +131,14 @@ def beside(server: RunningServer, kind: str, count: int) -> Seen:
 
 
 def over_limit(server: RunningServer) -> dict[str, int]:
-    """Return the metric by what there was too much of."""
+    """Return the metric by what exceeded its limit."""
     text = server.request("GET", "/metrics", context=server.context("root")).body.decode()
     found = re.findall(r'^leeway_over_limit_total{what="(.*)"} (.*)$', text, re.M)
     return {what: int(float(value)) for what, value in found}
 
 
 def lines_of(server: RunningServer) -> Counter[object]:
-    """Count the lines of the log by what there was too much of."""
+    """Count the lines of the log by what exceeded its limit."""
     return Counter(record.get("what") for record in records_of(server.log()))
 
 

@@ -1,4 +1,4 @@
-"""What a server logs: one JSON object a line, that says why, and nothing that is secret."""
+"""What a server logs: one JSON object a line, with the reason and without secrets."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ Record = dict[str, Any]
 
 @contextlib.contextmanager
 def served(folder: Path, **options: Any) -> Iterator[RunningServer]:
-    """Run a server that is stopped in the end, if it has not been."""
+    """Run a server, and stop it at the end if it still runs."""
     server = start_server(folder, **options)
     try:
         yield server
@@ -90,7 +90,7 @@ def assert_records(records: list[Record]) -> None:
 def caused(
     server: RunningServer, act: Callable[[], object], wanted: int = 1, event: str = ""
 ) -> list[Record]:
-    """Return the records with an event that something makes a server write."""
+    """Return the records with an event that an action makes a server write."""
     before = len(server.log())
     act()
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""A worker stays within ``server.maxWorkerBytes``, whatever tokens it is shown."""
+"""A worker stays within ``server.maxWorkerBytes``, whatever tokens it reviews."""
 
 import json
 import time
@@ -26,7 +26,7 @@ TOKENS = 5000
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    """Run one worker with the smallest bound that there is."""
+    """Run one worker with the smallest allowed bound."""
     environment = {
         "LEEWAY_SERVER_MAX_WORKER_BYTES": str(BOUND),
         "LEEWAY_SERVER_WORKERS": "1",
@@ -48,7 +48,7 @@ def worker_of(server: RunningServer) -> int:
 
 
 def resident(pid: int, field: str) -> int:
-    """Return ``VmRSS``, or ``VmHWM``, the most that it ever was, in bytes."""
+    """Return ``VmRSS``, or its peak ``VmHWM``, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"{field}:")]
     return int(line.split()[1]) * 1024

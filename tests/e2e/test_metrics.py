@@ -1,4 +1,4 @@
-"""Contract section 7: every metric is there, and moves when it should, whichever worker counted."""
+"""Contract section 7: every metric exists and counts, whichever worker has counted."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def scrape(server: RunningServer) -> dict[str, float]:
 
 
 def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Return by how much each metric that counts has moved."""
+    """Return by how much each counter has grown."""
     changes = {name: value - before.get(name, 0.0) for name, value in after.items()}
     timed = ("leeway_tokenreview_duration", "leeway_signing_key_age", "leeway_token_skew")
     return {n: change for n, change in changes.items() if change and not n.startswith(timed)}

@@ -1,4 +1,4 @@
-"""Names that hold anything, sent by clients: what of them is in the log."""
+"""Names with arbitrary characters, sent by clients, in the log."""
 
 from pathlib import Path
 

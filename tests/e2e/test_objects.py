@@ -1,4 +1,4 @@
-"""What tokens are bound to, in every worker of a real server: issue C, "Done when" 4."""
+"""Bound objects of tokens, in every worker of a real server."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def uid_of(key: ObjectKey) -> str:
 
 
 def fresh_uid() -> str:
-    """Return a UID that no object of these tests has had: they never come back."""
+    """Return a UID that no object of these tests has had."""
     return f"new-{next(_numbers)}"
 
 
@@ -111,7 +111,7 @@ def cluster(kube: FakeKube, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def everyone(cluster: RunningServer, kube: FakeKube) -> Iterator[Sequence[HTTPSConnection]]:
-    """Return connections to every worker, with all objects there."""
+    """Return connections to every worker, after restoring all objects."""
     restore(kube)
     tokens = [token_for(cluster, key) for key in KEYS]
     with connections_to_every_worker(cluster, API_SERVER, 6) as connections:
@@ -139,7 +139,7 @@ def token_for(server: RunningServer, key: ObjectKey, uid: str = "") -> str:
 
 
 def verdicts(connections: Sequence[HTTPSConnection], token: str) -> set[str]:
-    """Review a token on every connection: return the reasons, empty for an acceptance."""
+    """Review a token on every connection; return the reasons, empty where it is accepted."""
     found = set()
     for connection in connections:
         body = json.dumps(review_of(token)).encode()

@@ -22,7 +22,7 @@ from .harness import LEEWAY, RunningServer, free_port, trouble_in, wait_until_re
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """Return a data directory of NOBODY, with a kubeconfig missing."""
+    """Return a data directory owned by NOBODY, with a kubeconfig missing."""
     program_of_nobody()
     folder = folder_in_reach()
     data_dir = folder / "data"

@@ -78,7 +78,7 @@ def published(connection: http.client.HTTPSConnection) -> set[str]:
 
 
 def rotate_now(server: RunningServer) -> str:
-    """Make a new key the active one, without waiting, and return its name."""
+    """Make a new key the active one without waiting, and return its kid."""
     policy = rotation_policy_of(load_configuration(server.data_dir, {}, {}))
     for _ in range(2):
         rotate(server.data_dir / "keys", policy, int(time.time()), force=True)
@@ -128,7 +128,7 @@ def accepted(server: RunningServer, token: str) -> bool:
 
 
 class Load:
-    """Clients that ask all the time, on connections that they keep or open again."""
+    """Clients that send requests continuously, on connections that they keep or open again."""
 
     def __init__(self, server: RunningServer, tokens: Callable[[], str]) -> None:
         self.server = server
@@ -256,7 +256,7 @@ def test_revocation_list(server: RunningServer) -> None:
 
 
 def cut_off(server: RunningServer, token: str) -> bool:
-    """Tell whether the certificate of the API server is let in no more."""
+    """Return whether the API server's certificate is no longer accepted."""
     try:
         return server.post_review(token).status != 201
     except (OSError, http.client.RemoteDisconnected):
@@ -279,7 +279,7 @@ def test_a_revocation_list_that_is_not_valid_yet_is_taken_once_it_is(
 
 
 def problems_logged(server: RunningServer) -> list[str]:
-    """Return what the log says of what could not be loaded."""
+    """Return what the log says about what could not be loaded."""
     messages = [record["message"] for record in records_of(server.log())]
     return [message for message in messages if "was not loaded again: " in message]
 
@@ -407,7 +407,7 @@ def verbose(connection: http.client.HTTPSConnection) -> str:
 
 
 def hears_it_twice(server: RunningServer, what: str) -> None:
-    """Wait until both workers have told, in one line each, of what cannot be loaded."""
+    """Wait until both workers have logged, in one line each, what cannot be loaded."""
     with connections_to_every_worker(server) as connections:
         line = f"[!]{what} warning: "
         soon(lambda: all(verbose(c).count(line) == 1 for c in connections))
@@ -416,7 +416,7 @@ def hears_it_twice(server: RunningServer, what: str) -> None:
 
 
 def keeps_serving_without_one(server: RunningServer, token: str, fix: Callable[[], None]) -> None:
-    """Kill a worker, and fix what keeps another from its place."""
+    """Kill a worker, and fix what prevents its replacement."""
     victim, other = server.both_workers()
     os.kill(victim, signal.SIGKILL)
     for _ in range(20):

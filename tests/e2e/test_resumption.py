@@ -40,7 +40,7 @@ class Client:
         self.session: ssl.SSLSession | None = None
 
     def answer(self) -> bytes:
-        """Return what a request is answered, nothing if the connection is refused."""
+        """Return the answer to a request, empty if the connection is refused."""
         data = b""
         with suppress(ssl.SSLError, ConnectionError), self.connect() as connection:
             connection.sendall(REQUEST)
@@ -104,7 +104,7 @@ def test_the_list_ran_out(server: RunningServer) -> None:
 
 
 def use_list(server: RunningServer, revoked: bytes) -> None:
-    """Lay a list of revoked certificates down, and wait until the server uses it."""
+    """Write a list of revoked certificates, and wait until the server uses it."""
     replace_file(server.data_dir / "tls" / "ca.crl", revoked, 0o644)
     loaded = "New connections get the certificates that are there now"
     wait_until(lambda: loaded in server.log())

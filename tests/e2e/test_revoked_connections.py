@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
 
 
 def revoke(server: RunningServer, *users: str) -> None:
-    """Lay a list of revoked certificates down, and wait until both workers use it."""
+    """Write a list of revoked certificates, and wait until both workers use it."""
     before = server.log().count(LOADED)
     revoked = [read_pair(server.data_dir / "tls", user).certificate for user in users]
     replace_file(server.data_dir / "tls" / "ca.crl", revocation_list(server.ca, revoked), 0o644)
@@ -98,7 +98,7 @@ def test_a_request_that_is_not_complete(server: RunningServer) -> None:
 
 
 def log_in_until_closed(server: RunningServer, started: threading.Barrier) -> str:
-    """Log in again and again on one connection; return how the server ended it."""
+    """Log in repeatedly on one connection; return how the server ended it."""
     body = json.dumps({"name": "alice", "password": PASSWORD}).encode()
     with server.client(server.context("root")) as client:
         client.connect()

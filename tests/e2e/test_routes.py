@@ -1,4 +1,4 @@
-"""Every route, and who is answered on it: contract section 4; bad input 34, 35 and 37."""
+"""Every route, and which callers are answered: contract section 4; bad input 34, 35 and 37."""
 
 import contextlib
 import http.client
@@ -117,7 +117,7 @@ NOT_PUBLIC = [route for route in ROUTES if route[1] not in (*PUBLIC, "/v3/auth/a
 
 @dataclass
 class Caller:
-    """A certificate, or a token, or neither."""
+    """A caller with a certificate, a token, or neither."""
 
     context: ssl.SSLContext
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Run a server with users who may nothing, or write one key."""
+    """Run a server with users who have no permission, or that for one key."""
     with auth_server(tmp_path_factory.mktemp("routes"), BCRYPT_COST="4") as running:
         for key, path in {key: path for path, (key, _) in NEEDS_KEY.items()}.items():
             as_root(
@@ -155,7 +155,7 @@ def account_of(key: str) -> str:
 
 @pytest.fixture(scope="module")
 def callers(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Caller]:
-    """Return who calls: with an identity that has no permission, or one, or without."""
+    """Return callers with no permission, with one, and without an identity."""
     now = datetime.now(UTC)
 
     def certificate(user: str) -> Caller:
@@ -188,7 +188,7 @@ NOT_ACCEPTED = ("nonsense", "basic", "expired", "of another audience", "bad sign
 
 
 def concrete(template: str) -> str:
-    """Fill a route in; the group that is asked for is one that is there."""
+    """Fill in the parameters of a route; the group is one that exists."""
     group = "authentication.k8s.io" if "/<version>" in template else "apps"
     path = template.replace("<namespace>", "argo-run").replace("<version>", "v1")
     return path.replace("<name>", "loofah" if template == TOKEN else group)
@@ -307,7 +307,7 @@ def test_root_may_everything(
 
 
 def others_of(path: str) -> set[str]:
-    """Return paths that are like one that is served, and are not."""
+    """Return paths that resemble a served one, and are not served."""
     path = concrete(path)
     head, _, last = path.rpartition("/")
     return {
@@ -396,7 +396,7 @@ PROXY_HEADERS = (
 
 
 def raw(server: RunningServer, caller: Caller, path: str, *headers: str) -> tuple[int, bytes]:
-    """Send headers as they are; return the status and the body of the answer."""
+    """Send headers unchanged; return the status and the body of the answer."""
     body = body_of(path) or b""
     lines = [f"POST {concrete(path)} HTTP/1.1", f"Host: {HOST}", "Connection: close"]
     lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -411,7 +411,7 @@ def raw(server: RunningServer, caller: Caller, path: str, *headers: str) -> tupl
 def test_a_header_makes_nobody_a_user(
     server: RunningServer, callers: dict[str, Caller], header: str
 ) -> None:
-    """CVE-2018-16886: what a proxy says of others, or others say as if they were one."""
+    """CVE-2018-16886: identities that a proxy claims for others, or that a client pretends."""
     nobody, stranger = callers["nobody"], callers["certificate"]
     refused = 403 if header.startswith("Impersonate-") else 201
     assert raw(server, nobody, WHO_AM_I, header)[0] == 401

@@ -1,4 +1,4 @@
-"""A server with secrets in what it is told and reads: none is in anything that it says."""
+"""A server with secrets in its settings and files shows none of them anywhere."""
 
 import json
 import subprocess

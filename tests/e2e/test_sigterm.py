@@ -24,12 +24,12 @@ GONE_WITHIN = 30.0
 
 
 class LostError(Exception):
-    """A request that was sent on an established connection, and not answered as a whole."""
+    """A request sent on an established connection without a complete answer."""
 
 
 @dataclass
 class Load:
-    """Clients that post reviews until nobody listens any more."""
+    """Clients that post reviews until the server no longer listens."""
 
     server: RunningServer
     request: bytes
@@ -114,7 +114,7 @@ def receive(connection: ssl.SSLSocket) -> bytes:
 
 
 def is_closed(connection: ssl.SSLSocket) -> bool:
-    """Tell whether anything came unasked; as there are no session tickets, that is the end."""
+    """Return whether the server closed; without session tickets nothing else can arrive."""
     return bool(select.select([connection], [], [], 0)[0])
 
 

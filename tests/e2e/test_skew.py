@@ -1,4 +1,4 @@
-"""Token storms from ten nodes against a real server, and whose clock is said to be wrong."""
+"""Bursts of tokens from ten nodes, and whose clock a real server reports as wrong."""
 
 import json
 import os
@@ -44,7 +44,7 @@ SERIES = ("leeway_token_skew_seconds", "leeway_accepted_by_leeway_total", "leewa
 
 @dataclass(frozen=True)
 class Signer:
-    """Signs tokens as an API server does, with a clock that is ``ahead`` of the right one."""
+    """Signs tokens as an API server does whose clock is ``ahead``."""
 
     key: SigningKey
 
@@ -88,7 +88,7 @@ def storm(
 
 
 def wait_until_known(server: RunningServer, tokens: int) -> None:
-    """Wait until all workers have written down that so many tokens were seen."""
+    """Wait until all workers have recorded that many tokens."""
     deadline = time.monotonic() + WRITTEN_SECONDS
     known = -1
     while known != tokens:

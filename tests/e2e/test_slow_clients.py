@@ -64,7 +64,7 @@ def review_until(
 
 
 def stalled_tls(server: RunningServer, context: ssl.SSLContext, sent: bytes) -> socket.socket:
-    """Send a part of a request, and go deaf on the level of TCP."""
+    """Send a part of a request, and then ignore the connection on the level of TCP."""
     plain = socket.create_connection((HOST, server.port), timeout=10)
     secure = context.wrap_socket(plain, server_hostname=HOST)
     secure.sendall(sent)
@@ -73,7 +73,7 @@ def stalled_tls(server: RunningServer, context: ssl.SSLContext, sent: bytes) -> 
 
 @dataclass(frozen=True)
 class Stalled:
-    """What became of the stalled clients, and of the others beside them; all in seconds."""
+    """What became of the stalled clients, and of the others beside them, in seconds."""
 
     count: int
     closed_after: list[float]
@@ -114,7 +114,7 @@ HALF_OF_A_LOG_IN = HALF_OF_DISABLE.replace(b"disable", b"authenticate")
 
 
 def ask_beside_half_bodies(server: RunningServer) -> list[int]:
-    """Hold requests open that need Flask, more than it has threads; return what others get."""
+    """Hold more requests open that need Flask than it has threads; return what others get."""
     anybody = server.context("")
     with ExitStack() as stack:
         for _ in range(6 * THREADS):
@@ -126,7 +126,7 @@ def ask_beside_half_bodies(server: RunningServer) -> list[int]:
 
 
 def send_a_byte_now_and_then(server: RunningServer) -> tuple[bytes, float]:
-    """Return what a client gets that never ends its header, and the seconds until then."""
+    """Return the answer to a client that never ends its header, and the seconds until then."""
     with server.connect() as connection:
         connection.settimeout(0.5)
         started = time.monotonic()
@@ -166,7 +166,7 @@ def send_without_reading(server: RunningServer) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Slow:
-    """Everything that takes longer than the time limits, run side by side."""
+    """Run everything that exceeds the time limits, side by side."""
 
     stalled: Stalled
     slow_header: tuple[bytes, float]

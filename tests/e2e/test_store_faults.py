@@ -1,4 +1,4 @@
-"""Rows 50 and 51 as a client and an administrator meet them."""
+"""Rows 50 and 51, as seen by a client and an administrator."""
 
 import sqlite3
 import subprocess

@@ -1,4 +1,4 @@
-"""What becomes of a server of two workers whose store's file is replaced, removed or damaged."""
+"""A server of two workers while its store's file is replaced, removed or damaged."""
 
 import http.client
 import json
@@ -113,7 +113,7 @@ def review(site: Site, connection: http.client.HTTPSConnection) -> Answer:
 
 
 def verdicts(site: Site, connections: Sequence[http.client.HTTPSConnection]) -> set[str]:
-    """Review the revoked token once on each connection, which together reach both workers."""
+    """Review the revoked token once on each connection; together they reach both workers."""
     found = set()
     for connection in connections:
         answer = review(site, connection)

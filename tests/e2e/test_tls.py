@@ -1,4 +1,4 @@
-"""Who may connect, and what is answered to whom."""
+"""Which clients can connect, and what they are answered."""
 
 import contextlib
 import shutil
@@ -117,7 +117,7 @@ def test_a_certificate_of_our_own_ca_is_good(server: RunningServer, tmp_path: Pa
 
 
 def cut_off(server: RunningServer, context: ssl.SSLContext) -> bool:
-    """Tell whether a connection is cut before any request is looked at, public or not."""
+    """Return whether a connection is closed before any request is read, public or not."""
     # With TLS 1.3 the client finds that out when it reads; uvloop sends no alert.
     answer = b""
     with contextlib.suppress(ConnectionError, ssl.SSLError):

@@ -364,7 +364,7 @@ def test_methods(server: RunningServer, method: str) -> None:
 def lead(
     server: RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str, bytes], Answer]:
-    """Return what a team lead can do: one role with one grant, made on the command line."""
+    """Create a team lead on the command line: one role with one grant."""
     as_root(
         server,
         ("role/add", {"name": "tokens-of-argo-run"}),

@@ -1,4 +1,4 @@
-"""Two workers that trust other issuers, by URL and by file, whose keys change while they run."""
+"""Two workers that trust other issuers, by URL and by file, whose keys change meanwhile."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def token(issuer: str, key: SigningKey, ahead: int = 0) -> str:
 
 
 def statuses(server: RunningServer, text: str) -> list[JSONObject]:
-    """Review a token on so many connections that every worker has answered."""
+    """Review a token on enough connections to reach every worker."""
     return [server.post_review(text, [AUDIENCE]).json["status"] for _ in range(ROUNDS)]
 
 

@@ -21,7 +21,7 @@ _STEPS = 12
 
 
 def operate(store: AuthStore, number: int) -> None:
-    """Do operation ``number``, which finds what those before it have left behind."""
+    """Do operation ``number`` on what those before it have left behind."""
     turn, step = divmod(number, _STEPS)
     user, role, old = f"user{turn}", f"role{turn}", turn - _KEPT
     permission = Permission(b"/%d/" % turn, b"/%d0" % turn, PermissionType(turn % 3))

@@ -1,4 +1,4 @@
-"""Objects of a cluster: the real client against an API server written for the tests."""
+"""Objects of a cluster: the real client against a fake API server."""
 
 import threading
 import time
@@ -151,7 +151,7 @@ def test_no_data_is_asked_for_or_taken(objects: KubernetesObjects, kube: FakeKub
 
 
 def test_metadata_alone_or_nothing(tmp_path: Path) -> None:
-    """A server that sends whole Secrets all the same is not believed."""
+    """A server that sends complete Secrets nevertheless is not believed."""
     with fake_kube(ignores_accept=True) as kube:
         for key in KEYS:
             kube.put(key, uid_of(key))
@@ -247,7 +247,7 @@ def test_what_happened_while_it_was_broken_off(objects: KubernetesObjects, kube:
 
 
 def test_bookmarks_move_it_on(objects: KubernetesObjects, kube: FakeKube) -> None:
-    """Else a kind of which nothing changes would be listed again after every compaction."""
+    """Otherwise an unchanged kind would be listed again after every compaction."""
     kube.bookmark()
     version = str(kube.version)
     wait_until(lambda: objects._watches[0]._version == version)
@@ -297,7 +297,7 @@ def test_watches_that_end_as_they_begin_are_not_hammered(kube: FakeKube, tmp_pat
 
 
 def test_watches_that_tell_nothing_are_no_contact(kube: FakeKube, tmp_path: Path) -> None:
-    """As of a proxy that answers everything with nothing: what is known must not count for ever."""
+    """As from a proxy that answers with nothing: old knowledge must not count for ever."""
     with source_of(kube, tmp_path, SHORT_SILENCE) as objects:
         wait_until(lambda: objects.problem() == "" and watching(kube))
         kube.before = lambda request: (200, b"") if request.is_watch else None
@@ -533,7 +533,7 @@ def test_the_look_up_is_slow(objects: KubernetesObjects, kube: FakeKube) -> None
 def test_an_answer_from_before_the_deletion(
     objects: KubernetesObjects, kube: FakeKube, answers: int
 ) -> None:
-    """The watch has seen the object go while the answer was on its way, once or again."""
+    """The watch has seen the object deleted while the answer was on its way."""
     alive = b'{"kind":"Pod","metadata":{"name":"loofah-0","namespace":"argo-run","uid":"u-Pod"}}'
 
     def delete_meanwhile(request: Request) -> tuple[int, bytes] | None:

@@ -1,4 +1,4 @@
-"""Everything that Leeway fetches, from a real HTTPS server that is slow, odd or not trusted."""
+"""Everything that Leeway fetches, from a real HTTPS server that is slow, odd or untrusted."""
 
 import json
 import ssl
@@ -237,7 +237,7 @@ def _address() -> x509.IPAddress:
 
 @pytest.fixture
 def strict_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the default that of Python 3.13."""
+    """Use Python 3.13's default."""
     original = ssl.create_default_context
 
     def strict(*arguments: object, **named: object) -> ssl.SSLContext:

@@ -37,7 +37,7 @@ OLD, NEW = signing_key("ES256", "old"), signing_key("ES256", "new")
 
 
 class Clock:
-    """A monotonic clock that stands until it is moved."""
+    """A monotonic clock that is moved by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +59,7 @@ def clock() -> Clock:
 
 
 class Parts:
-    """One remote issuer with all that stands behind it in a server."""
+    """One remote issuer with all its parts of a server."""
 
     def __init__(self, server: IssuerServer, clock: Callable[[], float], issuer: str = "") -> None:
         self.issuer = TrustedIssuer(issuer or server.url, [AUDIENCE], ())

@@ -1,4 +1,4 @@
-"""Fetching keys from a real HTTPS server that does what it should not: bad input 40."""
+"""Fetching keys from a real HTTPS server that misbehaves: bad input 40."""
 
 import json
 import socket

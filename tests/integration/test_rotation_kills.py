@@ -60,7 +60,7 @@ class Workers:
             self._pids[slot] = self._fork(slot)
 
     def wait(self) -> None:
-        """Wait until every worker has seen the clock, and what the others have done at it."""
+        """Wait until every worker has seen the clock, and what the others did then."""
         wanted = [self._shared.looks(slot) + LOOKS for slot in range(WORKERS)]
         deadline = time.monotonic() + PATIENCE_SECONDS
         while any(self._shared.looks(slot) < wanted[slot] for slot in range(WORKERS)):
@@ -89,7 +89,7 @@ def running(keys: Path, shared_file: Path, tokens: Path) -> Iterator[tuple[Worke
 
 
 class Observer:
-    """What others see of the keys: when each was published, and the last token of each."""
+    """What clients see of the keys: when each was published, and the last token of each."""
 
     def __init__(self, tokens: Path) -> None:
         self._tokens = tokens
@@ -124,7 +124,7 @@ class Observer:
             self.signed += 1
 
     def check(self, keyring: Keyring, now: int) -> None:
-        """Check that one key is active and that whatever lives can be verified."""
+        """Check that one key is active and that every live token verifies."""
         active = [key for key in keyring.keys if key.state is KeyState.ACTIVE]
         assert len(active) == 1
         keys = {key.kid: key for key in keyring.verification_keys()}
@@ -135,7 +135,7 @@ class Observer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder in memory, if there is one: a killed process loses nothing by that."""
+    """Return a folder in memory, if possible: a killed process loses nothing there."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path

@@ -1,4 +1,4 @@
-"""A writer killed at random moments: what it has acknowledged is there, and nothing by halves.
+"""A writer killed at random moments: acknowledged writes are kept, and none is partial.
 
 TEST_KILLS sets how often, TEST_KILL_SEED repeats the delays of a run.
 """
@@ -29,13 +29,13 @@ SCRIPT = Path(__file__).with_name("store_writer.py")
 
 
 class Writers:
-    """The warm process, and what its children have said."""
+    """The warm process, and what its children have printed."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     def kill_one(self, first: int, seconds: float) -> tuple[int, int]:
-        """Let a writer begin with operation ``first`` and kill it after a time.
+        """Start a writer with operation ``first`` and kill it after a time.
 
         Return the numbers of the operations that were begun last and done last.
         """

@@ -199,7 +199,7 @@ def test_a_refresh_never_waits(
 def test_news_are_not_missed_where_reading_them_failed(
     tmp_path: Path, store: AuthStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Locked between the look whether there is news and the reading of them."""
+    """Locked between the check for changes and the reading of them."""
     theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
     theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
@@ -217,7 +217,7 @@ def test_news_are_not_missed_where_reading_them_failed(
 
 
 class Commits:
-    """Another process: a commit that is acknowledged, and one that keeps the lock after it."""
+    """Another process makes an acknowledged commit, and then one that keeps the lock."""
 
     def __init__(self, path: Path, other: sqlite3.Connection) -> None:
         self.path, self.other = path, other

@@ -1,4 +1,4 @@
-"""A store whose file is replaced at moments that a server cannot be made to meet."""
+"""A store whose file is replaced at moments that no test of a server can choose."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def test_a_change_goes_into_the_file_at_the_path(
 def test_another_store_is_never_taken_for_changes_of_this_one(
     store: AuthStore, path: Path, way: Callable[[Path, Path], object], users: int
 ) -> None:
-    """Nothing but their heads tells two stores of one revision apart."""
+    """Two stores of one revision differ only in their heads."""
     seen: list[tuple[State, State]] = []
     store.on_replaced = lambda before, after: seen.append((before, after))
     names = [f"theirs{number:03}" for number in range(users)]

@@ -1,4 +1,4 @@
-"""Secrets where a path, a URL or a name belongs: in no message of anything that reads them."""
+"""Secrets in place of a path, a URL or a name appear in no message."""
 
 import logging
 import time
@@ -54,7 +54,7 @@ def text_fields() -> Iterator[tuple[str, ...]]:
 
 
 def with_value(way: tuple[str, ...], value: object) -> dict[str, object]:
-    """Return a configuration that is in order but for one field."""
+    """Return a configuration in which only one field is wrong."""
     keys: dict[str, object] = {"jwksFile": "a.json"}
     if way[-1] in IssuerKeysSection.__struct_encode_fields__:
         keys = {"jwksURL": "https://127.0.0.1:1/"} if way[-1] in ("caFile", "tokenFile") else {}
@@ -92,7 +92,7 @@ def data_dir(made: Path) -> Iterator[Path]:
 
 
 def said_by(*readers: Callable[[], object]) -> str:
-    """Return all that goes wrong in something, and all that it returns."""
+    """Return the errors and the results of calls as text."""
     said = []
     for reader in readers:
         try:
@@ -108,7 +108,7 @@ def assert_hidden(said: str, what: object) -> None:
 
 
 def fetch(data_dir: Path, configuration: Configuration) -> str:
-    """Fetch the keys of all issuers, and return what health pages say of them."""
+    """Fetch the keys of all issuers, and return what health pages report."""
     with closing(issuer_keys_of(data_dir, configuration)) as found:
         for issuer in found.issuers:
             found.fetch_now(issuer.url)

@@ -1,4 +1,4 @@
-"""The documents say what is there: links, commands, modules, variables and defaults."""
+"""The documents match the code: links, commands, modules, variables and defaults."""
 
 import ast
 import re
@@ -96,7 +96,7 @@ def commands_in(text: str) -> list[list[str]]:
 
 
 def check_command(words: list[str]) -> None:
-    """Parse a command with the parser of the command line, and run nothing."""
+    """Parse a command with the parser of the command line, without running it."""
     command: click.Command = cli
     # Commands keep the help option of the first context they meet: give them what a run would.
     context = click.Context(cli, **cli.context_settings)
@@ -198,7 +198,7 @@ def test_every_field_of_the_configuration_has_a_row() -> None:
 
 
 def value_of(dotted: str) -> Any:
-    """Return what the code takes where a field is not set."""
+    """Return the value of a field that is not set."""
     value: Any = Configuration()
     for part in dotted.split("."):
         (field,) = [f for f in msgspec.structs.fields(value) if f.encode_name == part]

@@ -1,4 +1,4 @@
-"""What the image is made of: pinned, by hash, for both architectures, without known faults."""
+"""The dependencies of the image: pinned by hash, for both architectures, without known faults."""
 
 import importlib.util
 import re
@@ -34,7 +34,7 @@ _ENTRY = re.compile(
 
 
 class Entry:
-    """What a lock says of one project."""
+    """The entry of one project in a lock."""
 
     def __init__(self, match: re.Match[str]) -> None:
         self.files = [line.removeprefix("# ") for line in match[1].splitlines()]
@@ -47,7 +47,7 @@ class Entry:
 
 
 def lock_module() -> ModuleType:
-    """Return ``deploy/lock.py``, which is in no package."""
+    """Import ``deploy/lock.py``, which is not in a package."""
     specification = importlib.util.spec_from_file_location("lock", ROOT / "deploy" / "lock.py")
     assert specification is not None
     assert specification.loader is not None

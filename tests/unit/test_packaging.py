@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, and the image that is made of it."""
+"""What is shipped: the wheel, and the image made from it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ OFFLINE = re.compile(
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return each instruction of the Dockerfile and what stands behind it."""
+    """Return each instruction of the Dockerfile with its arguments."""
     text = (ROOT / "Dockerfile").read_text()
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", " ", "\n".join(lines))
@@ -51,7 +51,7 @@ def stages() -> list[list[tuple[str, str]]]:
 
 
 def only(stage: list[tuple[str, str]], name: str) -> str:
-    """Return what stands behind the one instruction of a name."""
+    """Return the arguments of the only instruction with a name."""
     (rest,) = [rest for found, rest in stage if found == name]
     return rest
 
@@ -63,7 +63,7 @@ def copied() -> list[str]:
 
 
 def is_let_through(path: str) -> bool:
-    """Tell whether .dockerignore leaves a path in: the last line that fits decides."""
+    """Return whether .dockerignore includes a path: the last matching line decides."""
     ignored = False
     for line in (ROOT / ".dockerignore").read_text().split():
         pattern = line.removeprefix("!")
@@ -218,7 +218,7 @@ def test_what_the_image_must_not_see_is_held_back(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Run a server, as the container's health check meets it."""
+    """Run a server for the container's health check."""
     running = start_server(tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
@@ -254,7 +254,7 @@ def test_health_probe_without_a_data_directory(tmp_path: Path) -> None:
 
 
 class Image:
-    """The image's instructions, followed outside a container in a folder that stands for its root.
+    """The image's instructions, run outside a container with a folder as its root.
 
     Both stages share the folder, so that what the second copies from the first is there already.
     """
@@ -275,7 +275,7 @@ class Image:
                 getattr(self, f"_{name.lower()}", lambda _rest: None)(rest)
 
     def put(self, text: str) -> str:
-        """Put the absolute paths of a text below the folder, and the image's user in our place."""
+        """Move absolute paths below the folder, and replace the image's user by ours."""
         text = re.sub(r"(?<![\w./}])/(?=(?:opt|src|wheels|var)\b)", f"{self.root}/", text)
         return text.replace("-o 65532 -g 65532", f"-o {os.getuid()} -g {os.getgid()}")
 

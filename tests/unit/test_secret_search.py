@@ -1,4 +1,4 @@
-"""The search for secrets finds what it is there to find, wherever and however it is written."""
+"""The search for secrets finds them wherever and however they are written."""
 
 import base64
 import json
@@ -64,7 +64,7 @@ SECRETS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder that is gone before the run's own search."""
+    """Return a folder that is removed before the run's own search."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 

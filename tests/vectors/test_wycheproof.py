@@ -50,7 +50,7 @@ def test_roca_key_is_refused_as_such(vectors: Path) -> None:
 
 
 def test_base64url_vectors(vectors: Path) -> None:
-    """Hold base64url to README.md's verdicts, with the HMAC of the symmetric key done here."""
+    """Check base64url against README.md's verdicts, with the HMAC computed here."""
     groups = _groups(vectors, "json_web_signature_test.json")
     (group,) = [g for g in groups if g["comment"] == "base64"]
     secret = base64.urlsafe_b64decode(group["private"]["k"] + "=")

@@ -1,4 +1,4 @@
-"""What benchmarks make of what they have measured."""
+"""How benchmarks evaluate their measurements."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The profile adds up, and charges each function for what is its own."""
+"""The profile adds up, and counts for each function its own time only."""
 
 import importlib
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def test_every_function_that_is_traced_is_there(traced: Traced) -> None:
 
 
 def work(clock: Clock, taken: int, *called: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that takes so long by itself."""
+    """Return a function that itself takes that long."""
 
     def function() -> None:
         for one in called:

@@ -1,4 +1,4 @@
-"""What a soak sends is what it says: known tokens, refused ones, reviews of what is granted."""
+"""The traffic of a soak: known tokens, refused tokens, reviews of what is granted."""
 
 import time
 from contextlib import closing

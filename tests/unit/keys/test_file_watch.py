@@ -1,4 +1,4 @@
-"""Files that come, change and go."""
+"""Files that are created, changed and removed."""
 
 import os
 import time
@@ -42,7 +42,7 @@ def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:
 
 
 def look_alike(file: Path) -> None:
-    """Change a file, but neither its size nor its mtime, nor which file it is."""
+    """Change a file, but not its size, mtime or inode."""
     status = file.stat()
     file.write_text("2")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Steps taken in the folder of keys: by hand, by themselves, and interrupted anywhere."""
+"""Steps in the folder of keys: by hand, automatic, and interrupted anywhere."""
 
 import fcntl
 import json
@@ -171,7 +171,7 @@ def test_a_step_in_the_middle_of_reading_is_seen_whole_or_not_at_all(
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised where the process ends."""
 
 
 WRITES = ("create_file", "replace_file")

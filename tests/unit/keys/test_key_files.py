@@ -1,4 +1,4 @@
-"""Keyrings, and the folder that they are kept in."""
+"""Keyrings and their folder."""
 
 import json
 import multiprocessing

@@ -152,7 +152,7 @@ def rsa_numbers() -> RSAPrivateNumbers:
 
 
 def rsa_pem(numbers: RSAPrivateNumbers, **changes: int) -> bytes:
-    """Write the numbers of a key down as PKCS#1, some of them changed, agreeing or not."""
+    """Write the numbers of a key as PKCS#1, some of them changed, consistent or not."""
     public = {"n": numbers.public_numbers.n, "e": numbers.public_numbers.e}
     private = {name: getattr(numbers, name) for name in ("d", "p", "q", "dmp1", "dmq1", "iqmp")}
     values = (public | private | changes).values()
@@ -170,7 +170,7 @@ def der(tag: int, content: bytes) -> bytes:
 
 
 def of_factors(p: int, q: int) -> dict[str, int]:
-    """Return numbers that agree for any two factors."""
+    """Return consistent numbers for any two factors."""
     d = pow(65537, -1, lcm(p - 1, q - 1))
     parts = {"dmp1": d % (p - 1), "dmq1": d % (q - 1), "iqmp": pow(q, -1, p)}
     return {"p": p, "q": q, "n": p * q, "d": d, **parts}

@@ -47,7 +47,7 @@ def rsa_private(bits: int, exponent: int = 65537) -> rsa.RSAPrivateKey:
 
 @cache
 def rsa_modulus(bits: int) -> int:
-    """Make a modulus of exactly so many bits, which need not be one of two primes."""
+    """Make a modulus of that many bits, which need not be a product of two primes."""
     return random.Random(bits).getrandbits(bits) | 1 << (bits - 1) | 1
 
 
@@ -319,7 +319,7 @@ def _der(tag: int, content: bytes) -> bytes:
 
 
 def _rsa_public_pem(modulus: int, exponent: int) -> bytes:
-    """Write any numbers as PKCS#1, also those that no library makes a key of."""
+    """Write any numbers as PKCS#1, also those of which no library makes a key."""
     numbers = [value.to_bytes(value.bit_length() // 8 + 1) for value in (modulus, exponent)]
     text = base64.encodebytes(_der(0x30, b"".join(_der(2, number) for number in numbers)))
     return b"-----BEGIN RSA PUBLIC KEY-----\n" + text + b"-----END RSA PUBLIC KEY-----\n"

@@ -368,7 +368,7 @@ def test_three_years_of_rotation_by_itself() -> None:
 
 
 class Rotation(RuleBasedStateMachine):
-    """Anything may happen at any time: steps by hand, other settings, a clock that steps back."""
+    """Random events: steps by hand, other settings, a clock that steps back."""
 
     def __init__(self) -> None:
         super().__init__()

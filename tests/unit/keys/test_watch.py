@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Clock:
-    """A clock that is set by hand, and one beside it that never jumps."""
+    """A clock that is set by hand, and a monotonic one."""
 
     def __init__(self) -> None:
         self.now = float(T)
@@ -40,7 +40,7 @@ class Clock:
 
 
 class Watched:
-    """A watcher of a folder, and the keyrings that it has handed over."""
+    """A watcher of a folder, and the keyrings that it has reported."""
 
     def __init__(self, folder: Path, policy: RotationPolicy = POLICY) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Errors of libraries in our words, from the real errors of each library."""
+"""Errors of libraries in plain words, from the real errors of each library."""
 
 import ssl
 from typing import Annotated
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fault(40)
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):
-    """A struct inside another one."""
+    """A struct in another one."""
 
     uid: str = ""
     names: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Outer(msgspec.Struct):
 
 
 class Needs(msgspec.Struct, rename="camel"):
-    """A struct with a field that has to be there."""
+    """A struct with a required field."""
 
     range_end: str
 

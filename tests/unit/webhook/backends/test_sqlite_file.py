@@ -35,7 +35,7 @@ def store(path: Path) -> Iterator[AuthStore]:
 
 
 def settle(store: AuthStore) -> None:
-    """Wait until one look at the path is enough to know that nothing has changed."""
+    """Wait until one stat of the path is enough to know that nothing has changed."""
     time.sleep(SETTLING_SECONDS)
     store.refresh()
 
@@ -102,7 +102,7 @@ def _swap_folder(path: Path) -> None:
 
 
 def _swap_link_to_folder(path: Path) -> None:
-    """Leave two links in the place of the folder, one after the other."""
+    """Replace the folder by two links, one after the other."""
     first, second = path.parent.with_name("first"), path.parent.with_name("second")
     shutil.copytree(path.parent, second)
     path.parent.rename(first)

@@ -1,4 +1,4 @@
-"""Runs the command line in this process, so that coverage counts it, or in one of its own."""
+"""Runs the command line in this process, so that coverage counts it, or in its own."""
 
 import os
 import re
@@ -16,19 +16,19 @@ LEEWAY = str(Path(sys.executable).with_name("leeway"))
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: its exit code and what it wrote."""
+    """The result of a command: its exit code and its output."""
 
     code: int
     out: str
     err: str
 
     def assert_done(self) -> str:
-        """Assert exit code 0 and silence on stderr; return stdout."""
+        """Assert exit code 0 and an empty stderr; return stdout."""
         assert (self.code, self.err) == (0, ""), self
         return self.out
 
     def assert_failed(self, code: int, *parts: str) -> str:
-        """Assert an exit code, one line on stderr with all parts, and silence on stdout."""
+        """Assert an exit code, one line on stderr with all parts, and an empty stdout."""
         assert self.code == code, self
         assert self.out == ""
         assert re.fullmatch(r"leeway: [^\n]+\n", self.err), self.err

@@ -1,4 +1,4 @@
-"""What commands leave in ``audit.log``: a line for each change and token, none for the rest."""
+"""What commands write to ``audit.log``: a line for each change and token only."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``leeway cert``: what openssl, the kubernetes client and a second run make of its files."""
+"""``leeway cert``: its files in openssl, in the kubernetes client and in a second run."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""``leeway doctor``: its output, its exit codes, and data directories in ruins."""
+"""``leeway doctor``: its output, its exit codes, and broken data directories."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from webhook.rbac.model import ROOT
 
 @pytest.fixture
 def fresh(leeway: Leeway, tmp_path: Path) -> Path:
-    """Return a data directory of now, for a port that nobody listens on."""
+    """Return a data directory made now, for a port on which nothing listens."""
     folder = tmp_path / "data"
     leeway("init", "--data-dir", folder, "--algorithm", "ES256").assert_done()
     path = folder / "leeway.yaml"

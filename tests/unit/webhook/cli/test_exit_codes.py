@@ -1,4 +1,4 @@
-"""Exit code 3: something could not be reached or opened. A table over the commands."""
+"""Exit code 3: something could not be reached or opened. A table of commands."""
 
 import shutil
 import sqlite3

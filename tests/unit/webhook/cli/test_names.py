@@ -1,4 +1,4 @@
-"""Names that hold anything: what a terminal and a program get to see of them."""
+"""Names with arbitrary characters: what a terminal and a program see of them."""
 
 import json
 import os
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def assert_harmless(text: str) -> None:
-    """Assert that a text moves no cursor and begins only lines of ours."""
+    """Assert that a text moves no cursor and starts no line of its own."""
     left = text.replace("\n", "").replace("\t", "")
     assert left.isprintable(), ascii("".join(c for c in left if not c.isprintable())[:80])
 

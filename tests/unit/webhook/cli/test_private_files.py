@@ -1,4 +1,4 @@
-"""Private files that others can read, and folders that others can write in: no server starts."""
+"""A server does not start with private files that others can read, or folders they can write."""
 
 import json
 import socket
@@ -83,7 +83,7 @@ def test_a_folder_that_others_can_write_in(
 
 
 def volume(folder: Path, data: str, mode: int) -> Path:
-    """Lay a file out as the kubelet does in a volume of a Pod."""
+    """Lay out a file as the kubelet does in a Pod's volume."""
     inner = folder / "..2026_11_30_13_00_00.123456789"
     inner.mkdir(parents=True)
     (inner / "token").write_text(data)

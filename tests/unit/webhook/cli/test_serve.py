@@ -1,4 +1,4 @@
-"""``leeway serve``: what it will not start with. What it serves is tested in tests/e2e."""
+"""``leeway serve``: what prevents its start. What it serves is tested in tests/e2e."""
 
 import socket
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""``leeway skew``: what it shows, and what it says where it cannot ask. See also tests/e2e."""
+"""``leeway skew``: its output, and its errors without a server. See also tests/e2e."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""``leeway token inspect``: it shows, and checks nothing."""
+"""``leeway token inspect`` shows a token without checking it."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ UNVERIFIED = "UNVERIFIED: nothing below has been checked; anyone could have writ
 
 
 def line_of(out: str, name: str) -> str:
-    """Return what stands beside a name."""
+    """Return the value beside a name."""
     lines = [line for line in out.splitlines() if line.startswith(f"  {name} ")]
     assert len(lines) == 1, out
     return lines[0][2 + len(name) :].strip()

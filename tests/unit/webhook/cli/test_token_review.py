@@ -69,7 +69,7 @@ def legacy_claims() -> JSONObject:
 
 @dataclass(frozen=True)
 class Case:
-    """A token, and what the review of it says; ``failed`` is the index of a check."""
+    """A token and its review; ``failed`` is the index of a check."""
 
     name: str
     claims: JSONObject
@@ -226,7 +226,7 @@ def token_for(case: Case, own: SigningKey) -> str:
 
 
 def unwrapped(lines: list[str]) -> list[str]:
-    """Join the lines that were wrapped with those that they go on."""
+    """Join wrapped lines with those that they continue."""
     joined: list[str] = []
     for line in lines:
         if line.startswith(" " * 10):

@@ -29,7 +29,7 @@ def run_on_terminal(
 ) -> tuple[int, str]:
     """Run ``leeway`` on a terminal; return its status and output.
 
-    Of ``typed`` each first text is waited for, and then the second one typed.
+    Each pair of ``typed`` is a text to wait for, and what is typed then.
     """
     waiting = list(typed)
     ours, theirs = pty.openpty()

@@ -1,4 +1,4 @@
-"""What commands print of the errors of libraries: no name of Python's types, no error number."""
+"""How commands print the errors of libraries: no name of Python's types, no error number."""
 
 import re
 import time

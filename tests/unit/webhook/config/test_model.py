@@ -1,4 +1,4 @@
-"""Every configuration error names its source, the field, what was found and what is allowed."""
+"""Every configuration error names its source, the field, the value and what is allowed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is said of text that is not YAML."""
+"""Errors in text that is not YAML."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Chains and names that no data directory of ``init`` has, but one of people may."""
+"""Chains and names that ``init`` does not make, but people may."""
 
 from datetime import UTC, datetime, timedelta
 

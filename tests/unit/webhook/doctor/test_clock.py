@@ -13,7 +13,7 @@ LEEWAY = ClockLeeway(60, 90, 30)
 
 
 def samples(ahead: float, *moments: float, trip: float = 0.02) -> list[Sample]:
-    """Return what a clock that is ``ahead`` answers to questions at some moments."""
+    """Return the answers of a clock that is ``ahead``, asked at some moments."""
     found = []
     for moment in moments:
         sent = START + moment

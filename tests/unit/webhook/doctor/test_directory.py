@@ -1,4 +1,4 @@
-"""Owners and modes of files, as facts: whoever runs the tests may own all of them."""
+"""Owners and modes of files, given as facts, as the user of the tests may own all of them."""
 
 from pathlib import Path
 

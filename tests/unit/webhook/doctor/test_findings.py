@@ -1,4 +1,4 @@
-"""How checks are run: one fault is one finding, whatever a check does."""
+"""How checks are run: one fault is one finding, also if a check fails."""
 
 import pytest
 

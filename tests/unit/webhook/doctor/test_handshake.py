@@ -1,4 +1,4 @@
-"""Certificates that a handshake refuses, whatever their signatures say: made by openssl."""
+"""Certificates with good signatures that a handshake refuses, made by openssl."""
 
 import shutil
 import subprocess

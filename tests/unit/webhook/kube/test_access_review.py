@@ -1,4 +1,4 @@
-"""SubjectAccessReview and the Self reviews: what is read, and what is answered."""
+"""SubjectAccessReview and the Self reviews: requests and answers."""
 
 import json
 
@@ -142,7 +142,7 @@ def test_what_may_be_left_out(kind: str) -> None:
 def test_the_version_of_the_body_decides(
     sent: str, groups: tuple[str, ...], path: str, named: bool
 ) -> None:
-    """Each version has a name of its own for the groups; the other's is an unknown field."""
+    """Each version has its own name for the groups; the other's is an unknown field."""
     spec = {
         "resourceAttributes": POD,
         "user": "a",
@@ -374,7 +374,7 @@ def test_answer_yes(kind: str) -> None:
 
 
 def test_answer_no() -> None:
-    """Never ``denied``: another authorizer may know. To oneself it is a bare no."""
+    """Never ``denied``, as another authorizer may allow it. A self review gives no reason."""
     for kind in KINDS:
         asked = parse(body(kind), kind)
         answer = json.loads(render_access_review(asked, "no role", allowed=False))

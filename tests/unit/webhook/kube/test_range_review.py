@@ -1,4 +1,4 @@
-"""RangeAccessReview: what is read, and what is answered; bad input 27 to 31 and 43."""
+"""RangeAccessReview: requests and answers; bad input 27 to 31 and 43."""
 
 import base64
 import json

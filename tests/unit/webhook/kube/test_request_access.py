@@ -1,4 +1,4 @@
-"""Who in a cluster is Leeway's root: nobody by name, unless configured."""
+"""Which user of a cluster is Leeway's root: none, unless configured."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Kubernetes requests as ranges of keys, and what grants on keys open."""
+"""Kubernetes requests as ranges of keys, and what grants on keys allow."""
 
 import re
 from itertools import product
@@ -100,7 +100,7 @@ STORE = a_store()
 
 
 def allowed(question: RequiredAccess) -> set[str]:
-    """Return the roles that open what is asked, asked in both ways that there are."""
+    """Return the roles that allow a request, found in both ways."""
     kinds, spans = question
     found = {role for role in GRANTS if granting_roles(STORE, role, (), kinds, *spans)}
     assert found == {
@@ -129,7 +129,7 @@ def nodes(**members: str) -> dict[str, str]:
 
 
 def widgets(**members: str) -> dict[str, str]:
-    """Something that is not known here, and so may have a namespace or not."""
+    """An unknown resource, which may have a namespace or not."""
     return {"group": "dev.example", "resource": "widgets"} | members
 
 
@@ -502,7 +502,7 @@ CLUSTER_SCOPED |= {("", "users"), ("", "groups"), ("certificates.k8s.io", "signe
 
 
 def spell(request: ResourceAttributes) -> tuple[str, ...]:
-    """Return what tells the object of a request, and a verb with a key of its own, from others."""
+    """Return what identifies the object of a request, and a verb with its own key."""
     kind = (request.group, request.resource)
     namespace = "" if kind in CLUSTER_SCOPED else request.namespace
     is_granting = request.verb.startswith("impersonate") or request.verb in GRANTING
@@ -563,7 +563,7 @@ def test_what_is_not_the_key_of_a_request(key: str) -> None:
 def test_all_of_a_resource_holds_no_object_of_another(
     one: ResourceAttributes, other: ResourceAttributes, verb: str
 ) -> None:
-    """Whatever is in a name, an escape for one, it stays under the prefix of its resource."""
+    """Any name, also one with an escape, stays under the prefix of its resource."""
     one = msgspec.structs.replace(one, verb=verb)
     whole = msgspec.structs.replace(other, verb=verb, namespace="", name="")
     (key,), (span,) = required_access(one).spans, required_access(whole).spans
@@ -582,7 +582,7 @@ FIELDS = ("verb", "group", "resource", "subresource", "namespace", "name")
 def test_who_may_all_may_each(
     request: ResourceAttributes, other: ResourceAttributes, starred: set[str]
 ) -> None:
-    """What a request with stars needs holds what it needs with anything in their place."""
+    """The range of a request with stars contains that with anything in their place."""
     values = {field: getattr(request, field) for field in FIELDS}
     # Without a subresource an object is asked about: a star is about subresources only.
     starred -= set() if request.subresource else {"subresource"}

@@ -1,4 +1,4 @@
-"""The resources of Kubernetes that are known here, against the client that is made from its API."""
+"""The known resources of Kubernetes, compared with the client generated from its API."""
 
 import re
 from functools import cache
@@ -25,7 +25,7 @@ _ONE_OBJECT = re.compile(
 
 @cache
 def served_by_kubernetes() -> Served:
-    """Return what has a path of its own in the installed client."""
+    """Return the resources with their own path in the installed client."""
     found: Served = {}
     for path in sorted((Path(kubernetes.__file__).parent / "client" / "api").glob("*_v*_api.py")):
         text = path.read_text("utf-8")

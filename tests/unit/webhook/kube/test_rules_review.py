@@ -1,4 +1,4 @@
-"""SelfSubjectRulesReview: grants as rules, and that no rule says too much."""
+"""SelfSubjectRulesReview: grants as rules, none of which claims too much."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a token is asked to stand and fall with: Kubernetes' checks, in their order."""
+"""The object that a requested token is bound to: Kubernetes' checks, in their order."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ OBJECTS: dict[ObjectKey, Lookup] = {
 
 
 class Source(StillSource):
-    """Objects in a dictionary; what is not in it is gone."""
+    """Objects in a dictionary; any other object is gone."""
 
     def __init__(self, objects: dict[ObjectKey, Lookup]) -> None:
         self.objects = objects

@@ -1,4 +1,4 @@
-"""TokenRequest: what is read, and what is answered."""
+"""TokenRequest: requests and answers."""
 
 import json
 

@@ -280,7 +280,7 @@ def test_crowded_body_within_100_ms(data: bytes) -> None:
 
 
 def test_audiences_of_a_huge_review_are_compared_in_linear_time() -> None:
-    """700,000 asked and 100 in the token: compared one by one, this takes half a second."""
+    """700,000 requested audiences, 100 in the token: half a second if compared one by one."""
     audiences = [AUDIENCE, *(f"b-{number}" for number in range(99))]
     authenticator = authenticator_with()
     token = token_of(good_claims(aud=audiences))

@@ -1,4 +1,4 @@
-"""Texts of objects as kubectl writes them, and texts that are refused."""
+"""Objects as kubectl writes them, and texts that are refused."""
 
 import json
 import re

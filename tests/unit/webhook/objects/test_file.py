@@ -1,4 +1,4 @@
-"""Objects in a file: what is in use while the file changes, breaks and goes."""
+"""Objects in a file that changes, breaks and disappears."""
 
 import json
 import time

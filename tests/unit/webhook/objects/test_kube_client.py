@@ -1,4 +1,4 @@
-"""Kubeconfig files that can be used, those that cannot, and what stays of them."""
+"""Kubeconfig files that can and cannot be used, and what remains of them."""
 
 import json
 import socket
@@ -524,7 +524,7 @@ def test_nothing_is_asked_without_credentials(kube: FakeKube, path: Path, users:
 
 @contextmanager
 def proxy(status: bytes = b"200 OK") -> Iterator[tuple[int, list[bytes]]]:
-    """Run an HTTP proxy that connects; returns its port, and the heads that it was sent."""
+    """Run an HTTP proxy for CONNECT; return its port, and the heads that it received."""
     heads: list[bytes] = []
 
     def copy(source: socket.socket, target: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What the watches have told: what counts, what is gone, and what has to be asked for."""
+"""What is known from watches: what exists, what is gone, and what must be looked up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

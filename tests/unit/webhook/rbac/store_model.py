@@ -1,4 +1,4 @@
-"""A state built from scratch from the records of a backend, as plainly as can be."""
+"""A state built from the records of a backend in the simplest way."""
 
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Group, Permission, PermissionType, Role, User
@@ -21,7 +21,7 @@ from webhook.rbac.records import (
 
 
 class Scratch:
-    """What the records of a backend say, with nothing kept from before."""
+    """The state of a backend's records, with nothing kept from before."""
 
     def __init__(self, backend: Backend) -> None:
         self.revision, records = backend.load()

@@ -40,7 +40,7 @@ def test_why_and_what_is_missing() -> None:
 
 
 def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
-    """Elsewhere a permission goes from a role, then the user gets the role: never allowed."""
+    """Another process takes a permission from a role, then gives the role to the user."""
     backend = MemoryBackend()
     ours, theirs = AuthStore(backend), AuthStore(backend)
     ours.change(changes.add_role, "r")

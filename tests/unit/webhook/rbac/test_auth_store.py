@@ -267,7 +267,7 @@ def test_a_password_change_of_a_user_without_one_sets_none() -> None:
 
 
 def test_a_name_that_is_no_text_is_not_written() -> None:
-    """Nobody could be shown it: neither JSON nor a protocol buffer can hold it."""
+    """It could never be shown: neither JSON nor a protocol buffer can hold it."""
     store = prepared(MemoryBackend())
     revision = store.revision
     for write in (
@@ -281,7 +281,7 @@ def test_a_name_that_is_no_text_is_not_written() -> None:
 
 
 class Held(SQLiteBackend):
-    """A database whose ``changes`` come only when they are let go."""
+    """A database whose ``changes`` return only when released."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -359,7 +359,7 @@ def test_refresh_answers_nothing_while_news_that_were_written_are_locked(
 
 
 class Forgetful(SQLiteBackend):
-    """A database whose feed never reaches back; somebody locks it when that has been said."""
+    """A database whose feed never reaches back, and which is locked after it says so."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -41,7 +41,7 @@ keys, ends = st.sampled_from(KEYS), st.sampled_from((b"", *KEYS))
 
 
 class CompactingBackend(MemoryBackend):
-    """Forgets what is gone when it is told to, and lets writers collide."""
+    """Forgets deleted records on request, and can make writers collide."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Stores(RuleBasedStateMachine):
         self.seen = [1, 1]
 
     def change(self, index: int, operation: Callable[[AuthStore], None], bumps: int = 1) -> None:
-        """Do it; a change adds one to the auth revision, a refusal and a repetition nothing."""
+        """Make a change. It adds one to the auth revision, a refusal or a repetition none."""
         store = self.stores[index]
         before = Scratch(self.backend)
         try:

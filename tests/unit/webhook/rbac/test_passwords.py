@@ -51,7 +51,7 @@ def test_the_cost_is_in_the_hash_and_one_of_another_cost_still_fits() -> None:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collect 2 to the cost of each call of bcrypt that takes time."""
+    """Collect the work, 2 to the cost, of each call of bcrypt."""
     done: list[int] = []
 
     def checkpw(password: bytes, hashed: bytes) -> bool:

@@ -139,7 +139,7 @@ def test_the_high_s_twin_is_revoked_too(revoke: Callable[[AuthStore], None]) -> 
 
 
 class _Gone(StillSource):
-    """A source of objects in which there is nothing."""
+    """A source without objects."""
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
         return Absence.GONE

@@ -1,4 +1,4 @@
-"""How long a simple token lives from its last use in any worker, and how often that is written."""
+"""How long a simple token lives after its last use in any worker, and how often that is written."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, ParamSpec
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 class Backend(MemoryBackend):
-    """Counts what is written, and can be locked by somebody else."""
+    """Counts writes, and can be locked by another process."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def test_twice_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(FILES - {"tls/ca.crt", "tls/ca.key"}))
 def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
-    """Whatever single file is there already stays as it is, also when it is of no use."""
+    """Any single file that exists stays unchanged, even if it is useless."""
     initialise(tmp_path, OPTIONS, NOW)
     before = contents(tmp_path)
     removed = [name]

@@ -1,4 +1,4 @@
-"""What workers know of clocks, in files that all of them read."""
+"""What workers know about clocks, in files that all of them read."""
 
 import asyncio
 import logging
@@ -111,7 +111,7 @@ class _Clock:
 def run_writer(
     monkeypatch: pytest.MonkeyPatch, files: SkewFiles, *steps: object, clock: _Clock | None = None
 ) -> None:
-    """Run the task, and take each step when it had time to write."""
+    """Run the task, and take each step once it had time to write."""
     monkeypatch.setattr(skew_writer, "INTERVAL_SECONDS", 0.005)
     monkeypatch.setattr(skew_writer, "time", clock or time.time)
 

@@ -14,7 +14,7 @@ UNDECIDED, UNKNOWN = VerdictKind.UNDECIDED, VerdictKind.UNKNOWN
 
 
 def clock(issuer: str, node: str, ahead: float | None) -> Estimate:
-    """Make an estimate; of what is None nothing is known."""
+    """Make an estimate; nothing is known about what is None."""
     if ahead is None:
         state, ahead = ClockState.UNKNOWN, -500.0
     elif abs(ahead) <= 5:

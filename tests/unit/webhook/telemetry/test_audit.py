@@ -1,4 +1,4 @@
-"""Audit lines of commands: what is in them, and that they never stand in a command's way."""
+"""Audit lines of commands: their content, and that they never prevent a command."""
 
 import json
 import resource

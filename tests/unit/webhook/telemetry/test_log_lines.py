@@ -1,4 +1,4 @@
-"""A record is one line, of bounded length, without a token or a key, whatever is in it."""
+"""Any record is one line, of bounded length, without a token or a key."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The cache of facts, several issuers, legacy tokens and stale ones."""
+"""The cache of facts, several issuers, legacy tokens and stale tokens."""
 
 import gc
 import tracemalloc

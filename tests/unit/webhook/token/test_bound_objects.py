@@ -1,4 +1,4 @@
-"""What a token stands and falls with: Kubernetes' checks and phrases."""
+"""The objects that a token is bound to: Kubernetes' checks and phrases."""
 
 from dataclasses import dataclass, field
 
@@ -37,7 +37,7 @@ KEYS = [pytest.param(key, id=str(key.kind)) for key in UIDS]
 
 @dataclass
 class Source(StillSource):
-    """Objects in a dictionary; notes what it is asked."""
+    """Objects in a dictionary; records what it is asked."""
 
     objects: dict[ObjectKey, Lookup] = field(
         default_factory=lambda: {key: ObjectState(uid) for key, uid in UIDS.items()}

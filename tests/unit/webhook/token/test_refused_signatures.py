@@ -229,7 +229,7 @@ def test_signature_of_another_token(algorithm: str) -> None:
 
 
 def _names_our_issuer(token: str) -> bool:
-    """Tell, by the standard library alone, whether three segments name our issuer."""
+    """Return whether three segments name our issuer, by the standard library alone."""
     segments = token.split(".")
     if not token.isascii() or len(segments) != 3:
         return False
@@ -288,7 +288,7 @@ def test_signature_as_der(algorithm: str) -> None:
 
 @pytest.mark.bad_input(13)
 def test_der_signature_of_the_raw_length() -> None:
-    """A DER signature may by chance be as long as a raw one; it still is none."""
+    """A DER signature may by chance be as long as a raw one; it is still refused."""
     key = signing_key("ES256")
     assert isinstance(key.private_key, ec.EllipticCurvePrivateKey)
     start = ".".join(segments_of(token_of(good_claims(), key))[:2])

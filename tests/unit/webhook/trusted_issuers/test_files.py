@@ -55,7 +55,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def through_a_link(path: Path, data: bytes) -> None:
-    """Change a file as the kubelet changes a mounted ConfigMap."""
+    """Change a file as the kubelet updates a mounted ConfigMap."""
     folder = path.parent / f"..{time.monotonic_ns()}"
     folder.mkdir()
     (folder / "keys").write_bytes(data)
