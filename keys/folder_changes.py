@@ -63,7 +63,7 @@ _NEVER_SIGNS_AGAIN: Final = (KeyState.VERIFY_ONLY, KeyState.RETIRED)
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class FolderChange:
     """The keys after a change, and the steps that were taken, each with its key.
 
     ``broken`` is what a forced step has broken, empty for nothing.
@@ -93,7 +93,7 @@ def write_schedule(directory: Path, now: int) -> None:
         folder.write(folder.keyring)
 
 
-def advance(directory: Path, policy: RotationPolicy, now: int) -> Changed:
+def advance(directory: Path, policy: RotationPolicy, now: int) -> FolderChange:
     """Update the times in the schedule if they lag behind, and take the steps that are due.
 
     Any number of processes can call this at any time; a step is taken once. Raises the errors of
@@ -105,10 +105,12 @@ def advance(directory: Path, policy: RotationPolicy, now: int) -> Changed:
         steps = []
         while (step := due_step(folder.keyring, policy, now)) is not None:
             steps.append(folder.take(step, policy, now))
-        return Changed(folder.keyring, tuple(steps))
+        return FolderChange(folder.keyring, tuple(steps))
 
 
-def rotate(directory: Path, policy: RotationPolicy, now: int, *, force: bool = False) -> Changed:
+def rotate(
+    directory: Path, policy: RotationPolicy, now: int, *, force: bool = False
+) -> FolderChange:
     """Take one step on request. Raises UnsafeStepError, and the errors of ``advance``."""
     with _locked(directory, now) as folder:
         step = step_by_hand(folder.keyring, policy, now, force=force)
@@ -117,27 +119,27 @@ def rotate(directory: Path, policy: RotationPolicy, now: int, *, force: bool = F
 
 def retire(
     directory: Path, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
-) -> Changed:
+) -> FolderChange:
     """Retire a key; nothing happens if it is retired.
 
     Raises UnsafeStepError, and the errors of ``advance``.
     """
     with _locked(directory, now) as folder:
         if folder.keyring.key(kid).state is KeyState.RETIRED:
-            return Changed(folder.keyring, ())
+            return FolderChange(folder.keyring, ())
         return _taken(folder, Step(StepKind.RETIRE, kid), policy, now, force=force)
 
 
 def _taken(
     folder: "_Folder", step: Step, policy: RotationPolicy, now: int, *, force: bool
-) -> Changed:
+) -> FolderChange:
     broken = ""
     key = folder.keyring.key(step.kid) if step.kid else None
     # A pending key can be retired without breaking anything.
     if key and (step.kind is StepKind.ACTIVATE or key.state is not KeyState.PENDING):
         broken = what_breaks(key, policy, now)
     taken = folder.take(step, policy, now, force=force)
-    return Changed(folder.keyring, (taken,), broken)
+    return FolderChange(folder.keyring, (taken,), broken)
 
 
 class _Folder:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 import msgspec
 
-from keys.folder_changes import Changed, generate_key, retire, rotate
+from keys.folder_changes import FolderChange, generate_key, retire, rotate
 from keys.jwk import jwks_document
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
@@ -125,12 +125,12 @@ def jwks(data_dir: Path, output: str) -> None:
     show(msgspec.json.decode(document), msgspec.json.format(document, indent=2).decode(), output)
 
 
-def _audit(data_dir: Path, action: str, changed: Changed, *, force: bool) -> None:
+def _audit(data_dir: Path, action: str, changed: FolderChange, *, force: bool) -> None:
     for step in changed.steps:
         audit(data_dir, action, kid=step.kid, step=step.kind.value, force=force)
 
 
-def _print_steps(changed: Changed, policy: RotationPolicy, now: int) -> None:
+def _print_steps(changed: FolderChange, policy: RotationPolicy, now: int) -> None:
     if changed.broken:
         say(f"leeway: warning: {changed.broken}", err=True)
     for step in changed.steps:

@@ -10,7 +10,7 @@ Source: the paths of the API of kubernetes 1.37; ``kubectl api-resources`` for t
 from typing import Final, NamedTuple
 
 
-class Known(NamedTuple):
+class KnownResource(NamedTuple):
     """A resource: its group (empty for the core group), version, names and scope."""
 
     group: str
@@ -89,7 +89,7 @@ _TABLE: Final = {
 }
 
 
-def _read() -> tuple[Known, ...]:
+def _read() -> tuple[KnownResource, ...]:
     found = []
     for group_version, scopes in _TABLE.items():
         group, _, version = group_version.rpartition("/")
@@ -97,7 +97,7 @@ def _read() -> tuple[Known, ...]:
             for entry in text.split():
                 plural, kind, *short = entry.split("=")
                 names = tuple(name for names in short for name in names.split(","))
-                found.append(Known(group, version, plural, kind, namespaced, names))
+                found.append(KnownResource(group, version, plural, kind, namespaced, names))
     return tuple(found)
 
 

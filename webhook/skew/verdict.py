@@ -64,7 +64,7 @@ class _Clock(msgspec.Struct, frozen=True):
     name: str
     issuer: str
     ahead: float
-    looks: bool = False
+    is_guess: bool = False
 
 
 def judge(estimates: Iterable[Estimate]) -> ClockVerdict:
@@ -122,7 +122,7 @@ def _server_verdict(
 ) -> ClockVerdict:
     skew = median_low([clock.ahead for clock in shared])
     where = "behind" if skew > 0 else "ahead"
-    seems = "looks" if any(clock.looks for clock in shared) else "is"
+    seems = "looks" if any(clock.is_guess for clock in shared) else "is"
     message = (
         f"this server's clock {seems} {where} by {abs(skew):.0f} s: "
         f"{len(shared)} of {len(voters)} {kind} differ from it by the same amount"
@@ -193,8 +193,8 @@ def _wrong_clocks(issuers: Sequence[_Clock], nodes: Sequence[_Clock]) -> list[_C
 
 
 def _clock_of(estimate: Estimate) -> _Clock:
-    looks = estimate.state is ClockState.BEHIND
-    return _Clock(estimate.node, estimate.issuer, estimate.ahead, looks)
+    is_guess = estimate.state is ClockState.BEHIND
+    return _Clock(estimate.node, estimate.issuer, estimate.ahead, is_guess)
 
 
 def _list(clocks: Sequence[_Clock]) -> str:
@@ -207,13 +207,13 @@ def _list(clocks: Sequence[_Clock]) -> str:
 
 def _describe(clock: _Clock) -> str:
     name = f"node {clock.name}" if clock.name else f"issuer {clock.issuer}"
-    seems = "looks" if clock.looks else "is"
+    seems = "looks" if clock.is_guess else "is"
     where = "ahead" if clock.ahead > 0 else "behind"
     return f"{name} {seems} {where} by {abs(clock.ahead):.0f} s"
 
 
 def _advice(wrong: Sequence[_Clock]) -> str:
-    if any(clock.looks for clock in wrong):
+    if any(clock.is_guess for clock in wrong):
         return (
             f"{_COMPARE} A clock looks behind if all new tokens are equally old when they are "
             "first used; so do programs that always wait equally long before they use theirs."

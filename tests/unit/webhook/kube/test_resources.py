@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes
 import pytest
 
-from webhook.kube.resources import KNOWN, Known
+from webhook.kube.resources import KNOWN, KnownResource
 
 RELEASE = int(kubernetes.__version__.partition(".")[0])
 MADE_FOR = 37
@@ -41,7 +41,7 @@ def served_by_kubernetes() -> Served:
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: f"{known.plural}.{known.group}")
-def test_what_is_known_is_what_kubernetes_serves(known: Known) -> None:
+def test_what_is_known_is_what_kubernetes_serves(known: KnownResource) -> None:
     served = served_by_kubernetes().get((known.group, known.version, known.plural))
     if served is None and RELEASE < MADE_FOR:
         pytest.skip(f"release {RELEASE} of the kubernetes package does not have it yet")
