@@ -38,7 +38,13 @@ LONGEST_FIRST = (
     "fuzz/test_fuzz.py",
 )
 # Of these, each test function is a group.
-IN_PARTS = ("e2e/test_reload.py", "e2e/test_skew.py", "integration/test_values_shown.py")
+IN_PARTS = (
+    "differential/test_random.py",
+    "e2e/test_limits.py",
+    "e2e/test_reload.py",
+    "e2e/test_skew.py",
+    "integration/test_values_shown.py",
+)
 LONGEST_ID = 60
 # The numbers that each of these markers may have.
 TABLES = {"bad_input": ROWS, "fault": FAULTS}

@@ -159,7 +159,7 @@ class Load:
                 with self.server.client(self.context) as connection:
                     while not self.stopped.is_set():
                         self._ask_once(connection)
-                        time.sleep(0.01)
+                        time.sleep(0.04)
                         if again:
                             break
             except Exception as error:
