@@ -198,7 +198,7 @@ ILL = [
         Status.WARNING,
         "ready, but: configuration warning: it is broken",
     ),
-    (raw(b"SSH-2.0\r\n"), Status.FAILURE, "cannot be asked"),
+    (raw(b"SSH-2.0\r\n"), Status.FAILURE, "failed: its answer is not HTTP"),
 ]
 
 

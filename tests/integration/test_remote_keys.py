@@ -285,7 +285,7 @@ def test_old_keys_stay_for_a_day(
     parts.keys.fetch_now()
     assert parts.all.problem() == ""
     assert why in parts.all.warning()
-    assert parts.all.warning().endswith("the 1 that are here stay in use")
+    assert parts.all.warning().endswith("the 1 previous ones stay in use")
     assert parts.all.broken_files() == "", "a restart would not fail for it"
     assert isinstance(parts.review_now(parts.token()), Authenticated)
     clock.now += 1

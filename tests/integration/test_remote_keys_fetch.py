@@ -351,7 +351,7 @@ def test_ca_file_that_cannot_be_used(
     if content is not None:
         path.write_bytes(content)
     text = refused(KeyLocation(server.url, parse_https_url(server.jwks_url), ca_file=path))
-    assert text.startswith(f"caFile {path} is no PEM file of certificates that can be read: ")
+    assert text.startswith(f"caFile {path} is not a readable PEM file of certificates: ")
 
 
 def test_old_tls_is_refused(tmp_path: Path, server: IssuerServer) -> None:

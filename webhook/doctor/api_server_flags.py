@@ -158,7 +158,7 @@ def _access_config_cache(path: str, authorizers: bytes | None) -> Verdict:
     if authorizers is None:
         default = format_duration(_DEFAULT_ALLOWED_TTL)
         return ok(
-            f"a permission that was taken away works for as long as {path} says, {default} by "
+            f"a revoked permission works for as long as {path} sets, {default} by "
             "default; the file is not on this machine"
         )
     document = parse_yaml(authorizers, path)
@@ -173,7 +173,7 @@ def _access_config_cache(path: str, authorizers: bytes | None) -> Verdict:
             allowed.append(_kept_by(webhook, "Authorized", _DEFAULT_ALLOWED_TTL, name))
             refused.append(_kept_by(webhook, "Unauthorized", _DEFAULT_REFUSED_TTL, name))
     if not allowed:
-        return ok(f"no answer about access is kept: {path} names no webhook")
+        return ok(f"no authorization answer is cached: {path} names no webhook")
     return _access_cache(allowed, refused, f"set authorizedTTL: 30s in {path}")
 
 
@@ -193,7 +193,7 @@ def _access_cache(
 ) -> Verdict:
     longest, words = max(allowed)
     wait = format_duration(max(refused)[0])
-    finding = f"a permission that was taken away works for up to {words}; a new one may take {wait}"
+    finding = f"a revoked permission works for up to {words}; a new one may take {wait}"
     return warning(finding, fix) if longest > _LONGEST_TTL else ok(finding)
 
 

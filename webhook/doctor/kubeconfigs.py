@@ -68,7 +68,7 @@ def check_kubeconfig(
     ``path`` is that of the route, ``/`` if clients add their own.
     """
     if kubeconfig.is_insecure:
-        finding = f"{name} has insecure-skip-tls-verify: whoever answers is believed"
+        finding = f"{name} has insecure-skip-tls-verify: any server is accepted"
         return failure(finding, fix)
     if kubeconfig.server.target != path:
         finding = f"{name} leads to {kubeconfig.server.display_target}, not to {path}"
@@ -83,7 +83,9 @@ def check_kubeconfig(
         if not value
     ]
     if missing:
-        return warning(f"{name} has no {' and no '.join(missing)} in it to be looked at", fix)
+        return warning(
+            f"{name} does not contain {' and '.join(missing)}, so it is not checked", fix
+        )
     trusted = set(load_certificates(kubeconfig.ca, f"the CA in {name}"))
     if not trusted & set(load_certificates(ca, "tls/ca.crt")):
         return failure(f"{name} trusts another CA than that in tls/ca.crt", fix)

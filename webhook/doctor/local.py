@@ -204,7 +204,7 @@ def examine_sources(
 def _check_objects(data_dir: Path, configuration: Configuration) -> Verdict:
     source = source_of(data_dir, configuration)
     if source is None:
-        return ok("source none: a token is taken at its word for what it is bound to")
+        return ok("source none: bound objects are not checked")
     source.close()
     return ok(f"source {configuration.objects.source} can be read")
 

@@ -146,7 +146,7 @@ def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Answer:
         why = f"the certificate of {endpoint.url} is not accepted: {error.why}"
         raise ServerUnreachableError(why) from error
     except OutboundError as error:
-        raise ServerUnreachableError(f"{endpoint.url} cannot be asked: {error}") from error
+        raise ServerUnreachableError(f"the request to {endpoint.url} failed: {error}") from error
     finally:
         client.close()
 

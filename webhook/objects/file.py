@@ -59,7 +59,7 @@ class FileObjects:
         try:
             self._objects = self._load()
         except ConfigurationError as error:
-            self._warning = f"{error}; the content before it stays in use"
+            self._warning = f"{error}; the previous content stays in use"
             if is_news(self._warning, before):
                 _logger.error("the objects were not read again: %s", self._warning)
             return False

@@ -250,7 +250,7 @@ tokens:
   minExpiration: 10m
   maxExpiration: 24h
   extend: true
-# Other issuers whose tokens are verified too. Paths count from this directory.
+# Other issuers whose tokens are verified too. Paths are relative to this directory.
 # trustedIssuers:
 # - url: https://kubernetes.default.svc.cluster.local
 #   keys: {{jwksFile: cluster-jwks.json}}

@@ -150,7 +150,7 @@ class Metrics:
         }
         duration = Histogram(
             "leeway_tokenreview_duration_seconds",
-            "Time from the whole body of a TokenReview to its answer.",
+            "Time from the complete body of a TokenReview to its answer.",
             buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )

@@ -89,7 +89,7 @@ def get(address: HTTPSAddress, ca_file: Path | None, token: str, deadline: Deadl
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it cannot be parsed"
         raise KeysUnavailableError(
-            f"caFile {shown_path(ca_file)} is no PEM file of certificates that can be read: {why}"
+            f"caFile {shown_path(ca_file)} is not a readable PEM file of certificates: {why}"
         ) from error
     headers = {
         "Accept": "application/jwk-set+json, application/json",

@@ -58,7 +58,7 @@ class FileKeys(KeySource):
         try:
             self._load()
         except ConfigurationError as error:
-            self._warning = f"{error}; the {len(issuer.keys)} keys before them stay in use"
+            self._warning = f"{error}; the {len(issuer.keys)} previous keys stay in use"
             if is_news(self._warning, before):
                 _logger.warning("keys were not read again: %s", self._warning)
         else:

@@ -151,11 +151,11 @@ class RemoteKeys(KeySource):
             issuer.keys_problem = f"{text}; {kept}"
         elif expired:
             kept = (
-                f"the ones before are older than {rounded_duration(KEEP_SECONDS)}, so its tokens "
+                f"the previous ones are older than {rounded_duration(KEEP_SECONDS)}, so its tokens "
                 "are refused until an attempt succeeds"
             )
             issuer.keys_problem = f"{text}; {kept}"
             issuer.replace_keys(())  # invariant 2
         else:
-            kept = f"the {len(issuer.keys)} that are here stay in use"
+            kept = f"the {len(issuer.keys)} previous ones stay in use"
         self._warning = f"{text}; {kept}"

@@ -83,7 +83,7 @@ def test_broken(
     broken(path)
     wait_until(lambda: objects.warning() != "")
     assert part in objects.warning()
-    assert "the content before it stays in use" in objects.warning()
+    assert "the previous content stays in use" in objects.warning()
     assert uid_of(objects) == "a"
     # Looked at again and again, and told of once.
     time.sleep(POLL_SECONDS * 10)

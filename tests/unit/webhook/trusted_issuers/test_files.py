@@ -120,7 +120,7 @@ def test_a_broken_file_keeps_the_old_one_in_use(
         text = keys.warning()
         assert why in text
         assert str(path) in text
-        assert text.endswith("the 1 keys before them stay in use")
+        assert text.endswith("the 1 previous keys stay in use")
         assert caplog.text.count(text) == 1
         assert keys.problem() == ""
         token = token_of(good_claims(), OLD)
