@@ -76,7 +76,8 @@ class Cluster:
                 ) from None
         if not (self._configuration.cert_file or self._configuration.api_key):  # invariant 1
             raise ConfigurationError(
-                f"{where} has no credentials for the user of its context; anonymous requests are not sent"
+                f"{where} has no credentials for the user of its context; anonymous requests are "
+                "not sent"
             )
         for name in ("ssl_ca_cert", "cert_file", "key_file"):
             setattr(self._configuration, name, None)
