@@ -29,13 +29,14 @@ from webhook.doctor.findings import (
 )
 from webhook.doctor.fixes import Fixes
 from webhook.doctor.handshake import refusal
-from webhook.doctor.kubeconfigs import Kubeconfig, check_kubeconfig, parse_kubeconfig
+from webhook.doctor.kubeconfigs import check_kubeconfig
 from webhook.doctor.users import check_auth, check_permissions, check_users
 from webhook.errors import LeewayError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
 from webhook.setup.init import API_SERVER_USER, ROOT_USER
+from webhook.setup.kubeconfig import Kubeconfig, parse_kubeconfig
 
 # Each kubeconfig with the route that it must name, and its user.
 _KUBECONFIGS: Final = {

@@ -2,19 +2,17 @@
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import yaml
 
 from keys.files import read_public_file
 from keys.folder import load_keyring
 from keys.pki import read_certificate
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.paths import KEYS_FOLDER, KUBECONFIG_FOLDER, TLS_FOLDER
-from webhook.config.yaml_text import YAML_ERRORS
-from webhook.errors import DirectoryDiffersError
+from webhook.errors import ConfigurationError, DirectoryDiffersError
 from webhook.setup.init import InitOptions
+from webhook.setup.kubeconfig import parse_kubeconfig
 
 
 def require_same(data_dir: Path, options: InitOptions, environment: Mapping[str, str]) -> None:
@@ -62,7 +60,7 @@ def _of_hosts(data_dir: Path, options: InitOptions) -> Iterator[str]:
                 f"renew server {flags}`"
             )
     wanted = {_normal(host) for host in options.hosts}
-    leads = {name: host for name, host in _kubeconfigs(data_dir) if host}
+    leads = dict(_kubeconfigs(data_dir))
     if leads and not wanted & set(leads.values()):
         there = ", ".join(dict.fromkeys(leads.values()))
         yield (
@@ -86,11 +84,8 @@ def _of_algorithm(data_dir: Path, options: InitOptions) -> Iterator[str]:
 def _kubeconfigs(data_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the host of each kubeconfig that can be parsed."""
     for path in sorted((data_dir / KUBECONFIG_FOLDER).glob("*.yaml")):
-        try:
-            server = yaml.safe_load(path.read_bytes())["clusters"][0]["cluster"]["server"]
-            yield str(path), _normal(urlsplit(str(server)).hostname or "")
-        except (*YAML_ERRORS, OSError):
-            continue
+        with suppress(ConfigurationError, OSError):
+            yield str(path), _normal(parse_kubeconfig(path.read_bytes(), str(path)).server.host)
 
 
 def _normal(host: str) -> str:

@@ -224,7 +224,7 @@ def authorizers(*webhooks: dict[str, object]) -> bytes:
         ),
         ((*ASKED, f"{ALLOWED}=1h"), None, Status.WARNING, ("up to 1h more",)),
         ((*ASKED, f"{ALLOWED}=5"), None, Status.FAILURE, ("-authorized-ttl: '5'",)),
-        (CONFIG, None, Status.OK, ("as long as /etc/a.yaml says, 5m by default",)),
+        (CONFIG, None, Status.OK, ("as long as /etc/a.yaml sets, 5m by default",)),
         (CONFIG, authorizers(), Status.OK, ("/etc/a.yaml names no webhook",)),
         (
             CONFIG,
