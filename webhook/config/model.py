@@ -1,9 +1,7 @@
 """The configuration as frozen values.
 
-Invariants:
-
-1. Every configuration is in range: no user of it checks it again.
-2. Times are in seconds, whatever their unit in the file.
+Each section checks its own limits, so every configuration is in range and no user of it checks it
+again. Times are in seconds, whatever their unit in the file.
 """
 
 import re

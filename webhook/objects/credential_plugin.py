@@ -79,6 +79,7 @@ def run_plugin(
         raise PluginFailedError(f"{name} failed: it printed more than {MAX_OUTPUT_BYTES} bytes")
     if code:
         how = f"exit code {code}" if code > 0 else "ended by a signal"
+        # Invariant 2.
         advice = "what it printed is not shown, since it may hold credentials: run it by hand"
         raise PluginFailedError(f"{name} failed: {how}; {advice}")
     try:
@@ -120,7 +121,7 @@ def _run(words: Sequence[str], folder: str, environment: Mapping[str, str]) -> t
             late.set()
             end()
 
-        timer = Timer(PLUGIN_SECONDS, end_late)
+        timer = Timer(PLUGIN_SECONDS, end_late)  # invariant 1
         timer.start()
         try:
             output = process.stdout.read(MAX_OUTPUT_BYTES + 1) if process.stdout else b""

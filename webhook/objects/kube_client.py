@@ -3,8 +3,7 @@
 Invariants:
 
 1. Every request ends at its deadline, and its response is limited in size.
-2. No request is repeated here: the caller decides.
-3. Credentials that were refused are read again for the next request. If that fails, there are no
+2. Credentials that were refused are read again for the next request. If that fails, there are no
    requests and no further attempts until a delay has passed, which grows with each failure.
 """
 
@@ -60,7 +59,7 @@ class Connection:
 
         ``seconds`` is the limit for all of it, including the body.
         """
-        deadline = Deadline(seconds)
+        deadline = Deadline(seconds)  # invariant 1
         cluster, identity = self._ready(deadline)
         target = cluster.path + path + (f"?{urlencode(query)}" if query else "")
         try:
@@ -90,7 +89,7 @@ class Connection:
             raise APIServerError("its credentials are still being read")
         try:
             if self._failure is not None and monotonic() < self._retry_at:
-                raise self._failure.with_traceback(None)  # invariant 3
+                raise self._failure.with_traceback(None)  # invariant 2
             try:
                 if self._cluster is None:
                     self._cluster = Cluster(self._kubeconfig, self._context)

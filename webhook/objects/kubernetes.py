@@ -58,7 +58,7 @@ class KubernetesObjects:
 
     def find(self, key: ObjectKey, uid: str) -> Lookup:
         """Return what the watches have reported of an object."""
-        return self._stores[key.kind].find(key, uid)
+        return self._stores[key.kind].find(key, uid)  # invariant 1
 
     def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
         """Get an object from the API server, twice if the watch contradicts the first answer."""
@@ -98,5 +98,5 @@ class KubernetesObjects:
         except APIServerError as error:
             if error.code in (0, 401):
                 self._unreachable_until = self._clock() + _UNREACHABLE_SECONDS
-            return Absence.UNAVAILABLE
+            return Absence.UNAVAILABLE  # invariant 2
         return Absence.GONE if state is None else state

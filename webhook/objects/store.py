@@ -47,7 +47,7 @@ class KindStore:
             return Absence.GONE if uid and (key, uid) in self._gone else Absence.UNSEEN
         if self._clock() - contact > self.max_silence:
             return Absence.UNAVAILABLE
-        state = self._objects.get(key)
+        state = self._objects.get(key)  # invariant 3
         if state is None:
             return Absence.GONE if (key, uid) in self._gone else Absence.UNSEEN
         if uid and state.uid != uid and (key, uid) not in self._gone:
@@ -78,7 +78,7 @@ class KindStore:
                 self.remember_gone(key, old.uid)
         for key in [key for key in self._gone_keys() if key in objects]:
             self._forget_gone(key, objects[key].uid)
-        self._objects = objects
+        self._objects = objects  # invariant 1
         self._contact = self._clock()
 
     def put(self, key: ObjectKey, state: ObjectState) -> None:
@@ -101,7 +101,7 @@ class KindStore:
     def remember_gone(self, key: ObjectKey, uid: str) -> None:
         """Record that no object has this UID; an empty UID means any."""
         with self._gone_lock:
-            self._gone[key, uid] = None
+            self._gone[key, uid] = None  # invariant 2
             if len(self._gone) > MAX_GONE:
                 self._gone.popitem(last=False)
 

@@ -131,7 +131,7 @@ class KindWatch:
             self._store.kind,
             self._version,
             self._watch_seconds,
-            self._grace_seconds,
+            self._grace_seconds,  # invariant 3
         ) as watch:
             with self._lock:
                 self._watch = watch

@@ -4,12 +4,12 @@ Invariants:
 
 1. Only https, and only with a certificate that is valid for the host, unless the caller's TLS
    context allows another.
-2. No request is repeated and no redirect followed: the caller decides. Proxies of the environment
-   are not used.
-3. At most the caller's limit is received, and MAX_HEAD_BYTES in addition.
-4. A request ends at its deadline, however slowly the other side sends. The timeout of a socket
+2. At most the caller's limit is received, and MAX_HEAD_BYTES in addition.
+3. A request ends at its deadline, however slowly the other side sends. The timeout of a socket
    starts again with each byte, so it is set to the time left before each read.
-5. No error shows what was sent.
+
+No request is repeated and no redirect followed: the caller decides. Proxies of the environment are
+not used.
 """
 
 import http.client
@@ -164,7 +164,14 @@ class Response:
 
 
 class Client:
-    """A client for one endpoint, which keeps its connections for the next requests."""
+    """A client for one endpoint, which keeps its connections for the next requests.
+
+    >>> endpoint = Endpoint("127.0.0.1", 1, "localhost", "localhost:1")
+    >>> client = Client(endpoint, client_context())
+    >>> client.get("/livez", {}, Deadline(2.0), max_bytes=1000)
+    Traceback (most recent call last):
+    webhook.outbound.errors.NotListeningError: it cannot be reached: Connection refused
+    """
 
     def __init__(
         self, endpoint: Endpoint, context: ssl.SSLContext, proxy: Proxy | None = None
@@ -251,7 +258,7 @@ class Client:
             plain.settimeout(deadline.left())
             if self._proxy:
                 _open_tunnel(plain, self._endpoint, self._proxy, deadline)
-            return self._context.wrap_socket(
+            return self._context.wrap_socket(  # invariant 1
                 plain, server_hostname=self._endpoint.server_name, suppress_ragged_eofs=False
             )
         except BaseException:
@@ -331,7 +338,7 @@ class _Received(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._connection.settimeout(self._deadline.left())  # invariant 4
+        self._connection.settimeout(self._deadline.left())  # invariant 3
         try:
             size = self._connection.recv_into(buffer)
         except OSError:
@@ -339,7 +346,7 @@ class _Received(io.RawIOBase):
                 return 0
             raise
         self._room -= size
-        if self._room < 0:  # invariant 3
+        if self._room < 0:  # invariant 2
             raise RequestFailedError(
                 f"its answer has more than {self._max_bytes} bytes, or a header of more than "
                 f"{MAX_HEAD_BYTES}; less is allowed"

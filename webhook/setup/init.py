@@ -1,9 +1,6 @@
-"""Creates a data directory.
+"""Creates a data directory, with mode 0700 and private files with 0600.
 
-Invariants:
-
-1. ``initialise`` never overwrites a file, and running it twice changes nothing.
-2. The directory has mode 0700, and private files in it 0600.
+``initialise`` never overwrites a file, and running it twice changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,6 +78,12 @@ def initialise(
     Raises DataDirectoryError if the directory cannot be created or has a certificate without its
     key, ConfigurationError for an issuer or audience that is not allowed, and the errors of
     ``keys``, also for an existing private file that the server would refuse.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     made = initialise(Path(folder), InitOptions(algorithm="ES256"), 1_800_000_000)
+    ...     [path.name for path in made if path.suffix == ".yaml"]
+    ['leeway.yaml', 'tokenreview.yaml', 'subjectaccessreview.yaml', 'root.yaml']
     """
     # All options are checked before anything is created.
     text = configuration_text(options)

@@ -75,7 +75,7 @@ class RemoteKeys(KeySource):
             if self._is_stopped:
                 return None
             if self._pending is None and self._schedule.may_request(self._clock()):
-                self._pending = Future()
+                self._pending = Future()  # invariant 1
                 self._is_requested = True
                 self._changed.notify()
             return self._pending
