@@ -1,4 +1,8 @@
-"""Durations as Go writes them (``time.ParseDuration``): 60s, 1h30m, 250ms, and in days: 30d."""
+"""Durations as Go writes them (``time.ParseDuration``), and in days.
+
+>>> parse_duration("1h30m"), parse_duration("30d"), format_duration(90)
+(5400.0, 2592000.0, '1m30s')
+"""
 
 import re
 from math import isinf
@@ -11,7 +15,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds. Raises ValueError for a text that is not a duration, or negative."""
+    """Return seconds. Raises ValueError for a text that is not a duration or is negative."""
     if text == "0":
         return 0.0
     position = 0
@@ -25,7 +29,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Render seconds in the largest units that fit, as Go does: 90 becomes 1m30s."""
+    """Render seconds in the largest units that fit, as Go does."""
     whole = int(seconds)
     parts = []
     for unit, size in (("h", 3600), ("m", 60)):

@@ -197,17 +197,17 @@ def _attributes(spec: Mapping[str, Any]) -> Attributes:
     return ResourceAttributes(*[read_text(members, name, path) for name in _RESOURCE_FIELDS])
 
 
-def render_access_review(asked: AccessReviewRequest, reason: str, *, allowed: bool) -> bytes:
+def render_access_review(review: AccessReviewRequest, reason: str, *, allowed: bool) -> bytes:
     """Render the answer.
 
     The reason why a SelfSubjectAccessReview is not allowed is an annotation, because users and
     scripts expect a plain ``no`` from ``kubectl auth can-i``.
     """
     annotations = {}
-    if asked.kind == SELF_KIND and not allowed:
+    if review.kind == SELF_KIND and not allowed:
         annotations, reason = {REASON_ANNOTATION: reason}, ""
     metadata, status = ReviewMetadata(None, annotations), _Status(allowed, reason)
-    return encode(ReviewObject(asked.kind, asked.api_version, metadata, asked.spec, status))
+    return encode(ReviewObject(review.kind, review.api_version, metadata, review.spec, status))
 
 
 def parse_who_am_i(body: bytes) -> None:

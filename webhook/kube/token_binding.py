@@ -50,7 +50,7 @@ _RESOURCES: Final = {
 
 
 def resolve_token_request(
-    asked: TokenRequest,
+    request: TokenRequest,
     policy: TokenPolicy,
     objects: ObjectSource | None,
     leeway: float,
@@ -63,10 +63,10 @@ def resolve_token_request(
     Raises ObjectNotFoundError, ObjectConflictError, IssueError, InvalidReviewError or
     LookupUnavailableError.
     """
-    namespace, name = asked.namespace, asked.name
+    namespace, name = request.namespace, request.name
     finder = _Finder(objects, leeway, now)
     # 1. The body names the namespace of the URL, or none.
-    if asked.sent_namespace not in ("", namespace):
+    if request.sent_namespace not in ("", namespace):
         raise InvalidReviewError(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
@@ -74,35 +74,35 @@ def resolve_token_request(
     if not is_dns_label(namespace):
         raise ObjectNotFoundError("namespaces", namespace)
     # 3. The body names the service account of the URL, or none.
-    if asked.sent_name not in ("", name):
+    if request.sent_name not in ("", name):
         detail = "must match the service account name if specified"
-        raise IssueError(detail, "metadata.name", asked.sent_name)
+        raise IssueError(detail, "metadata.name", request.sent_name)
     # 4. The service account exists.
     _check_name(name)
     account = finder.find(Kind.SERVICE_ACCOUNT, namespace, name)
     uid = account.uid if account else stable_uid(policy.issuer, namespace, name)
     # 5. It has the UID of the request.
-    if asked.uid and asked.uid != uid:
+    if request.uid and request.uid != uid:
         raise ObjectConflictError(
             KIND,
             AUTHENTICATION_GROUP,
             name,
-            f"the UID in the token request ({asked.uid[:64]}) does not match the UID of the "
+            f"the UID in the token request ({request.uid[:64]}) does not match the UID of the "
             f"service account ({uid})",
         )
     # 6. The lifetime of the token is neither too short nor too long.
-    check_seconds(asked.expiration_seconds, policy)
-    request = TokenSpec(
+    check_seconds(request.expiration_seconds, policy)
+    spec = TokenSpec(
         namespace,
         name,
         uid,
-        asked.audiences,
-        asked.expiration_seconds,
+        request.audiences,
+        request.expiration_seconds,
         objects_confirmed=objects is not None,
     )
-    bound = asked.bound
+    bound = request.bound
     if bound is None:
-        return replace(asked, uid=uid), request
+        return replace(request, uid=uid), spec
     # 7. A token can be bound to objects of that kind.
     kind = _bound_kind(bound)
     # 8. The object exists.
@@ -127,12 +127,12 @@ def resolve_token_request(
         )
     reference = ObjectReference(bound.name, found.uid if found else bound.uid)
     if kind is Kind.POD:
-        request = replace(request, pod=reference, node=_node_of(found, finder))
+        spec = replace(spec, pod=reference, node=_node_of(found, finder))
     elif kind is Kind.SECRET:
-        request = replace(request, secret=reference)
+        spec = replace(spec, secret=reference)
     else:
-        request = replace(request, node=reference)
-    return replace(asked, uid=uid), request
+        spec = replace(spec, node=reference)
+    return replace(request, uid=uid), spec
 
 
 class _Finder:

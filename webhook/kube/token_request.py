@@ -137,7 +137,7 @@ def _unknown(members: Mapping[str, object], fields: tuple[str, ...], path: str) 
     return [path + name for name in members if name not in fields and _FIELD.fullmatch(name)]
 
 
-def render_token_request(asked: TokenRequest, issued: IssuedToken) -> bytes:
+def render_token_request(request: TokenRequest, issued: IssuedToken) -> bytes:
     """Render the answer, the only one that contains a token."""
     created = issued.claims.issued_at or 0
     expires = utc(created + issued.granted_seconds)
@@ -145,8 +145,8 @@ def render_token_request(asked: TokenRequest, issued: IssuedToken) -> bytes:
         ReviewObject(
             KIND,
             API_VERSION,
-            _Metadata(asked.name, asked.namespace, asked.uid, utc(created)),
-            _Spec(issued.claims.audiences, issued.granted_seconds, asked.bound),
+            _Metadata(request.name, request.namespace, request.uid, utc(created)),
+            _Spec(issued.claims.audiences, issued.granted_seconds, request.bound),
             _Status(issued.token, expires),
         )
     )

@@ -31,6 +31,14 @@ class Kind(StrEnum):
     NODE = "Node"
 
 
+_WORDS: Final = {
+    Kind.SERVICE_ACCOUNT: "service account",
+    Kind.POD: "pod",
+    Kind.SECRET: "secret",
+    Kind.NODE: "node",
+}
+
+
 class ObjectKey(NamedTuple):
     """Names an object; the namespace of a Node is empty."""
 
@@ -157,10 +165,12 @@ def _check(key: ObjectKey, uid: str, found: Lookup, leeway: float, now: float) -
             "when the source of objects is reachable (see /readyz?verbose)",
         )
     if uid and found.uid != uid:
-        claim = "claim" if key.kind is Kind.SERVICE_ACCOUNT else _REF_CLAIMS[key.kind]
+        word = _WORDS[key.kind]
+        is_account = key.kind is Kind.SERVICE_ACCOUNT
+        claim = "claim" if is_account else f"service account {word} ref claim"
         raise TokenRefusedError(
             Reason.UID_MISMATCH,
-            f"{_WORDS[key.kind]} UID ({found.uid[:64]}) does not match {claim} ({uid[:64]}): "
+            f"{word} UID ({found.uid[:64]}) does not match {claim} ({uid[:64]}): "
             f"{key} was deleted and made again",
         )
     if found.deleted_at is not None and found.deleted_at < now - leeway:
@@ -183,16 +193,3 @@ def _gone(key: ObjectKey, detail: str) -> TokenRefusedError:
         return TokenRefusedError(Reason.SERVICE_ACCOUNT_GONE, text)
     text = f"service account token has been invalidated: {text}"
     return TokenRefusedError(Reason.BOUND_OBJECT_GONE, text)
-
-
-_WORDS: Final = {
-    Kind.SERVICE_ACCOUNT: "service account",
-    Kind.POD: "pod",
-    Kind.SECRET: "secret",
-    Kind.NODE: "node",
-}
-_REF_CLAIMS: Final = {
-    Kind.POD: "service account pod ref claim",
-    Kind.SECRET: "service account secret ref claim",
-    Kind.NODE: "service account node ref claim",
-}
