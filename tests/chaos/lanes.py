@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 from .timeline import Timeline
 from .tokens import NAMESPACE, b64
@@ -123,7 +123,7 @@ class Lane:
         return found
 
 
-def stored(lane: Lane, state: State) -> LaneState:
+def stored(lane: Lane, state: AuthState) -> LaneState:
     """Return what the store has of a lane."""
     user = state.users.get(lane.user)
     roles = {

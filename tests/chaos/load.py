@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from tests.e2e.harness import REVIEWS
 from webhook.rbac.errors import StoreUnavailableError
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 from .client import Client, FailedError, Reply
 from .lanes import Lane, encoded, stored
@@ -154,7 +154,7 @@ class Load:
             self._writes_settled(state)
             await self._compare_served(state)
 
-    def _compare(self, state: State) -> None:
+    def _compare(self, state: AuthState) -> None:
         window = self.window
         if state.meta.revision < self.revision:
             window.is_lost(f"revision {self.revision} went back to {state.meta.revision}")
@@ -171,11 +171,11 @@ class Load:
                 window.is_lost(f"the revocation of {token.jti}")
             token.revoked.set(frozenset({is_there}))
 
-    def _writes_settled(self, state: State) -> None:
+    def _writes_settled(self, state: AuthState) -> None:
         self._idle = [lane for lane, _ in self._lanes if lane not in self._writing]
         self._revoked = [t for t in self._revoked if t.jti in state.revoked_jtis]
 
-    async def _compare_served(self, state: State) -> None:
+    async def _compare_served(self, state: AuthState) -> None:
         # All at once, so over connections of their own, which more than one worker has.
         self.root.forget()
         users, roles = sorted(state.users), sorted(state.roles)

@@ -13,7 +13,7 @@ from webhook.config.load import load_configuration
 from webhook.rbac import revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 from .machine import Machine
 
@@ -34,7 +34,7 @@ class StoreSide:
     def close(self) -> None:
         self._thread.shutdown()
 
-    async def read(self) -> State:
+    async def read(self) -> AuthState:
         """Return what is stored, as soon as it can be read. Raises StoreUnavailableError."""
         return await self._in_thread(self._read)
 
@@ -49,7 +49,7 @@ class StoreSide:
 
         await self._in_thread(write)
 
-    def _read(self) -> State:
+    def _read(self) -> AuthState:
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:

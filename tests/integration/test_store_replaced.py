@@ -18,7 +18,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
 from webhook.rbac.revocations import Lifetimes
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 NOBODY = 65534
 LIFETIMES = Lifetimes(3600.0)
@@ -84,7 +84,7 @@ def test_another_store_is_never_taken_for_changes_of_this_one(
     store: AuthStore, path: Path, way: Callable[[Path, Path], object], users: int
 ) -> None:
     """Two stores of one revision differ only in their heads."""
-    seen: list[tuple[State, State]] = []
+    seen: list[tuple[AuthState, AuthState]] = []
     store.on_replaced = lambda before, after: seen.append((before, after))
     names = [f"theirs{number:03}" for number in range(users)]
     way(other_store(path.with_name("other.db"), *names), path)
@@ -98,7 +98,7 @@ def test_another_store_is_never_taken_for_changes_of_this_one(
 
 @pytest.mark.fault(17)
 def test_a_copy_of_the_same_data_is_no_other_store(store: AuthStore, path: Path) -> None:
-    seen: list[State] = []
+    seen: list[AuthState] = []
     store.on_replaced = lambda before, _after: seen.append(before)
     for name in ("1.db", "2.db"):
         shutil.copyfile(path, path.with_name(name))

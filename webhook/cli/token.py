@@ -30,7 +30,7 @@ from webhook.config.load import load_configuration
 from webhook.duration import rounded_duration
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.access import role_groups
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import Lookup, LookupNeeded, ObjectKey, ObjectSource
@@ -77,7 +77,7 @@ def review(
     now = time() if at is None else at.of_token(token)
     issuer = _unverified_issuer(token)
     with ExitStack() as stack:
-        state, revocations = State(), None
+        state, revocations = AuthState(), None
         if (data_dir / configuration.store.sqlite.path).exists():
             store = stack.enter_context(closing(store_of(data_dir, configuration)))
             state, revocations = store.state, store

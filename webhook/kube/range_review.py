@@ -14,7 +14,7 @@ from webhook.kube.bodies import (
     read_object,
     require_short_keys,
 )
-from webhook.rbac.access import Access
+from webhook.rbac.access import AccessDecision
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire
 
@@ -79,7 +79,7 @@ def parse_range_review(body: bytes) -> RangeReviewRequest:
 
 
 def render_range_review(
-    request: RangeReviewRequest, access: Access, revision: int, refusal: str = ""
+    request: RangeReviewRequest, access: AccessDecision, revision: int, refusal: str = ""
 ) -> bytes:
     """Render the answer; ``refusal`` is why the token is refused, empty if it is not."""
     gaps = [to_wire(gap) for gap in access.uncovered]

@@ -9,14 +9,14 @@ from webhook.rbac.errors import PermissionDeniedError, UserEmptyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.permissions import Permissions, RoleSet
 from webhook.rbac.ranges import Range
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 from webhook.token.outcome import Authenticated, Outcome, groups_of
 
 _NO_ROLES: Final[RoleSet] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessDecision:
     """An answer: the roles whose grants touch the question, and what of it nothing covers."""
 
     allowed: bool
@@ -24,7 +24,7 @@ class Access:
     uncovered: tuple[Range, ...]
 
 
-def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
+def roles_of(state: AuthState, user: str, groups: Iterable[str] = ()) -> RoleSet:
     """Return the roles of a subject: those of the user of that name, and those of its groups."""
     with state.lock:
         known = state.users.get(user)
@@ -36,7 +36,7 @@ def roles_of(state: State, user: str, groups: Iterable[str] = ()) -> RoleSet:
     return frozenset(roles).union(*found)
 
 
-def role_groups(outcome: Outcome, state: State, prefix: str) -> tuple[str, ...]:
+def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, ...]:
     """Return a group for each role of the subject of a token that is accepted.
 
     An empty ``prefix`` turns it off.
@@ -100,13 +100,13 @@ def _covers(
 
 
 def _touches(
-    state: State, role: str, kinds: Iterable[PermissionType], spans: Iterable[Range]
+    state: AuthState, role: str, kinds: Iterable[PermissionType], spans: Iterable[Range]
 ) -> bool:
     permissions = state.permissions(frozenset((role,)))
     return any(permissions.uncovered(kind, span) != [span] for span in spans for kind in kinds)
 
 
-def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissions | None:
+def _permissions_of(state: AuthState, user: str, groups: Iterable[str]) -> Permissions | None:
     """Return what a subject may do, None for everything."""
     # One lock with `apply`: an answer from the middle of it might be one that never was true.
     with state.lock:
@@ -116,7 +116,7 @@ def _permissions_of(state: State, user: str, groups: Iterable[str]) -> Permissio
 
 def explain_access(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
-) -> Access:
+) -> AccessDecision:
     """Return whether a subject may do something with all keys of a range, and why.
 
     ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
@@ -125,10 +125,10 @@ def explain_access(
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:
-            return Access(True, (ROOT,), ())
+            return AccessDecision(True, (ROOT,), ())
         uncovered = state.permissions(roles).uncovered(kind, span)
         granting = [name for name in sorted(roles) if _touches(state, name, (kind,), (span,))]
-        return Access(not uncovered, tuple(granting), tuple(uncovered))
+        return AccessDecision(not uncovered, tuple(granting), tuple(uncovered))
 
 
 def require_admin(store: AuthStore, user: str, groups: Iterable[str] = ()) -> None:

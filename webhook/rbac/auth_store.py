@@ -26,7 +26,7 @@ from webhook.rbac.records import (
     ReplacedError,
     text_id,
 )
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 from webhook.token.claims import Claims
 
 _MAX_ATTEMPTS: Final = 100
@@ -40,9 +40,9 @@ class AuthStore:
         self._backend = backend
         self._lock = Lock()
         self._own = local()
-        self.on_replaced: Callable[[State, State], None] = lambda _before, _after: None
+        self.on_replaced: Callable[[AuthState, AuthState], None] = lambda _before, _after: None
         """Called with the state before and after where the store was replaced; never raises."""
-        self.state = State()
+        self.state = AuthState()
         self.state.apply(*backend.load())
         backend.applied()
 
@@ -122,7 +122,7 @@ class AuthStore:
 
     def change(
         self,
-        decide: Callable[Concatenate[State, _P], Iterable[Record]],
+        decide: Callable[Concatenate[AuthState, _P], Iterable[Record]],
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
@@ -187,7 +187,7 @@ class AuthStore:
                 "the store was replaced by one in which nothing was ever written; restore it from "
                 "a backup"
             )
-        fresh = State()
+        fresh = AuthState()
         fresh.apply(revision, records)
         if is_replaced:
             self.on_replaced(self.state, fresh)

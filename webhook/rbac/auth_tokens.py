@@ -30,7 +30,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, TokenRecord, token_record
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 AUTH_TOKEN_TYPE: Final = "leeway-auth+jwt"
 AUTH_TOKEN_AUDIENCE: Final = "leeway"
@@ -138,7 +138,7 @@ class SimpleTokens:
         digest = _digest(token)  # Invariant 1.
         kept = self._ttl + _UNWRITTEN_SECONDS
 
-        def decide(state: State) -> list[Record]:
+        def decide(state: AuthState) -> list[Record]:
             _require_unchanged(state, user)
             expired = [
                 d for d, t in state.tokens.items() if not -self._ahead <= now - t.used <= kept
@@ -246,7 +246,7 @@ class JWTTokens:
         return user.name
 
 
-def _require_unchanged(state: State, user: User) -> None:
+def _require_unchanged(state: AuthState, user: User) -> None:
     current = state.users.get(user.name)
     if current is None or current.generation != user.generation:
         raise AuthFailedError
@@ -256,7 +256,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _to_write(state: State, uses: dict[bytes, float]) -> list[Record]:
+def _to_write(state: AuthState, uses: dict[bytes, float]) -> list[Record]:
     # Invariant 5.
     later = [
         (digest, record, used)

@@ -48,13 +48,13 @@ from webhook.rbac.records import (
     token_record,
     user_record,
 )
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 _NOT_WHILE_ENABLED: Final = "{} while auth is enabled; run `leeway auth disable` first"
 _SHOWN_BYTES: Final = 128
 
 
-def enable(state: State) -> list[Record]:
+def enable(state: AuthState) -> list[Record]:
     """Enable auth. Raises RootUserNotExistError or RootRoleNotExistError."""
     if state.meta.enabled:
         return []
@@ -66,7 +66,7 @@ def enable(state: State) -> list[Record]:
     return [meta_record(AuthMeta(True, state.meta.revision))]
 
 
-def disable(state: State) -> list[Record]:
+def disable(state: AuthState) -> list[Record]:
     """Disable auth and delete all simple tokens."""
     if not state.meta.enabled:
         return []
@@ -74,7 +74,7 @@ def disable(state: State) -> list[Record]:
     return [*gone, meta_record(AuthMeta(False, state.meta.revision + 1))]
 
 
-def add_user(state: State, name: str, password_hash: bytes = b"") -> list[Record]:
+def add_user(state: AuthState, name: str, password_hash: bytes = b"") -> list[Record]:
     """Add a user; an empty hash means no password.
 
     Raises UserEmptyError or UserAlreadyExistsError.
@@ -87,7 +87,7 @@ def add_user(state: State, name: str, password_hash: bytes = b"") -> list[Record
     return _bumped(state, [user_record(user)])
 
 
-def delete_user(state: State, name: str) -> list[Record]:
+def delete_user(state: AuthState, name: str) -> list[Record]:
     """Delete a user and its tokens. Raises InvalidAuthManagementError or UserNotFoundError."""
     if state.meta.enabled and name == ROOT:
         raise InvalidAuthManagementError(
@@ -99,7 +99,7 @@ def delete_user(state: State, name: str) -> list[Record]:
     return _bumped(state, [gone, *_without_tokens(state, name)])
 
 
-def change_password(state: State, name: str, password_hash: bytes) -> list[Record]:
+def change_password(state: AuthState, name: str, password_hash: bytes) -> list[Record]:
     """Set a user's password and delete its tokens. Raises UserNotFoundError."""
     user = user_of(state, name)
     generation = state.meta.revision + 1
@@ -109,7 +109,7 @@ def change_password(state: State, name: str, password_hash: bytes) -> list[Recor
     return _bumped(state, [user_record(changed), *_without_tokens(state, name)])
 
 
-def grant_role(state: State, name: str, role: str) -> list[Record]:
+def grant_role(state: AuthState, name: str, role: str) -> list[Record]:
     """Grant a user a role; one that it has already changes nothing.
 
     Raises UserNotFoundError or RoleNotFoundError.
@@ -123,7 +123,7 @@ def grant_role(state: State, name: str, role: str) -> list[Record]:
     return _bumped(state, [user_record(changed)])
 
 
-def revoke_role(state: State, name: str, role: str) -> list[Record]:
+def revoke_role(state: AuthState, name: str, role: str) -> list[Record]:
     """Revoke a role from a user.
 
     Raises InvalidAuthManagementError, UserNotFoundError or RoleNotGrantedError.
@@ -139,7 +139,7 @@ def revoke_role(state: State, name: str, role: str) -> list[Record]:
     return _bumped(state, [user_record(changed)])
 
 
-def add_role(state: State, name: str) -> list[Record]:
+def add_role(state: AuthState, name: str) -> list[Record]:
     """Add a role. Raises RoleEmptyError or RoleAlreadyExistsError."""
     if not name:
         raise RoleEmptyError
@@ -148,7 +148,7 @@ def add_role(state: State, name: str) -> list[Record]:
     return _bumped(state, [role_record(name)])
 
 
-def delete_role(state: State, name: str) -> list[Record]:
+def delete_role(state: AuthState, name: str) -> list[Record]:
     """Delete a role and revoke it from every user and group.
 
     Raises InvalidAuthManagementError or RoleNotFoundError.
@@ -173,7 +173,7 @@ def delete_role(state: State, name: str) -> list[Record]:
     return _bumped(state, records)
 
 
-def grant_permission(state: State, role: str, permission: Permission) -> list[Record]:
+def grant_permission(state: AuthState, role: str, permission: Permission) -> list[Record]:
     """Grant a role a permission; where it has one on that range, the type changes.
 
     Raises InvalidAuthManagementError for a range that contains no key, or RoleNotFoundError.
@@ -193,7 +193,7 @@ def _advice_on_range(permission: Permission) -> str:
     return f"RANGE_END {end} does not come after KEY {key}; give the one that sorts first as KEY"
 
 
-def revoke_permission(state: State, role: str, key: bytes, range_end: bytes) -> list[Record]:
+def revoke_permission(state: AuthState, role: str, key: bytes, range_end: bytes) -> list[Record]:
     """Revoke the permission on exactly that range from a role.
 
     Raises RoleNotFoundError or PermissionNotGrantedError.
@@ -204,7 +204,7 @@ def revoke_permission(state: State, role: str, key: bytes, range_end: bytes) -> 
     return _bumped(state, [Record(PERMISSION, permission_id(role, key, range_end), None)])
 
 
-def grant_group_role(state: State, group: str, role: str) -> list[Record]:
+def grant_group_role(state: AuthState, group: str, role: str) -> list[Record]:
     """Grant the members of a group a role. Raises UserEmptyError or RoleNotFoundError."""
     if not group:
         raise UserEmptyError
@@ -217,7 +217,7 @@ def grant_group_role(state: State, group: str, role: str) -> list[Record]:
     return _bumped(state, [group_record(changed)])
 
 
-def revoke_group_role(state: State, group: str, role: str) -> list[Record]:
+def revoke_group_role(state: AuthState, group: str, role: str) -> list[Record]:
     """Revoke a role from a group. Raises RoleNotGrantedError."""
     roles = state.groups.get(group, Group(group)).roles
     if role not in roles:
@@ -226,7 +226,7 @@ def revoke_group_role(state: State, group: str, role: str) -> list[Record]:
     return _bumped(state, [group_record(rest)])
 
 
-def user_of(state: State, name: str) -> User:
+def user_of(state: AuthState, name: str) -> User:
     """Return a user. Raises UserNotFoundError."""
     try:
         return state.users[name]
@@ -234,7 +234,7 @@ def user_of(state: State, name: str) -> User:
         raise UserNotFoundError from None
 
 
-def role_of(state: State, name: str) -> Role:
+def role_of(state: AuthState, name: str) -> Role:
     """Return a role. Raises RoleNotFoundError."""
     try:
         return state.roles[name]
@@ -242,11 +242,11 @@ def role_of(state: State, name: str) -> Role:
         raise RoleNotFoundError from None
 
 
-def _bumped(state: State, records: Iterable[Record]) -> list[Record]:
+def _bumped(state: AuthState, records: Iterable[Record]) -> list[Record]:
     # Invariant 1.
     meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
     return [*records, meta_record(meta)]
 
 
-def _without_tokens(state: State, user: str) -> list[Record]:
+def _without_tokens(state: AuthState, user: str) -> list[Record]:
     return [token_record(digest, None) for digest in state.tokens_of_user.get(user, ())]

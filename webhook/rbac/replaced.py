@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 _NAMED: Final = 10
 
 
-def lacking(before: State, after: State) -> list[str]:
+def lacking(before: AuthState, after: AuthState) -> list[str]:
     """Return what the state before has and the one after has not, in words, revocations first."""
     pairs: list[tuple[str, Collection[str], Collection[str]]] = [
         ("revoked jti", before.revoked_jtis, after.revoked_jtis),
@@ -23,7 +23,7 @@ def lacking(before: State, after: State) -> list[str]:
     return found
 
 
-def _as_late(before: State, after: State) -> list[str]:
+def _as_late(before: AuthState, after: AuthState) -> list[str]:
     # One of an earlier second leaves tokens that the later one revoked.
     return [
         subject

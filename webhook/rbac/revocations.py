@@ -33,7 +33,7 @@ from webhook.rbac.records import (
     token_record,
     user_record,
 )
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 MARGIN_SECONDS: Final = 3600
 """Added to every lifetime: for the leeways of ``iat`` and ``exp``, at most 300 s each, and for
@@ -57,13 +57,13 @@ class Lifetimes:
     ahead: float = 0.0
 
 
-def revoke_jti(state: State, jti: str, lifetimes: Lifetimes, now: float) -> list[Record]:
+def revoke_jti(state: AuthState, jti: str, lifetimes: Lifetimes, now: float) -> list[Record]:
     """Revoke the token with a ``jti``; ``now`` is in Unix seconds."""
     return [*_revoking(state, REVOKED_JTI, jti, lifetimes, now)]
 
 
 def revoke_subject(
-    state: State, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
+    state: AuthState, subject: str, lifetimes: Lifetimes, now: float, *, is_account: bool
 ) -> list[Record]:
     """Revoke every token of a subject that was issued up to ``now`` (Unix seconds).
 
@@ -87,7 +87,7 @@ def revoke_subject(
     return records
 
 
-def tidy(state: State, lifetimes: Lifetimes, now: float) -> list[Record]:
+def tidy(state: AuthState, lifetimes: Lifetimes, now: float) -> list[Record]:
     """Record how long tokens live from ``now`` (Unix seconds) on, and delete what is over.
 
     To be called with the settings of a server that starts.
@@ -100,7 +100,7 @@ def tidy(state: State, lifetimes: Lifetimes, now: float) -> list[Record]:
 
 
 def _revoking(
-    state: State, what: str, name: str, lifetimes: Lifetimes, now: float
+    state: AuthState, what: str, name: str, lifetimes: Lifetimes, now: float
 ) -> Iterator[Record]:
     noted = state.lifetime
     # Invariant 1: the longest lifetime of any token that may exist.
@@ -121,7 +121,7 @@ def _revoking(
         yield lifetime_record(Lifetime(lifetimes.own, noted.earlier_until))
 
 
-def _noted(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
+def _noted(state: AuthState, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
     noted = state.lifetime
     if lifetimes.own > noted.seconds:
         yield lifetime_record(Lifetime(lifetimes.own, noted.earlier_until))
@@ -131,7 +131,7 @@ def _noted(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
         yield lifetime_record(Lifetime(lifetimes.own, until))
 
 
-def _extended(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
+def _extended(state: AuthState, lifetimes: Lifetimes, now: float) -> Iterator[Record]:
     for what in (REVOKED_JTI, REVOKED_SUBJECT):
         for name, revocation in _revoked(state, what).items():
             until = _end(revocation.before + lifetimes.foreign)
@@ -139,7 +139,7 @@ def _extended(state: State, lifetimes: Lifetimes, now: float) -> Iterator[Record
                 yield revocation_record(what, name, Revocation(revocation.before, until))
 
 
-def _forgotten(state: State, now: float, at_most: int | None = None) -> Iterator[Record]:
+def _forgotten(state: AuthState, now: float, at_most: int | None = None) -> Iterator[Record]:
     for what in (REVOKED_JTI, REVOKED_SUBJECT):
         for name, revocation in islice(_revoked(state, what).items(), at_most):
             if _is_forgotten(revocation, now):
@@ -151,7 +151,7 @@ def _is_forgotten(revocation: Revocation, now: float) -> bool:
     return now > revocation.until + FORGET_SECONDS
 
 
-def _revoked(state: State, what: str) -> dict[str, Revocation]:
+def _revoked(state: AuthState, what: str) -> dict[str, Revocation]:
     return state.revoked_jtis if what == REVOKED_JTI else state.revoked_subjects
 
 

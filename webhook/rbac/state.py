@@ -43,7 +43,7 @@ from webhook.rbac.records import (
 )
 
 
-class State:
+class AuthState:
     """Users, roles, groups, simple tokens and revocations as of one revision of the store."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 from webhook.server.request.refreshing import Refreshing, StoreBusyError
 from webhook.telemetry.audit import DONE, audit_fields, audit_message
 from webhook.telemetry.logs import AUDIT_LOGGER
@@ -55,7 +55,7 @@ class StoreKeeper:
         return problem
 
 
-def _report_replaced(before: State, after: State) -> None:
+def _report_replaced(before: AuthState, after: AuthState) -> None:
     lacks = lacking(before, after)
     action = "store.replace"
     _logger.warning(

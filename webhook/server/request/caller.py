@@ -19,7 +19,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 from webhook.server.request.http import RequestError, Scope
 from webhook.server.request.impersonation import wanted_identity
 from webhook.server.request.peer import TLS_1_2, peer_certificate
@@ -122,7 +122,7 @@ class Callers:
         self._audiences = tuple(dict.fromkeys((*audiences, issuer)))
         self._clock = clock
         # Who may write a key, and the revision of the state that says so.
-        self._writers: dict[tuple[str, bytes], tuple[State, int]] = {}
+        self._writers: dict[tuple[str, bytes], tuple[AuthState, int]] = {}
 
     def of_certificate(self, scope: Scope) -> Caller | None:
         """Return whom the client certificate of a request names, None where there is none.

@@ -16,7 +16,7 @@ from webhook.kube.access_review import (
 )
 from webhook.kube.range_review import parse_range_review, render_range_review
 from webhook.kube.request_access import Decision, decide, decide_for_cluster
-from webhook.rbac.access import Access, explain_access
+from webhook.rbac.access import AccessDecision, explain_access
 from webhook.rbac.auth_store import AuthStore
 from webhook.server.request.caller import CALLER, Caller, Callers
 from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
@@ -74,7 +74,7 @@ class AccessReviews:
             found = await self.callers.subject_of(asked.token)
             if isinstance(found, str):
                 # Of a token that is refused nothing is asked, so nothing is covered.
-                refused = Access(False, (), (asked.span,))
+                refused = AccessDecision(False, (), (asked.span,))
                 await respond(send, 201, render_range_review(asked, refused, revision, found))
                 return
             subject = found.username, found.groups

@@ -8,7 +8,7 @@ import pytest
 from tests.support import as_json, assert_token_not_in, good_claims, token_of
 from webhook.errors import InvalidReviewError, LeewayError
 from webhook.kube.range_review import RangeReviewRequest, parse_range_review, render_range_review
-from webhook.rbac.access import Access
+from webhook.rbac.access import AccessDecision
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range
 
@@ -127,14 +127,14 @@ def test_a_token_is_in_no_error() -> None:
         assert_token_not_in(token, str(caught.value))
 
 
-def render(access: Access, refusal: str = "", **spec: object) -> dict[str, object]:
+def render(access: AccessDecision, refusal: str = "", **spec: object) -> dict[str, object]:
     answer = json.loads(render_range_review(parse(body(**spec)), access, 7, refusal))
     assert isinstance(answer, dict)
     return answer
 
 
 def test_answer_yes() -> None:
-    assert render(Access(True, ("a", "b"), ()), groups=["g"]) == {
+    assert render(AccessDecision(True, ("a", "b"), ()), groups=["g"]) == {
         "kind": "RangeAccessReview",
         "apiVersion": V1,
         "metadata": {"creationTimestamp": None},
@@ -157,7 +157,7 @@ def test_answer_yes() -> None:
 
 def test_answer_no_names_what_is_missing() -> None:
     gaps = (Range(b"/b", b"/b\0"), Range(b"/c", b"/d"), Range(b"/e", None))
-    assert render(Access(False, ("a",), gaps))["status"] == {
+    assert render(AccessDecision(False, ("a",), gaps))["status"] == {
         "allowed": False,
         "reason": "no role grants READ on all of the range",
         "roles": ["a"],
@@ -173,8 +173,8 @@ def test_answer_no_names_what_is_missing() -> None:
 def test_the_token_does_not_come_back() -> None:
     token = token_of(good_claims())
     whole = Range(b"/a", b"/a\0")
-    accepted = render(Access(True, ("a",), ()), user=..., token=token)
-    refused = render(Access(False, (), (whole,)), "it has expired", user=..., token=token)
+    accepted = render(AccessDecision(True, ("a",), ()), user=..., token=token)
+    refused = render(AccessDecision(False, (), (whole,)), "it has expired", user=..., token=token)
     for answer in (accepted, refused):
         assert_token_not_in(token, json.dumps(answer))
         assert answer["spec"] == {

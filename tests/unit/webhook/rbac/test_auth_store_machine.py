@@ -22,7 +22,7 @@ from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.rbac.ranges import Range
 from webhook.rbac.records import ConflictError, Record, TokenRecord, token_record
 from webhook.rbac.revocations import FORGET_SECONDS, Lifetimes
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 NAMES = ("root", "a", "b", "é")
 ROLES = ("root", "r1", "r2", "r3")
@@ -167,7 +167,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(index=which, digest=st.sampled_from(DIGESTS), name=st.sampled_from((*NAMES, "")))
     def put_token(self, index: int, digest: bytes, name: str) -> None:
-        def decide(state: State) -> list[Record]:
+        def decide(state: AuthState) -> list[Record]:
             token = TokenRecord(name, 1.5) if name in state.users else None
             return [token_record(digest, token)]
 

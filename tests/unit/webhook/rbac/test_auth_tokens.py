@@ -21,7 +21,7 @@ from webhook.rbac.auth_tokens import (
 )
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)
@@ -337,7 +337,7 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
             self.reads = 0
 
         @property
-        def state(self) -> State:  # type: ignore[override]
+        def state(self) -> AuthState:  # type: ignore[override]
             self.reads += 1
             if self.reads == 2:
                 store.change(changes.change_password, "a", b"other")

@@ -12,7 +12,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError
 from webhook.rbac.records import Record, TokenRecord
-from webhook.rbac.state import State
+from webhook.rbac.state import AuthState
 
 TTL = 300.0
 P = ParamSpec("P")
@@ -146,7 +146,7 @@ def test_a_use_while_others_are_written_is_not_lost(backend: Backend) -> None:
     class Busy(AuthStore):
         def change(
             self,
-            decide: Callable[Concatenate[State, P], Iterable[Record]],
+            decide: Callable[Concatenate[AuthState, P], Iterable[Record]],
             *args: P.args,
             **kwargs: P.kwargs,
         ) -> None:
@@ -244,7 +244,7 @@ def test_a_token_whose_use_is_taken_over_is_there_all_the_while(backend: Backend
     worker, elsewhere = Worker(backend), Worker(backend)
     token = worker.log_in("a", NOW)
     elsewhere.store.refresh()
-    state: State = elsewhere.store.state
+    state: AuthState = elsewhere.store.state
     state.tokens = Watched(state.tokens)
     assert worker.accepts(token, NOW + 5)
     worker.uses.write()
