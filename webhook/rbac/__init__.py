@@ -1,4 +1,4 @@
-"""The range engine: users, roles and permissions on ranges of keys, with etcd's semantics. No I/O.
+"""Decides who is allowed to read and write which ranges of keys, by etcd's users and roles. No I/O.
 
-What it keeps is written as records through the protocol in ``records``.
+What it stores goes as records through the protocol ``Backend`` in ``records``.
 """

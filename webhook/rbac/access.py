@@ -1,4 +1,4 @@
-"""Answers questions: may this user do that, by which role, and what is missing."""
+"""Checks whether a subject is allowed to read or write keys, and by which roles."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _NO_ROLES: Final[RoleSet] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
-    """An answer: the roles whose grants touch the question, and what of it nothing covers."""
+    """Whether a range is allowed, the roles that grant part of it, and what no role covers."""
 
     allowed: bool
     roles: tuple[str, ...]
@@ -30,16 +30,16 @@ def roles_of(state: AuthState, user: str, groups: Iterable[str] = ()) -> RoleSet
         known = state.users.get(user)
         roles = known.roles if known else ()
         found = [state.groups[group].roles for group in groups if group in state.groups]
-    # Nearly all service accounts.
+    # The case of nearly all service accounts.
     if not roles and not found:
         return _NO_ROLES
     return frozenset(roles).union(*found)
 
 
 def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, ...]:
-    """Return a group for each role of the subject of a token that is accepted.
+    """Return a group, prefix and name, for each role of the subject of an accepted token.
 
-    An empty ``prefix`` turns it off.
+    There are none for an empty ``prefix``.
     """
     if not prefix or not isinstance(outcome, Authenticated):
         return ()
@@ -51,7 +51,7 @@ def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, .
 def is_key_permitted(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
 ) -> bool:
-    """Return whether a subject may do something with a single key. ``kind`` is READ or WRITE."""
+    """Return whether a subject is allowed to READ or WRITE (``kind``) a single key."""
     permissions = _permissions_of(store.state, user, groups)
     if permissions is None:
         return True
@@ -67,10 +67,10 @@ def granting_roles(
     kinds: Iterable[PermissionType],
     *spans: Range,
 ) -> tuple[str, ...]:
-    """Return the roles that let a subject do something with all keys of some ranges.
+    """Return the roles that grant a subject all keys of ``spans``; none where it is not allowed.
 
-    One role where it is enough alone, else all that have a part in it; none where the subject may
-    not. ``kinds`` are READ, WRITE or both. Source: ``store.go``, ``isOpPermitted``.
+    One role if it is enough alone, otherwise all that grant a part. ``kinds`` are READ, WRITE or
+    both. Source: etcd ``server/auth/store.go``, ``isOpPermitted``.
     """
     state = store.state
     with state.lock:
@@ -107,8 +107,8 @@ def _touches(
 
 
 def _permissions_of(state: AuthState, user: str, groups: Iterable[str]) -> Permissions | None:
-    """Return what a subject may do, None for everything."""
-    # One lock with `apply`: an answer from the middle of it might be one that never was true.
+    """Return what a subject is allowed to do, None for everything."""
+    # Not between the records of one `apply`: such a state never existed.
     with state.lock:
         roles = roles_of(state, user, groups)
         return None if ROOT in roles else state.permissions(roles)
@@ -117,9 +117,9 @@ def _permissions_of(state: AuthState, user: str, groups: Iterable[str]) -> Permi
 def explain_access(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
 ) -> AccessDecision:
-    """Return whether a subject may do something with all keys of a range, and why.
+    """Return whether a subject is allowed to READ or WRITE (``kind``) all keys of a range, and why.
 
-    ``kind`` is READ or WRITE. Source: ``store.go``, ``isOpPermitted``.
+    Source: etcd ``server/auth/store.go``, ``isOpPermitted``.
     """
     state = store.state
     with state.lock:
@@ -132,7 +132,7 @@ def explain_access(
 
 
 def require_admin(store: AuthStore, user: str, groups: Iterable[str] = ()) -> None:
-    """Let only root through while auth is enabled (``store.go``, ``IsAdminPermitted``).
+    """Require role root while auth is enabled (``store.go``, ``IsAdminPermitted``).
 
     Raises UserEmptyError or PermissionDeniedError.
     """

@@ -41,13 +41,13 @@ class AuthStore:
         self._lock = Lock()
         self._own = local()
         self.on_replaced: Callable[[AuthState, AuthState], None] = lambda _before, _after: None
-        """Called with the state before and after where the store was replaced; never raises."""
+        """Called with the states before and after the store was replaced; must not raise."""
         self.state = AuthState()
         self.state.apply(*backend.load())
         backend.applied()
 
     def close(self) -> None:
-        """Let go of the backend."""
+        """Close the backend."""
         self._backend.close()
 
     @property
@@ -62,25 +62,23 @@ class AuthStore:
 
     @property
     def own_revision(self) -> int:
-        """The auth revision that the last change of this thread led to, before any later one."""
+        """The auth revision right after the last change of this thread."""
         revision: int = self._own.revision
         return revision
 
     def refresh(self) -> None:
-        """Take over everything that anybody has been told is written.
+        """Apply every commit that has ended, of any process. Never waits.
 
-        What is being written is news for a later call. Never waits.
-
-        Raises StoreUnavailableError or StoreError where there may be news that cannot be read:
-        then nothing may be answered from what was known before. It is StoreLockedError where a
-        commit of another process, or a thread of ours, may be what they wait for.
+        Raises StoreUnavailableError or StoreError if there may be commits that cannot be read: then
+        ``state`` must not be used. It is StoreLockedError if that may pass with a commit of another
+        process or of another thread.
         """
-        if self._backend.unread() and not self._has_taken_over_news():
+        if self._backend.unread() and not self._has_caught_up():
             raise StoreLockedError(
                 "the store has changes that another process keeps locked; end what locks it"
             )
 
-    def _has_taken_over_news(self) -> bool:
+    def _has_caught_up(self) -> bool:
         unread = self._backend.unread()
         if self._lock.acquire(blocking=False):
             try:
@@ -90,7 +88,7 @@ class AuthStore:
                 return not self._backend.misses_commit()
             finally:
                 self._lock.release()
-        # All that there was before what a thread of ours writes is here.
+        # A thread of ours that writes has applied everything before its commit.
         return self._backend.is_writing or not unread or not self._backend.misses_commit()
 
     def find_revocation(self, claims: Claims) -> str:
@@ -169,19 +167,17 @@ class AuthStore:
     def _catch_up(self, *, wait: bool = True) -> None:
         is_replaced = False
         try:
-            news = self._backend.changes(self.state.revision, wait=wait)
+            changed = self._backend.changes(self.state.revision, wait=wait)
         except ReplacedError:
-            news, is_replaced = None, True
-        if news is None:
-            self._take_over_all(*self._backend.load(wait=wait), is_replaced=is_replaced)
+            changed, is_replaced = None, True
+        if changed is None:
+            self._load(*self._backend.load(wait=wait), is_replaced=is_replaced)
         else:
-            self.state.apply(*news)
-        # Not before: other threads answer from the state as soon as nothing is unread.
+            self.state.apply(*changed)
+        # Last, because other threads use the state as soon as nothing is unread.
         self._backend.applied()
 
-    def _take_over_all(
-        self, revision: int, records: Iterable[Record], *, is_replaced: bool
-    ) -> None:
+    def _load(self, revision: int, records: Iterable[Record], *, is_replaced: bool) -> None:
         if not revision and self.state.revision:
             raise StoreError(
                 "the store was replaced by one in which nothing was ever written; restore it from "

@@ -1,6 +1,8 @@
-"""What the engine refuses. The messages are etcd's (``api/v3rpc/rpctypes/error.go``).
+"""The errors of the range engine, with etcd's messages.
 
-Clients of etcd compare them, so what to do about one is kept beside it, for people alone.
+Clients of etcd compare the messages, so the advice for people is separate.
+
+Source: etcd ``api/v3rpc/rpctypes/error.go``.
 """
 
 from typing import ClassVar
@@ -9,9 +11,9 @@ from webhook.errors import LeewayError
 
 
 class AuthError(LeewayError):
-    """Base of the refusals; never raised itself.
+    """Base of the errors; never raised itself.
 
-    ``advice`` says what to do about it, with commands of ``leeway``; empty where it is obvious.
+    ``advice`` says what to do, with commands of ``leeway``; empty where that is obvious.
     """
 
     text: ClassVar[str]
@@ -95,7 +97,7 @@ class InvalidAuthTokenError(AuthError):
 
 
 class UnknownAuthKeyError(InvalidAuthTokenError):
-    """The same of a token that names a signing key which is not known here, or not yet."""
+    """The token names a signing key that is not known here, or not yet."""
 
 
 class TooManyRequestsError(AuthError):
@@ -108,11 +110,11 @@ class InvalidAuthManagementError(AuthError):
 
 
 class InvalidPasswordError(LeewayError):
-    """A password that is not accepted: empty, or longer than bcrypt looks at."""
+    """The password is empty, or longer than what bcrypt reads."""
 
 
 class StoreError(LeewayError):
-    """Stored data that is damaged, or of a version that is not known."""
+    """The stored data is damaged, or of an unknown version."""
 
 
 class StoreUnavailableError(LeewayError):

@@ -23,12 +23,12 @@ class PermissionType(IntEnum):
 
     @property
     def reads(self) -> bool:
-        """Whether it lets read."""
+        """Whether it allows to read."""
         return self is not PermissionType.WRITE
 
     @property
     def writes(self) -> bool:
-        """Whether it lets write."""
+        """Whether it allows to write."""
         return self is not PermissionType.READ
 
 
@@ -42,12 +42,12 @@ class Permission:
 
     @property
     def span(self) -> Range:
-        """The keys it is about."""
+        """The keys it applies to."""
         return from_wire(self.key, self.range_end)
 
     @property
     def is_valid(self) -> bool:
-        """Whether it holds a key at all (``store.go``, ``isValidPermission``)."""
+        """Whether it contains any key (``store.go``, ``isValidPermission``)."""
         if not self.key:
             return False
         return not self.range_end or self.range_end == OPEN_END or self.key < self.range_end
@@ -105,6 +105,6 @@ class Group:
 
 
 def cost_of(password_hash: bytes) -> int:
-    """Return the cost that a bcrypt hash names, 0 for what is none."""
+    """Return the cost of a bcrypt hash, 0 for anything else."""
     found = _BCRYPT_HASH.match(password_hash)
     return min(int(found[1]), MAX_PASSWORD_COST) if found else 0

@@ -8,15 +8,15 @@ from webhook.rbac.model import cost_of
 
 DEFAULT_COST: Final = 10
 MAX_BYTES: Final = 72
-# Any will do: what has it as its hash is not to be found.
+# Any digest: nobody can find a password with a given one.
 _DIGEST_OF_NOBODY: Final = b"." * 31
 
 
 class Passwords:
     """Hashes and checks passwords at one cost (bcrypt's logarithmic work factor, 4 to 31).
 
-    ``at_once`` of them, for they have nothing to wait for: with more threads at it than there are
-    cores it takes as long, and whoever answers something else gets a smaller part of the machine.
+    At most ``at_once`` at a time: they only compute, so more threads than cores would make none of
+    them faster and everything else slower.
     """
 
     def __init__(self, cost: int = DEFAULT_COST, at_once: int = 1) -> None:
@@ -36,11 +36,10 @@ class Passwords:
             return _hash(data, self._cost)
 
     def check(self, password: str, password_hash: bytes | None, highest_cost: int = 0) -> None:
-        """Check a password against a hash; None where there is no user or no password.
+        """Check a password against a hash, None if there is no such user or it has no password.
 
-        ``highest_cost`` is that of all hashes there are. A refusal takes as much work as one check
-        at it, or at the cost of new hashes where that is higher, whoever it is of. Raises
-        AuthFailedError.
+        A refusal takes as much work for every name: one check at the higher of ``highest_cost``,
+        that of all stored hashes, and the cost of new ones. Raises AuthFailedError.
         """
         from bcrypt import checkpw
 
@@ -52,7 +51,7 @@ class Passwords:
             if password_hash:
                 if checkpw(shown, password_hash) and fits:
                     return
-                # Each step up is twice the work, so with the check before these are one at the top.
+                # Each step doubles the work, so these and the check above add up to one at the top.
                 costs = range(cost_of(password_hash), top)
             else:
                 costs = range(top, top + 1)
@@ -62,14 +61,14 @@ class Passwords:
 
 
 def _hash_of_nobody(cost: int) -> bytes:
-    """Return what is checked against where only the work of it counts."""
+    """Return a hash to check against where only the work counts."""
     from bcrypt import gensalt
 
     return gensalt(cost) + _DIGEST_OF_NOBODY
 
 
 def _hash(data: bytes, cost: int) -> bytes:
-    # Imported here, so that no start waits for what a log-in needs.
+    # Imported here, so that no start waits for what only log-ins need.
     from bcrypt import gensalt, hashpw
 
     return hashpw(data, gensalt(cost))

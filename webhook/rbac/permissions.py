@@ -1,11 +1,10 @@
-"""What a set of roles may do: the hot path of every permission question.
+"""What a set of roles is allowed to do. The hot path of every permission check.
 
 Invariants:
 
-1. A snapshot never changes; it is the union of the grants of its roles, no more and no less.
-2. Snapshots are kept by set of roles, so they cost nothing per user.
-3. A change of a role drops just the snapshots that contain it; they are made again when they are
-   asked for.
+1. A snapshot never changes. It is exactly the union of the grants of its roles.
+2. Snapshots are kept by set of roles, not by user.
+3. A change of a role drops only the snapshots that contain it.
 """
 
 from bisect import bisect_right
@@ -21,7 +20,16 @@ RoleSet = frozenset[str]
 
 
 class Permissions:
-    """The merged permissions of one set of roles."""
+    """The merged permissions of a set of roles, as they are now.
+
+    >>> from webhook.rbac.model import Permission
+    >>> editor = Role("editor", (Permission(b"/app/", b"/app0", PermissionType.READ),))
+    >>> permissions = Permissions([editor])
+    >>> permissions.can_read(b"/app/config"), permissions.can_write(b"/app/config")
+    (True, False)
+    >>> permissions.uncovered(PermissionType.READ, Range(b"/app/", b"/b"))
+    [Range(start=b'/app0', end=b'/b')]
+    """
 
     __slots__ = ("read", "write")
 
@@ -31,15 +39,15 @@ class Permissions:
         self.write: RangeSet = merge(p.span for p in granted if p.type.writes)
 
     def can_read(self, key: bytes) -> bool:
-        """Return whether a single key may be read."""
+        """Return whether reading a single key is allowed."""
         return bisect_right(self.read, key) & 1 == 1
 
     def can_write(self, key: bytes) -> bool:
-        """Return whether a single key may be written."""
+        """Return whether writing a single key is allowed."""
         return bisect_right(self.write, key) & 1 == 1
 
     def can_read_range(self, start: bytes, end: bytes | None) -> bool:
-        """Return whether all keys of [start, end) may be read; ``end`` None means without end."""
+        """Return whether reading [start, end) is allowed; None is no end."""
         place = bisect_right(self.read, start)
         if place & 1:
             bounds = self.read
@@ -47,7 +55,7 @@ class Permissions:
         return False
 
     def can_write_range(self, start: bytes, end: bytes | None) -> bool:
-        """Return whether all keys of [start, end) may be written."""
+        """Return whether writing [start, end) is allowed; None is no end."""
         place = bisect_right(self.write, start)
         if place & 1:
             bounds = self.write
@@ -55,16 +63,15 @@ class Permissions:
         return False
 
     def uncovered(self, kind: PermissionType, span: Range) -> list[Range]:
-        """Return the parts of a range that may not be read (or written), in order."""
+        """Return, in order, the parts of a range that reading (or writing) is not allowed for."""
         return gaps(self.write if kind.writes else self.read, span.start, span.end)
 
 
 class SnapshotCache:
     """Snapshots by set of roles.
 
-    ``get`` may be called by any thread at any time. Everything else, and changes of what
-    ``role_of`` returns, must happen under one lock, or a snapshot could be kept that is older than
-    the roles it was made of.
+    ``get`` can be called by any thread. The other methods, and changes of what ``role_of`` returns,
+    need one common lock; otherwise a snapshot could be older than the roles it is made of.
     """
 
     def __init__(self, role_of: Callable[[str], Role | None]) -> None:
@@ -73,11 +80,11 @@ class SnapshotCache:
         self._sets_of_role: dict[str, set[RoleSet]] = {}
 
     def get(self, roles: RoleSet) -> Permissions | None:
-        """Return the snapshot of a set of roles, or None where it has to be made."""
+        """Return the snapshot of a set of roles, None where it has to be made."""
         return self._snapshots.get(roles)
 
     def make(self, roles: RoleSet) -> Permissions:
-        """Make and keep the snapshot of a set of roles; those that do not exist grant nothing."""
+        """Make and keep the snapshot of a set of roles; roles that do not exist grant nothing."""
         found = [role for name in roles if (role := self._role_of(name)) is not None]
         snapshot = Permissions(found)
         if len(self._snapshots) >= MAX_SNAPSHOTS:
@@ -88,7 +95,7 @@ class SnapshotCache:
         return snapshot
 
     def drop(self, role: str) -> None:
-        """Forget every snapshot that contains a role."""
+        """Drop every snapshot that contains a role (invariant 3)."""
         for roles in self._sets_of_role.pop(role, set()):
             self._forget(roles)
 

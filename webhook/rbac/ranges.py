@@ -1,15 +1,14 @@
-"""The algebra of ranges of byte keys: a single key, [key, range_end), and open-ended ranges.
+"""Ranges of byte keys: a single key, [key, range_end), and open-ended ranges.
 
 Keys are ordered as byte strings. A ``RangeSet`` is a tuple of bounds: a start, its end, the next
 start, its end, and so on; the last end is left out where the last range has none.
 
 Invariants:
 
-1. The bounds of a ``RangeSet`` strictly increase, so a key is inside where an odd number of
-   bounds is less than or equal to it.
-2. Ranges that touch are one: no end equals the next start. Hence a range is covered by the union
-   exactly if one range of the set holds it.
-3. Nobody changes a ``RangeSet``.
+1. The bounds of a ``RangeSet`` strictly increase, so a key is inside if the number of bounds less
+   than or equal to it is odd.
+2. Ranges that touch are merged: no end equals the next start. Hence the union covers a range
+   exactly if one range of the set contains it.
 
 Source: etcd ``pkg/adt/interval_tree.go`` (``BytesAffineComparable``) and
 ``server/auth/range_perm_cache.go``.
@@ -22,11 +21,11 @@ from typing import Final, NamedTuple
 RangeSet = tuple[bytes, ...]
 
 OPEN_END: Final = b"\0"
-"""What etcd writes as ``range_end`` for "from this key on"."""
+"""The ``range_end`` of an open-ended range in etcd."""
 
 
 class Range(NamedTuple):
-    """Keys from ``start`` up to and without ``end``; an ``end`` of None means there is none."""
+    """Keys from ``start`` up to but not including ``end``; None is no end."""
 
     start: bytes
     end: bytes | None
@@ -64,7 +63,7 @@ def _text(data: bytes) -> str:
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """Return the ``range_end`` of all keys with a prefix; OPEN_END where there is no bound.
+    """Return the ``range_end`` of all keys with a prefix; OPEN_END where no key is beyond them.
 
     Source: etcd ``client/v3/op.go``, ``getPrefix``.
     """
@@ -73,7 +72,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def merge(spans: Iterable[Range]) -> RangeSet:
-    """Return the union. Ranges that hold no key are passed over."""
+    """Return the union. Ranges that contain no key are ignored."""
     bounds: list[bytes] = []
     open_ended = False
     for start, end in sorted(spans, key=lambda span: span.start):
@@ -81,7 +80,7 @@ def merge(spans: Iterable[Range]) -> RangeSet:
             break
         if end is not None and end <= start:
             continue
-        if bounds and start <= bounds[-1]:
+        if bounds and start <= bounds[-1]:  # Invariant 2.
             if end is None:
                 bounds.pop()
             elif end > bounds[-1]:
@@ -95,7 +94,7 @@ def merge(spans: Iterable[Range]) -> RangeSet:
 
 
 def gaps(ranges: RangeSet, start: bytes, end: bytes | None) -> list[Range]:
-    """Return, in order, the parts of [start, end) that are not inside."""
+    """Return, in order, the parts of [start, end) that ``ranges`` does not cover."""
     found: list[Range] = []
     place = bisect_right(ranges, start)
     position: bytes | None = start

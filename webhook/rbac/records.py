@@ -1,9 +1,6 @@
-"""How the engine's state is written down: records, each a kind, an id and a value.
+"""The records that the engine stores, and the protocol of the backends that store them.
 
-Invariants:
-
-1. Every value that can be written can be read back, and nothing else is accepted.
-2. Revisions of the store grow with every transaction; the auth revision is a record of its own.
+The revision of a store grows with every transaction; the auth revision is a value in a record.
 """
 
 from collections.abc import Sequence
@@ -29,7 +26,7 @@ REVOKED_SUBJECT: Final = "subject"
 
 
 class Record(NamedTuple):
-    """One record; a value of None says that it is gone."""
+    """One record; a value of None means that it was deleted."""
 
     kind: str
     id: bytes
@@ -37,61 +34,60 @@ class Record(NamedTuple):
 
 
 class ConflictError(Exception):
-    """Somebody else wrote first: read the changes, and decide again."""
+    """Another process wrote first: read the changes, and decide again."""
 
 
 class ReplacedError(Exception):
-    """What is stored is not what was in use with commits added to it: load all of it."""
+    """The stored data does not continue the data in use: load all of it."""
 
 
 class Backend(Protocol):
-    """Persistence: transactions that compare a revision, and a change feed.
+    """Stores records: transactions that compare a revision, and a change feed.
 
-    Every method may be called from any thread. Those that read or write raise StoreUnavailableError
-    where the data cannot be reached now, StoreLockedError where somebody else keeps it locked, and
-    StoreError where it is damaged.
+    Every method can be called by any thread. Methods that read or write raise
+    StoreUnavailableError if the data cannot be reached now, StoreLockedError if another process
+    locks it, and StoreError if it is damaged.
     """
 
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and every record of it.
 
-        Without ``wait``, raises StoreLockedError at once where somebody else is writing.
+        Without ``wait``, raises StoreLockedError immediately if another process is writing.
         """
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
-        """Return the revision and the records changed after ``after``, the gone ones included.
+        """Return the revision and the records changed after ``after``, deleted ones included.
 
         None means that the feed does not reach back that far: load everything again. Without
-        ``wait``, raises StoreLockedError at once where somebody else is writing. Raises
-        ReplacedError where ``after`` is in use (``applied``) and is not of the past of this data.
+        ``wait``, raises StoreLockedError immediately if another process is writing. Raises
+        ReplacedError if ``after`` is in use (``applied``) and is no earlier revision of this data.
         """
 
     @property
     def is_writing(self) -> bool:
-        """Whether a commit of this process is under way, and keeps all others from theirs."""
+        """Whether a commit of this process is in progress, so that no other process can commit."""
 
     def applied(self) -> None:
-        """Take note that what ``load``, ``changes`` or ``commit`` dealt with last is in use."""
+        """Record that what ``load``, ``changes`` or ``commit`` returned last is in use."""
 
     def unread(self) -> int:
-        """Return, quickly and without ever waiting, how many commits are not in use (``applied``).
+        """Return how many commits are not in use (``applied``). Never waits.
 
-        The last of them may still be being made. A large number stands for data that was replaced,
-        or cannot be reached.
+        The last of them may be in progress. A large number means that the data was replaced or
+        cannot be reached.
         """
 
     def misses_commit(self) -> bool:
-        """Return whether a commit that has ended may not be in use, where ``unread`` is not 0."""
+        """Return whether a commit that has ended may not be in use, if ``unread`` is not 0."""
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records, or none, and return the new revision.
 
-        Raises ConflictError where the revision is no longer ``expected``, StoreUnavailableError
-        where the data cannot be written now.
+        Raises ConflictError if the revision is no longer ``expected``.
         """
 
     def close(self) -> None:
-        """Let go of files and locks."""
+        """Release files and locks."""
 
 
 class AuthMeta(msgspec.Struct, frozen=True):
@@ -109,9 +105,9 @@ class TokenRecord(msgspec.Struct, frozen=True):
 
 
 class Revocation(msgspec.Struct, frozen=True, gc=False):
-    """A revocation: ``before`` is the last Unix second whose tokens it revokes.
+    """A revocation of the tokens issued up to the Unix second ``before``.
 
-    After ``until`` (Unix seconds, infinite for never) there is no token left that it concerns.
+    After ``until`` (Unix seconds, infinite for never) all of them have expired.
     """
 
     before: int
@@ -121,8 +117,8 @@ class Revocation(msgspec.Struct, frozen=True, gc=False):
 class Lifetime(msgspec.Struct, frozen=True):
     """How long tokens signed here live.
 
-    ``seconds`` is the longest lifetime that is granted. What was granted under earlier, longer
-    settings has expired by ``earlier_until`` (Unix seconds).
+    ``seconds`` is the longest lifetime that is granted. Tokens granted under earlier, longer
+    settings have expired by ``earlier_until`` (Unix seconds).
     """
 
     seconds: float = 0.0
@@ -136,17 +132,17 @@ class _UserValue(msgspec.Struct):
 
 
 def text_id(name: str) -> bytes:
-    """Return the id of a record that has a name. Raises UnicodeEncodeError for what is no text."""
+    """Return the id of a record with a name. Raises UnicodeEncodeError for surrogates."""
     return name.encode("utf-8")
 
 
 def text_of(record_id: bytes) -> str:
-    """Return the name that an id stands for."""
+    """Return the name in an id."""
     return record_id.decode("utf-8")
 
 
 def meta_record(meta: AuthMeta) -> Record:
-    """Write the state of auth down."""
+    """Return the record of the state of auth."""
     return Record(META, AUTH_ID, msgspec.msgpack.encode(meta))
 
 
@@ -156,7 +152,7 @@ def read_meta(value: bytes) -> AuthMeta:
 
 
 def user_record(user: User) -> Record:
-    """Write a user down."""
+    """Return the record of a user."""
     value = _UserValue(user.password_hash, user.roles, user.generation)
     return Record(USER, text_id(user.name), msgspec.msgpack.encode(value))
 
@@ -168,7 +164,7 @@ def read_user(record_id: bytes, value: bytes) -> User:
 
 
 def group_record(group: Group) -> Record:
-    """Write a group down; one without roles is gone."""
+    """Return the record of a group; one without roles is deleted."""
     value = msgspec.msgpack.encode(group.roles) if group.roles else None
     return Record(GROUP, text_id(group.name), value)
 
@@ -179,7 +175,7 @@ def read_group(record_id: bytes, value: bytes) -> Group:
 
 
 def role_record(name: str) -> Record:
-    """Write down that a role exists; its permissions are records of their own."""
+    """Return the record of a role; its permissions have records of their own."""
     return Record(ROLE, text_id(name), b"")
 
 
@@ -189,23 +185,23 @@ def permission_id(role: str, key: bytes, range_end: bytes) -> bytes:
 
 
 def permission_record(role: str, permission: Permission) -> Record:
-    """Write a permission of a role down."""
+    """Return the record of a permission of a role."""
     record_id = permission_id(role, permission.key, permission.range_end)
     return Record(PERMISSION, record_id, bytes([permission.type]))
 
 
 def read_permission_id(record_id: bytes) -> tuple[str, bytes, bytes]:
-    """Read whose permission a record is, and on which key and range end."""
+    """Read the role, the key and the range end of a permission."""
     return msgspec.msgpack.decode(record_id, type=tuple[str, bytes, bytes])
 
 
 def read_permission_type(value: bytes) -> PermissionType:
-    """Read what a permission lets do."""
+    """Read the type of a permission."""
     return PermissionType(value[0])
 
 
 def token_record(digest: bytes, token: TokenRecord | None) -> Record:
-    """Write a simple token down by the SHA-256 of it, or that it is gone."""
+    """Return the record of a simple token, by its SHA-256; None deletes it."""
     return Record(TOKEN, digest, None if token is None else msgspec.msgpack.encode(token))
 
 
@@ -215,13 +211,13 @@ def read_token(value: bytes) -> TokenRecord:
 
 
 def revocation_record(what: str, name: str, revocation: Revocation | None) -> Record:
-    """Write the revocation of a jti or of a subject down, or that it is gone."""
+    """Return the record of a revocation of a jti or a subject; None deletes it."""
     value = None if revocation is None else msgspec.msgpack.encode(revocation)
     return Record(REVOCATION, text_id(f"{what}:{name}"), value)
 
 
 def read_revocation_id(record_id: bytes) -> tuple[str, str]:
-    """Read what a revocation is about: REVOKED_JTI or REVOKED_SUBJECT, and its name."""
+    """Read what is revoked: REVOKED_JTI or REVOKED_SUBJECT, and its name."""
     what, _, name = text_of(record_id).partition(":")
     return what, name
 
@@ -232,10 +228,10 @@ def read_revocation(value: bytes) -> Revocation:
 
 
 def lifetime_record(lifetime: Lifetime) -> Record:
-    """Write down how long tokens live."""
+    """Return the record of the lifetime of tokens."""
     return Record(LIFETIME, LIFETIME_ID, msgspec.msgpack.encode(lifetime))
 
 
 def read_lifetime(value: bytes) -> Lifetime:
-    """Read how long tokens live."""
+    """Read the lifetime of tokens."""
     return msgspec.msgpack.decode(value, type=Lifetime)

@@ -1,4 +1,4 @@
-"""What a store lacks that takes the place of another one; pure."""
+"""Finds out what a store lacks that replaces another one."""
 
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -9,10 +9,13 @@ _NAMED: Final = 10
 
 
 def lacking(before: AuthState, after: AuthState) -> list[str]:
-    """Return what the state before has and the one after has not, in words, revocations first."""
+    """Return what is in the state before and not in the one after, revocations first.
+
+    Each text is a kind and its names, such as ``user ann, bob``.
+    """
     pairs: list[tuple[str, Collection[str], Collection[str]]] = [
         ("revoked jti", before.revoked_jtis, after.revoked_jtis),
-        ("revoked subject", before.revoked_subjects, _as_late(before, after)),
+        ("revoked subject", before.revoked_subjects, _as_late_as(before, after)),
         ("user", before.users, after.users),
         ("role", before.roles, after.roles),
         ("group", before.groups, after.groups),
@@ -23,8 +26,8 @@ def lacking(before: AuthState, after: AuthState) -> list[str]:
     return found
 
 
-def _as_late(before: AuthState, after: AuthState) -> list[str]:
-    # One of an earlier second leaves tokens that the later one revoked.
+def _as_late_as(before: AuthState, after: AuthState) -> list[str]:
+    # An earlier revocation of a subject concerns fewer tokens, so it does not replace a later one.
     return [
         subject
         for subject, revocation in after.revoked_subjects.items()

@@ -1,12 +1,11 @@
-"""The engine's state in memory, kept up by records.
+"""The users, roles, tokens and revocations in memory, updated by records.
 
 Invariants:
 
 1. The state is a function of the records applied to it, in any order of their kinds.
-2. ``users_of_role`` holds exactly the users whose roles contain the role, ``_users_of_cost`` how
-   many have a password of each cost.
-3. A snapshot that is handed out after ``apply`` returns contains what was applied: both happen
-   under one lock.
+2. ``users_of_role`` contains exactly the users that have the role, ``_users_of_cost`` the number of
+   users with a password of each cost.
+3. A snapshot that is returned after ``apply`` has returned contains what was applied.
 """
 
 from bisect import bisect_left
@@ -63,20 +62,20 @@ class AuthState:
         self._snapshots = SnapshotCache(self.roles.get)
 
     def permissions(self, roles: RoleSet) -> Permissions:
-        """Return what a set of roles may do."""
+        """Return what a set of roles is allowed to do."""
         snapshot = self._snapshots.get(roles)
         if snapshot is None:
-            with self.lock:
+            with self.lock:  # Invariant 3: never between the records of one `apply`.
                 snapshot = self._snapshots.make(roles)
         return snapshot
 
     @property
     def highest_password_cost(self) -> int:
-        """The highest cost of a password that any user has, 0 where none has one."""
+        """The highest cost of any user's password, 0 without passwords."""
         return max((cost for cost, users in enumerate(self._users_of_cost) if users), default=0)
 
     def apply(self, revision: int, records: Iterable[Record]) -> None:
-        """Take over what was written up to a revision of the store."""
+        """Apply the records written up to a revision of the store."""
         grants: dict[str, list[tuple[bytes, bytes, PermissionType | None]]] = {}
         with self.lock:
             for kind, record_id, value in records:
@@ -86,6 +85,7 @@ class AuthState:
                     grants.setdefault(role, []).append((key, range_end, granted))
                 else:
                     self._apply_one(kind, record_id, value)
+            # Invariant 1: after the roles, wherever those were among the records.
             for name, changes in grants.items():
                 if name in self.roles:
                     self._put_role(Role(name, _merged(self.roles[name].permissions, changes)))
@@ -112,13 +112,9 @@ class AuthState:
             self._put_token(record_id, None if value is None else read_token(value))
         elif kind == REVOCATION:
             self._put_revocation(record_id, None if value is None else read_revocation(value))
-        elif value is not None:
-            self._put_single(kind, value)
-
-    def _put_single(self, kind: str, value: bytes) -> None:
-        if kind == META:
+        elif kind == META and value is not None:
             self.meta = read_meta(value)
-        elif kind == LIFETIME:
+        elif kind == LIFETIME and value is not None:
             self.lifetime = read_lifetime(value)
 
     def _put_role(self, role: Role) -> None:
@@ -126,6 +122,7 @@ class AuthState:
         self._snapshots.drop(role.name)
 
     def _put_user(self, name: str, user: User | None) -> None:
+        # Invariant 2.
         before = self.users.get(name)
         old = set(before.roles) if before else set()
         new = set(user.roles) if user else set()
@@ -161,7 +158,7 @@ class AuthState:
         if token is None:
             self.tokens.pop(digest, None)
         else:
-            # In one step: a request may be looking, and a token that is used has not gone.
+            # Replaced in one step, because another thread may read it meanwhile.
             self.tokens[digest] = token
             self.tokens_of_user.setdefault(token.user, set()).add(digest)
 
