@@ -1,1 +1,1 @@
-"""Where the range engine's records are stored: SQLite, behind the protocol of ``webhook.rbac``."""
+"""Stores the records of the range engine in SQLite."""

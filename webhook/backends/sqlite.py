@@ -2,20 +2,18 @@
 
 Invariants:
 
-1. A rollback journal and ``synchronous=FULL``: what ``commit`` has returned for survives a crash of
-   the process and of the machine. No write-ahead log (SQLite before 3.51.3 can corrupt a database
-   when it resets one).
-2. Each record, and the row of revisions, carries a checksum over all of it, and the schema is
-   that of `sqlite_schema.py`: a bit that flips is noticed when it is loaded and not believed.
-3. Revisions of the store grow by one with each transaction. A record that is gone stays as a
-   tombstone until 10,000 later ones are there; who is further behind loads all.
-4. Of one file a process has one backend: closing it would drop the locks of another one.
-5. What is at the path counts, at each call. Each commit leaves a random record of kind ``head``,
-   the last 256 are kept: by that of the revision in use it is told whether the data at the path is
-   that data with commits added, or other data, in whichever way it got there. A commit that goes
-   into a file which is not at the path any more is a conflict.
-6. A lock that is held for longer than BUSY_SECONDS is not waited for again until the database has
-   been reached: however many callers queue up, each is refused within that time.
+1. When ``commit`` has returned, the commit survives a crash of the process and of the machine.
+2. Each record, and the row of revisions, has a checksum over all of it, and the schema is that of
+   ``sqlite_schema.py``: a flipped bit is an error when it is read.
+3. The revision of the store grows by one with each transaction. A deleted record stays as a
+   tombstone until there are 10,000 later ones; a reader that is further behind loads everything.
+4. A process opens a file once: closing it a second time would drop the locks of the first.
+5. The file at the path counts, at each call. Each commit writes a random record of kind ``head``,
+   and the last 256 are kept: the head of the revision in use tells whether the data at the path is
+   that data with more commits, or other data. A commit into a file that is no longer at the path
+   is a conflict.
+6. After a lock was held for longer than BUSY_SECONDS, no caller waits for it again until the
+   database has been reached: however many callers queue up, each is refused within that time.
 """
 
 import os
@@ -40,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class _Found(NamedTuple):
-    """What was read: where, and the revision with the record of its commit."""
+    """The file and the revision that were read, and the head of that revision (invariant 5)."""
 
     mark: Mark
     revision: int
@@ -48,32 +46,42 @@ class _Found(NamedTuple):
 
 
 class SQLiteBackend:
-    """Records in a table of a SQLite database."""
+    """Records in a table of a SQLite database.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     backend = SQLiteBackend(Path(folder, "auth.db"))
+    ...     backend.commit(0, [Record("role", b"editor", b"")])
+    ...     backend.load()
+    ...     backend.close()
+    1
+    (1, [Record(kind='role', id=b'editor', value=b'')])
+    """
 
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
-        """Open the database; with ``create`` one that is missing or empty is made.
+        """Open the database; with ``create`` it is created if it is missing or empty.
 
-        With ``read_only`` nothing of it is changed, its mode included, and none is made. Raises
-        StoreError where it is damaged or of a later version, StoreUnavailableError where it cannot
-        be opened.
+        With ``read_only`` nothing is created or changed, the file's mode included. Raises
+        StoreError if the database is damaged or of a later version, StoreUnavailableError if it
+        cannot be opened.
         """
         self._path = path.absolute()
         self._read_only = read_only
         self._lock = Lock()
         self._busy_seconds = BUSY_SECONDS
-        self._waited_in_vain: set[str] = set()
+        self._timed_out: set[str] = set()
         self._is_writing = False
         may_create = create and not read_only
         if may_create:
             self._create()
         self._file = StoreFile(self._path, read_only=read_only, fill=may_create)
-        self._seen = self._file.look_again()
-        # Whether the file has to be opened, and all of it checked, before it is read again.
-        self._is_doubtful = False
+        self._seen = self._file.check()
+        # Whether to open the file again, and check all of it, before it is read again.
+        self._must_reopen = False
         self._found = self._applied = _Found(Mark(b"", 0, 0, 0), 0, None)
 
     def _create(self) -> None:
-        # Before SQLite does it with the mode of the umask.
+        # SQLite would create it with the mode of the umask.
         try:
             create_file(self._path, b"")
         except OSError as error:
@@ -83,7 +91,7 @@ class SQLiteBackend:
             ) from error
 
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
-        """Return the revision and every record of it; a record that is damaged is a StoreError."""
+        """Return the revision and every record of it."""
 
         def read(
             connection: Connection, revision: int, _compacted: int
@@ -104,28 +112,28 @@ class SQLiteBackend:
                 if applied.head is None:
                     return None
                 if read_head(connection, self._path, after) != applied.head:
-                    raise ReplacedError
+                    raise ReplacedError  # Invariant 5.
             if revision == after:
                 return revision, []
             if after < compacted or after > revision:
-                return None
+                return None  # Invariant 3.
             return revision, read_records(connection, self._path, after)
 
         return self._reading(read, wait=wait)
 
     @property
     def is_writing(self) -> bool:
-        """Whether a transaction of this process has begun to write."""
+        """Whether a transaction of this process is writing."""
         return self._is_writing
 
     def applied(self) -> None:
-        """Take note that what was read or written last is in use now."""
+        """Record that what was read or written last is in use."""
         self._applied = self._found
 
     def unread(self) -> int:
-        """Return how many commits are not in use yet, one that is being made included.
+        """Return how many commits are not in use, one in progress included.
 
-        Each adds one to the counter, which it writes right after it has locked readers out.
+        A commit adds 1 to the counter, which it writes after it has locked out readers.
         """
         file, applied = self._file, self._applied.mark
         try:
@@ -137,7 +145,7 @@ class SQLiteBackend:
                 and (applied is file.settled or file.has_counter_of(applied))
             ):
                 return 0
-            mark = file.look()
+            mark = file.read_mark()
         except OSError:
             return _UNKNOWN
         if not mark.is_same_file(applied):
@@ -146,10 +154,10 @@ class SQLiteBackend:
         return ahead % COUNTER_MODULUS or _UNKNOWN
 
     def misses_commit(self) -> bool:
-        """Return whether a commit that has ended may not be in use, where ``unread`` is not 0."""
+        """Return whether a commit that has ended may not be in use, if ``unread`` is not 0."""
         applied = self._applied.mark
         try:
-            is_same_file = self._file.look().is_same_file(applied)
+            is_same_file = self._file.read_mark().is_same_file(applied)
         except OSError:
             return True
         return not (is_same_file and self._is_being_written(applied))
@@ -157,27 +165,27 @@ class SQLiteBackend:
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records in one transaction.
 
-        Raises ConflictError where the file was replaced too.
+        Raises ConflictError also if the file was replaced.
         """
         try:
             with self._lock:
                 with (
                     translating(self._path),
-                    self._waiting_once("to write"),
+                    self._waiting_at_most_once("to write"),
                     transaction(self._file.connection, "BEGIN IMMEDIATE"),
                 ):
-                    before = self._require_place().counter
+                    before = self._require_open_file().counter
                     revision, head = self._write(expected, records)
-                # What went into a file that has just been replaced is not kept.
-                mark = self._require_place()
+                # Invariant 5: the file may have been replaced during the commit.
+                mark = self._require_open_file()
                 after = (int.from_bytes(before) + 1) % COUNTER_MODULUS
-                # Another process may have committed since.
+                # Not the counter in the mark: another process may have committed since.
                 self._seen = mark._replace(counter=after.to_bytes(COUNTER_SIZE))
                 self._found = _Found(self._seen, revision, head)
                 return revision
         except StoreUnavailableError:
-            # SQLite refuses to write a file that was moved, with other words.
-            self._require_place()
+            # SQLite refuses to write a file that was moved: that is a conflict too.
+            self._require_open_file()
             raise
         finally:
             self._is_writing = False
@@ -188,14 +196,14 @@ class SQLiteBackend:
             self._file.close()
 
     def _is_being_written(self, mark: Mark) -> bool:
-        """Return whether what is at the path is a commit to that content, and has not ended."""
+        """Return whether a commit that follows ``mark`` is in progress."""
         journal = read_journal(self._path)
         return journal is not None and journal.counter == int.from_bytes(mark.counter)
 
-    def _require_place(self) -> Mark:
-        """Return what is at the path. Raises ConflictError where that is not the open file."""
+    def _require_open_file(self) -> Mark:
+        """Return the mark of the path. Raises ConflictError if the open file is no longer there."""
         try:
-            mark = self._file.look()
+            mark = self._file.read_mark()
         except OSError as error:
             raise ConflictError from error
         opened = os.fstat(self._file.descriptor)
@@ -204,28 +212,28 @@ class SQLiteBackend:
         return mark
 
     def _follow(self, *, wait: bool) -> None:
-        """Open the file at the path again where it is another one, or may have been overwritten.
+        """Open the file at the path again if it is another one or may have been overwritten.
 
-        Raises StoreUnavailableError or StoreError where it cannot be used.
+        Raises StoreUnavailableError or StoreError if it cannot be used.
         """
         verify = True
-        if not self._is_doubtful:
-            mark = self._file.look_again()
+        if not self._must_reopen:
+            mark = self._file.check()
             is_same_file = mark.is_same_file(self._seen)
             is_continued = mark.counter != self._seen.counter or mark == self._seen
             if is_same_file and (is_continued or self._is_being_written(mark)):
                 self._file.require_own_journal()
                 return
-            # With the same counter SQLite would go by the pages that it has.
+            # If it has the same counter, SQLite would use the pages in its cache.
             verify = not is_same_file
-        self._is_doubtful = True
+        self._must_reopen = True
         self._file.close()
         self._busy_seconds = BUSY_SECONDS if wait else 0.0
         self._file = StoreFile(
             self._path, read_only=self._read_only, verify=verify, busy_seconds=self._busy_seconds
         )
-        self._seen = self._file.look_again()
-        self._is_doubtful = False
+        self._seen = self._file.check()
+        self._must_reopen = False
 
     def _write(self, expected: int, records: Sequence[Record]) -> tuple[int, bytes]:
         connection, path = self._file.connection, self._path
@@ -245,18 +253,18 @@ class SQLiteBackend:
             try:
                 with (
                     translating(self._path),
-                    self._waiting_once("to read", wait=wait),
+                    self._waiting_at_most_once("to read", wait=wait),
                     transaction(connection, "BEGIN"),
                 ):
                     revision, compacted = read_store(connection, self._path)
                     result = read(connection, revision, compacted)
                     head = read_head(connection, self._path, revision)
-                    # Within the transaction, whose lock keeps it from changing: it is that of what
-                    # was found, and not that of a commit that comes to nothing.
-                    mark = self._file.look()
+                    # Within the transaction, whose lock excludes writers: the mark is that of the
+                    # data just read, and not of a commit that is rolled back later.
+                    mark = self._file.read_mark()
             except (StoreError, ReplacedError):
-                # To be checked as one that is opened, and without the pages from before.
-                self._is_doubtful = True
+                # The next read checks the file, and uses no page of SQLite's cache.
+                self._must_reopen = True
                 raise
             except OSError as error:
                 message = (
@@ -268,16 +276,17 @@ class SQLiteBackend:
             return result
 
     @contextmanager
-    def _waiting_once(self, purpose: str, *, wait: bool = True) -> Iterator[None]:
-        seconds = BUSY_SECONDS if wait and purpose not in self._waited_in_vain else 0.0
+    def _waiting_at_most_once(self, purpose: str, *, wait: bool = True) -> Iterator[None]:
+        # Invariant 6.
+        seconds = BUSY_SECONDS if wait and purpose not in self._timed_out else 0.0
         if seconds != self._busy_seconds:
             self._file.connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
             self._busy_seconds = seconds
         if wait:
-            self._waited_in_vain.discard(purpose)
+            self._timed_out.discard(purpose)
         try:
             yield
         except OperationalError as error:
             if wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_BUSY:
-                self._waited_in_vain.add(purpose)
+                self._timed_out.add(purpose)
             raise

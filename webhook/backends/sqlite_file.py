@@ -1,4 +1,4 @@
-"""The file of a SQLite database: opened, and whether it is still the one at its path."""
+"""Opens the file of a SQLite database, and notices when it changes or is replaced."""
 
 import os
 import sqlite3
@@ -14,15 +14,15 @@ from webhook.rbac.errors import StoreError, StoreUnavailableError
 
 BUSY_SECONDS: Final = 1.5
 _SECOND_NS: Final = 1_000_000_000
-_TICK_NS: Final = 100_000_000
-"""Longer than the steps in which any Linux kernel stamps changes: 1 to 10 ms, or finer."""
+_STEP_NS: Final = 100_000_000
+"""More than the step of the clock from which Linux takes the ctime: 10 ms or less."""
 
 
 class Mark(NamedTuple):
-    """What tells one content of a path from another.
+    """Identifies the content of a file at a path.
 
-    The change counter, which each commit changes; the file; and when it was last changed, which
-    nobody can set (``cp -p`` sets the modification time).
+    ``counter`` is SQLite's change counter, to which each commit adds 1. ``changed_ns`` is the
+    file's ctime, which no program can set: ``cp -p`` sets only the modification time.
     """
 
     counter: bytes
@@ -31,12 +31,12 @@ class Mark(NamedTuple):
     changed_ns: int
 
     def is_same_file(self, other: "Mark") -> bool:
-        """Return whether both are of one file, whatever is in it."""
+        """Return whether both are of the same file, whatever it contains."""
         return self.inode == other.inode and self.device == other.device
 
 
 class StoreFile:
-    """An open database. Of one file a process has one: closing it drops the locks of another."""
+    """An open database. A process opens a file once: closing it drops all its locks on it."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class StoreFile:
         fill: bool = False,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        """Open a file that is there, bring its schema up to date and, with ``verify``, check it.
+        """Open an existing file, bring its schema up to date and, with ``verify``, check all of it.
 
-        One that is empty becomes a database only with ``fill``. Raises StoreError where it is
-        damaged or not a database of Leeway, StoreUnavailableError where it cannot be opened.
+        An empty file becomes a database only with ``fill``. Raises StoreError if it is damaged or
+        not a database of Leeway, StoreUnavailableError if it cannot be opened.
         """
         self._path = path
         self.name = os.fsencode(path)
@@ -65,7 +65,7 @@ class StoreFile:
             self.connection.close()
             raise _cannot_be_opened(path, error) from error
         try:
-            # Else the connection and the descriptor may be of two files.
+            # Otherwise the connection and the descriptor may be of two files.
             opened = os.fstat(self.descriptor)
             if (before.st_ino, before.st_dev) != (opened.st_ino, opened.st_dev):
                 raise StoreUnavailableError(f"{shown_path(path)} is being replaced; try again")
@@ -77,40 +77,38 @@ class StoreFile:
             self.close()
             raise
 
-    def look(self) -> Mark:
-        """Read the counter of the open file, and what is at its path, without a lock.
+    def read_mark(self) -> Mark:
+        """Return the counter of the open file and the identity of that at its path. Takes no lock.
 
-        Source: https://www.sqlite.org/fileformat2.html, section 1.3.7. ``PRAGMA data_version``
-        says the same of the counter for ten times the time, and every request asks.
-
-        Raises OSError.
+        ``PRAGMA data_version`` also tells whether the counter changed, but takes ten times as long.
+        Raises OSError. Source: https://www.sqlite.org/fileformat2.html, section 1.3.7.
         """
         found = os.stat(self.name)  # noqa: PTH116 - for every request
         counter = os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT)
         return Mark(counter, found.st_ino, found.st_dev, found.st_ctime_ns)
 
     def has_counter_of(self, mark: Mark) -> bool:
-        """Return whether the counter is that of ``mark``, whose file is at the path still.
+        """Return whether the counter is that of ``mark``, whose file and ctime are at the path.
 
-        Two writes within one step of the kernel's clock have the same time of change, so the
-        counter is read as well, until that time is longer ago than a step: from then on a write
-        has another time, and the mark is ``settled``. On file systems that store only seconds the
-        counter is always read.
+        Two commits within one step of the kernel's clock have the same ctime, so that the counter
+        has to be read as well. Once the ctime is longer ago than a step, any later commit has
+        another one: then the mark is ``settled``, and its ctime is enough. On file systems that
+        store only seconds no mark is ever settled.
 
         Raises OSError.
         """
         now_ns = time_ns()
         if os.pread(self.descriptor, COUNTER_SIZE, COUNTER_AT) != mark.counter:
             return False
-        if mark.changed_ns % _SECOND_NS and now_ns - mark.changed_ns > _TICK_NS:
+        if mark.changed_ns % _SECOND_NS and now_ns - mark.changed_ns > _STEP_NS:
             self.settled = mark
         return True
 
-    def look_again(self) -> Mark:
-        """Return what ``look`` does, of a file that can be used.
+    def check(self) -> Mark:
+        """Return the mark of a file that can be used.
 
-        Raises StoreUnavailableError where it is missing or cannot be read, StoreError where it is
-        empty or not a plain file.
+        Raises StoreUnavailableError if it is missing or cannot be read, StoreError if it is empty
+        or not a plain file.
         """
         self._status()
         if not os.access(self._path, os.R_OK):
@@ -119,13 +117,13 @@ class StoreFile:
                 "this runs as read it"
             )
         try:
-            return self.look()
+            return self.read_mark()
         except OSError as error:
             raise _cannot_be_opened(self._path, error) from error
 
     def require_own_journal(self) -> None:
-        """Raise StoreError where the journal beside the file is that of another one."""
-        if is_foreign(self._path, lambda: self.look().counter):
+        """Raise StoreError if the journal beside the file is that of another file."""
+        if is_foreign(self._path, lambda: self.read_mark().counter):
             name = shown_path(self._path)
             raise StoreError(
                 f"{name} was replaced, and {name}-journal is still that of the file "
@@ -135,7 +133,7 @@ class StoreFile:
     def close(self) -> None:
         """Close the database."""
         self.connection.close()
-        # Not before: it drops every lock that this process has on the file.
+        # Last: it drops every lock of this process on the file.
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

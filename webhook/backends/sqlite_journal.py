@@ -1,4 +1,4 @@
-"""What the rollback journal beside a SQLite file says, read without SQLite.
+"""Reads the rollback journal beside a SQLite file, without SQLite.
 
 Source: https://www.sqlite.org/fileformat2.html, sections 1.3.7 and 3.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 COUNTER_AT: Final = 24
-"""Where a database has its change counter, to which each commit adds 1."""
+"""The offset in a database of its change counter, to which each commit adds 1."""
 COUNTER_SIZE: Final = 4
 COUNTER_MODULUS: Final = 1 << 32
 _MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
@@ -21,8 +21,8 @@ _MAX_READ: Final = 1 << 20
 class Journal(NamedTuple):
     """The journal of a transaction that is being written, or whose process has died.
 
-    ``nonce`` differs between transactions; ``counter`` is the change counter before this one, None
-    where the journal does not say.
+    ``nonce`` differs between transactions; ``counter`` is the change counter before the
+    transaction, None if the journal does not contain it.
     """
 
     nonce: bytes
@@ -30,8 +30,8 @@ class Journal(NamedTuple):
 
 
 def read_journal(database: Path) -> Journal | None:
-    """Return the journal of a database, None where no transaction is being written."""
-    # SQLite puts it beside the file that a link leads to.
+    """Return the journal of a database, None if no transaction is being written."""
+    # SQLite puts it beside the file that a symbolic link leads to.
     path = f"{os.path.realpath(database)}-journal"
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123 - requests may come here
         header = file.read(_HEADER_SIZE)
@@ -45,7 +45,7 @@ def read_journal(database: Path) -> Journal | None:
 
 
 def _counter_in(data: bytes, step: int) -> int | None:
-    # Each record is the number of a page, the page as it was, and a checksum.
+    # Each record is the number of a page, its old content, and a checksum.
     for at in range(0, len(data), step):
         if int.from_bytes(data[at : at + 4]) == 1:
             start = at + 4 + COUNTER_AT
@@ -56,12 +56,12 @@ def _counter_in(data: bytes, step: int) -> int | None:
 def is_foreign(database: Path, read_counter: Callable[[], bytes]) -> bool:
     """Return whether the journal beside a database is that of another file.
 
-    SQLite would write the pages of that other file into this one. Of its own file the counter is
-    that in the journal, or 1 more.
+    SQLite would write the pages of that other file into this one. The counter of the journal's own
+    file is that in the journal, or 1 more.
     """
     journal = read_journal(database)
     if journal is None or journal.counter is None:
         return False
     ahead = (int.from_bytes(read_counter()) - journal.counter) % COUNTER_MODULUS
-    # Another process may have ended that transaction, and begun one, between the two looks.
+    # Between the two reads another process may have ended that transaction and begun one.
     return ahead not in (0, 1) and read_journal(database) == journal

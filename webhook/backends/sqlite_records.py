@@ -1,4 +1,4 @@
-"""The rows of a SQLite file of Leeway, read and written within a transaction of the caller."""
+"""Reads and writes the rows of a SQLite file of Leeway, within a transaction of the caller."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _HEADS_KEPT: Final = 256
 
 
 def read_store(connection: Connection, path: Path) -> tuple[int, int]:
-    """Return the revision, and the one up to which tombstones are gone. Raises StoreError."""
+    """Return the revision, and that up to which tombstones are deleted. Raises StoreError."""
     rows = connection.execute("SELECT * FROM store").fetchall()
     if len(rows) != 1 or rows[0][2] != store_checksum(*rows[0][:2]):
         raise damaged(path, "the checksum of the revision is wrong")
@@ -31,7 +31,7 @@ def read_records(connection: Connection, path: Path, after: int = -1) -> list[Re
 
 
 def read_head(connection: Connection, path: Path, revision: int) -> bytes | None:
-    """Return what the commit of a revision left, None where that is not known any more."""
+    """Return the head that the commit of a revision wrote, None if it is no longer stored."""
     row = connection.execute(
         "SELECT * FROM records WHERE kind = ? AND id = ?", (_HEAD, _head_id(revision))
     ).fetchone()
@@ -42,7 +42,7 @@ def read_head(connection: Connection, path: Path, revision: int) -> bytes | None
 def write_records(
     connection: Connection, revision: int, compacted: int, records: Sequence[Record]
 ) -> bytes:
-    """Write records as a revision, and return what ``read_head`` returns for it."""
+    """Write the records of a revision, and return its head."""
     head = revision.to_bytes(8) + os.urandom(8)
     rows = [
         (kind, record_id, value, revision, record_checksum(kind, record_id, value, revision))
@@ -79,7 +79,7 @@ def _head_id(revision: int) -> bytes:
 
 def _checked(path: Path, row: tuple[str, bytes, bytes | None, int, int]) -> Record:
     kind, record_id, value, revision, checksum = row
-    # SQLite holds no column to its type.
+    # SQLite does not enforce the types of columns.
     is_typed = isinstance(kind, str) and isinstance(record_id, bytes)
     is_typed = is_typed and isinstance(value, bytes | None)
     if not is_typed or checksum != record_checksum(kind, record_id, value, revision):

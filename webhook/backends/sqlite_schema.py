@@ -1,4 +1,4 @@
-"""What a SQLite file of Leeway looks like: schema, checksums, and what is wrong with one."""
+"""The schema and the checksums of a SQLite file of Leeway, and the errors of a damaged one."""
 
 import sqlite3
 import stat
@@ -14,7 +14,7 @@ from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableEr
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4C454557  # "LEEW": tells `file` and us what this database is
 
-# Each entry takes the schema from its index to the next version.
+# Each entry brings the schema from the version of its index to the next one.
 _MIGRATIONS: Final = (
     (
         """CREATE TABLE records (
@@ -27,9 +27,9 @@ _MIGRATIONS: Final = (
         "INSERT INTO store VALUES (0, 0, 0)",
     ),
 )
-# What they add up to.
+# The schema that they add up to.
 _SCHEMA: Final = frozenset(statement for statement in _MIGRATIONS[0] if "CREATE" in statement)
-# What goes away by itself or by a hand on the machine, without a backup.
+# Errors that pass, or that an administrator can end without restoring a backup.
 _PASSING: Final = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -49,19 +49,21 @@ _PASSING: Final = frozenset(
 def prepare(
     connection: sqlite3.Connection, path: Path, *, read_only: bool, verify: bool = True
 ) -> None:
-    """Set a connection up, bring the schema to SCHEMA_VERSION and, with ``verify``, check the file.
+    """Set up a connection, bring the schema to SCHEMA_VERSION and, with ``verify``, check the file.
 
-    With ``read_only`` nothing of it is changed. Raises StoreError where it is damaged, of a later
-    version or no database of Leeway.
+    With ``read_only`` the file is not changed. Raises StoreError if it is damaged, of a later
+    version or not a database of Leeway.
     """
     execute = connection.execute
     execute("PRAGMA trusted_schema = OFF")
     with transaction(connection, "BEGIN"):
         version = _recognised_version(connection, path)
     if not read_only:
-        # Else every command would change what others know the file by.
+        # Only where necessary: it changes the ctime, by which other processes notice changes.
         if stat.S_IMODE(path.stat().st_mode) != 0o600:
             path.chmod(0o600)
+        # Invariant 1 of `sqlite.py`. No write-ahead log: SQLite before 3.51.3 can corrupt a
+        # database when it resets one.
         execute("PRAGMA journal_mode = PERSIST")
         execute("PRAGMA synchronous = FULL")
     if version < SCHEMA_VERSION and not read_only:
@@ -118,26 +120,26 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    """Run what is inside as one transaction; an exception takes it back."""
+    """Run the body as one transaction, and roll it back on an exception."""
     connection.execute(begin)
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with suppress(sqlite3.Error):  # SQLite may have done it itself
+        with suppress(sqlite3.Error):  # SQLite may have rolled it back itself.
             connection.execute("ROLLBACK")
         raise
 
 
 @contextmanager
 def translating(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into StoreUnavailableError, where they pass, and StoreError."""
+    """Turn SQLite's errors into StoreUnavailableError, if they may pass, or StoreError."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None and not isinstance(error, sqlite3.OperationalError):
-            raise  # a mistake of ours, such as a question after `close`
+            raise  # A programming error, such as a query after `close`.
         if code is not None and code & 0xFF in _PASSING:
             message = f"{shown_path(path)} cannot be used now: {error}; try again"
             if code & 0xFF == sqlite3.SQLITE_BUSY:
@@ -149,7 +151,7 @@ def translating(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, problem: str) -> StoreError:
-    """Return the error for a file that is not as it was written."""
+    """Return the error for a damaged file."""
     return StoreError(f"{shown_path(path)} is damaged: {problem}; restore it from a backup")
 
 
