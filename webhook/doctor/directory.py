@@ -35,7 +35,7 @@ def open_directory(data_dir: Path) -> FileFacts:
         raise DataDirectoryError.none_at(data_dir)
     if not os.access(data_dir, os.R_OK | os.X_OK):
         raise DataDirectoryError(
-            f"{data_dir} may not be read by this user; run the command as its owner"
+            f"{data_dir} cannot be read by this user; run the command as its owner"
         )
     return facts_of(data_dir)
 

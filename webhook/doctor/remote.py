@@ -47,7 +47,7 @@ class Targets:
     api_server_ca: Path | None = None
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """A response, and its Date header with the times around it."""
 
     status: int
@@ -68,7 +68,7 @@ def examine_server(
     fixes: Fixes,
 ) -> None:
     """Check that a server is ready, and publishes the issuer and the keys of the directory."""
-    answers: dict[str, Answer] = {}
+    answers: dict[str, Reply] = {}
 
     def ready() -> Verdict:
         endpoint = _server_endpoint(targets, configuration.get(), fixes)
@@ -127,7 +127,7 @@ def examine_clock(
     )
 
 
-def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Answer:
+def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Reply:
     """Request a path; the time to connect is not part of its sample.
 
     Raises ServerUnreachableError.
@@ -139,7 +139,7 @@ def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Answer:
         sent = time()
         with client.get(path, {}, deadline, _MAX_BODY_BYTES) as response:
             sample = Sample(response.header("Date"), sent, time())
-            return Answer(response.status, response.read(), sample)
+            return Reply(response.status, response.read(), sample)
     except NotListeningError as error:
         raise NobodyAnswersError(f"nothing listens at {endpoint.url}") from error
     except CertificateRefusedError as error:
@@ -162,11 +162,11 @@ def _server_endpoint(targets: Targets, configuration: Configuration, fixes: Fixe
     return endpoint_of(HTTPSAddress("", name, int(port), "/"))._replace(address=address)
 
 
-def _check_readiness(answer: Answer, endpoint: Endpoint) -> Verdict:
-    lines = answer.body.decode("utf-8", "replace").splitlines()
-    if answer.status != 200:
+def _check_readiness(reply: Reply, endpoint: Endpoint) -> Verdict:
+    lines = reply.body.decode("utf-8", "replace").splitlines()
+    if reply.status != 200:
         bad = [line.removeprefix("[-]") for line in lines if line.startswith("[-]")]
-        why = ", ".join(bad) or f"it answers {answer.status}"
+        why = ", ".join(bad) or f"it answers {reply.status}"
         return failure(f"the server at {endpoint.url} is not ready: {why[:500]}", RELOAD)
     noted = [line.removeprefix("[!]") for line in lines if line.startswith("[!]")]
     if noted:
