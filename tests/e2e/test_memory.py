@@ -10,8 +10,7 @@ import pytest
 
 from keys import jws
 from webhook.assembly import keyring_of
-from webhook.token.claims import ObjectReference
-from webhook.token.claims_json import build_projected
+from webhook.token.claims import ObjectReference, build_projected
 
 from .harness import AUDIENCE, REVIEWS, RunningServer, request_on, review_of, start_server
 

@@ -18,8 +18,7 @@ import pytest
 from keys.jws import SigningKey, sign
 from tests.support import JSONObject
 from webhook.assembly import keyring_of
-from webhook.token.claims import ObjectReference
-from webhook.token.claims_json import build_projected
+from webhook.token.claims import ObjectReference, build_projected
 
 from .harness import (
     AUDIENCE,

@@ -33,7 +33,7 @@ from webhook.objects.documents import parse_objects
 from webhook.server.connection import whole_request
 from webhook.server.connection.parser import LeewayParser
 from webhook.telemetry.log_lines import json_line, redact, text_line
-from webhook.token.claims_json import parse_claims, read_unverified
+from webhook.token.claims import parse_claims, read_unverified
 from webhook.trusted_issuers.documents import refresh_seconds
 
 Parse = Callable[[bytes], object]

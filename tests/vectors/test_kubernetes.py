@@ -14,8 +14,7 @@ from webhook.assembly import authenticator_of
 from webhook.config.load import load_configuration
 from webhook.kube.token_review import parse_token_review, render_token_review
 from webhook.token.authenticator import Authenticator
-from webhook.token.claims import ObjectReference
-from webhook.token.claims_json import build_projected
+from webhook.token.claims import ObjectReference, build_projected
 
 CLUSTER = """\
 apiVersion: leeway.dev/v1

@@ -34,7 +34,7 @@ from webhook.rbac.state import AuthState
 from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import Lookup, LookupNeeded, ObjectKey, ObjectSource
-from webhook.token.claims_json import read_unverified
+from webhook.token.claims import read_unverified
 from webhook.token.explain import Explanation, explain
 from webhook.token.outcome import Authenticated, Outcome
 

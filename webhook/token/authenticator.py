@@ -39,8 +39,7 @@ from webhook.errors import (
     UnknownKeyError,
 )
 from webhook.token.bound_objects import NO_LOOKUPS, Lookups, ObjectSource, check_objects
-from webhook.token.claims import Claims, ClockLeeway
-from webhook.token.claims_json import parse_claims, read_unverified
+from webhook.token.claims import Claims, ClockLeeway, parse_claims, read_unverified
 from webhook.token.fact_cache import FactCache
 from webhook.token.outcome import Authenticated, Outcome, refused
 

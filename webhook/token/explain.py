@@ -23,8 +23,7 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownBindingError,
 )
-from webhook.token.claims import Claims, ClockLeeway
-from webhook.token.claims_json import parse_claims, read_unverified
+from webhook.token.claims import Claims, ClockLeeway, parse_claims, read_unverified
 from webhook.token.outcome import Authenticated, Outcome
 
 OK: Final = "ok"

@@ -15,8 +15,14 @@ from keys import jws
 from keys.jwk import VerificationKey
 from keys.keyring import Keyring
 from webhook.errors import IssueError, TokenRefusedError
-from webhook.token.claims import Claims, ObjectReference, is_dns_label, is_dns_subdomain
-from webhook.token.claims_json import MAX_AUDIENCES, build_projected
+from webhook.token.claims import (
+    MAX_AUDIENCES,
+    Claims,
+    ObjectReference,
+    build_projected,
+    is_dns_label,
+    is_dns_subdomain,
+)
 
 CONFIGURATION_PATH: Final = "/.well-known/openid-configuration"
 JWKS_PATH: Final = "/openid/v1/jwks"

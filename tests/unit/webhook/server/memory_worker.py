@@ -19,8 +19,7 @@ from webhook.rbac.model import User
 from webhook.rbac.records import user_record
 from webhook.server.reload.live_application import create_app
 from webhook.server.reload.memory_keeper import resident_bytes
-from webhook.token.claims import ObjectReference
-from webhook.token.claims_json import build_projected
+from webhook.token.claims import ObjectReference, build_projected
 from webhook.token.outcome import Authenticated
 
 LOOK_EVERY = 5_000
