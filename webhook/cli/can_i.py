@@ -41,7 +41,7 @@ from webhook.rbac.ranges import format_range, to_wire
 @prefix_option
 @from_key_option
 @click.option("--user", help="The name of the user.")
-@click.option("--group", "groups", multiple=True, help="A group of the user. Can be repeated.")
+@click.option("--group", "groups", multiple=True, help="A group of the user, repeatable.")
 @click.option(
     "--request",
     metavar="JSON",

@@ -95,9 +95,7 @@ def create(name: str, data_dir: Path, days: int) -> None:
 @data_dir_option
 @click.option("--days", type=_days, help="For how many days. [default: as before]")
 @click.option("--due", is_flag=True, help="Only those past two thirds of their lifetime.")
-@click.option(
-    "--host", "hosts", multiple=True, help="A name or address of the server. Can be repeated."
-)
+@click.option("--host", "hosts", multiple=True, help="The server's name or IP, repeatable.")
 def renew_certificates(
     names: tuple[str, ...], data_dir: Path, days: int | None, hosts: tuple[str, ...], *, due: bool
 ) -> None:
@@ -135,7 +133,7 @@ def renew_certificates(
     "serials",
     type=_Serial(),
     multiple=True,
-    help="The serial number of a certificate that was made elsewhere. Can be repeated.",
+    help="The serial number of a certificate that was made elsewhere, repeatable.",
 )
 @click.option(
     "--days",

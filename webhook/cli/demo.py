@@ -112,7 +112,8 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, "--bind", f"127.0.0.1:{port}"],
-            env=_environment(),
+            # Variables for another server must not change the demonstration.
+            env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -128,11 +129,6 @@ def _server(data_dir: Path, port: int) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _environment() -> dict[str, str]:
-    # Variables that are set for another server must not change the demonstration.
-    return {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
 
 
 def _wait_until_ready(

@@ -20,15 +20,8 @@ from webhook.setup.init_differences import require_same
 )
 @data_dir_option
 @click.option("--issuer", default="", help="The `iss` of the tokens: an https URL.")
-@click.option(
-    "--audience",
-    "audiences",
-    multiple=True,
-    help="An audience of your API server. Can be repeated.",
-)
-@click.option(
-    "--host", "hosts", multiple=True, help="A name or address of this server. Can be repeated."
-)
+@click.option("--audience", "audiences", multiple=True, help="An audience of tokens, repeatable.")
+@click.option("--host", "hosts", multiple=True, help="This server's name or IP, repeatable.")
 @click.option(
     "--algorithm",
     type=click.Choice(["RS256", "ES256", "ES384", "ES512"]),

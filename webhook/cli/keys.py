@@ -19,7 +19,7 @@ from keys.rotation import RotationPolicy, StepKind, next_step
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
-from webhook.cli.output import say, show
+from webhook.cli.output import say, show, table
 from webhook.config.load import load_configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import DataDirectoryError
@@ -44,12 +44,11 @@ def list_keys(data_dir: Path, output: str) -> None:
     keyring, policy = keyring_of(_checked(data_dir)), _policy(data_dir)
     now = int(time())
     rows = [_row(keyring, key, policy, now) for key in keyring.keys]
-    lines = [f"{'KID':<43}  {'ALGORITHM':<9}  {'STATE':<11}  {'SINCE':<20}  NEXT STEP"]
-    lines += [
-        f"{r['kid']:<43}  {r['algorithm']:<9}  {r['state']:<11}  {r['since']}  {_step_text(r)}"
+    cells = [
+        (str(r["kid"]), str(r["algorithm"]), str(r["state"]), str(r["since"]), _step_text(r))
         for r in rows
     ]
-    show(rows, "\n".join(lines), output)
+    show(rows, table(("KID", "ALGORITHM", "STATE", "SINCE", "NEXT STEP"), cells), output)
 
 
 @keys.command(

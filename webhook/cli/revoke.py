@@ -11,7 +11,7 @@ from keys.messages import shown, utc
 from webhook.assembly import lifetimes_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
-from webhook.cli.output import printable, say, show
+from webhook.cli.output import printable, say, show, table
 from webhook.cli.store import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.rbac import revocations
@@ -104,12 +104,11 @@ def list_revocations(data_dir: Path, output: str) -> None:
             ),
         ]
     rows = [_row(*entry) for entry in sorted(found) if now <= entry[2].until]
-    width = max((len(printable(f"{row['what']} {row['name']}")) for row in rows), default=4)
-    lines = [f"{'WHAT':<{width}}  {'BEFORE':<20}  UNTIL"]
-    for row in rows:
-        what = printable(f"{row['what']} {row['name']}")
-        lines.append(f"{what:<{width}}  {row['before']}  {row['until'] or 'never dropped'}")
-    show(rows, "\n".join(lines), output)
+    cells = [
+        (printable(f"{r['what']} {r['name']}"), str(r["before"]), r["until"] or "never dropped")
+        for r in rows
+    ]
+    show(rows, table(("WHAT", "BEFORE", "UNTIL"), cells), output)
 
 
 def _row(what: str, name: str, revocation: Revocation) -> dict[str, str | None]:

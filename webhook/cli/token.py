@@ -59,9 +59,7 @@ token.add_command(create)
 )
 @token_argument
 @data_dir_option
-@click.option(
-    "--audience", "audiences", multiple=True, help="An audience to accept. Can be repeated."
-)
+@click.option("--audience", "audiences", multiple=True, help="An audience to accept, repeatable.")
 @click.option("--at", "at", type=MomentType(), help="Review it as of this time instead of now.")
 @output_option
 def review(
@@ -75,7 +73,6 @@ def review(
     """
     configuration = load_configuration(data_dir, os.environ, {})
     now = time() if at is None else at.of_token(token)
-    issuer = _unverified_issuer(token)
     with ExitStack() as stack:
         state, revocations = AuthState(), None
         if (data_dir / configuration.store.sqlite.path).exists():
@@ -87,7 +84,7 @@ def review(
         if objects is not None:
             stack.callback(objects.close)
         issuer_keys = issuer_keys_of(data_dir, configuration)
-        issuer_keys.fetch_now(issuer)
+        issuer_keys.fetch_now(_unverified_issuer(token))
         authenticator = authenticator_of(
             data_dir,
             configuration,
@@ -102,10 +99,9 @@ def review(
     asked = TokenReviewRequest("authentication.k8s.io/v1", token, audiences)
     answer = msgspec.json.decode(render_token_review(asked, outcome, groups))
     leeway = (entry.leeway if entry else None) or clock_leeway_of(configuration)
-    looks_up = configuration.objects.source != "none"
+    looks_up = objects is not None
     explanation = explain(token, outcome, leeway, now, looks_up_objects=looks_up)
-    text = render_explanation(token, explanation, now)
-    show(answer, text, output)
+    show(answer, render_explanation(token, explanation, now), output)
     if not isinstance(outcome, Authenticated):
         raise click.exceptions.Exit(1)
 

@@ -44,9 +44,7 @@ class _Duration(click.ParamType[int]):
 @click.argument("name")
 @data_dir_option
 @click.option("-n", "--namespace", required=True, help="The namespace of the service account.")
-@click.option(
-    "--audience", "audiences", multiple=True, help="An audience of the token. Can be repeated."
-)
+@click.option("--audience", "audiences", multiple=True, help="An audience, repeatable.")
 @click.option("--duration", type=_Duration(), help="The lifetime of the token, like 1h.")
 @click.option("--uid", default="", help="The UID of the service account.")
 @click.option("--bound-object-kind", type=click.Choice(["Pod", "Secret", "Node"]))
