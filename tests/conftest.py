@@ -37,14 +37,6 @@ LONGEST_FIRST = (
     "e2e/test_hard_input.py",
     "fuzz/test_fuzz.py",
 )
-# Of these, each test function is a group.
-IN_PARTS = (
-    "differential/test_random.py",
-    "e2e/test_limits.py",
-    "e2e/test_reload.py",
-    "e2e/test_skew.py",
-    "integration/test_values_shown.py",
-)
 LONGEST_ID = 60
 # The numbers that each of these markers may have.
 TABLES = {"bad_input": ROWS, "fault": FAULTS}
@@ -92,13 +84,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Divide the tests into the groups that `make test` runs beside each other, long ones first."""
     ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    parted = {TESTS / name for name in IN_PARTS}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     for item in items:
-        group = str(item.path)
-        if item.path in parted:
-            group = item.nodeid.partition("[")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(autouse=True)

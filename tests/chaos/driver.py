@@ -34,6 +34,7 @@ FAULTS: dict[int, tuple[str, Fault]] = {
 }
 _SHORT_SECONDS = 120.0
 _LONG_SECONDS = 900.0
+_SHORT_REVIEWS, _LONG_REVIEWS = 100, 200
 _CALM_SECONDS = 0.5
 
 
@@ -67,7 +68,8 @@ async def _with_load(
 ) -> list[Window]:
     calm = Window(0, "none")
     seconds = _LONG_SECONDS if is_long else _SHORT_SECONDS
-    load = Load(machine, calm, random.Random(f"{seed}, load"), seconds)
+    reviews = _LONG_REVIEWS if is_long else _SHORT_REVIEWS
+    load = Load(machine, calm, random.Random(f"{seed}, load"), seconds, reviews)
     await load.prepare()
     running = asyncio.create_task(load.run())
     windows = [calm]

@@ -1,4 +1,4 @@
-"""200 TokenReviews and 20 writes a second, each answer held to the model.
+"""TokenReviews and 20 writes a second, each answer held to the model.
 
 Open loop: a request begins when it is due, whatever became of those before it, and its time counts
 from then.
@@ -24,7 +24,6 @@ from .timeline import Timeline
 from .tokens import NAMESPACE, Signer, Token, verdict_of
 from .window import REVIEW, WRITE, Failure, Window
 
-REVIEWS_PER_SECOND = 200
 WRITES_PER_SECOND = 20
 # A change counts in every worker within so many seconds.
 STALE_SECONDS = 1.0
@@ -41,10 +40,12 @@ class Load:
     """Everything that is asked of the server, and the model of what it should know.
 
     ``stale_since`` is set, to a moment of the steady clock, while nothing can be read from the
-    store: what was written from then on need not be known.
+    store: what was written from then on need not be known. ``reviews`` is how many a second.
     """
 
-    def __init__(self, machine: Machine, window: Window, rng: random.Random, seconds: float):
+    def __init__(
+        self, machine: Machine, window: Window, rng: random.Random, seconds: float, reviews: int
+    ) -> None:
         self.machine = machine
         self.window = window
         self.stale_since: float | None = None
@@ -55,6 +56,7 @@ class Load:
         self.revision = 0
         self.acknowledged = 0
         self._rng = rng
+        self._reviews = reviews
         self._fixed = self.signer.fixed(seconds)
         self._revocable: deque[Token] = deque(maxlen=_RECENT)
         self._revoked: list[Token] = []
@@ -88,7 +90,7 @@ class Load:
     async def run(self) -> None:
         """Ask until ``stop``."""
         await asyncio.gather(
-            self._pace(REVIEWS_PER_SECOND, self._review_any),
+            self._pace(self._reviews, self._review_any),
             self._pace(WRITES_PER_SECOND, self._write_any),
         )
         while self._running:

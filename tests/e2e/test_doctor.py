@@ -47,12 +47,23 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     server.stop()
 
 
-@pytest.fixture
-def patient(running: RunningServer, tmp_path: Path) -> Patient:
-    copy = Path(shutil.copytree(running.data_dir, tmp_path / "data"))
-    found = Patient(copy, tmp_path / "kube-apiserver.yaml", f"https://{HOST}:{running.port}")
+def patient_in(folder: Path, running: RunningServer) -> Patient:
+    copy = Path(shutil.copytree(running.data_dir, folder / "data"))
+    found = Patient(copy, folder / "kube-apiserver.yaml", f"https://{HOST}:{running.port}")
     found.write_manifest()
     return found
+
+
+@pytest.fixture
+def patient(running: RunningServer, tmp_path: Path) -> Patient:
+    return patient_in(tmp_path, running)
+
+
+@pytest.fixture(scope="module")
+def healthy(running: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    report = patient_in(tmp_path_factory.mktemp("healthy"), running).examine()
+    assert [c for c in report.checks if c.status is not Status.OK] == []
+    return report
 
 
 @pytest.fixture
@@ -100,9 +111,9 @@ def assert_found_alone(report: Report, fault: Fault, healthy: Report) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_finds_a_planted_fault_and_nothing_else(patient: Patient, fault: Fault) -> None:
-    healthy = patient.examine()
-    assert [c for c in healthy.checks if c.status is not Status.OK] == []
+def test_finds_a_planted_fault_and_nothing_else(
+    patient: Patient, healthy: Report, fault: Fault
+) -> None:
     fault.plant(patient)
     patient.write_manifest()
     before = contents(patient.data_dir)

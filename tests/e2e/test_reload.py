@@ -48,13 +48,27 @@ TROUBLE = r"(not loaded|not read) again|cannot start|exited with code|SIGKILL|\[
 TOKEN_PATH = "/api/v1/namespaces/demo/serviceaccounts/default/token"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    running = start_server(tmp_path, algorithm="ES256")
+@contextmanager
+def running_in(folder: Path) -> Iterator[RunningServer]:
+    running = start_server(folder, algorithm="ES256")
     with connections_to_every_worker(running):
         pass
     yield running
     running.stop(expected_trouble=TROUBLE)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    """Run a server for a test that leaves it another one."""
+    with running_in(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Run a server for the tests that put back what they break."""
+    with running_in(tmp_path_factory.mktemp("shared")) as running:
+        yield running
 
 
 def soon(condition: Callable[[], bool]) -> float:
@@ -206,43 +220,43 @@ def issue(server: RunningServer) -> str:
 
 
 def test_a_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
-    server: RunningServer,
+    shared: RunningServer,
 ) -> None:
-    with connections_to_every_worker(server) as connections:
+    with connections_to_every_worker(shared) as connections:
         before = {frozenset(published(connection)) for connection in connections}
         assert len(before) == 1
     # Signed on the command line: no worker has looked at the folder since.
-    rotate_now(server)
-    token = server.sign()
+    rotate_now(shared)
+    token = shared.sign()
     for _ in range(4):
-        assert accepted(server, token)
+        assert accepted(shared, token)
 
 
-def test_the_jwks_of_every_worker_follows(server: RunningServer) -> None:
-    kid = rotate_now(server)
-    with connections_to_every_worker(server) as connections:
+def test_the_jwks_of_every_worker_follows(shared: RunningServer) -> None:
+    kid = rotate_now(shared)
+    with connections_to_every_worker(shared) as connections:
         soon(lambda: all(kid in published(connection) for connection in connections))
 
 
-def test_client_ca(server: RunningServer, tmp_path: Path) -> None:
+def test_client_ca(shared: RunningServer, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     ca = make_ca("another CA", now)
     stranger = make_client_certificate(ca, "kube-apiserver", now)
-    context = server.context_of(stranger, tmp_path)
+    context = shared.context_of(stranger, tmp_path)
 
     def is_let_in() -> bool:
         try:
-            return server.post_review(token, context=context).status == 201
+            return shared.post_review(token, context=context).status == 201
         except OSError:
             return False
 
-    token = server.sign()
+    token = shared.sign()
     assert not is_let_in()
-    file = server.data_dir / "tls" / "ca.crt"
+    file = shared.data_dir / "tls" / "ca.crt"
     own = file.read_bytes()
     replace_file(file, own + ca.certificate, 0o644)
     soon(is_let_in)
-    assert accepted(server, token)
+    assert accepted(shared, token)
     replace_file(file, own, 0o644)
     soon(lambda: not is_let_in())
 
@@ -323,14 +337,14 @@ BROKEN = [
 
 @pytest.mark.parametrize(("name", "warning", "words"), BROKEN)
 def test_what_is_broken_changes_nothing(
-    server: RunningServer, name: str, warning: str, words: str
+    shared: RunningServer, name: str, warning: str, words: str
 ) -> None:
-    path = server.data_dir / name
+    path = shared.data_dir / name
     good = path.read_bytes()
-    token, certificate = server.sign(), certificate_of(server)
+    token, certificate = shared.sign(), certificate_of(shared)
     bad = b"leeway: {notBefore: 10m}\n" if name == "leeway.yaml" else b"{"
     replace_file(path, (good + bad) if name == "leeway.yaml" else bad, 0o600)
-    with connections_to_every_worker(server) as connections:
+    with connections_to_every_worker(shared) as connections:
 
         def texts() -> list[str]:
             paths = "/readyz?verbose"
@@ -339,22 +353,23 @@ def test_what_is_broken_changes_nothing(
         soon(lambda: all(f"[!]{warning} warning: " in text for text in texts()))
         assert words in texts()[0]
         assert "stay" in texts()[0]
-        assert accepted(server, token)
-        assert certificate_of(server) == certificate
-        soon(lambda: metric(server, f'leeway_reload_failing{{what="{warning}"}}') == 1)
+        assert accepted(shared, token)
+        assert certificate_of(shared) == certificate
+        soon(lambda: metric(shared, f'leeway_reload_failing{{what="{warning}"}}') == 1)
         replace_file(path, good, 0o600)
         soon(lambda: not any("[!]" in text for text in texts()))
-    soon(lambda: metric(server, f'leeway_reload_failing{{what="{warning}"}}') == 0)
+    soon(lambda: metric(shared, f'leeway_reload_failing{{what="{warning}"}}') == 0)
 
 
-def test_hangup(server: RunningServer) -> None:
-    workers = set(server.both_workers())
-    set_leeway(server, 200)
-    token = server.sign(ahead=190)
-    server.process.send_signal(signal.SIGHUP)
-    soon(lambda: accepted(server, token))
-    assert set(server.workers()) == workers
-    assert server.process.poll() is None
+# The last one with the shared server, whose configuration it leaves changed.
+def test_hangup(shared: RunningServer) -> None:
+    workers = set(shared.both_workers())
+    set_leeway(shared, 200)
+    token = shared.sign(ahead=190)
+    shared.process.send_signal(signal.SIGHUP)
+    soon(lambda: accepted(shared, token))
+    assert set(shared.workers()) == workers
+    assert shared.process.poll() is None
 
 
 def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
