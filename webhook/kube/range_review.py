@@ -50,7 +50,7 @@ class RangeReviewRequest:
     span: Range
 
     def __repr__(self) -> str:
-        return f"RangeAccessRequest({self.kind!r}, {self.span!r})"
+        return f"RangeReviewRequest({self.kind!r}, {self.span!r})"
 
 
 def parse_range_review(body: bytes) -> RangeReviewRequest:

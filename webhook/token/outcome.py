@@ -1,4 +1,4 @@
-"""The outcome of authentication: a token is accepted with its identity, or refused."""
+"""The outcome of authentication: a token is accepted or refused, with its claims."""
 
 from functools import lru_cache
 from typing import Final
