@@ -46,13 +46,13 @@ from keys.rotation import (
     Step,
     StepKind,
     activated,
+    are_times_outdated,
     due_step,
     forgotten,
-    is_note_due,
-    noted,
+    requested_step,
     retired,
-    step_by_hand,
     what_breaks,
+    with_times,
 )
 
 _LOCK_SECONDS: Final = 10.0
@@ -100,8 +100,8 @@ def advance(directory: Path, policy: RotationPolicy, now: int) -> FolderChange:
     ``write_schedule``.
     """
     with _locked(directory, now) as folder:
-        if is_note_due(folder.keyring, policy, now):
-            folder.write(noted(folder.keyring, policy, now))
+        if are_times_outdated(folder.keyring, policy, now):
+            folder.write(with_times(folder.keyring, policy, now))
         steps = []
         while (step := due_step(folder.keyring, policy, now)) is not None:
             steps.append(folder.take(step, policy, now))
@@ -113,7 +113,7 @@ def rotate(
 ) -> FolderChange:
     """Take one step on request. Raises UnsafeStepError, and the errors of ``advance``."""
     with _locked(directory, now) as folder:
-        step = step_by_hand(folder.keyring, policy, now, force=force)
+        step = requested_step(folder.keyring, policy, now, force=force)
         return _taken(folder, step, policy, now, force=force)
 
 

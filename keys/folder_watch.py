@@ -24,7 +24,7 @@ from keys.file_watch import POLL_SECONDS, ChangeDetector, PeriodicThread
 from keys.folder import folder_stamp, load_keyring
 from keys.folder_changes import advance
 from keys.keyring import Keyring
-from keys.rotation import RotationPolicy, StepKind, due_step, is_note_due
+from keys.rotation import RotationPolicy, StepKind, are_times_outdated, due_step
 
 # Other processes can write to the folder between two polls, above all right after a step.
 _CATCH_UP_POLLS: Final = 10
@@ -161,7 +161,7 @@ class KeyFolderWatcher:
         now, keyring = int(self._clock()), self._keyring
         if self._problem or self._steady() < self._retry_at:
             return
-        if not is_note_due(keyring, policy, now) and due_step(keyring, policy, now) is None:
+        if not are_times_outdated(keyring, policy, now) and due_step(keyring, policy, now) is None:
             return
         try:
             changed = advance(self._directory, policy, now)

@@ -140,7 +140,7 @@ def due_step(keyring: Keyring, policy: RotationPolicy, now: int) -> Step | None:
     return None
 
 
-def step_by_hand(
+def requested_step(
     keyring: Keyring, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Step:
     """Return the step that ``leeway keys rotate`` takes.
@@ -218,7 +218,7 @@ def forgotten(keyring: Keyring, kid: str) -> Keyring:
     return replace(keyring, keys=tuple(key for key in keyring.keys if key.kid != kid))
 
 
-def noted(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
+def with_times(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
     """Record the time, and when the last token that the active key can have signed expires."""
     moment = max(now, keyring.clock)
     until = moment + policy.keep_seconds
@@ -229,7 +229,7 @@ def noted(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
     return Keyring(keys, moment)
 
 
-def is_note_due(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
+def are_times_outdated(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
     """Return whether the recorded times lag too far behind.
 
     To be checked before the first token is signed under other settings.

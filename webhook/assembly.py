@@ -11,7 +11,7 @@ from keys.errors import UnusableKeyError
 from keys.folder import load_keyring
 from keys.folder_changes import advance
 from keys.keyring import Keyring
-from keys.rotation import RotationPolicy, is_note_due
+from keys.rotation import RotationPolicy, are_times_outdated
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.model import Configuration, IssuerKeysSection, LeewaySection
 from webhook.config.paths import KEYS_FOLDER
@@ -38,7 +38,7 @@ def signing_keyring_of(data_dir: Path, configuration: Configuration, now: int) -
     If the folder cannot be written nothing is recorded: keys are not rotated there either.
     """
     keyring, policy = keyring_of(data_dir), rotation_policy_of(configuration)
-    if is_note_due(keyring, policy, now):
+    if are_times_outdated(keyring, policy, now):
         with suppress(OSError):
             # Without a rotation, which is not the task of a command that signs.
             advance(data_dir / KEYS_FOLDER, replace(policy, rotate_every=0), now)

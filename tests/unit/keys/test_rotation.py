@@ -19,15 +19,15 @@ from keys.rotation import (
     Step,
     StepKind,
     activated,
+    are_times_outdated,
     due_step,
     forgotten,
-    is_note_due,
     next_step,
-    noted,
+    requested_step,
     retired,
     signing_key_age,
-    step_by_hand,
     what_breaks,
+    with_times,
 )
 from tests.support import signing_key
 
@@ -100,7 +100,7 @@ def test_only_a_pending_key_becomes_active(state: KeyState) -> None:
 
 def test_a_longer_life_granted_earlier_counts() -> None:
     year = replace(POLICY, token_seconds=365 * DAY)
-    keyring = noted(BOTH, year, T)
+    keyring = with_times(BOTH, year, T)
     after = activated(keyring, kid("pending"), POLICY, T + PUBLISH)
     assert after.key(kid("active")).until == T + year.keep_seconds
     # And a shorter one is not mistaken for it.
@@ -212,11 +212,11 @@ def test_what_is_due(keyring: Keyring, now: int, step: Step | None) -> None:
 def test_steps_by_hand(keyring: Keyring, now: int, step: Step | None) -> None:
     if step is None:
         with pytest.raises(UnsafeStepError):
-            step_by_hand(keyring, POLICY, now)
-        forced = step_by_hand(keyring, POLICY, now, force=True)
+            requested_step(keyring, POLICY, now)
+        forced = requested_step(keyring, POLICY, now, force=True)
         assert forced == Step(StepKind.ACTIVATE, kid("pending"))
     else:
-        assert step_by_hand(keyring, POLICY, now) == step
+        assert requested_step(keyring, POLICY, now) == step
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,12 @@ def test_next_steps(
 def test_what_has_to_be_noted(
     keyring: Keyring, policy: RotationPolicy, now: int, due: bool
 ) -> None:
-    assert is_note_due(keyring, policy, now) is due
-    assert not is_note_due(noted(keyring, policy, now), policy, now)
+    assert are_times_outdated(keyring, policy, now) is due
+    assert not are_times_outdated(with_times(keyring, policy, now), policy, now)
 
 
 def test_a_clock_that_steps_back_shortens_no_wait() -> None:
-    keyring = noted(ring(ACTIVE), POLICY, T + 10 * DAY)
+    keyring = with_times(ring(ACTIVE), POLICY, T + 10 * DAY)
     back = T
     published = keyring.with_new_key(signing_key("ES256", "pending"), back)
     # Else an hour after the clock is right again the key would look ten days old.
@@ -314,8 +314,8 @@ class World:
             self.take(step)
 
     def note(self) -> None:
-        if is_note_due(self.keyring, self.policy, self.seen):
-            self.keyring = noted(self.keyring, self.policy, self.seen)
+        if are_times_outdated(self.keyring, self.policy, self.seen):
+            self.keyring = with_times(self.keyring, self.policy, self.seen)
 
     def use(self, policy: RotationPolicy) -> None:
         self.policy = policy
@@ -407,7 +407,7 @@ class Rotation(RuleBasedStateMachine):
     @rule()
     def somebody_rotates(self) -> None:
         with contextlib.suppress(UnsafeStepError):
-            self.world.take(step_by_hand(self.world.keyring, self.world.policy, self.world.seen))
+            self.world.take(requested_step(self.world.keyring, self.world.policy, self.world.seen))
 
     @rule(place=st.integers(0, 50))
     def somebody_retires(self, place: int) -> None:
