@@ -74,7 +74,7 @@ def delete(cluster: APIServer, path: str) -> None:
         pytest.param("Node", NODES, named("bound"), id="node"),
     ],
 )
-def test_a_bound_object_is_deleted_and_made_again(
+def test_a_bound_object_is_deleted_and_recreated(
     cluster: APIServer,
     leeway: RunningServer,
     kind: str,
@@ -94,7 +94,7 @@ def test_a_bound_object_is_deleted_and_made_again(
     delete(cluster, f"{collection}/bound")
 
 
-def test_a_service_account_is_deleted_and_made_again(
+def test_a_service_account_is_deleted_and_recreated(
     cluster: APIServer, leeway: RunningServer
 ) -> None:
     uid = cluster.create(ACCOUNTS, named("passing"))

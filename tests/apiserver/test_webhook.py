@@ -64,7 +64,7 @@ def test_a_skewed_token_is_refused_and_the_log_says_why(
     )
 
 
-def test_the_clusters_own_tokens_never_get_as_far_as_leeway(
+def test_the_clusters_own_tokens_never_reach_leeway(
     asking: APIServer, cluster: APIServer, leeway: RunningServer
 ) -> None:
     token = cluster.run("create", "token", "other", "-n", NAMESPACE, "--audience", AUDIENCE)
@@ -76,7 +76,7 @@ def test_the_clusters_own_tokens_never_get_as_far_as_leeway(
 
 
 @pytest.mark.fault(30)
-def test_a_permission_that_was_taken_away_ends_with_the_api_servers_cache(
+def test_a_revoked_permission_ends_with_the_api_servers_cache(
     asking: APIServer, cluster: APIServer, leeway: RunningServer, request: pytest.FixtureRequest
 ) -> None:
     """By default it goes on working for five minutes, which ``leeway doctor`` says."""

@@ -64,13 +64,13 @@ def contents(backend: Backend) -> tuple[int, set[Record]]:
     return revision, set(records)
 
 
-def test_a_new_one_is_empty(place: Place) -> None:
+def test_a_new_backend_is_empty(place: Place) -> None:
     backend = place.open()
     assert backend.load() == (0, [])
     assert backend.changes(0) == (0, [])
 
 
-def test_what_is_committed_is_there(place: Place) -> None:
+def test_committed_records_are_loaded(place: Place) -> None:
     backend = place.open()
     assert backend.commit(0, [A, B]) == 1
     assert contents(backend) == (1, {A, B})
@@ -79,7 +79,7 @@ def test_what_is_committed_is_there(place: Place) -> None:
     assert contents(place.open()) == contents(backend)
 
 
-def test_a_commit_without_records_counts_too(place: Place) -> None:
+def test_a_commit_without_records_adds_a_revision(place: Place) -> None:
     backend = place.open()
     assert backend.commit(0, []) == 1
     assert backend.load() == (1, [])
@@ -112,7 +112,7 @@ def test_a_commit_on_another_revision_is_a_conflict_and_writes_nothing(
     assert backend.commit(1, [B]) == 2
 
 
-def test_of_two_writers_one_wins(place: Place) -> None:
+def test_one_of_two_writers_wins(place: Place) -> None:
     ours, theirs = place.open(), place.open()
     revision, _ = ours.load()
     theirs.commit(revision, [A])
@@ -123,7 +123,7 @@ def test_of_two_writers_one_wins(place: Place) -> None:
     assert contents(theirs) == (2, {A, B})
 
 
-def test_what_is_gone_is_in_the_changes_and_not_in_what_is_loaded(place: Place) -> None:
+def test_deleted_records_are_in_changes_and_not_in_load(place: Place) -> None:
     backend = place.open()
     backend.commit(0, [A, B])
     backend.commit(1, [GONE_A])
@@ -135,7 +135,7 @@ def test_what_is_gone_is_in_the_changes_and_not_in_what_is_loaded(place: Place) 
     assert contents(backend) == (3, {A, B})
 
 
-def test_the_same_id_in_two_kinds_are_two_records(place: Place) -> None:
+def test_one_id_in_two_kinds_names_two_records(place: Place) -> None:
     backend = place.open()
     records = {Record(kind, b"a", kind.encode()) for kind in ("user", "role", "token")}
     backend.commit(0, list(records))
@@ -147,7 +147,7 @@ def test_the_same_id_in_two_kinds_are_two_records(place: Place) -> None:
 BINARY = [b"", b"\0", b"\0\0", b"\xff", b"\x80\0\x80", b"a'b\"c;--", bytes(range(256)), b"\xed\xa0"]
 
 
-def test_ids_and_values_are_bytes_of_any_kind(place: Place) -> None:
+def test_ids_and_values_are_arbitrary_bytes(place: Place) -> None:
     backend = place.open()
     records = {Record("user", record_id, value) for record_id in BINARY for value in BINARY[:1]}
     records |= {Record("role", b"%d" % i, value) for i, value in enumerate(BINARY)}
@@ -216,7 +216,7 @@ def test_one_transaction_with_more_tombstones_than_are_kept(
     assert theirs.changes(2) == (2, [])
 
 
-def test_what_is_unread_is_told_until_it_has_been_read(place: Place) -> None:
+def test_unread_commits_are_reported_until_they_are_read(place: Place) -> None:
     ours, theirs = place.open(), place.open()
     ours.load()
     ours.applied()
@@ -230,7 +230,7 @@ def test_what_is_unread_is_told_until_it_has_been_read(place: Place) -> None:
     assert contents(ours) == (2, {A, B})
 
 
-def test_it_may_be_used_by_any_thread(place: Place) -> None:
+def test_any_thread_can_use_a_backend(place: Place) -> None:
     backend = place.open()
     failures: list[BaseException] = []
     written: list[int] = []
@@ -262,7 +262,7 @@ def test_it_may_be_used_by_any_thread(place: Place) -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_what_is_free_is_read_with_waiting_and_without(place: Place, wait: bool) -> None:
+def test_an_unlocked_backend_is_read_with_and_without_waiting(place: Place, wait: bool) -> None:
     backend = place.open()
     backend.commit(0, [A])
     assert backend.load(wait=wait) == backend.changes(0, wait=wait) == (1, [A])
@@ -271,7 +271,7 @@ def test_what_is_free_is_read_with_waiting_and_without(place: Place, wait: bool)
 # SQLite only.
 
 
-def test_sqlite_does_not_say_changed_where_nothing_was(database: Path) -> None:
+def test_sqlite_reports_no_change_without_a_commit(database: Path) -> None:
     ours, theirs = SQLiteBackend(database), SQLiteBackend(database)
     ours.load()
     ours.applied()
@@ -307,7 +307,7 @@ for line in sys.stdin:
 """
 
 
-def test_sqlite_two_processes_see_each_others_commits_at_the_first_look(database: Path) -> None:
+def test_sqlite_shows_commits_of_other_processes_at_once(database: Path) -> None:
     """Every request checks for changes, so a commit applies to the next request in any worker."""
     store = AuthStore(SQLiteBackend(database))
     with subprocess.Popen(
@@ -353,7 +353,7 @@ def test_sqlite_modes(database: Path) -> None:
     backend.close()
 
 
-def test_sqlite_makes_a_database_from_nothing_and_from_an_empty_file(database: Path) -> None:
+def test_sqlite_creates_a_database_also_from_an_empty_file(database: Path) -> None:
     database.touch()
     backend = SQLiteBackend(database)
     assert backend.load() == (0, [])
@@ -364,7 +364,7 @@ def test_sqlite_makes_a_database_from_nothing_and_from_an_empty_file(database: P
     connection.close()
 
 
-def test_sqlite_that_was_there_is_not_made_anew(database: Path) -> None:
+def test_sqlite_keeps_an_existing_database(database: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="is missing; restore it"):
         SQLiteBackend(database, create=False)
     assert not database.exists()
@@ -396,7 +396,7 @@ def test_sqlite_of_a_later_version_is_refused_and_left_alone(database: Path) -> 
         ["PRAGMA user_version = 1"],
     ],
 )
-def test_sqlite_of_somebody_else_is_refused_and_left_alone(
+def test_sqlite_of_another_program_is_refused_and_left_alone(
     database: Path, statements: list[str]
 ) -> None:
     change(database, *statements)
@@ -409,7 +409,7 @@ def test_sqlite_of_somebody_else_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("content", [b"not a database, but a text" * 100, b"\0" * 4096, b"SQLite"])
-def test_a_file_that_is_no_database_is_refused(database: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_refused(database: Path, content: bytes) -> None:
     database.write_bytes(content)
     with pytest.raises(StoreError, match="restore it from a backup"):
         SQLiteBackend(database)
@@ -465,7 +465,7 @@ def test_sqlite_notices_damage_in_the_changes_too(database: Path) -> None:
     backend.close()
 
 
-def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_sqlite_in_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=r"cannot be made: No such file"):
         SQLiteBackend(tmp_path / "no" / "store.db")
 
@@ -475,7 +475,7 @@ def test_sqlite_that_is_a_folder(tmp_path: Path) -> None:
         SQLiteBackend(tmp_path)
 
 
-def test_sqlite_made_by_many_at_once(database: Path) -> None:
+def test_sqlite_created_by_many_processes_at_once(database: Path) -> None:
     opened: list[SQLiteBackend] = []
     failures: list[BaseException] = []
     together = threading.Barrier(8)

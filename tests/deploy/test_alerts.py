@@ -73,13 +73,13 @@ def promtool(*arguments: str | Path) -> str:
 
 
 @needs_promtool
-def test_rules_are_good_and_fire_when_they_should() -> None:
+def test_rules_are_valid_and_fire_when_they_should() -> None:
     assert f"{len(rules())} rules found" in promtool("check", "rules", RULES)
     assert "SUCCESS" in promtool("test", "rules", RULE_TESTS)
 
 
 @needs_promtool
-def test_expressions_of_the_dashboard_are_good(tmp_path: Path) -> None:
+def test_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:
     texts = [
         text.replace("$__rate_interval", "5m").replace("$job", "leeway")
         for text in dashboard_expressions()
@@ -113,7 +113,7 @@ def test_each_alert_is_tested_to_fire_and_not_to_fire() -> None:
 @pytest.mark.parametrize(
     "rule", [rule for rule in rules() if "alert" in rule], ids=lambda r: r["alert"]
 )
-def test_each_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_severity_and_a_description(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("warning", "critical")
     assert rule["annotations"].keys() == {"summary", "description"}
     assert all(text.endswith(".") for text in rule["annotations"].values())
@@ -127,7 +127,7 @@ def test_the_page_on_clock_skew_shows_a_rule_as_it_is() -> None:
     assert all(rule in rules() for (rule,) in shown)
 
 
-def test_no_alert_goes_by_what_old_tokens_say() -> None:
+def test_no_alert_depends_on_old_tokens() -> None:
     # In step is within so much, and what is not certain is a number below it.
     of_clocks = [rule["expr"] for rule in rules() if "token_skew" in rule["expr"]]
     assert len(of_clocks) == 2
@@ -137,7 +137,7 @@ def test_no_alert_goes_by_what_old_tokens_say() -> None:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_expression_names_metrics_and_labels_that_there_are(expression: str) -> None:
+def test_expressions_name_existing_metrics_and_labels(expression: str) -> None:
     known = METRICS | OTHERS
     quoted = re.sub(r'"[^"]*"', '""', expression)
     found = re.findall(

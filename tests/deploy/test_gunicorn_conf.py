@@ -73,7 +73,7 @@ def metrics_folders(pid: int) -> list[Path]:
     return sorted({link.parent for link in links if link.parent.name.startswith("leeway-metrics-")})
 
 
-def test_what_cannot_be_served_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+def test_a_failed_start_prints_one_line(data_dir: Path, tmp_path: Path) -> None:
     # As it names its own, and as you may name yours.
     own, yours = tmp_path / "leeway-metrics-0", tmp_path / "metrics"
 

@@ -128,7 +128,7 @@ def test_flags_of_the_api_server(plain: Path, with_authorizer: Path) -> None:
         assert flags(patch) == {**webhook, **authorizer}
 
 
-def test_every_file_is_where_the_flags_and_the_pod_look_for_it(made: Path) -> None:
+def test_every_file_is_where_the_flags_and_the_pod_expect_it(made: Path) -> None:
     (node,) = load(made / "kind.yaml")["nodes"]
     mounts = {mount["containerPath"]: Path(mount["hostPath"]) for mount in node["extraMounts"]}
     assert all(mount["readOnly"] for mount in node["extraMounts"])
@@ -177,7 +177,7 @@ def test_an_image_without_registry_is_never_pulled(make: Make, image: str, polic
     assert {(c["image"], c["imagePullPolicy"]) for c in containers} == {(image, policy)}
 
 
-def test_static_pod_is_one(made: Path) -> None:
+def test_the_manifest_is_a_static_pod(made: Path) -> None:
     (pod,) = documents((made / "static-pod.yaml").read_text())
     assert_valid(pod)
     spec = pod["spec"]
@@ -213,7 +213,9 @@ def webhook_of(folder: Path) -> dict[str, Any]:
     return webhook
 
 
-def test_leeway_is_asked_last_and_its_absence_denies_nothing(with_authorizer: Path) -> None:
+def test_leeway_is_the_last_authorizer_and_its_absence_denies_nothing(
+    with_authorizer: Path,
+) -> None:
     webhook = webhook_of(with_authorizer)
     assert webhook["failurePolicy"] == "NoOpinion"
     path = Path(webhook["connectionInfo"]["kubeConfigFile"])
@@ -243,7 +245,7 @@ SUBJECTS = [
 
 
 @pytest.mark.parametrize(("user", "groups", "asked"), SUBJECTS, ids=[s[0] for s in SUBJECTS])
-def test_who_is_asked_about(
+def test_users_that_leeway_is_asked_about(
     with_authorizer: Path, user: str, groups: list[str], asked: bool
 ) -> None:
     request = {"request": {"user": user, "groups": [*groups, "system:authenticated"]}}
@@ -269,7 +271,7 @@ WRONG = [
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(("arguments", "text"), WRONG, ids=[shlex.join(case[0]) for case in WRONG])
-def test_wrong_arguments_make_nothing(
+def test_wrong_arguments_create_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str, arguments: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -311,7 +313,7 @@ def test_a_relative_folder_beside_others_of_that_name(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_every_shell_makes_the_same(make: Make, shell: str) -> None:
+def test_every_shell_makes_the_same_files(make: Make, shell: str) -> None:
     folder = make("--authorizer", shell=shell)
     reference = make("--authorizer")
     for name in ("kind.yaml", "static-pod.yaml", "api-server/authorization.yaml"):

@@ -74,7 +74,7 @@ def pod_spec(folder: str) -> Any:
     raise AssertionError(folder)
 
 
-def test_all_folders_are_looked_at() -> None:
+def test_all_folders_are_tested() -> None:
     assert FOLDERS == ["base", "overlays/example", "static-pod"]
     assert len(latest_versions()) == 3
 
@@ -114,7 +114,7 @@ def test_namespace_enforces_and_the_pods_keep_the_restricted_standard(folder: st
     assert_restricted(pod_spec(folder))
 
 
-def test_static_pod_keeps_it_but_for_the_hosts_network_and_its_folder() -> None:
+def test_static_pod_keeps_the_standard_except_host_network_and_folder() -> None:
     spec = pod_spec("static-pod")
     (data,) = [volume for volume in spec["volumes"] if "hostPath" in volume]
     assert_restricted({**spec, "volumes": [v for v in spec["volumes"] if v != data]})
@@ -145,7 +145,7 @@ def test_everything_selects_the_pods(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["base", "overlays/example"])
-def test_one_replica_may_go_at_any_time(folder: str) -> None:
+def test_one_replica_can_be_evicted_at_any_time(folder: str) -> None:
     deployment = only(folder, "Deployment")["spec"]
     assert deployment["replicas"] > only(folder, "PodDisruptionBudget")["spec"]["minAvailable"] > 0
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -166,7 +166,7 @@ def test_the_pod_outlives_its_drain() -> None:
     assert pod_spec("static-pod")["terminationGracePeriodSeconds"] > GRACEFUL_SECONDS
 
 
-def test_ports_meet() -> None:
+def test_ports_match() -> None:
     (container,) = pod_spec("base")["containers"]
     (port,) = container["ports"]
     (service,) = only("base", "Service")["spec"]["ports"]
@@ -179,7 +179,7 @@ def test_ports_meet() -> None:
     assert container["args"][-1].endswith(":8443")
 
 
-def test_nothing_goes_out_without_the_component() -> None:
+def test_no_egress_without_the_component() -> None:
     policy = only("base", "NetworkPolicy")["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert "egress" not in policy

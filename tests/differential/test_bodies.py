@@ -87,7 +87,7 @@ def _post(pair: Pair, call: str, body: bytes) -> list[tuple[int, dict[str, objec
 
 
 @pytest.mark.fault(14)
-def test_random_bodies_are_read_alike(pair: Pair) -> None:
+def test_random_bodies_are_parsed_alike(pair: Pair) -> None:
     if not etcd_program().is_3_6:
         pytest.skip("etcd 3.5 reads JSON in another way; set KUBEBUILDER_ASSETS to use 3.6")
     seed = int(os.environ.get("TEST_DIFF_SEED") or secrets.randbelow(2**32))

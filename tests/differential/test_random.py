@@ -70,7 +70,7 @@ def test_random_operations_are_answered_alike(pair: Pair) -> None:
     assert player.refused.keys() >= _REFUSALS
 
 
-def test_random_questions_have_the_same_verdict(pair: Pair) -> None:
+def test_random_queries_have_the_same_verdict(pair: Pair) -> None:
     count = _number("TEST_DIFF_QUESTIONS", 3000)
     player, seed = _player(pair)
     verdicts: Counter[tuple[str, str, bool]] = Counter()

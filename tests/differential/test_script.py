@@ -380,7 +380,7 @@ def test_passwords_that_only_leeway_refuses(pair: Pair) -> None:
     )
 
 
-def test_a_plain_user_may_read_itself_and_its_roles_only(pair: Pair) -> None:
+def test_a_plain_user_can_read_only_itself_and_its_roles(pair: Pair) -> None:
     _prepared(pair)
     _play(pair, "alice", *(Step(name, body, _FORBIDDEN) for name, body in _EVERY_ADMIN_CALL))
     _play(
@@ -413,7 +413,7 @@ def test_without_identity(pair: Pair) -> None:
     )
 
 
-def test_tokens_that_are_no_more(pair: Pair) -> None:
+def test_tokens_that_are_no_longer_valid(pair: Pair) -> None:
     _prepared(pair)
     calls: list[tuple[str, dict[str, object]]] = [*_EVERY_ADMIN_CALL, ("status", {})]
     calls += [("enable", {}), ("user/get", {"name": "bob"})]
@@ -605,7 +605,7 @@ def test_an_unknown_name_of_a_type_grants_nothing(pair: Pair) -> None:
     assert pair.call_leeway("role/get", {"role": "r"}).body == {}
 
 
-def test_null_and_nothing_stand_for_the_default(pair: Pair) -> None:
+def test_null_and_absent_mean_the_default(pair: Pair) -> None:
     pair.agree("role/add", {"name": "r"})
     for path, raw, expected in (
         ("user/list", b"", 200),

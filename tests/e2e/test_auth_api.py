@@ -61,13 +61,13 @@ def test_the_calls_are_those_of_etcd() -> None:
 
 
 @pytest.mark.parametrize("name", NEEDS_IDENTITY)
-def test_no_call_without_identity(server: RunningServer, name: str) -> None:
+def test_calls_without_identity_are_refused(server: RunningServer, name: str) -> None:
     assert refusal(call(server, name, {})) == NO_IDENTITY
     assert refusal(call(server, name, {}, token="no.such.token")) == BAD_TOKEN
 
 
 @pytest.mark.parametrize("name", NEEDS_IDENTITY)
-def test_no_call_without_the_role_root(server: RunningServer, name: str) -> None:
+def test_calls_without_the_role_root_are_refused(server: RunningServer, name: str) -> None:
     assert refusal(call(server, name, {}, API_SERVER)) == DENIED
     assert refusal(call(server, name, {}, token=log_in(server, "alice", PASSWORD))) == DENIED
 
@@ -82,7 +82,7 @@ def test_get_is_405(server: RunningServer, name: str, user: str) -> None:
 
 @pytest.mark.fault(56)
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=UTF-8"])
-def test_json_is_taken(server: RunningServer, content_type: str) -> None:
+def test_json_content_types_are_accepted(server: RunningServer, content_type: str) -> None:
     headers = {"Content-Type": content_type}
     body = json.dumps({"name": "alice", "password": PASSWORD}).encode()
     context = server.context("")
@@ -110,7 +110,7 @@ def test_a_body_over_the_limit_is_413(server: RunningServer) -> None:
     assert answer.status == 413
 
 
-def test_a_call_that_is_not_there_is_404_for_everybody(server: RunningServer) -> None:
+def test_an_unknown_call_is_404_for_all(server: RunningServer) -> None:
     for user in ("", ROOT):
         for path in ("/v3/auth/no/such", "/v3/auth/", "/v3/kv/put", "/v3/auth/user/add/"):
             answer = server.request("POST", path, b"{}", context=server.context(user))
@@ -118,20 +118,20 @@ def test_a_call_that_is_not_there_is_404_for_everybody(server: RunningServer) ->
             assert answer.status in (400, 404), path
 
 
-def test_a_certificate_goes_before_a_token(server: RunningServer) -> None:
+def test_a_certificate_takes_precedence_over_a_token(server: RunningServer) -> None:
     alice = log_in(server, "alice", PASSWORD)
     assert call(server, "user/list", {}, ROOT, alice).status == 200
     assert call(server, "user/list", {}, ROOT, "no.such.token").status == 200
     assert refusal(call(server, "user/get", {"name": "alice"}, API_SERVER, alice)) == DENIED
 
 
-def test_a_token_counts_bare_and_as_bearer(server: RunningServer) -> None:
+def test_a_token_is_accepted_bare_and_as_bearer(server: RunningServer) -> None:
     alice = log_in(server, "alice", PASSWORD)
     for value in (alice, f"Bearer {alice}", f"bearer {alice}"):
         assert call(server, "user/get", {"name": "alice"}, token=value).status == 200
 
 
-def test_a_bad_token_does_not_stop_a_log_in(server: RunningServer) -> None:
+def test_a_bad_token_does_not_prevent_a_log_in(server: RunningServer) -> None:
     body = {"name": "alice", "password": PASSWORD}
     assert call(server, "authenticate", body, token="no.such.token").status == 200
 
@@ -165,7 +165,7 @@ def test_a_password_is_never_logged(server: RunningServer) -> None:
 
 
 @pytest.mark.bad_input(41)
-def test_an_open_ended_question_against_a_single_key_is_denied(
+def test_an_open_ended_query_against_a_single_key_is_denied(
     server: RunningServer,
 ) -> None:
     status = ask(server, "alice", "READ", b"/single", b"\0").json["status"]
@@ -198,7 +198,7 @@ def test_a_gap_of_one_key_is_denied_and_named(server: RunningServer) -> None:
     ],
     ids=["empty", "empty-open", "empty-to-a", "inverted", "same", "ff", "1MB-key", "1MB-end"],
 )  # fmt: skip
-def test_no_key_no_range_a_huge_key(server: RunningServer, key: bytes, end: bytes) -> None:
+def test_missing_key_bad_range_or_huge_key(server: RunningServer, key: bytes, end: bytes) -> None:
     answer = call(server, "role/grant", grant("readers", "READ", key, end), ROOT)
     assert refusal(answer)[:2] == (400, 3)
     if len(key + end) < 1000:
@@ -209,7 +209,7 @@ def test_no_key_no_range_a_huge_key(server: RunningServer, key: bytes, end: byte
 
 
 @pytest.mark.bad_input(46)
-def test_the_details_of_others_are_denied(server: RunningServer) -> None:
+def test_details_of_other_users_and_roles_are_denied(server: RunningServer) -> None:
     alice = log_in(server, "alice", PASSWORD)
     for name, body in (
         ("user/get", {"name": "bob"}),

@@ -183,7 +183,7 @@ def test_deletion_ends_the_tokens_even_when_the_name_comes_back(
     "token",
     ["x", "no.such.token", "a" * 2000, "\xff", "Basic YWxpY2U6cHc=", "eyJhbGciOiJub25lIn0.e30."],
 )
-def test_what_was_never_a_token(server: RunningServer, token: str) -> None:
+def test_text_that_was_never_a_token(server: RunningServer, token: str) -> None:
     assert refusal(call(server, "user/list", {}, token=token)) == BAD_TOKEN
 
 
@@ -195,7 +195,7 @@ def test_a_token_with_a_character_changed(server: RunningServer, alice: str) -> 
         assert refusal(call(server, "user/get", {"name": "alice"}, token=forged)) == BAD_TOKEN
 
 
-def test_a_service_account_token_is_no_auth_token(server: RunningServer) -> None:
+def test_a_service_account_token_is_not_an_auth_token(server: RunningServer) -> None:
     # Signed by the same keyring as the auth tokens of the provider jwt. It is an identity of its
     # own, and only where it is meant for this server.
     for audiences, expected in ((), DENIED), (("vault",), BAD_TOKEN):
@@ -204,12 +204,12 @@ def test_a_service_account_token_is_no_auth_token(server: RunningServer) -> None
         assert refusal(answer) == expected
 
 
-def test_an_auth_token_is_no_service_account_token(server: RunningServer, alice: str) -> None:
+def test_an_auth_token_is_not_a_service_account_token(server: RunningServer, alice: str) -> None:
     status = server.post_review(alice).json["status"]
     assert status == {"user": {}} or status["authenticated"] is False
 
 
-def test_a_simple_token_lives_its_time_after_its_last_use(
+def test_a_simple_token_expires_after_its_last_use(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     settings = {"BCRYPT_COST": "4", "AUTH_TOKEN_TTL": "4s"}
@@ -293,7 +293,7 @@ def test_auth_is_enabled_while_clients_keep_working(
         assert {s.get("authenticated", s.get("allowed")) for s in statuses} == {True}
 
 
-def test_auth_that_is_enabled_counts_in_every_worker_at_once(
+def test_enabling_auth_applies_to_every_worker_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("mallory")

@@ -190,7 +190,7 @@ def test_length_over_the_limit(server: RunningServer) -> None:
 
 
 @pytest.mark.bad_input(31)
-def test_continue_is_not_said_over_the_limit(server: RunningServer) -> None:
+def test_no_100_continue_over_the_limit(server: RunningServer) -> None:
     head = f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: "
     assert server.exchange(f"{head}{10**8}\r\n\r\n".encode()).startswith(b"HTTP/1.1 413 ")
     with server.connect() as connection:
@@ -425,7 +425,7 @@ def test_endless_header(server: RunningServer, data: bytes, status: bytes) -> No
     assert answer.startswith(b"HTTP/1.1 " + status + b" "), answer[:200]
 
 
-def test_messages_that_are_in_order_are_served(server: RunningServer) -> None:
+def test_valid_messages_are_served(server: RunningServer) -> None:
     # The rows above would mean nothing if the request they are made from were refused.
     last = raw(HOST_LINE, TYPE, CHUNKED, b"Connection: close", body=CHUNK)
     with_extension = CHUNK.replace(b"\r\n", b";a=b\r\n", 1)

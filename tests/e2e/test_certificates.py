@@ -49,7 +49,7 @@ def served(server: RunningServer) -> int:
     return x509.load_der_x509_certificate(der).serial_number
 
 
-def test_a_client_certificate_from_its_making_to_its_end(server: RunningServer) -> None:
+def test_the_life_of_a_client_certificate(server: RunningServer) -> None:
     cert(server, "create", "lead")
     first = server.context("lead")
     assert name_of(server, first) == "lead"

@@ -103,7 +103,7 @@ def username(api: kubernetes.AuthenticationV1Api) -> str:
     return str(review.status.user_info.username)
 
 
-def test_kubernetes_client_asks_what_it_may(api: kubernetes.AuthenticationV1Api) -> None:
+def test_kubernetes_client_asks_for_its_permissions(api: kubernetes.AuthenticationV1Api) -> None:
     is_root = "root" in username(api)
     authorization = kubernetes.AuthorizationV1Api(api.api_client)
     pods = kubernetes.V1ResourceAttributes(verb="list", resource="pods", namespace="demo")
@@ -227,7 +227,7 @@ def test_kube_apiserver_authenticates(server: RunningServer) -> None:
 
 
 @pytest.mark.fault(53)
-def test_the_root_of_a_cluster_is_not_leeways(server: RunningServer) -> None:
+def test_root_of_a_cluster_is_not_leeways_root(server: RunningServer) -> None:
     resource = {"resourceAttributes": {"verb": "delete", "resource": "nodes", "name": "n"}}
     review = {"spec": resource | {"user": "root", "groups": ["system:authenticated"]}}
     status = post_as_kube_apiserver(server, "subjectaccessreview.yaml", review)["status"]
@@ -383,7 +383,7 @@ def test_kubectl_create_refused(server: RunningServer, kubectl: Kubectl) -> None
     ],
 )
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubectl_create_says_what_is_wrong(
+def test_kubectl_create_prints_the_error(
     kubectl: Kubectl, version: str, spec: dict[str, object], words: str
 ) -> None:
     file = kubectl.file(manifest("", version) | {"spec": spec})

@@ -104,7 +104,7 @@ def test_json_of_another_site_is_refused_everywhere(
 
 
 @pytest.mark.bad_input(63)
-def test_two_origins_are_both_looked_at(server: RunningServer) -> None:
+def test_each_of_two_origins_is_checked(server: RunningServer) -> None:
     own = {"Origin": "https://127.0.0.1:{port}", "origin": "https://evil.example"}
     answer = send(server, DISABLE, own | {"Content-Type": "application/json"})
     assert (answer.status, answer.json["code"]) == (403, 7)

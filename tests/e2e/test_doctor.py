@@ -153,7 +153,7 @@ def test_the_file_of_authorizers_is_read_where_it_is_mounted_from(patient: Patie
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("version", ["", "v1beta1", "v1"])
-def test_doctor_is_content_with_each_version_of_the_reviews(patient: Patient, version: str) -> None:
+def test_doctor_accepts_each_version_of_the_reviews(patient: Patient, version: str) -> None:
     for name in ("authentication-token-webhook-version", "authorization-webhook-version"):
         set_flag(name, version or None)(patient)
     patient.write_manifest()
@@ -188,7 +188,7 @@ def test_the_clock_of_an_api_server(
     assert (clock.fix == "") is (status is Status.OK)
 
 
-def test_an_api_server_that_cannot_be_believed(patient: Patient, api_server: IssuerServer) -> None:
+def test_an_api_server_that_cannot_be_trusted(patient: Patient, api_server: IssuerServer) -> None:
     (patient.data_dir.parent / "issuer-ca.crt").write_bytes(other_ca().certificate)
     (clock,) = [c for c in patient.examine(api_server).checks if c.name == "clock"]
     assert clock.status is Status.FAILURE
@@ -214,7 +214,7 @@ ILL = [
 
 
 @pytest.mark.parametrize(("behaviour", "status", "part"), ILL)
-def test_a_server_that_is_not_well(
+def test_an_unhealthy_server(
     patient: Patient, tmp_path: Path, behaviour: Behaviour, status: Status, part: str
 ) -> None:
     pair = read_pair(patient.data_dir / "tls", "server")
@@ -243,7 +243,7 @@ def run(patient: Patient, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
 
-def test_a_healthy_set_up_is_healthy(patient: Patient, api_server: IssuerServer) -> None:
+def test_a_healthy_setup_is_healthy(patient: Patient, api_server: IssuerServer) -> None:
     around = ["--api-server", api_server.url, "--api-server-ca", str(api_server.ca_file)]
     ran = run(patient, *around, "--manifest", str(patient.manifest))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout

@@ -146,7 +146,7 @@ def test_a_client_that_only_connects_is_counted_and_not_logged(
     assert "unfinished" not in server.log()
 
 
-def test_every_reason_has_a_series_from_the_start(server: RunningServer) -> None:
+def test_every_reason_has_a_series_at_the_start(server: RunningServer) -> None:
     for failure in HandshakeFailure:
         assert count(server, failure) >= 0
 

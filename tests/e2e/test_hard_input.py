@@ -88,7 +88,7 @@ INPUTS = {
 @pytest.mark.bad_input(57)
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("name", INPUTS)
-def test_no_input_holds_the_event_loop(
+def test_no_input_blocks_the_event_loop(
     nobody: ssl.SSLContext, loops: EventLoops, unit: float, name: str
 ) -> None:
     hold(loops, INPUTS[name], nobody, unit)
@@ -97,7 +97,7 @@ def test_no_input_holds_the_event_loop(
 @pytest.mark.bad_input(57)
 @pytest.mark.fault(43)
 @pytest.mark.parametrize("name", REVIEWED)
-def test_no_review_holds_the_event_loop(
+def test_no_review_blocks_the_event_loop(
     server: RunningServer, loops: EventLoops, unit: float, name: str
 ) -> None:
     hold(loops, REVIEWED[name], server.context(), unit)

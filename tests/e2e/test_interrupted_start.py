@@ -63,7 +63,7 @@ def start_seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("number", range(STARTS))
-def test_a_start_that_is_interrupted(tmp_path: Path, start_seconds: float, number: int) -> None:
+def test_an_interrupted_start(tmp_path: Path, start_seconds: float, number: int) -> None:
     choice = random.Random(f"{SEED} {number}")
     command = choice.choice(["serve", "demo"])
     is_terminal = choice.random() < 0.5

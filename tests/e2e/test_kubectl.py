@@ -139,7 +139,7 @@ INVALID = 'error: failed to create token: TokenRequest.authentication.k8s.io "" 
         ),
     ],
 )
-def test_create_token_says_why_not(
+def test_create_token_prints_the_reason(
     kubectl: Kubectl, arguments: tuple[str, ...], error: str
 ) -> None:
     assert kubectl.prints("create", "token", *arguments) == Printed(1, "", error)
@@ -284,12 +284,12 @@ def test_create_reviews(
         ),
     ],
 )
-def test_create_says_what_is_wrong(kubectl: Kubectl, spec: dict[str, object], error: str) -> None:
+def test_create_prints_the_error(kubectl: Kubectl, spec: dict[str, object], error: str) -> None:
     file = kubectl.file(subject_review(**spec))
     assert kubectl.prints("create", "-f", file) == Printed(1, "", error)
 
 
-def test_create_is_for_those_who_may(kubectl: Kubectl) -> None:
+def test_create_needs_permission(kubectl: Kubectl) -> None:
     file = kubectl.file(subject_review(user=VIEWER, resourceAttributes=LIST_PODS))
     error = kubectl.run("create", "-f", file, "--as", VIEWER, fails=True)
     assert error.startswith("Error from server (Forbidden): ")

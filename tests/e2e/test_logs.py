@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.mark.fault(23)
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_a_server_says_once_that_it_is_ready_and_how_to_check(server: RunningServer) -> None:
+def test_a_server_logs_once_that_it_is_ready_and_how_to_check(server: RunningServer) -> None:
     server.both_workers()
     (line,) = (
         record["message"]
@@ -139,7 +139,7 @@ REFUSED: list[tuple[Callable[[RunningServer], object], str, bool]] = [
 @pytest.mark.parametrize(
     ("make", "reason", "is_known"), REFUSED, ids=[f"{case[1]}" for case in REFUSED]
 )
-def test_issuer_and_subject_are_told_only_where_the_signature_held(
+def test_issuer_and_subject_are_logged_only_if_the_signature_is_valid(
     server: RunningServer, make: Callable[[RunningServer], str], reason: str, is_known: bool
 ) -> None:
     token = make(server)
@@ -150,7 +150,7 @@ def test_issuer_and_subject_are_told_only_where_the_signature_held(
     assert record.get("issuer") == (OURS if is_known else None)
 
 
-def test_an_accepted_token_is_not_told(server: RunningServer) -> None:
+def test_an_accepted_token_is_not_logged(server: RunningServer) -> None:
     token = server.sign()
 
     def act() -> None:
@@ -203,7 +203,7 @@ def test_errors_have_a_line_and_their_request_id(
     ],
 )
 @pytest.mark.parametrize("path", ["/nope", REVIEWS])
-def test_the_request_id_is_the_clients_if_it_is_one(
+def test_a_valid_request_id_of_the_client_is_kept(
     server: RunningServer, headers: dict[str, str], kept: str, path: str
 ) -> None:
     found = server.request("GET", path, headers=headers).headers["x-request-id"]
@@ -310,7 +310,7 @@ def test_tokens_issued_have_a_line(server: RunningServer) -> None:
     assert tokens[0].rpartition(".")[2][:40] not in server.log()
 
 
-def test_who_acts_as_somebody_else_is_named(server: RunningServer) -> None:
+def test_impersonation_is_logged(server: RunningServer) -> None:
     headers = JSON | {"Impersonate-User": "mallory"}
     context = server.context("root")
     (record,) = caused(server, lambda: server.request("POST", REVIEWS, b"{}", headers, context))
@@ -318,7 +318,7 @@ def test_who_acts_as_somebody_else_is_named(server: RunningServer) -> None:
     assert (record["caller"], record["actingAs"]) == ("root", "mallory")
 
 
-def test_faults_are_records_too(tmp_path: Path) -> None:
+def test_faults_are_logged_as_records(tmp_path: Path) -> None:
     program = [sys.executable, str(Path(__file__).with_name("faulty_server.py"))]
     with served(tmp_path, program=program) as server:
         answers = [server.request("GET", path) for path in ("/faulty", "/apis", "/faulty/beside")]
@@ -393,7 +393,7 @@ def test_a_flood_of_refusals_is_bounded(tmp_path: Path) -> None:
     assert events["tokenreview"] < posted
 
 
-def test_level_debug_tells_what_was_accepted_and_denied(tmp_path: Path) -> None:
+def test_level_debug_logs_what_was_accepted_and_denied(tmp_path: Path) -> None:
     with served(tmp_path, environment={"LEEWAY_SERVER_LOG_LEVEL": "debug"}) as server:
         token = server.sign()
         (record,) = caused(server, lambda: server.post_review(token))
@@ -410,7 +410,7 @@ def test_level_debug_tells_what_was_accepted_and_denied(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_level_error_still_tells_of_changes(tmp_path: Path) -> None:
+def test_level_error_still_logs_changes(tmp_path: Path) -> None:
     with served(tmp_path, environment={"LEEWAY_SERVER_LOG_LEVEL": "error"}) as server:
         server.post_review("nothing")
         server.request("GET", "/nope")
@@ -420,7 +420,7 @@ def test_level_error_still_tells_of_changes(tmp_path: Path) -> None:
     assert record["action"] == "role.add"
 
 
-def test_text_is_for_people(tmp_path: Path) -> None:
+def test_text_format(tmp_path: Path) -> None:
     with served(tmp_path, environment={"LEEWAY_SERVER_LOG_FORMAT": "text"}) as server:
         token = server.sign(ahead=92)
         server.post_review(token)

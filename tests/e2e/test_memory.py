@@ -81,7 +81,7 @@ def review_all(server: RunningServer, first: int, count: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc")
-def test_a_worker_never_has_more_than_its_bound(server: RunningServer) -> None:
+def test_a_worker_never_exceeds_its_bound(server: RunningServer) -> None:
     worker = worker_of(server)
     before = resident(worker, "VmRSS")
     share = TOKENS // CLIENTS

@@ -70,7 +70,7 @@ def names_in(server: RunningServer) -> set[str]:
     return {re.split(r"[{ ]", name)[0] for name in scrape(server)}
 
 
-def test_every_metric_of_the_contract_is_there(server: RunningServer, tmp_path: Path) -> None:
+def test_every_metric_of_the_contract_exists(server: RunningServer, tmp_path: Path) -> None:
     review_everywhere(server, server.sign())
     deadline = time.monotonic() + 10
     while "leeway_token_skew_seconds" not in (names := names_in(server)):

@@ -203,7 +203,7 @@ def test_recreated(
 
 
 @pytest.mark.bad_input(25)
-def test_one_that_the_watches_have_not_told_of(
+def test_an_object_that_the_watches_have_not_reported(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     kube.silent = True
@@ -222,7 +222,7 @@ def test_one_that_the_watches_have_not_told_of(
 
 
 @pytest.mark.bad_input(25)
-def test_a_flood_of_tokens_of_what_is_not_there(
+def test_a_flood_of_tokens_of_missing_objects(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     missing = token_for(cluster, POD._replace(name="missing"), "u")
@@ -292,7 +292,7 @@ def test_the_source_is_down_for_too_long(tmp_path: Path) -> None:
                 assert b"[+]objects ok" in body
 
 
-def test_slow_answers_hold_up_nobody_else(
+def test_slow_answers_delay_no_other_client(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     """The bound is the requirement."""
@@ -426,7 +426,7 @@ def test_a_token_is_bound(
         pytest.param(None, 3607, id="not-bound"),
     ],
 )
-def test_the_token_of_a_pod_that_was_found_is_extended(
+def test_the_token_of_an_existing_pod_is_extended(
     cluster: RunningServer, reference: Mapping[str, str] | None, lives: int
 ) -> None:
     answer = ask_token(cluster, reference, expirationSeconds=3607)
@@ -528,7 +528,7 @@ def test_a_token_is_refused(
 
 
 @pytest.mark.bad_input(25)
-def test_a_deletion_counts_for_requests_at_once(
+def test_a_deletion_applies_to_requests_at_once(
     cluster: RunningServer, kube: FakeKube, everyone: Sequence[HTTPSConnection]
 ) -> None:
     kube.silent = True

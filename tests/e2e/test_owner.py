@@ -68,7 +68,7 @@ COMMANDS = [
 
 
 @pytest.mark.fault(33)
-def test_what_root_writes_belongs_to_the_owner_of_the_data_directory(data_dir: Path) -> None:
+def test_files_written_by_root_belong_to_the_owner_of_the_data_directory(data_dir: Path) -> None:
     (data_dir / "tls" / "server.crt").chmod(0o640)
     before = modes(data_dir)
     for line in COMMANDS:
@@ -85,7 +85,7 @@ def test_what_root_writes_belongs_to_the_owner_of_the_data_directory(data_dir: P
 
 
 @pytest.mark.fault(33)
-def test_a_store_alone_belongs_to_the_owner_of_its_folder(data_dir: Path) -> None:
+def test_a_store_belongs_to_the_owner_of_its_folder(data_dir: Path) -> None:
     folder = data_dir.parent / "alone"
     folder.mkdir(mode=0o700)
     os.chown(folder, NOBODY, NOBODY)

@@ -232,7 +232,7 @@ def test_a_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
         assert accepted(shared, token)
 
 
-def test_the_jwks_of_every_worker_follows(shared: RunningServer) -> None:
+def test_the_jwks_of_every_worker_is_updated(shared: RunningServer) -> None:
     kid = rotate_now(shared)
     with connections_to_every_worker(shared) as connections:
         soon(lambda: all(kid in published(connection) for connection in connections))
@@ -298,7 +298,7 @@ def problems_logged(server: RunningServer) -> list[str]:
     return [message for message in messages if "was not loaded again: " in message]
 
 
-def test_chmod_cures_a_key_that_others_can_read(server: RunningServer) -> None:
+def test_chmod_fixes_a_key_that_others_can_read(server: RunningServer) -> None:
     names = [HOST, "localhost"]
     pair = make_server_certificate(server.ca, "leeway", names, datetime.now(UTC))
     folder, before = server.data_dir / "tls", certificate_of(server)
@@ -336,7 +336,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "warning", "words"), BROKEN)
-def test_what_is_broken_changes_nothing(
+def test_broken_files_change_nothing(
     shared: RunningServer, name: str, warning: str, words: str
 ) -> None:
     path = shared.data_dir / name
@@ -372,7 +372,7 @@ def test_hangup(shared: RunningServer) -> None:
     assert shared.process.poll() is None
 
 
-def test_what_needs_a_restart_is_said(server: RunningServer) -> None:
+def test_settings_that_need_a_restart_are_logged(server: RunningServer) -> None:
     edit(
         server,
         lambda text: re.sub(r"(?m)^server: .*$", f"server: {{bind: '{HOST}:{free_port()}'}}", text),
@@ -465,7 +465,7 @@ def faulty_server(tmp_path: Path) -> Iterator[RunningServer]:
     ],
     ids=["tls", "configuration"],
 )
-def test_what_nobody_expected_stops_no_other_either(
+def test_an_unexpected_error_stops_no_other_part(
     faulty_server: RunningServer,
     tmp_path: Path,
     what: str,

@@ -97,7 +97,7 @@ def test_a_refused_token(
     assert answer.json["metadata"]["annotations"] == {"leeway.dev/reason": reason}
 
 
-def test_white_space_around_a_token_is_cut(server: RunningServer) -> None:
+def test_white_space_around_a_token_is_stripped(server: RunningServer) -> None:
     token = server.sign()
     for text, accepted in ((f" \t\n{token}\r\n ", True), (f"\u00a0{token}", False)):
         assert server.post_review(text).json["status"]["authenticated"] is accepted

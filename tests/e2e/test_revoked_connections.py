@@ -83,7 +83,7 @@ def test_idle_connections(server: RunningServer) -> None:
     assert "no longer accepted: " in server.log()
 
 
-def test_a_request_that_is_not_complete(server: RunningServer) -> None:
+def test_an_incomplete_request(server: RunningServer) -> None:
     with (
         server.connect(server.context("root")) as head,
         server.connect(server.context("root")) as body,
@@ -151,7 +151,7 @@ def test_another_ca(server: RunningServer) -> None:
         assert closed(root)
 
 
-def test_a_new_list_ends_no_other_connection(server: RunningServer) -> None:
+def test_a_new_list_closes_no_other_connection(server: RunningServer) -> None:
     with server.client(server.context("root")) as client:
         for users in ((), ("kube-apiserver",), ("kube-apiserver",)):
             revoke(server, *users)

@@ -137,7 +137,7 @@ def test_a_token_of_a_signer_whose_clock_is_ahead_is_revoked_too(
     assert reviewed_by_every_worker(server, token, caller) == {"Revoked"}
 
 
-def test_a_revoked_token_is_no_identity_either(server: RunningServer) -> None:
+def test_a_revoked_token_is_not_an_identity(server: RunningServer) -> None:
     token = server.sign("locked-out")
     headers = {"Authorization": f"Bearer {token}"}
     with connections_to_every_worker(server) as connections:

@@ -221,7 +221,7 @@ def assert_status(answer: Answer, code: int, reason: str) -> None:
     assert ("www-authenticate" in answer.headers) is (code == 401)
 
 
-def test_the_table_names_every_route_of_the_application(server: RunningServer) -> None:
+def test_the_table_names_every_route(server: RunningServer) -> None:
     app = create_app(server.data_dir, lambda: load_configuration(server.data_dir, {}, {}))
     try:
         routes = app.routes()
@@ -299,7 +299,7 @@ def test_with_the_permission(
 
 
 @pytest.mark.parametrize(("method", "path"), [r for r in ROUTES if not r[1].startswith("/v3")])
-def test_root_may_everything(
+def test_root_is_allowed_to_do_anything(
     server: RunningServer, callers: dict[str, Caller], method: str, path: str
 ) -> None:
     answer = send(server, callers["root"], method, path)
@@ -327,7 +327,7 @@ def others_of(path: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_anything_else_is_404_to_those_with_an_identity(
+def test_other_paths_are_404_to_callers_with_an_identity(
     server: RunningServer, callers: dict[str, Caller], method: str, path: str
 ) -> None:
     body = body_of(path)
@@ -408,7 +408,7 @@ def raw(server: RunningServer, caller: Caller, path: str, *headers: str) -> tupl
 
 @pytest.mark.bad_input(35)
 @pytest.mark.parametrize("header", PROXY_HEADERS)
-def test_a_header_makes_nobody_a_user(
+def test_no_header_gives_an_identity(
     server: RunningServer, callers: dict[str, Caller], header: str
 ) -> None:
     """CVE-2018-16886: identities that a proxy claims for others, or that a client pretends."""
@@ -448,7 +448,7 @@ def test_only_root_acts_as_another(
         assert raw(server, callers[name], path, *headers)[0] == 400
 
 
-def test_root_acts_as_those_who_may_and_may_not(
+def test_root_impersonates_users_with_and_without_permission(
     server: RunningServer, callers: dict[str, Caller]
 ) -> None:
     key = NEEDS_KEY[REVIEWS][0]
@@ -456,7 +456,9 @@ def test_root_acts_as_those_who_may_and_may_not(
         assert raw(server, callers["root"], REVIEWS, f"Impersonate-User: {user}")[0] == status
 
 
-def test_root_may_all_of_etcds_calls(server: RunningServer, callers: dict[str, Caller]) -> None:
+def test_root_is_allowed_all_calls_of_etcd(
+    server: RunningServer, callers: dict[str, Caller]
+) -> None:
     """The last test here: disabling auth ends all auth tokens."""
     try:
         for name in ETCD:
@@ -481,7 +483,7 @@ def test_root_may_all_of_etcds_calls(server: RunningServer, callers: dict[str, C
         ("/readyz/", 404, "could not find the requested resource"),
     ],
 )
-def test_health_checks_by_name_for_anybody(
+def test_health_checks_by_name_are_public(
     server: RunningServer, path: str, status: int, text: str
 ) -> None:
     answer = server.request("GET", path, context=server.context(""))

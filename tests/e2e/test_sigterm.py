@@ -151,7 +151,7 @@ def test_sigterm_under_load(tmp_path: Path, number: int) -> None:
     assert trouble_in(server.log()) == []
 
 
-def test_sigterm_lets_idle_and_broken_clients_go(tmp_path: Path) -> None:
+def test_sigterm_disconnects_idle_and_broken_clients(tmp_path: Path) -> None:
     server = start_server(tmp_path)
     try:
         context = server.context()

@@ -177,7 +177,7 @@ def test_ten_nodes_one_90_s_fast_one_45_s(own: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(90.0, "is behind"), (-90.0, "looks ahead")])
-def test_all_nodes_off_by_the_same(own: RunningServer, ahead: float, words: str) -> None:
+def test_all_nodes_off_by_the_same_time(own: RunningServer, ahead: float, words: str) -> None:
     # Seen from the server this is what it is to have its own clock set wrong.
     storm(own, lambda _: ahead, rounds=20)
     code, verdict, _ = report(own)
@@ -226,7 +226,7 @@ time.time = time_with_offset
 
 
 @pytest.mark.parametrize("ahead", [-90, 90])
-def test_the_clock_of_the_server_set_right(tmp_path: Path, ahead: int) -> None:
+def test_the_clock_of_the_server_is_corrected(tmp_path: Path, ahead: int) -> None:
     file, site = tmp_path / "offset", tmp_path / "site"
     file.write_text(str(ahead))
     site.mkdir()
@@ -251,7 +251,7 @@ def test_the_clock_of_the_server_set_right(tmp_path: Path, ahead: int) -> None:
         server.stop(expected_trouble="the clock has jumped")
 
 
-def test_a_worker_that_is_killed_takes_nothing_with_it(tmp_path: Path) -> None:
+def test_a_killed_worker_loses_no_estimates(tmp_path: Path) -> None:
     server = start_server(tmp_path, algorithm="ES256")
     try:
         storm(server, one_fast_one_less, rounds=20)
@@ -298,7 +298,7 @@ def get_skew(server: RunningServer, context: ssl.SSLContext | None = None) -> An
     return server.request("GET", SKEW, context=context)
 
 
-def test_who_may_ask(server: RunningServer, nobody: ssl.SSLContext) -> None:
+def test_callers_that_may_read_the_report(server: RunningServer, nobody: ssl.SSLContext) -> None:
     assert get_skew(server, nobody).status == 401
     refused = get_skew(server, server.context("kube-apiserver"))
     assert refused.status == 403
@@ -310,7 +310,7 @@ def test_who_may_ask(server: RunningServer, nobody: ssl.SSLContext) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_role_opens_it(own: RunningServer) -> None:
+def test_a_role_allows_it(own: RunningServer) -> None:
     for words in (
         "role add watcher",
         "role grant-permission watcher read /leeway/skew",

@@ -184,7 +184,7 @@ def slow(server: RunningServer, many_files: None) -> Slow:
 
 
 @pytest.mark.bad_input(36)
-def test_stalled_clients_are_let_go(slow: Slow) -> None:
+def test_stalled_clients_are_disconnected(slow: Slow) -> None:
     stalled = slow.stalled
     seconds = stalled.closed_after
     print(f"{stalled.count} stalled: closed after {min(seconds):.2f} to {max(seconds):.2f} s")
@@ -225,7 +225,7 @@ def test_client_that_does_not_read(slow: Slow) -> None:
 
 
 @pytest.mark.bad_input(36)
-def test_half_a_change_is_no_change(server: RunningServer, slow: Slow) -> None:
+def test_half_a_change_changes_nothing(server: RunningServer, slow: Slow) -> None:
     assert slow.half_of_disable == b""
     answer = server.request("POST", "/v3/auth/status", b"{}", context=server.context("root"))
     assert answer.json["enabled"] is True

@@ -217,7 +217,7 @@ BROKEN: dict[str, tuple[Callable[[Site], object], str]] = {
 @pytest.mark.bad_input(60)
 @pytest.mark.fault(17, 18)
 @pytest.mark.parametrize("case", BROKEN)
-def test_nothing_is_answered_from_a_store_that_cannot_be_read(
+def test_an_unreadable_store_answers_nothing(
     site: Site, connections: Sequence[http.client.HTTPSConnection], case: str
 ) -> None:
     spoil, reason = BROKEN[case]
@@ -282,7 +282,7 @@ TAKEN_OVER = {
 @pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("way", TAKEN_OVER)
-def test_a_backup_is_taken_over_with_the_next_request(
+def test_a_restored_backup_is_used_with_the_next_request(
     site: Site, connections: Sequence[http.client.HTTPSConnection], way: str
 ) -> None:
     kept = site.backup.read_bytes()
@@ -310,7 +310,7 @@ def test_a_backup_is_taken_over_with_the_next_request(
 
 @pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
-def test_a_store_that_comes_back_is_used_without_a_restart(
+def test_a_restored_store_is_used_without_a_restart(
     site: Site, connections: Sequence[http.client.HTTPSConnection]
 ) -> None:
     away = site.database.with_name("away.db")
@@ -324,7 +324,7 @@ def test_a_store_that_comes_back_is_used_without_a_restart(
 
 
 @pytest.mark.fault(18)
-def test_a_store_that_cannot_be_read_is_logged_though_nobody_asks(
+def test_an_unreadable_store_is_logged_without_any_request(
     site: Site, connections: Sequence[http.client.HTTPSConnection]
 ) -> None:
     del connections

@@ -106,11 +106,11 @@ def certificates(server: RunningServer) -> dict[str, CertifiedKey]:
 
 @pytest.mark.bad_input(34)
 @pytest.mark.parametrize("kind", ["another CA's", "expired", "not yet valid", "for servers"])
-def test_certificate_that_is_not_good(server: RunningServer, tmp_path: Path, kind: str) -> None:
+def test_a_bad_certificate_is_refused(server: RunningServer, tmp_path: Path, kind: str) -> None:
     assert cut_off(server, server.context_of(certificates(server)[kind], tmp_path))
 
 
-def test_a_certificate_of_our_own_ca_is_good(server: RunningServer, tmp_path: Path) -> None:
+def test_a_certificate_of_our_own_ca_is_accepted(server: RunningServer, tmp_path: Path) -> None:
     certificate = server.client_certificate("someone", datetime.now(UTC))
     context = server.context_of(certificate, tmp_path)
     assert server.request("GET", "/metrics", context=context).status == 200
@@ -175,7 +175,7 @@ def broken_lists(folder: Path) -> dict[str, Callable[[Path], object]]:
         ("gone", "ca.crl is missing"),
     ],
 )
-def test_a_list_that_cannot_be_used_stops_the_start(tmp_path: Path, kind: str, words: str) -> None:
+def test_an_unusable_list_prevents_the_start(tmp_path: Path, kind: str, words: str) -> None:
     subprocess.run([LEEWAY, "init", "--data-dir", tmp_path], check=True, capture_output=True)
     broken_lists(tmp_path / "tls")[kind](tmp_path / "tls" / "ca.crl")
     done = subprocess.run(

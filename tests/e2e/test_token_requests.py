@@ -45,7 +45,7 @@ def claims_of(answer: Answer) -> dict[str, Any]:
     return claims
 
 
-def test_what_is_left_out_is_the_default(server: RunningServer) -> None:
+def test_absent_members_have_defaults(server: RunningServer) -> None:
     answer = post(server)
     claims = claims_of(answer)
     assert answer.headers["content-type"] == "application/json"
@@ -133,7 +133,7 @@ def test_how_long_it_lives(
         (POD | {"kind": "Node"}, {"node": {"name": "p-0", "uid": "u-1"}}),
     ],
 )
-def test_without_objects_a_bound_token_is_taken_at_its_word(
+def test_without_objects_the_bound_object_is_not_checked(
     server: RunningServer, reference: dict[str, object], claim: dict[str, object]
 ) -> None:
     answer = post(server, {"boundObjectRef": reference})
@@ -265,7 +265,7 @@ def test_400_for_another_namespace(server: RunningServer) -> None:
 
 
 @pytest.mark.fault(62)
-def test_audiences_are_kept_as_they_are_sent(server: RunningServer) -> None:
+def test_audiences_are_kept_unchanged(server: RunningServer) -> None:
     sent = ["b", "a", "b", "café"]
     answer = post(server, {"audiences": sent})
     assert claims_of(answer)["aud"] == answer.json["spec"]["audiences"] == sent
@@ -404,7 +404,7 @@ def test_a_team_lead_issues_the_tokens_of_one_namespace(
         "/apis/leeway.dev/v1/rangeaccessreviews",
     ],
 )
-def test_a_team_lead_may_nothing_else(lead: Lead, path: str) -> None:
+def test_a_team_lead_is_allowed_nothing_else(lead: Lead, path: str) -> None:
     answer = lead("POST", path, b'{"spec":{"token":"a"}}')
     assert (answer.status, answer.json["reason"]) == (403, "Forbidden")
     assert "user 'lead' may not write /leeway/" in answer.json["message"]
@@ -425,7 +425,7 @@ def test_a_team_lead_grants_nothing(lead: Lead, name: str, body: bytes) -> None:
     assert (answer.status, answer.json["code"]) == (403, 7)
 
 
-def test_a_team_lead_knows_what_it_may(lead: Lead) -> None:
+def test_a_team_lead_can_list_its_permissions(lead: Lead) -> None:
     answer = lead("POST", "/v3/auth/user/get", b'{"name":"lead"}')
     assert answer.json["roles"] == ["tokens-of-argo-run"]
     answer = lead("POST", "/v3/auth/role/get", b'{"role":"tokens-of-argo-run"}')

@@ -234,7 +234,7 @@ def test_the_command_line_fetches_too(issuer: IssuerServer, trusting_server: Run
     assert "the keys that would tell could not be fetched" in text
 
 
-def test_an_issuer_that_is_not_there_at_first(issuer: IssuerServer, tmp_path: Path) -> None:
+def test_an_issuer_that_is_unreachable_at_first(issuer: IssuerServer, tmp_path: Path) -> None:
     issuer.publish(OLD)
     issuer.behaviours[JWKS_PATH] = answer(b"", 503)
     server = start_server(tmp_path, trusting(issuer), readyz=503)
@@ -257,7 +257,7 @@ def test_an_issuer_that_is_not_there_at_first(issuer: IssuerServer, tmp_path: Pa
     assert "the next attempt is in 5s" in server.log()
 
 
-def test_what_is_logged_has_no_token(trusting_server: RunningServer) -> None:
+def test_no_token_is_logged(trusting_server: RunningServer) -> None:
     log = trusting_server.log()
     assert not re.search(r"eyJ[-\w]+\.[-\w]+\.[-\w]+", log)
     assert "Traceback" not in log

@@ -308,7 +308,7 @@ def edit_inside(token: str, source: random.Random) -> str:
     return ".".join(segments)
 
 
-def sign_anew(source: random.Random, signed: set[str]) -> str:
+def sign_again(source: random.Random, signed: set[str]) -> str:
     """Edit claims, now and then the header too, and sign the outcome with our key."""
     key = source.choice(FAST_KEYS)
     header = header_of(key) if source.random() < 0.8 else header_of(key, kid=None)
@@ -328,7 +328,7 @@ MUTATIONS: list[Callable[[str, random.Random], str]] = [
 
 def mutated_token(source: random.Random, signed: set[str]) -> str:
     if source.random() < 0.5:
-        token = sign_anew(source, signed)
+        token = sign_again(source, signed)
         if source.random() < 0.9:
             return token
     else:

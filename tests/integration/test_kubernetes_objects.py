@@ -121,7 +121,7 @@ def test_pages(tmp_path: Path) -> None:
         assert len({request.query["limit"] for request in lists(kube)}) == 1
 
 
-def test_a_list_whose_next_page_is_too_old_begins_again(tmp_path: Path) -> None:
+def test_a_list_whose_next_page_is_too_old_starts_again(tmp_path: Path) -> None:
     with fake_kube(page_size=1) as kube:
         kube.put(POD, "u-Pod")
         kube.put(ObjectKey(Kind.POD, "argo-run", "another"), "u")
@@ -142,7 +142,7 @@ def test_a_list_whose_next_page_is_too_old_begins_again(tmp_path: Path) -> None:
         ]
 
 
-def test_no_data_is_asked_for_or_taken(objects: KubernetesObjects, kube: FakeKube) -> None:
+def test_objects_are_read_as_metadata_only(objects: KubernetesObjects, kube: FakeKube) -> None:
     for key in KEYS:
         assert objects.look_up(key) == found(objects, key)
     for request in kube.requests:
@@ -199,7 +199,7 @@ def test_being_deleted(objects: KubernetesObjects, kube: FakeKube, key: ObjectKe
 # How it goes on --------------------------------------------------------------------------------
 
 
-def test_nothing_runs_before_the_start(kube: FakeKube, tmp_path: Path) -> None:
+def test_nothing_runs_before_start(kube: FakeKube, tmp_path: Path) -> None:
     before = threading.active_count()
     with source_of(kube, tmp_path, start=False) as objects:
         assert threading.active_count() == before
@@ -217,9 +217,7 @@ def test_close_ends_what_runs(kube: FakeKube, tmp_path: Path) -> None:
     assert not [name for name in left if name.startswith("leeway")]
 
 
-def test_a_watch_that_breaks_off_goes_on_where_it_was(
-    objects: KubernetesObjects, kube: FakeKube
-) -> None:
+def test_a_broken_watch_resumes(objects: KubernetesObjects, kube: FakeKube) -> None:
     kube.put(ObjectKey(Kind.POD, "argo-run", "another"), "u")
     wait_until(
         lambda: isinstance(
@@ -236,7 +234,7 @@ def test_a_watch_that_breaks_off_goes_on_where_it_was(
     wait_until(lambda: found(objects, POD) is Absence.GONE)
 
 
-def test_what_happened_while_it_was_broken_off(objects: KubernetesObjects, kube: FakeKube) -> None:
+def test_changes_during_a_broken_watch_are_seen(objects: KubernetesObjects, kube: FakeKube) -> None:
     kube.down()
     kube.delete(POD)
     kube.put(SA, "new")
@@ -246,7 +244,7 @@ def test_what_happened_while_it_was_broken_off(objects: KubernetesObjects, kube:
     assert len(lists(kube)) == 1
 
 
-def test_bookmarks_move_it_on(objects: KubernetesObjects, kube: FakeKube) -> None:
+def test_bookmarks_advance_a_watch(objects: KubernetesObjects, kube: FakeKube) -> None:
     """Otherwise an unchanged kind would be listed again after every compaction."""
     kube.bookmark()
     version = str(kube.version)
@@ -276,14 +274,14 @@ def test_too_old(objects: KubernetesObjects, kube: FakeKube, as_status: bool) ->
     wait_until(lambda: found(objects, NODE) is Absence.GONE)
 
 
-def test_a_watch_ends_in_order_and_goes_on(kube: FakeKube, tmp_path: Path) -> None:
+def test_a_watch_that_ends_is_resumed(kube: FakeKube, tmp_path: Path) -> None:
     with source_of(kube, tmp_path, SHORT_SILENCE) as objects:
         wait_until(lambda: len(kube.asked(PODS, watch="1")) >= 4)
         assert objects.problem() == ""
         assert len(lists(kube)) == 1
 
 
-def test_watches_that_end_as_they_begin_are_not_hammered(kube: FakeKube, tmp_path: Path) -> None:
+def test_watches_that_end_at_once_are_retried_slowly(kube: FakeKube, tmp_path: Path) -> None:
     with source_of(kube, tmp_path) as objects:
         wait_until(lambda: objects.problem() == "" and watching(kube))
         kube.answers[PODS] = (200, b"")
@@ -296,7 +294,7 @@ def test_watches_that_end_as_they_begin_are_not_hammered(kube: FakeKube, tmp_pat
         wait_until(lambda: found(objects, POD) is Absence.GONE)
 
 
-def test_watches_that_tell_nothing_are_no_contact(kube: FakeKube, tmp_path: Path) -> None:
+def test_empty_watches_do_not_count_as_contact(kube: FakeKube, tmp_path: Path) -> None:
     """As from a proxy that answers with nothing: old knowledge must not count for ever."""
     with source_of(kube, tmp_path, SHORT_SILENCE) as objects:
         wait_until(lambda: objects.problem() == "" and watching(kube))
@@ -341,7 +339,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("answer", "why"), REFUSALS)
-def test_a_list_that_is_refused_or_wrong(
+def test_a_refused_or_invalid_list(
     kube: FakeKube, tmp_path: Path, answer: tuple[int, bytes], why: str
 ) -> None:
     kube.answers[PODS] = answer
@@ -368,7 +366,7 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("line", EVENTS)
-def test_an_event_that_is_wrong(objects: KubernetesObjects, kube: FakeKube, line: bytes) -> None:
+def test_an_invalid_event(objects: KubernetesObjects, kube: FakeKube, line: bytes) -> None:
     wrong = threading.Event()
 
     def answer_once(request: Request) -> tuple[int, bytes] | None:
@@ -449,7 +447,7 @@ OTHER_PATH = "/api/v1/namespaces/argo-run/pods/other"
 
 
 @pytest.mark.parametrize("key", PARAMETERS)
-def test_what_is_not_there_is_asked_for_once(
+def test_a_missing_object_is_looked_up_once(
     objects: KubernetesObjects, kube: FakeKube, key: ObjectKey
 ) -> None:
     missing = key._replace(name="missing")
@@ -461,7 +459,7 @@ def test_what_is_not_there_is_asked_for_once(
     assert len(kube.look_ups()) == 1
 
 
-def test_another_uid_is_asked_for_once(objects: KubernetesObjects, kube: FakeKube) -> None:
+def test_another_uid_is_looked_up_once(objects: KubernetesObjects, kube: FakeKube) -> None:
     assert found(objects, POD, "of-long-ago") is Absence.UNSEEN
     for _ in range(2):
         assert objects.look_up(POD, "of-long-ago") == found(objects, POD)
@@ -469,9 +467,7 @@ def test_another_uid_is_asked_for_once(objects: KubernetesObjects, kube: FakeKub
     assert found(objects, POD, "of-tomorrow") is Absence.UNSEEN
 
 
-def test_an_object_that_comes_after_it_was_asked_for(
-    objects: KubernetesObjects, kube: FakeKube
-) -> None:
+def test_an_object_created_after_its_look_up(objects: KubernetesObjects, kube: FakeKube) -> None:
     assert objects.look_up(OTHER) is objects.look_up(OTHER, "u") is Absence.GONE
     kube.put(OTHER, "u")
     assert objects.look_up(OTHER).uid == "u"  # type: ignore[union-attr]

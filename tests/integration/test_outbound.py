@@ -145,7 +145,7 @@ DRIPS = [
 @pytest.mark.usefixtures("short_deadlines")
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize(("head", "piece"), DRIPS)
-def test_a_deadline_holds_however_slowly_an_answer_comes(
+def test_a_deadline_holds_for_slow_answers(
     server: IssuerServer, tmp_path: Path, caller: Caller, head: bytes, piece: bytes
 ) -> None:
     sent = 0

@@ -141,7 +141,7 @@ def test_skipped_keys_are_logged_once(
 
 
 @pytest.mark.fault(5)
-def test_entries_of_one_issuer_are_all_asked(
+def test_all_entries_of_an_issuer_are_tried(
     server: IssuerServer, clock: Clock, tmp_path: Path
 ) -> None:
     (tmp_path / "another").mkdir()
@@ -172,7 +172,7 @@ def test_entries_of_one_issuer_are_all_asked(
 
 
 @pytest.mark.bad_input(40)
-def test_unknown_kids_ask_once_in_30_seconds(
+def test_unknown_kids_cause_one_fetch_in_30_seconds(
     server: IssuerServer, parts: Parts, clock: Clock
 ) -> None:
     parts.all.start()
@@ -190,7 +190,7 @@ def test_unknown_kids_ask_once_in_30_seconds(
         assert isinstance(parts.review_now(parts.token()), Authenticated)
 
 
-def test_tokens_that_name_no_key_or_a_wrong_one_do_not_ask(
+def test_tokens_without_or_with_a_wrong_kid_cause_no_fetch(
     server: IssuerServer, parts: Parts, clock: Clock
 ) -> None:
     parts.all.start()
@@ -231,7 +231,7 @@ def test_a_token_does_not_wait_for_long(server: IssuerServer, parts: Parts, cloc
     assert_within(seconds, KEYS_SECONDS + 0.5)
 
 
-def test_a_key_that_is_taken_back_stops_verifying(server: IssuerServer, parts: Parts) -> None:
+def test_a_withdrawn_key_stops_verifying(server: IssuerServer, parts: Parts) -> None:
     server.publish(OLD, NEW)
     parts.keys.fetch_now()
     for key in (OLD, NEW):
@@ -271,7 +271,7 @@ WRONG = [
 
 @pytest.mark.bad_input(40)
 @pytest.mark.parametrize(("behaviour", "why"), WRONG)
-def test_old_keys_stay_for_a_day(
+def test_old_keys_are_kept_for_a_day(
     server: IssuerServer,
     parts: Parts,
     clock: Clock,
@@ -303,7 +303,7 @@ def test_old_keys_stay_for_a_day(
     assert [failing for _, failing in parts.reports] == [False, True, True, False]
 
 
-def test_an_issuer_that_cannot_be_reached_at_first(
+def test_an_issuer_that_is_unreachable_at_first(
     server: IssuerServer, parts: Parts, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "leeway")
@@ -325,7 +325,7 @@ def test_an_issuer_that_cannot_be_reached_at_first(
     assert [r.levelname for r in caplog.records if r.name == "leeway"] == ["WARNING", "INFO"]
 
 
-def test_nobody_waits_for_an_issuer_that_is_let_go(parts: Parts, clock: Clock) -> None:
+def test_a_closed_source_fetches_nothing(parts: Parts, clock: Clock) -> None:
     parts.all.start()
     assert isinstance(parts.review_now(parts.token()), Authenticated)
     parts.all.close()

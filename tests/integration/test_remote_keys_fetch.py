@@ -178,7 +178,7 @@ HEADS = [
 
 @pytest.mark.bad_input(40)
 @pytest.mark.parametrize(("data", "why"), HEADS)
-def test_answers_that_are_none(server: IssuerServer, data: bytes, why: str) -> None:
+def test_answers_that_are_not_http(server: IssuerServer, data: bytes, why: str) -> None:
     server.behaviours[JWKS_PATH] = raw(data)
     assert why in refused(location(server))
 
@@ -187,7 +187,7 @@ def test_answers_that_are_none(server: IssuerServer, data: bytes, why: str) -> N
 @pytest.mark.parametrize(
     "data", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + DOCUMENT]
 )
-def test_an_answer_that_is_cut_off(server: IssuerServer, data: bytes) -> None:
+def test_a_truncated_answer(server: IssuerServer, data: bytes) -> None:
     server.behaviours[JWKS_PATH] = cut(data)
     text = refused(location(server))
     assert text == f"{server.jwks_url}: the connection was cut before the end of the answer"
@@ -233,7 +233,7 @@ DRIPS = [
 
 @pytest.mark.bad_input(40)
 @pytest.mark.parametrize("behaviour", DRIPS)
-def test_slow_drip_is_cut(server: IssuerServer, behaviour: Behaviour) -> None:
+def test_a_slow_answer_is_aborted(server: IssuerServer, behaviour: Behaviour) -> None:
     server.behaviours[JWKS_PATH] = behaviour
     address = parse_https_url(server.jwks_url)
     started = time.monotonic()
@@ -296,7 +296,7 @@ def test_plain_http(server: IssuerServer) -> None:
         assert text == f"https://{HOST}:{port}/: TLS with it failed: wrong version number"
 
 
-def test_nobody_listens(server: IssuerServer) -> None:
+def test_connection_refused(server: IssuerServer) -> None:
     text = refused(location(server, f"https://{HOST}:1/keys"))
     assert text == f"https://{HOST}:1/keys: it cannot be reached: Connection refused"
     text = refused(location(server, "https://nobody.invalid/keys"))
@@ -337,7 +337,7 @@ def test_certificates(tmp_path: Path, name: str, why: str, discovery: bool) -> N
 
 
 @pytest.mark.bad_input(40)
-def test_a_private_ca_has_to_be_named(server: IssuerServer) -> None:
+def test_a_private_ca_must_be_configured(server: IssuerServer) -> None:
     where = KeyLocation(server.url, parse_https_url(server.jwks_url))
     assert "its certificate is not accepted: " in refused(where)
     assert server.requests == []
@@ -394,7 +394,7 @@ def test_sets_with_a_key_that_is_not_accepted(server: IssuerServer, name: str) -
 
 @pytest.mark.bad_input(38)
 @pytest.mark.fault(3, 4)
-def test_keys_that_are_not_used_or_there_twice(server: IssuerServer) -> None:
+def test_unused_and_duplicate_keys(server: IssuerServer) -> None:
     (key,) = json.loads(DOCUMENT)["keys"]
     keys = [key, key, key | {"use": "enc"}, {"kty": "AKP", "alg": "ML-DSA-65", "pub": "AAAA"}]
     server.serve(JWKS_PATH, json.dumps({"keys": keys}).encode())
@@ -424,7 +424,7 @@ def test_discovery_of_another_issuer(server: IssuerServer) -> None:
 
 @pytest.mark.bad_input(40)
 @pytest.mark.parametrize("scheme", ["http", "HTTPS", "file", "https://user@x"])
-def test_discovery_that_leads_astray(server: IssuerServer, scheme: str) -> None:
+def test_discovery_with_a_bad_jwks_uri(server: IssuerServer, scheme: str) -> None:
     server.serve_discovery(jwks_uri=f"{scheme}://{HOST}:{server.port}{JWKS_PATH}")
     text = refused(location(server, discovery=True))
     assert "the jwks_uri of the discovery document is " in text
@@ -432,7 +432,7 @@ def test_discovery_that_leads_astray(server: IssuerServer, scheme: str) -> None:
     assert server.asked() == 0
 
 
-def test_token_file_goes_along(server: IssuerServer, tmp_path: Path) -> None:
+def test_token_file_is_sent(server: IssuerServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.touch(0o600)
     for token in ("first.token", "second.token"):
@@ -447,7 +447,7 @@ def test_token_file_goes_along(server: IssuerServer, tmp_path: Path) -> None:
     assert "second" not in text
 
 
-def test_token_file_does_not_go_to_another_host(server: IssuerServer, tmp_path: Path) -> None:
+def test_token_file_is_not_sent_to_another_host(server: IssuerServer, tmp_path: Path) -> None:
     (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_text("secret.token")
     (tmp_path / "other").mkdir()

@@ -75,7 +75,7 @@ def outcome(path: Path, intact: tuple[object, ...]) -> str:
 
 
 @pytest.mark.bad_input(51)
-def test_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_noticed_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_store(path)
     content = path.read_bytes()
@@ -101,7 +101,7 @@ def test_a_flipped_bit_is_noticed_or_of_no_consequence(tmp_path: Path) -> None:
 
 
 @pytest.mark.bad_input(51)
-def test_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_store(path)
     content = path.read_bytes()

@@ -46,7 +46,7 @@ def may_read(store: AuthStore) -> bool:
 
 @pytest.mark.bad_input(50)
 @pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
-def test_a_locked_database_is_read_from_and_not_written_to(
+def test_a_locked_database_can_be_read_but_not_written(
     store: AuthStore, other: sqlite3.Connection, lock: str
 ) -> None:
     other.execute(f"BEGIN {lock}")
@@ -136,7 +136,7 @@ def test_opening_a_locked_database_says_so(
     reader.close()
 
 
-def test_news_are_taken_over_when_the_lock_is_gone(
+def test_changes_are_read_once_the_lock_is_released(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
@@ -152,7 +152,7 @@ def test_news_are_taken_over_when_the_lock_is_gone(
     assert not may_read(store)
 
 
-def test_what_another_process_is_still_writing_is_no_news(
+def test_an_unfinished_commit_is_not_a_change(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     other.execute("PRAGMA cache_size = 1")
@@ -196,7 +196,7 @@ def test_a_refresh_never_waits(
     other.execute("ROLLBACK")
 
 
-def test_news_are_not_missed_where_reading_them_failed(
+def test_changes_are_not_missed_after_a_failed_read(
     tmp_path: Path, store: AuthStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Locked between the check for changes and the reading of them."""
@@ -233,7 +233,7 @@ class Commits:
 
 
 @pytest.mark.fault(17, 18)
-def test_requests_wait_for_news_that_a_commit_on_a_slow_disk_keeps_locked(
+def test_requests_wait_for_changes_locked_by_a_slow_commit(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     """With 30 ms more for each fsync every tenth review was answered with 503."""
@@ -270,7 +270,7 @@ def test_requests_wait_for_news_that_a_commit_on_a_slow_disk_keeps_locked(
 
 
 @pytest.mark.fault(17, 18)
-def test_a_request_is_refused_once_news_were_locked_for_longer_than_commits_take(
+def test_a_request_is_refused_if_changes_stay_locked_too_long(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
     commits = Commits(tmp_path / "store.db", other)

@@ -80,7 +80,7 @@ def test_a_change_goes_into_the_file_at_the_path(
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("way", [os.rename, shutil.copyfile], ids=["another file", "in place"])
 @pytest.mark.parametrize("users", [1, 2, 300])
-def test_another_store_is_never_taken_for_changes_of_this_one(
+def test_another_store_is_never_read_as_changes_of_this_one(
     store: AuthStore, path: Path, way: Callable[[Path, Path], object], users: int
 ) -> None:
     """Two stores of one revision differ only in their heads."""
@@ -97,7 +97,7 @@ def test_another_store_is_never_taken_for_changes_of_this_one(
 
 
 @pytest.mark.fault(17)
-def test_a_copy_of_the_same_data_is_no_other_store(store: AuthStore, path: Path) -> None:
+def test_a_copy_of_the_same_data_is_the_same_store(store: AuthStore, path: Path) -> None:
     seen: list[AuthState] = []
     store.on_replaced = lambda before, _after: seen.append(before)
     for name in ("1.db", "2.db"):
@@ -112,7 +112,7 @@ def test_a_copy_of_the_same_data_is_no_other_store(store: AuthStore, path: Path)
 @pytest.mark.bad_input(60)
 @pytest.mark.fault(17)
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")
-def test_a_store_that_may_not_be_read() -> None:
+def test_a_store_without_read_permission() -> None:
     # Not below tmp_path, which that user cannot reach.
     with TemporaryDirectory() as folder:
         path = other_store(Path(folder, "auth.db"), "first")
@@ -158,7 +158,7 @@ def _watch_mode(path: Path) -> int:
 
 
 @pytest.mark.fault(17)
-def test_what_a_store_lacks_is_named_briefly() -> None:
+def test_missing_changes_of_a_store_are_named_briefly() -> None:
     before, after = _state(), _state()
     for number in range(13):
         before.change(changes.add_user, f"u{number:02}")
@@ -180,7 +180,7 @@ def _state() -> AuthStore:
 
 
 @pytest.mark.fault(17)
-def test_a_store_in_which_nothing_was_written_is_refused(store: AuthStore, path: Path) -> None:
+def test_a_store_that_was_never_written_is_refused(store: AuthStore, path: Path) -> None:
     other_store(path.with_name("other.db")).rename(path)
     for _ in range(2):
         with pytest.raises(StoreError, match="nothing was ever written"):

@@ -195,7 +195,7 @@ TEXTS = [
 @pytest.mark.bad_input(61)
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("text", TEXTS)
-def test_in_a_text_that_is_not_in_order(data_dir: Path, text: str) -> None:
+def test_in_invalid_text(data_dir: Path, text: str) -> None:
     path = data_dir / "leeway.yaml"
     for kind, value in KINDS.items():
         path.write_text(text.format(value=value))

@@ -69,7 +69,7 @@ def entries(name: str) -> dict[str, Entry]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_the_lock_is_within_the_ranges_of_the_project(name: str) -> None:
+def test_the_lock_is_within_the_projects_ranges(name: str) -> None:
     locked = entries(name)
     for text in LOCKS[name]:
         requirement = Requirement(text)

@@ -104,7 +104,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_exactly_both_packages(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     modules = [
         str(path.relative_to(ROOT))
@@ -114,7 +114,7 @@ def test_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> None:
     assert sorted(names) == sorted(modules)
 
 
-def test_wheel_is_called_and_run_as_promised(wheel: Path) -> None:
+def test_name_and_entry_point_of_the_wheel(wheel: Path) -> None:
     assert wheel.name == f"leeway_webhook-{VERSION}-py3-none-any.whl"
     archive = zipfile.ZipFile(wheel)
     (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
@@ -194,7 +194,7 @@ def test_image_has_a_health_check_and_a_command_that_exist() -> None:
 
 
 @pytest.mark.parametrize("source", copied())
-def test_what_the_image_copies_exists_and_is_let_through(source: str) -> None:
+def test_files_copied_into_the_image_exist_and_are_not_ignored(source: str) -> None:
     assert (ROOT / source).exists()
     assert is_let_through(source)
 
@@ -211,7 +211,7 @@ def test_what_the_image_copies_exists_and_is_let_through(source: str) -> None:
         "webhook/server/__pycache__/a.pyc",
     ],
 )
-def test_what_the_image_must_not_see_is_held_back(path: str) -> None:
+def test_files_that_the_image_must_not_have_are_ignored(path: str) -> None:
     assert not is_let_through(path)
     assert is_let_through("webhook/server/reload/live_application.py")
 
@@ -325,7 +325,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image(tmp_path_factory.mktemp("image"))
 
 
-def test_steps_of_the_image_make_a_leeway_that_stands_alone(image: Image) -> None:
+def test_steps_of_the_image_make_a_self_contained_leeway(image: Image) -> None:
     done = image.run(["leeway", "version"])
     assert (done.returncode, done.stdout) == (0, f"leeway {VERSION} (0123abc)\n"), done.stderr
     code = "import keys, webhook; print(keys.__file__, webhook.__file__)"
@@ -339,7 +339,7 @@ def test_steps_of_the_image_make_a_leeway_that_stands_alone(image: Image) -> Non
     assert not list(volume.iterdir())
 
 
-def test_commands_of_the_image_serve_and_tell_their_health(image: Image) -> None:
+def test_commands_of_the_image_serve_and_report_health(image: Image) -> None:
     run = stages()[-1]
     done = image.run(["leeway", "init"])
     assert (done.returncode, done.stderr) == (0, "")

@@ -89,7 +89,7 @@ def test_a_secret_in_a_log_is_found(folder: Path, name: str) -> None:
 
 @pytest.mark.bad_input(56)
 @pytest.mark.parametrize("name", SECRETS)
-def test_what_holds_a_secret_by_design_is_not_a_finding(folder: Path, name: str) -> None:
+def test_a_file_that_holds_a_secret_by_design_is_not_a_finding(folder: Path, name: str) -> None:
     made, secret = SECRETS[name]
     (folder / "server.log").write_bytes(b'{"level": "info"}\n')
     if name != PASSWORD:
@@ -106,7 +106,7 @@ def test_what_holds_a_secret_by_design_is_not_a_finding(folder: Path, name: str)
     ],
     ids=["token", "key"],
 )
-def test_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
+def test_the_secret_of_a_kubeconfig_is_searched_elsewhere(
     folder: Path, user: dict[str, str]
 ) -> None:
     (folder / "root.yaml").write_bytes(kubeconfig_with(user))
@@ -127,13 +127,13 @@ def test_the_secret_of_a_kubeconfig_is_looked_for_elsewhere(
         b"kind: Configuration\ntoken: x\n",
     ],
 )
-def test_more_than_a_key_or_a_token_is_searched(data: bytes) -> None:
+def test_a_file_with_more_than_a_key_or_a_token_is_searched(data: bytes) -> None:
     assert not holds_secrets_by_design(data)
 
 
 @pytest.mark.bad_input(56)
 @pytest.mark.parametrize("kind", ["-----BEGIN", "token", "kind: Config"])
-def test_logs_are_searched_whatever_they_look_like(folder: Path, kind: str) -> None:
+def test_logs_are_always_searched(folder: Path, kind: str) -> None:
     token = token_of(good_claims())
     data = {
         "-----BEGIN": pem_of("ES256"),
@@ -185,7 +185,7 @@ PLACES = (
     [(PLANTS, ()), (PLANTS, ("-n", "1")), ("", ("-n", "1"))],
     ids=["alone", "a worker", "nothing"],
 )
-def test_a_run_of_tests_fails_with_what_it_leaves(
+def test_a_run_that_leaves_secrets_fails(
     folder: Path, plants: str, workers: tuple[str, ...]
 ) -> None:
     (folder / "pytest.ini").touch()

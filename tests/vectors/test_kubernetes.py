@@ -185,7 +185,7 @@ def test_incident_is_accepted_with_more_leeway(tmp_path: Path, incident: JSONObj
     assert answer["status"]["audiences"] == incident["claims"]["aud"]
 
 
-def test_incident_with_issued_at_held_down(tmp_path: Path, incident: JSONObject) -> None:
+def test_incident_with_a_short_leeway_for_iat(tmp_path: Path, incident: JSONObject) -> None:
     leeway = "leeway: {notBefore: 120s, issuedAt: 60s}\n"
     authenticator, token = _incident_setup(tmp_path, incident, leeway)
     answer = _review(authenticator, token, None, incident["server_unix"])

@@ -110,7 +110,7 @@ def test_a_soak_that_ended_early_has_nothing_to_compare(
     assert memory_rows(samples(*sizes), 300.0) == []
 
 
-def test_a_soak_tells_what_went_wrong() -> None:
+def test_a_soak_reports_what_went_wrong() -> None:
     tally = Tally()
     tally.add("known tokens", load(p99=3.0), "")
     tally.add("known tokens", load(p99=9.0, errors=2), "a connection was closed")
@@ -128,11 +128,11 @@ def test_a_soak_tells_what_went_wrong() -> None:
     assert line.startswith(" 10 min: 2,000 requests, 1 changes, 3 errors; resident 6.0 MB")
 
 
-def test_the_shares_of_a_soak_are_the_whole_load() -> None:
+def test_the_shares_of_a_soak_add_up_to_the_load() -> None:
     assert sum(SHARES.values()) == pytest.approx(1.0)
 
 
-def test_the_kernel_tells_memory_and_time_of_this_process() -> None:
+def test_memory_and_time_of_this_process_are_read() -> None:
     pid = os.getpid()
     assert 10 * MEGABYTE < resident_bytes(pid) < 10_000 * MEGABYTE
     before = processor_time(pid)
@@ -142,6 +142,6 @@ def test_the_kernel_tells_memory_and_time_of_this_process() -> None:
     assert sum(processor_time(pid)) - sum(before) >= 0.05
 
 
-def test_a_process_that_is_gone_has_no_memory() -> None:
+def test_a_process_that_has_ended_has_no_memory() -> None:
     with pytest.raises(FileNotFoundError):
         resident_bytes(2**30)

@@ -23,7 +23,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("traced", TRACED, ids=lambda traced: f"{traced.module}:{traced.name}")
-def test_every_function_that_is_traced_is_there(traced: Traced) -> None:
+def test_every_traced_function_exists(traced: Traced) -> None:
     module = importlib.import_module(traced.module)
     assert callable(reduce(getattr, traced.name.split("."), module))
 
@@ -59,7 +59,7 @@ def test_a_function_is_not_charged_for_those_that_it_calls() -> None:
     assert tracer.requests == [{"inner": 60, "outer": 107, "application": 1}]
 
 
-def test_a_function_that_raises_is_charged_too() -> None:
+def test_a_function_that_raises_is_charged() -> None:
     clock = Clock()
     tracer = Tracer(clock)
 
@@ -91,7 +91,7 @@ def test_a_function_that_was_not_called_took_nothing() -> None:
     assert median_times(requests) == {"a": 3.0, "b": 0.0}
 
 
-def test_the_parts_and_the_rest_are_the_whole() -> None:
+def test_the_parts_add_up_to_the_total() -> None:
     whole, bare = ProcessorTime(80e-6, 20e-6), ProcessorTime(30e-6, 19e-6)
     warm = parts_of(whole, bare, 4_000.0, {"role_groups": 5_000.0, "Callers.require": 15_000.0})
     cold = parts_of(whole, bare, 4_000.0, {"role_groups": 60_000.0, "jws.parse": 20_000.0})
@@ -105,7 +105,7 @@ def test_the_parts_and_the_rest_are_the_whole() -> None:
     assert rows["Callers.require"][-3:] == ["15.00", "15.0%", "-"]
 
 
-def test_a_connection_in_memory_carries_whole_requests(tmp_path: Any) -> None:
+def test_a_connection_in_memory_carries_complete_requests(tmp_path: Any) -> None:
     connection = MemoryConnection(make_data_dir(tmp_path))
     assert "CN=kube-apiserver" in connection.extension()["client_cert_name"]
     request, answer = request_bytes(b"{}"), answer_bytes(b"[]")

@@ -53,7 +53,7 @@ def test_new_tokens_are_new_each_time(data_dir: Path) -> None:
     assert len({outcome.claims.jti for outcome in found}) == 8
 
 
-def test_what_is_asked_for_is_granted(data_dir: Path) -> None:
+def test_requested_access_is_granted(data_dir: Path) -> None:
     lines = bodies_file(data_dir, "access reviews").read_bytes().splitlines()
     assert len(set(lines)) == len(lines)
     with closing(store_of(data_dir, load_configuration(data_dir, {}, {}))) as store:

@@ -116,7 +116,7 @@ def test_revocation_lists_that_cannot_be_used(
 
 
 @pytest.mark.bad_input(34)
-def test_a_ca_that_may_not_sign_lists() -> None:
+def test_a_ca_that_must_not_sign_lists() -> None:
     key = load_pem_private_key(CA.private_key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     name = x509.load_pem_x509_certificate(CA.certificate).subject

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.02
 KERNEL_TICK = 0.02
 
 
-def test_each_change_of_each_file_is_told_once(tmp_path: Path) -> None:
+def test_each_change_of_each_file_is_reported_once(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("1")
     told: list[bool] = []
@@ -49,9 +49,7 @@ def look_alike(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda file: file.chmod(0o600), look_alike])
-def test_a_change_that_mtime_and_size_do_not_show(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
+def test_a_change_that_keeps_mtime_and_size(tmp_path: Path, change: Callable[[Path], None]) -> None:
     file = tmp_path / "file"
     file.write_text("1")
     file.chmod(0o644)
@@ -76,9 +74,7 @@ RAISED = "raised"
 @pytest.mark.parametrize(
     "answers", [[], [REFUSED], [RAISED], [REFUSED, RAISED, REFUSED]], ids="-".join
 )
-def test_what_is_not_taken_over_is_told_again_until_it_is(
-    tmp_path: Path, answers: list[str]
-) -> None:
+def test_a_failed_reload_is_repeated_until_it_succeeds(tmp_path: Path, answers: list[str]) -> None:
     file = tmp_path / "file"
     told: list[str] = []
 
@@ -113,11 +109,11 @@ def test_what_is_not_taken_over_is_told_again_until_it_is(
         ("", "a", True),
     ],
 )
-def test_what_is_news(problem: str, before: str, expected: bool) -> None:
+def test_problems_that_are_news(problem: str, before: str, expected: bool) -> None:
     assert is_news(problem, before) == expected
 
 
-def test_what_a_change_raises_is_logged_and_ends_nothing(
+def test_an_error_in_a_reload_is_logged_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "file"

@@ -51,7 +51,7 @@ def test_sign_and_verify(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_others_sign_verifies(algorithm: str) -> None:
+def test_signatures_of_other_libraries_verify(algorithm: str) -> None:
     key = signing_key(algorithm)
     token = raw_jws(as_json(header_of(key)), PAYLOAD, key)
     assert jws.verify(jws.parse(token), key.verification_key)

@@ -41,7 +41,7 @@ def private_files(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.pem") if b"PRIVATE" in path.read_bytes()}
 
 
-def test_a_whole_life_by_hand(folder: Path) -> None:
+def test_the_life_of_a_key_by_hand(folder: Path) -> None:
     (first,) = load_keyring(folder).keys
     made = rotate(folder, BY_HAND, T + 10)
     second = made.steps[0].kid
@@ -74,7 +74,7 @@ def test_a_whole_life_by_hand(folder: Path) -> None:
     ],
     ids=["activate-early", "retire-pending"],
 )
-def test_what_is_forced_says_what_it_breaks(
+def test_a_forced_step_says_what_it_breaks(
     folder: Path, act: Callable[[Path, str], FolderChange], broken: str
 ) -> None:
     kid = rotate(folder, POLICY, T).steps[0].kid
@@ -97,7 +97,7 @@ def test_a_key_retired_by_force_verifies_nothing(folder: Path) -> None:
     assert parse_public_keys((folder / f"{first.kid}.pem").read_bytes(), "")[0].kid == first.kid
 
 
-def test_by_itself_every_step_comes_in_its_time(folder: Path) -> None:
+def test_automatic_steps_are_taken_when_due(folder: Path) -> None:
     (first,) = load_keyring(folder).keys
     due = T + POLICY.rotate_every
     assert advance(folder, POLICY, due - PUBLISH - 1).steps == ()
@@ -129,7 +129,7 @@ def write_private(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_schedule_of_leeway_0_1_is_taken_over(tmp_path: Path) -> None:
+def test_a_schedule_of_leeway_0_1_is_read(tmp_path: Path) -> None:
     entries = []
     for name, state in (("a", "active"), ("b", "verify-only"), ("c", "retired")):
         key = signing_key("ES256", name)
@@ -151,7 +151,7 @@ def test_a_schedule_of_leeway_0_1_is_taken_over(tmp_path: Path) -> None:
     assert load_keyring(tmp_path).key(str(entries[2]["kid"])).state is KeyState.RETIRED
 
 
-def test_a_step_in_the_middle_of_reading_is_seen_whole_or_not_at_all(
+def test_a_step_during_reading_is_seen_completely_or_not_at_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = rotate(folder, POLICY, T).steps[0].kid
@@ -233,7 +233,7 @@ def test_a_process_may_end_at_any_write(
     assert {path.name for path in folder.iterdir()} == {*found.files.values(), "schedule.json"}
 
 
-def test_what_a_killed_process_left_half_written_is_removed(folder: Path) -> None:
+def test_files_half_written_by_a_killed_process_are_removed(folder: Path) -> None:
     left = folder / f".{'k' * 43}.pem.123.0a1b2c3d"
     write_private(left, b"-----BEGIN PRIVATE KEY-----")
     advance(folder, POLICY, T)
@@ -250,7 +250,7 @@ def test_a_file_that_is_not_the_key_being_made_is_refused(folder: Path) -> None:
         advance(folder, POLICY, T + DAY)
 
 
-def test_a_schedule_changed_by_somebody_without_the_lock_is_kept(
+def test_a_schedule_changed_without_the_lock_is_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = folder / "schedule.json"
@@ -288,7 +288,7 @@ CHANGES: list[Callable[[Path], object]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_stamp_tells_every_change(folder: Path, change: Callable[[Path], object]) -> None:
+def test_the_stamp_shows_every_change(folder: Path, change: Callable[[Path], object]) -> None:
     before = folder_stamp(folder)
     assert before is not None
     assert folder_stamp(folder) == before
@@ -296,5 +296,5 @@ def test_the_stamp_tells_every_change(folder: Path, change: Callable[[Path], obj
     assert folder_stamp(folder) != before
 
 
-def test_a_folder_that_is_not_there_has_no_stamp(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_stamp(tmp_path: Path) -> None:
     assert folder_stamp(tmp_path / "nothing") is None

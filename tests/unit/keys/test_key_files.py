@@ -67,7 +67,7 @@ def test_only_an_active_key_signs(state: KeyState) -> None:
         Keyring().signing_key()
 
 
-def test_new_key_is_active_only_where_none_is() -> None:
+def test_a_new_key_is_active_only_without_another_active_key() -> None:
     first = Keyring().with_new_key(signing_key("ES256", "a"), 5)
     assert [(key.state, key.since) for key in first.keys] == [(KeyState.ACTIVE, 5)]
     second = first.with_new_key(signing_key("ES256", "b"), 6)
@@ -145,7 +145,7 @@ def test_public_key_alone_only_verifies(tmp_path: Path) -> None:
     assert (loaded.kid, loaded.state, loaded.signing_key) == (key.kid, KeyState.VERIFY_ONLY, None)
 
 
-def test_retired_key_may_be_gone(tmp_path: Path) -> None:
+def test_the_file_of_a_retired_key_can_be_missing(tmp_path: Path) -> None:
     pem_file(tmp_path, "a.pem", "a")
     schedule(tmp_path, entry("a", "a.pem"), entry("b", "b.pem", "retired"))
     assert len(load_keyring(tmp_path).keys) == 1
@@ -206,7 +206,7 @@ def test_two_processes_make_keys_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777], ids=oct)
-def test_files_are_written_whole_and_private(umask: int, tmp_path: Path) -> None:
+def test_files_are_written_completely_and_private(umask: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     before = os.umask(umask)
     try:

@@ -185,7 +185,7 @@ def a_composite_like(prime: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["p", "q", "d", "dmp1", "dmq1", "iqmp", "e", "n", "composite"])
-def test_a_key_that_is_not_whole_is_refused(name: str) -> None:
+def test_an_inconsistent_key_is_refused(name: str) -> None:
     numbers = rsa_numbers()
     good = rsa_pem(numbers)
     if name == "composite":

@@ -69,12 +69,12 @@ def test_certificates_say_what_they_are_for() -> None:
 
 
 @pytest.mark.parametrize("host", ["münchen.example", "ho\u0130st"])
-def test_host_that_is_no_name(host: str) -> None:
+def test_a_host_that_is_not_a_name(host: str) -> None:
     with pytest.raises(UnusableKeyError, match="neither a DNS name nor an IP address"):
         make_server_certificate(CA, "leeway", [host], NOW)
 
 
-def test_pair_that_does_not_fit() -> None:
+def test_a_mismatched_pair() -> None:
     other = make_ca("another", NOW)
     with pytest.raises(UnusableKeyError, match=r"not the key of tls/ca\.crt"):
         make_client_certificate(CertifiedKey(CA.certificate, other.private_key), "root", NOW)

@@ -213,7 +213,7 @@ def _refused_trusted_issuer(folder: Path, keys: str) -> str:
         as_json(RSA_JWK),
     ],
 )
-def test_text_that_is_no_key_set(document: bytes) -> None:
+def test_text_that_is_not_a_key_set(document: bytes) -> None:
     with pytest.raises(KeysError):
         parse_jwks(document)
 
@@ -478,7 +478,7 @@ def test_empty_file(data: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.bad_input(39)
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "ES512", "EdDSA"])
-def test_file_cut_anywhere(kind: str, tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere(kind: str, tmp_path: Path) -> None:
     pem = private_key_pem(signing_key(kind).private_key)
     whole = len(pem.rstrip())
     for size in range(1, whole):

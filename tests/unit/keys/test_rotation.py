@@ -98,7 +98,7 @@ def test_only_a_pending_key_becomes_active(state: KeyState) -> None:
         activated(keyring, kid("a"), POLICY, T + DAY, force=True)
 
 
-def test_a_longer_life_granted_earlier_counts() -> None:
+def test_a_longer_lifetime_granted_earlier_counts() -> None:
     year = replace(POLICY, token_seconds=365 * DAY)
     keyring = with_times(BOTH, year, T)
     after = activated(keyring, kid("pending"), POLICY, T + PUBLISH)
@@ -138,7 +138,7 @@ def test_the_active_key_is_never_retired(force: bool) -> None:
 
 
 @pytest.mark.parametrize("step", [retired, activated], ids=lambda step: step.__name__)
-def test_a_key_that_is_not_there(step: Callable[..., Keyring]) -> None:
+def test_an_unknown_key(step: Callable[..., Keyring]) -> None:
     with pytest.raises(KeyScheduleError, match="leeway keys list"):
         step(BOTH, "nobody", POLICY, T)
 
@@ -183,7 +183,7 @@ LATE = T + POLICY.rotate_every
         ),
     ],
 )
-def test_what_is_due(keyring: Keyring, now: int, step: Step | None) -> None:
+def test_steps_that_are_due(keyring: Keyring, now: int, step: Step | None) -> None:
     assert due_step(keyring, POLICY, now) == step
     assert due_step(keyring, replace(POLICY, rotate_every=0), now) is None
 
@@ -251,9 +251,7 @@ def test_next_steps(
         (ring(PENDING), POLICY, T + DAY, False),
     ],
 )
-def test_what_has_to_be_noted(
-    keyring: Keyring, policy: RotationPolicy, now: int, due: bool
-) -> None:
+def test_when_a_note_is_due(keyring: Keyring, policy: RotationPolicy, now: int, due: bool) -> None:
     assert are_times_outdated(keyring, policy, now) is due
     assert not are_times_outdated(with_times(keyring, policy, now), policy, now)
 
@@ -351,7 +349,7 @@ class World:
         assert verifying <= {key.kid for key in self.keyring.published_keys()}
 
 
-def test_three_years_of_rotation_by_itself() -> None:
+def test_three_years_of_automatic_rotation() -> None:
     source, world, ends = random.Random(3), World(), T + 3 * 365 * DAY
     changes = 0
     while world.true < ends:

@@ -78,7 +78,7 @@ def active(keyring: Keyring) -> str:
     return keyring.signing_key().verification_key.kid
 
 
-def test_keys_rotate_by_themselves(watched: Watched) -> None:
+def test_keys_rotate_automatically(watched: Watched) -> None:
     first = active(watched.watcher.keyring)
     watched.look_after(POLICY.rotate_every - PUBLISH)
     assert [len(keyring.published_keys()) for keyring in watched.taken] == [2]
@@ -91,7 +91,7 @@ def test_keys_rotate_by_themselves(watched: Watched) -> None:
 
 
 @pytest.mark.fault(22)
-def test_a_step_that_is_due_is_taken_at_the_start_and_not_before(watched: Watched) -> None:
+def test_a_due_step_is_taken_at_the_start_and_not_before(watched: Watched) -> None:
     watched.clock.advance(POLICY.rotate_every - PUBLISH)
     before = {path: path.read_bytes() for path in watched.folder.iterdir()}
     handed: list[Keyring] = []
@@ -104,14 +104,14 @@ def test_a_step_that_is_due_is_taken_at_the_start_and_not_before(watched: Watche
     assert len(watcher.keyring.keys) == 2
 
 
-def test_what_was_written_down_alone_is_not_handed_over(watched: Watched) -> None:
+def test_a_recorded_clock_alone_is_not_reported(watched: Watched) -> None:
     before = load_keyring(watched.folder).clock
     watched.look_after(MARK_SECONDS)
     assert load_keyring(watched.folder).clock == before + MARK_SECONDS
     assert watched.taken == []
 
 
-def test_a_step_of_somebody_else_is_taken_over_with_the_second_look(watched: Watched) -> None:
+def test_a_step_of_another_process_is_read_at_the_second_poll(watched: Watched) -> None:
     rotate(watched.folder, POLICY, T)
     watched.look_after(1)
     assert watched.taken == []
@@ -121,7 +121,7 @@ def test_a_step_of_somebody_else_is_taken_over_with_the_second_look(watched: Wat
     assert len(watched.taken) == 1
 
 
-def test_without_rotation_the_end_of_tokens_is_written_down_all_the_same(tmp_path: Path) -> None:
+def test_without_rotation_the_end_of_tokens_is_still_recorded(tmp_path: Path) -> None:
     generate_key(tmp_path, "ES256", T)
     watched = Watched(tmp_path, BY_HAND)
     (key,) = load_keyring(tmp_path).keys
@@ -130,7 +130,7 @@ def test_without_rotation_the_end_of_tokens_is_written_down_all_the_same(tmp_pat
     assert len(load_keyring(tmp_path).keys) == 1
 
 
-def test_longer_lives_are_written_down_before_the_first_token(watched: Watched) -> None:
+def test_longer_lifetimes_are_recorded_before_the_first_token(watched: Watched) -> None:
     year = replace(POLICY, token_seconds=365 * DAY)
     watched.watcher.use(year)
     (key,) = load_keyring(watched.folder).keys
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_read_changes_nothing(
 
 
 @pytest.mark.parametrize("mount_point", [False, True], ids=["gone", "empty"])
-def test_a_folder_that_is_away_for_a_while(watched: Watched, mount_point: bool) -> None:
+def test_a_folder_that_is_missing_for_a_while(watched: Watched, mount_point: bool) -> None:
     first = active(watched.watcher.keyring)
     away = watched.folder.with_name("away")
     watched.folder.rename(away)
@@ -208,7 +208,7 @@ def test_a_clock_that_jumps_takes_no_step(
     assert len(watched.taken) == 2
 
 
-def test_a_change_that_could_not_be_taken_over_is_tried_again(watched: Watched) -> None:
+def test_a_failed_reload_is_tried_again(watched: Watched) -> None:
     calls = []
 
     def fail_once(keyring: Keyring) -> None:
@@ -264,7 +264,7 @@ print(len(watcher.keyring.keys), repr(watcher.problem()), watcher.step_problem()
 
 
 @pytest.mark.parametrize(("every", "level"), [(30 * DAY, "WARNING"), (0, "INFO")])
-def test_a_folder_that_cannot_be_written_is_told_once(every: int, level: str) -> None:
+def test_a_read_only_folder_is_reported_once(every: int, level: str) -> None:
     # For root nothing is read-only: somebody else has to try.
     user = os.getuid() or 65534
     with tempfile.TemporaryDirectory(prefix="leeway-keys-") as name:

@@ -41,7 +41,7 @@ def settle(store: AuthStore) -> None:
 
 
 @pytest.mark.parametrize("step_ns", [50_000_000, 1_000_000_000], ids=["50 ms", "1 s"])
-def test_a_commit_is_seen_whatever_the_steps_of_the_file_systems_clock(
+def test_a_commit_is_seen_for_any_resolution_of_the_file_systems_clock(
     store: AuthStore, path: Path, monkeypatch: pytest.MonkeyPatch, step_ns: int
 ) -> None:
     """Several commits have the same time of change."""
@@ -63,7 +63,7 @@ def test_a_commit_is_seen_whatever_the_steps_of_the_file_systems_clock(
     theirs.close()
 
 
-def test_a_look_at_a_file_that_has_not_changed_for_a_while_reads_nothing(
+def test_a_check_of_a_quiet_file_reads_nothing(
     store: AuthStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(store)
@@ -117,7 +117,7 @@ REPLACED = [_move_over, _write_over, _link_elsewhere, _swap_folder, _swap_link_t
 
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("replace", REPLACED)
-def test_what_takes_the_place_of_a_quiet_file_is_read_at_the_next_look(
+def test_a_replacement_of_a_quiet_file_is_read_at_the_next_check(
     store: AuthStore, path: Path, replace: Callable[[Path], None]
 ) -> None:
     settle(store)
@@ -148,7 +148,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.fault(17, 18)
 @pytest.mark.parametrize("way", BROKEN)
-def test_what_happens_to_a_quiet_file_is_noticed_at_the_next_look(
+def test_a_change_of_a_quiet_file_is_noticed_at_the_next_check(
     store: AuthStore, path: Path, way: str
 ) -> None:
     settle(store)

@@ -88,14 +88,12 @@ def test_tokens_revocations_and_keys_have_a_line(leeway: Leeway, data_dir: Path)
      "keys jwks", "group list", "revoke list", "can-i read /a --user root", "user delete nobody",
      "user add root --no-password", "role delete nope"],
 )  # fmt: skip
-def test_questions_and_failures_have_none(leeway: Leeway, data_dir: Path, command: str) -> None:
+def test_queries_and_failures_have_no_line(leeway: Leeway, data_dir: Path, command: str) -> None:
     leeway(*command.split(), "--data-dir", data_dir)
     assert lines(data_dir) == []
 
 
-def test_what_is_done_stays_done_where_the_line_cannot_be_written(
-    leeway: Leeway, data_dir: Path
-) -> None:
+def test_a_change_is_kept_if_its_line_cannot_be_written(leeway: Leeway, data_dir: Path) -> None:
     (data_dir / "audit.log").mkdir()
     ran = leeway("role", "add", "r", "--data-dir", data_dir)
     assert (ran.code, ran.out) == (0, "Role r created\n")

@@ -100,7 +100,7 @@ def test_names_that_are_refused_change_nothing(
 @pytest.mark.parametrize(
     "name", ["../../etc/x", ".hidden", "system:node:a", "a b", "größe", "a%2Fb"]
 )
-def test_any_other_name_has_files_of_its_own_below_tls(
+def test_any_other_name_has_its_own_files_below_tls(
     leeway: Leeway, data_dir: Path, name: str
 ) -> None:
     before = contents(data_dir)
@@ -146,7 +146,7 @@ def test_renew_keeps_names_hosts_and_lifetime_and_changes_the_kubeconfigs(
         assert key == (data_dir / f"tls/{user}.key").read_bytes()
 
 
-def test_renew_what_is_due_only(leeway: Leeway, data_dir: Path) -> None:
+def test_renew_only_due_certificates(leeway: Leeway, data_dir: Path) -> None:
     ca = read_pair(data_dir / "tls", "ca")
     leeway("cert", "create", "old", "--data-dir", data_dir).assert_done()
     pair = make_client_certificate(ca, "old", NOW - 300 * DAY)
@@ -183,7 +183,7 @@ NOT_RENEWED = [
 
 
 @pytest.mark.parametrize(("name", "code", "words"), NOT_RENEWED, ids=[c[0] for c in NOT_RENEWED])
-def test_what_is_not_renewed(
+def test_certificates_that_are_not_renewed(
     leeway: Leeway, data_dir: Path, name: str, code: int, words: str
 ) -> None:
     if name == "server":
@@ -194,7 +194,7 @@ def test_what_is_not_renewed(
     assert contents(data_dir) == before
 
 
-def test_revoke_ends_every_certificate_of_a_user_the_replaced_ones_too(
+def test_revoke_ends_every_certificate_of_a_user_also_replaced_ones(
     leeway: Leeway, data_dir: Path
 ) -> None:
     for command in ("create", "renew", "renew"):
@@ -223,7 +223,7 @@ def test_revoke_ends_every_certificate_of_a_user_the_replaced_ones_too(
     assert "3 revoked; renew it before" in leeway("cert", "list", "--data-dir", data_dir).out
 
 
-def test_whoever_was_revoked_gets_another_certificate_only_by_name(
+def test_a_revoked_user_gets_another_certificate_only_by_name(
     leeway: Leeway, data_dir: Path
 ) -> None:
     leeway("cert", "create", "lead", "--data-dir", data_dir).assert_done()
@@ -268,14 +268,14 @@ NOT_REVOKED = [
 @pytest.mark.parametrize(
     ("words", "code", "part"), NOT_REVOKED, ids=[" ".join(c[0])[:20] for c in NOT_REVOKED]
 )
-def test_what_is_not_revoked(
+def test_certificates_that_are_not_revoked(
     leeway: Leeway, data_dir: Path, words: tuple[str, ...], code: int, part: str
 ) -> None:
     leeway("cert", "revoke", *words, "--data-dir", data_dir).assert_failed(code, part)
     assert not (data_dir / "tls/ca.crl").exists()
 
 
-def test_a_list_that_is_not_ours_or_broken_is_not_replaced(leeway: Leeway, data_dir: Path) -> None:
+def test_a_foreign_or_broken_list_is_not_replaced(leeway: Leeway, data_dir: Path) -> None:
     path = data_dir / "tls/ca.crl"
     for text in (b"broken", b"", revocation_list(make_ca("leeway CA", NOW))):
         path.write_bytes(text)
@@ -283,7 +283,7 @@ def test_a_list_that_is_not_ours_or_broken_is_not_replaced(leeway: Leeway, data_
         assert path.read_bytes() == text
 
 
-def test_lists_of_other_authorities_stay(data_dir: Path) -> None:
+def test_lists_of_other_authorities_are_kept(data_dir: Path) -> None:
     ca = read_pair(data_dir / "tls", "ca")
     other = revocation_list(make_ca("other CA", NOW))
     made = renewed_list(ca, other, [5], NOW, "ca.crl")
@@ -338,7 +338,7 @@ def test_no_data_directory(leeway: Leeway, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
 
 
-def test_changes_are_noted_in_the_audit_log(leeway: Leeway, data_dir: Path) -> None:
+def test_changes_are_in_the_audit_log(leeway: Leeway, data_dir: Path) -> None:
     for words in (("create", "lead"), ("renew", "lead"), ("revoke", "lead")):
         assert leeway("cert", *words, "--data-dir", data_dir).code == 0
     lines = [json.loads(line) for line in (data_dir / "audit.log").read_text().splitlines()]

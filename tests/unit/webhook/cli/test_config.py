@@ -46,7 +46,7 @@ def test_each_field_with_its_origin(
     assert {name: found[name] for name in expected} == expected
 
 
-def test_text_and_yaml_say_the_same(leeway: Leeway, data_dir: Path) -> None:
+def test_text_and_yaml_have_the_same_content(leeway: Leeway, data_dir: Path) -> None:
     found = fields(leeway, data_dir)
     out = leeway("config", "show", "-o", "yaml", "--data-dir", data_dir).assert_done()
     assert {e["field"]: (e["value"], e["origin"]) for e in yaml.safe_load(out)} == found
@@ -56,7 +56,7 @@ def test_text_and_yaml_say_the_same(leeway: Leeway, data_dir: Path) -> None:
 
 
 @pytest.mark.bad_input(61)
-def test_what_could_be_a_secret_is_not_shown(leeway: Leeway, data_dir: Path) -> None:
+def test_values_that_could_be_secret_are_not_shown(leeway: Leeway, data_dir: Path) -> None:
     random = "q83vEjRWq83vEjRWq83v"
     url = "https://k.example/jwks?key=hunter2hunter2"
     with (data_dir / "leeway.yaml").open("a") as file:
@@ -81,7 +81,7 @@ def test_what_could_be_a_secret_is_not_shown(leeway: Leeway, data_dir: Path) -> 
         ("{", ()),
     ],
 )
-def test_validate_says_what_serve_would(
+def test_validate_reports_what_serve_would(
     leeway: Leeway, data_dir: Path, line: str, flags: tuple[str, ...]
 ) -> None:
     where = ("--data-dir", data_dir)

@@ -97,7 +97,7 @@ def test_no_data_directory(leeway: Leeway, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_an_empty_directory_is_examined_and_nothing_made(leeway: Leeway, tmp_path: Path) -> None:
+def test_an_empty_directory_is_examined_and_stays_empty(leeway: Leeway, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir(0o700)
     ran = leeway("doctor", "--data-dir", folder)
@@ -109,7 +109,7 @@ def test_an_empty_directory_is_examined_and_nothing_made(leeway: Leeway, tmp_pat
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 50, b"- a: [", b"{}", b"\xff\xfe"])
-def test_every_file_in_ruins(leeway: Leeway, fresh: Path, data: bytes) -> None:
+def test_every_file_broken(leeway: Leeway, fresh: Path, data: bytes) -> None:
     for path in fresh.rglob("*"):
         if path.is_file():
             path.write_bytes(data)
@@ -126,7 +126,7 @@ def test_from_the_environment(fresh: Path) -> None:
     assert "nothing listens at https://127.0.0.1:2" in ran.out
 
 
-def test_a_host_that_init_was_told_is_in_the_fix(leeway: Leeway, tmp_path: Path) -> None:
+def test_a_host_given_to_init_is_in_the_fix(leeway: Leeway, tmp_path: Path) -> None:
     leeway("init", "--data-dir", tmp_path, "--host", "hook.example").assert_done()
     ca = read_pair(tmp_path / "tls", "ca")
     pair = make_server_certificate(ca, "leeway", ["localhost"], datetime.now(UTC))

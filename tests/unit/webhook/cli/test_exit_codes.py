@@ -83,7 +83,7 @@ def words_of(line: str, data_dir: Path, token: Path) -> list[str]:
         for line in lines
     ],
 )
-def test_what_cannot_be_opened_or_reached_is_exit_code_3(
+def test_exit_code_3_if_something_cannot_be_opened_or_reached(
     leeway: Leeway, data_dir: Path, tmp_path: Path, spoil: Callable[[Path], None], line: str
 ) -> None:
     token = tmp_path / "token"
@@ -95,7 +95,7 @@ def test_what_cannot_be_opened_or_reached_is_exit_code_3(
 
 @pytest.mark.fault(36)
 @pytest.mark.parametrize("line", OF_THE_STORE)
-def test_a_store_that_is_locked_is_exit_code_3(leeway: Leeway, data_dir: Path, line: str) -> None:
+def test_a_locked_store_is_exit_code_3(leeway: Leeway, data_dir: Path, line: str) -> None:
     with closing(sqlite3.connect(data_dir / "auth.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         leeway(*words_of(line, data_dir, data_dir)).assert_failed(3, "locked", "try again")

@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def test_prints_each_file_it_made_and_the_second_time_changes_nothing(
+def test_prints_each_file_it_made_and_changes_nothing_the_second_time(
     leeway: Leeway, tmp_path: Path
 ) -> None:
     folder = tmp_path / "new" / "data"
@@ -47,7 +47,7 @@ def test_only_the_public_files_are_readable_by_others(made: Path) -> None:
     assert public == {f"tls/{name}.crt" for name in ("ca", "server", "kube-apiserver", "root")}
 
 
-def test_makes_what_is_missing_and_says_so(leeway: Leeway, data_dir: Path) -> None:
+def test_makes_missing_files_and_says_so(leeway: Leeway, data_dir: Path) -> None:
     missing = data_dir / "kubeconfig" / "root.yaml"
     missing.unlink()
     before = contents(data_dir)
@@ -80,7 +80,7 @@ def test_issuer_audiences_and_hosts(leeway: Leeway, tmp_path: Path) -> None:
         assert document["clusters"][0]["cluster"]["server"] == f"https://hook.example:8443{path}"
 
 
-def test_an_ipv6_host_stands_in_brackets(leeway: Leeway, tmp_path: Path) -> None:
+def test_an_ipv6_host_is_in_brackets(leeway: Leeway, tmp_path: Path) -> None:
     leeway("init", "--data-dir", tmp_path, "--host", "2001:db8::1").assert_done()
     document = yaml.safe_load((tmp_path / "kubeconfig/root.yaml").read_text())
     assert document["clusters"][0]["cluster"]["server"] == "https://[2001:db8::1]:8443"
@@ -111,7 +111,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flags", "parts"), WRONG, ids=[" ".join(c[0])[:40] for c in WRONG])
-def test_wrong_flags_make_nothing(
+def test_wrong_flags_create_nothing(
     leeway: Leeway, tmp_path: Path, flags: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "data"
@@ -119,7 +119,7 @@ def test_wrong_flags_make_nothing(
     assert not folder.exists()
 
 
-def test_a_file_where_the_directory_should_be(leeway: Leeway, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory(leeway: Leeway, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     leeway("init", "--data-dir", tmp_path / "file").assert_failed(2, "is a file")
     leeway("init", "--data-dir", tmp_path / "file" / "data").assert_failed(3, "cannot be created")
@@ -127,7 +127,7 @@ def test_a_file_where_the_directory_should_be(leeway: Leeway, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["ca", "server", "kube-apiserver", "root"])
-def test_half_a_pair_is_not_mended(leeway: Leeway, data_dir: Path, name: str) -> None:
+def test_half_a_pair_is_not_completed(leeway: Leeway, data_dir: Path, name: str) -> None:
     (data_dir / "tls" / f"{name}.key").unlink()
     before = contents(data_dir)
     ran = leeway("init", "--data-dir", data_dir)
@@ -135,14 +135,14 @@ def test_half_a_pair_is_not_mended(leeway: Leeway, data_dir: Path, name: str) ->
     assert contents(data_dir) == before
 
 
-def test_a_process_of_its_own_in_the_working_directory(tmp_path: Path) -> None:
+def test_a_separate_process_in_the_working_directory(tmp_path: Path) -> None:
     environment = {"LEEWAY_DATA_DIR": ""}
     out = run_process("init", folder=tmp_path, environment=environment).assert_done()
     assert out.startswith("created leeway-data/leeway.yaml\n")
     assert (tmp_path / "leeway-data" / "tls" / "ca.key").is_file()
 
 
-def test_the_environment_of_the_server_counts(
+def test_the_environment_of_the_server_is_used(
     leeway: Leeway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEEWAY_STORE_SQLITE_PATH", "users.db")
@@ -156,7 +156,7 @@ def test_the_environment_of_the_server_counts(
     assert leeway("user", "list", "--data-dir", tmp_path).assert_done() == "kube-apiserver\nroot\n"
 
 
-def test_a_wrong_environment_makes_nothing(
+def test_a_wrong_environment_creates_nothing(
     leeway: Leeway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEEWAY_SERVER_WORKERS", "none")
@@ -192,7 +192,7 @@ DIFFERENT = [
 
 @pytest.mark.fault(38)
 @pytest.mark.parametrize(("flags", "parts"), DIFFERENT, ids=[" ".join(c[0]) for c in DIFFERENT])
-def test_other_flags_than_before_are_said_and_change_nothing(
+def test_different_flags_are_reported_and_change_nothing(
     leeway: Leeway, tmp_path: Path, flags: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "data"
@@ -203,9 +203,7 @@ def test_other_flags_than_before_are_said_and_change_nothing(
     assert contents(folder) == before
 
 
-def test_other_hosts_do_not_lead_to_the_loss_of_a_kubeconfig(
-    leeway: Leeway, tmp_path: Path
-) -> None:
+def test_other_hosts_lose_no_kubeconfig(leeway: Leeway, tmp_path: Path) -> None:
     """Only ``leeway cert create`` could make that of ``lead`` again, and not with the same key."""
     folder = tmp_path / "data"
     leeway("init", "--data-dir", folder).assert_done()
@@ -236,7 +234,7 @@ def test_the_same_flags_again_change_nothing(
 
 @pytest.mark.fault(38)
 @pytest.mark.parametrize("host", ["h.example", "192.0.2.1", "2001:db8::1"])
-def test_kubeconfigs_that_were_removed_lead_to_the_host_of_before(
+def test_removed_kubeconfigs_are_made_again_for_the_previous_host(
     leeway: Leeway, tmp_path: Path, host: str
 ) -> None:
     flags = ("--algorithm", "ES256", "--host", host, "--host", "other.example")

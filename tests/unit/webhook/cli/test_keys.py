@@ -69,7 +69,7 @@ def test_list(leeway: Leeway, data_dir: Path, at: Callable[[int], None]) -> None
     assert lines[2].endswith("active, safe now")
 
 
-def test_a_whole_rotation(leeway: Leeway, data_dir: Path, at: Callable[[int], None]) -> None:
+def test_a_complete_rotation(leeway: Leeway, data_dir: Path, at: Callable[[int], None]) -> None:
     def rotate() -> str:
         return leeway("keys", "rotate", "--data-dir", data_dir).assert_done()
 
@@ -103,7 +103,7 @@ def test_a_whole_rotation(leeway: Leeway, data_dir: Path, at: Callable[[int], No
     assert again == f"key {first} is already retired\n"
 
 
-def test_a_step_by_force_says_what_it_breaks(
+def test_a_forced_step_says_what_it_breaks(
     leeway: Leeway, data_dir: Path, at: Callable[[int], None]
 ) -> None:
     first = keyring_of(data_dir).keys[0].kid
@@ -130,12 +130,12 @@ def test_the_active_key_is_not_retired(
 
 
 @pytest.mark.parametrize("kid", ["nobody", "-" + "x" * 42, "-habcd" + "-" * 37])
-def test_retiring_a_key_that_is_not_there(leeway: Leeway, data_dir: Path, kid: str) -> None:
+def test_retiring_an_unknown_key(leeway: Leeway, data_dir: Path, kid: str) -> None:
     ran = leeway("keys", "retire", kid, "--force", "--data-dir", data_dir)
     ran.assert_failed(2, kid, "leeway keys list")
 
 
-def test_a_token_of_longer_life_makes_its_key_verify_longer(
+def test_a_longer_lived_token_makes_its_key_verify_longer(
     leeway: Leeway, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = data_dir / "keys"

@@ -86,7 +86,7 @@ def test_wrong_usage(leeway: Leeway, arguments: tuple[str, ...], see: str) -> No
     leeway(*arguments).assert_failed(2, f"see `{see}`")
 
 
-def test_what_may_be_a_secret_is_not_said_again(leeway: Leeway) -> None:
+def test_values_that_may_be_secret_are_not_repeated(leeway: Leeway) -> None:
     token = token_of(good_claims())
     for arguments in (("token", token), ("revoke", token), ("token", "review", "a", token)):
         assert_token_not_in(token, leeway(*arguments).assert_failed(2, "; see `leeway "))

@@ -150,7 +150,7 @@ def test_names_in_a_token(leeway: Leeway, made: Path, own_key: SigningKey) -> No
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
-def test_the_audit_log_is_written_to_no_other_file(
+def test_the_audit_log_is_not_written_through_a_link(
     leeway: Leeway, data_dir: Path, tmp_path: Path, kind: str
 ) -> None:
     target, path = tmp_path / "target", data_dir / "audit.log"

@@ -33,7 +33,7 @@ GIVEN = {
 
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("command", ["add", "passwd"])
-def test_a_password_that_is_not_typed(
+def test_a_password_from_a_file_or_standard_input(
     leeway: Leeway, data_dir: Path, tmp_path: Path, command: str, given: str
 ) -> None:
     flags, stdin = GIVEN[given]
@@ -76,7 +76,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flags", "code", "words"), WRONG)
-def test_what_is_no_password(
+def test_text_that_is_not_a_password(
     leeway: Leeway, data_dir: Path, tmp_path: Path, flags: tuple[str, ...], code: int, words: str
 ) -> None:
     (tmp_path / "two").write_text("one\ntwo\n")

@@ -95,9 +95,7 @@ def volume(folder: Path, data: str, mode: int) -> Path:
 
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o444, 0o440, 0o600])
-def test_a_file_of_a_volume_can_have_the_mode_that_the_kubelet_gives_it(
-    tmp_path: Path, mode: int
-) -> None:
+def test_a_file_of_a_volume_can_have_the_kubelets_mode(tmp_path: Path, mode: int) -> None:
     assert read_credential_file(volume(tmp_path, "of-the-pod", mode)) == b"of-the-pod"
 
 
@@ -110,7 +108,7 @@ def test_a_file_of_a_volume_that_others_can_write(tmp_path: Path, mode: int) -> 
 
 
 @pytest.mark.fault(49)
-def test_a_link_of_another_kind_is_judged_by_its_file(tmp_path: Path) -> None:
+def test_any_other_link_is_judged_by_its_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "file").chmod(0o644)
     for target in ("file", str(tmp_path / "file")):
@@ -123,7 +121,7 @@ def test_a_link_of_another_kind_is_judged_by_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(49)
-def test_doctor_is_content_with_a_token_of_a_volume(leeway: Leeway, data_dir: Path) -> None:
+def test_doctor_accepts_a_token_of_a_volume(leeway: Leeway, data_dir: Path) -> None:
     path = with_token_file(data_dir)
     path.unlink()
     volume(data_dir / "volume", "of-the-pod", 0o644)

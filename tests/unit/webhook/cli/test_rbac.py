@@ -78,7 +78,7 @@ def test_the_words_of_etcdctl(leeway: Leeway, folder: Path) -> None:
         "revoke jti x", "revoke serviceaccount a/b", "revoke user alice", "revoke list",
     ],
 )  # fmt: skip
-def test_no_command_makes_a_store_unless_told_to(leeway: Leeway, folder: Path, line: str) -> None:
+def test_no_command_creates_a_store_without_create(leeway: Leeway, folder: Path, line: str) -> None:
     (folder / "notes.txt").write_text("of something else")
     done = leeway(*line.split(), "--data-dir", folder)
     done.assert_failed(3, f"{folder} is not a data directory", "leeway.yaml", "leeway init")
@@ -87,7 +87,7 @@ def test_no_command_makes_a_store_unless_told_to(leeway: Leeway, folder: Path, l
 
 @pytest.mark.fault(32)
 @pytest.mark.parametrize("line", ["user add alice --no-password", "role add r"])
-def test_create_is_for_folders_that_are_no_data_directory(
+def test_create_is_for_folders_that_are_not_a_data_directory(
     leeway: Leeway, folder: Path, data_dir: Path, line: str
 ) -> None:
     leeway(*line.split(), "--create", "--data-dir", folder).assert_done()
@@ -250,7 +250,7 @@ BAD_REQUESTS = [
 
 
 @pytest.mark.parametrize(("words", "why"), BAD_REQUESTS, ids=[str(w) for w, _ in BAD_REQUESTS])
-def test_what_is_not_a_request(
+def test_text_that_is_not_a_request(
     leeway: Leeway, data_dir: Path, words: tuple[str, ...], why: str
 ) -> None:
     leeway("can-i", *words, "--data-dir", data_dir).assert_failed(2, why)
@@ -311,7 +311,7 @@ INVALID = "leeway: etcdserver: invalid auth management; "
     ],
     ids=lambda value: value[:35],
 )
-def test_the_texts_of_etcd_are_followed_by_what_to_do(
+def test_the_texts_of_etcd_are_followed_by_advice(
     leeway: Leeway, data_dir: Path, line: str, message: str
 ) -> None:
     words = ["" if word == "EMPTY" else word for word in line.split()]
@@ -375,7 +375,7 @@ def test_a_data_directory_that_lost_its_store(leeway: Leeway, data_dir: Path) ->
     ],
     ids=ascii,
 )
-def test_a_name_that_is_no_text_gets_nowhere(
+def test_a_name_that_is_not_text_is_refused(
     leeway: Leeway, data_dir: Path, words: tuple[str, ...]
 ) -> None:
     """The bytes of an argument that are not UTF-8 arrive as lone surrogates."""

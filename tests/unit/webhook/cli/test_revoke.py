@@ -29,7 +29,7 @@ ACCOUNT = "system:serviceaccount:argo-run:loofah"
         (("user", "root"), f"Tokens of user root issued up to {TIME} revoked\n"),
     ],
 )
-def test_one_line_for_what_was_done(
+def test_one_line_for_each_revocation(
     leeway: Leeway, data_dir: Path, arguments: tuple[str, ...], printed: str
 ) -> None:
     out = leeway("revoke", *arguments, "--data-dir", data_dir).assert_done()
@@ -58,7 +58,7 @@ def test_one_line_for_what_was_done(
         (("user", "system:serviceaccount:a"), ["user name not found"]),
     ],
 )
-def test_what_is_malformed_or_unknown_is_exit_code_2(
+def test_malformed_or_unknown_arguments_are_exit_code_2(
     leeway: Leeway, data_dir: Path, arguments: tuple[str, ...], parts: list[str]
 ) -> None:
     before = (data_dir / "auth.db").read_bytes()
@@ -82,7 +82,7 @@ def test_a_store_that_is_missing_is_exit_code_3(
     leeway("revoke", "list", "--data-dir", data_dir).assert_failed(3, "auth.db is missing")
 
 
-def test_what_is_revoked_is_listed(leeway: Leeway, data_dir: Path) -> None:
+def test_revocations_are_listed(leeway: Leeway, data_dir: Path) -> None:
     assert leeway("revoke", "list", "--data-dir", data_dir).assert_done().split() == [
         "WHAT",
         "BEFORE",
@@ -106,9 +106,7 @@ def test_what_is_revoked_is_listed(leeway: Leeway, data_dir: Path) -> None:
     )
 
 
-def test_where_a_legacy_issuer_is_trusted_it_is_kept_for_ever(
-    leeway: Leeway, data_dir: Path
-) -> None:
+def test_with_a_legacy_issuer_a_revocation_is_kept_for_ever(leeway: Leeway, data_dir: Path) -> None:
     section = "{url: kubernetes/serviceaccount, legacy: true, keys: {publicKeyFiles: [sa.pub]}}"
     with (data_dir / "leeway.yaml").open("a") as file:
         file.write(f"trustedIssuers: [{section}]\n")
@@ -120,7 +118,7 @@ def test_where_a_legacy_issuer_is_trusted_it_is_kept_for_ever(
 
 
 @pytest.mark.parametrize("how", ["jti", "serviceaccount", "user"])
-def test_token_review_says_so(leeway: Leeway, data_dir: Path, how: str) -> None:
+def test_token_review_shows_a_revocation(leeway: Leeway, data_dir: Path, how: str) -> None:
     create = ("token", "create", "loofah", "-n", "argo-run", "--data-dir", data_dir)
     token = leeway(*create).assert_done().strip()
     review = ("token", "review", token, "--data-dir", data_dir)

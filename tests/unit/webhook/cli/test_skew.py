@@ -79,7 +79,7 @@ def test_width(clocks: tuple[ClockEntry, ...], width: int) -> None:
     assert text.isprintable() or set(text) - {"\n"} <= set(map(chr, range(32, 127)))
 
 
-def test_no_bar_where_there_is_no_room() -> None:
+def test_no_bar_without_room() -> None:
     assert "#" not in render_report(status(*CLOCKS), 60)
 
 
@@ -185,7 +185,7 @@ def test_another_ca(leeway: Leeway, data_dir: Path, tmp_path: Path) -> None:
     ran.assert_failed(3, " failed: ", "its certificate is not accepted")
 
 
-def test_nobody_listens(leeway: Leeway, data_dir: Path) -> None:
+def test_connection_refused(leeway: Leeway, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     ran = leeway("skew", "--data-dir", data_dir, "--server", f"127.0.0.1:{port}")
@@ -229,7 +229,7 @@ def test_no_data_directory(leeway: Leeway, tmp_path: Path) -> None:
     [(VerdictKind.IN_STEP, 0), (VerdictKind.SERVER, 1), (VerdictKind.UNKNOWN, 0)],
 )
 @pytest.mark.parametrize("output", ["text", "json", "yaml"])
-def test_what_the_server_says(
+def test_the_servers_error_is_shown(
     leeway: Leeway, data_dir: Path, kind: VerdictKind, code: int, output: str
 ) -> None:
     now_valid(data_dir)

@@ -42,9 +42,7 @@ ACCEPTED: dict[str, Callable[[str], str]] = {
 @pytest.mark.fault(34)
 @pytest.mark.parametrize("form", ACCEPTED)
 @pytest.mark.parametrize("by", ["argument", "stdin", "file"])
-def test_bearer_and_quotes_are_taken_off(
-    leeway: Leeway, tmp_path: Path, form: str, by: str
-) -> None:
+def test_bearer_and_quotes_are_removed(leeway: Leeway, tmp_path: Path, form: str, by: str) -> None:
     text = ACCEPTED[form](TOKEN)
     if by == "file":
         (tmp_path / "f").write_text(text)
@@ -85,7 +83,7 @@ RECOGNISED: dict[str, tuple[Callable[[str], str], str]] = {
 @pytest.mark.fault(34)
 @pytest.mark.parametrize("form", RECOGNISED)
 @pytest.mark.parametrize("command", ["review", "inspect"])
-def test_what_was_pasted_is_recognised_and_never_shown(
+def test_pasted_text_is_recognised_and_never_shown(
     leeway: Leeway, made: Path, command: str, form: str
 ) -> None:
     make, advice = RECOGNISED[form]
@@ -147,7 +145,7 @@ FROM_CLAIM = [
 
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(("at", "code", "words"), FROM_CLAIM, ids=[case[0] for case in FROM_CLAIM])
-def test_at_counts_from_a_claim_however_old_the_token_is(
+def test_at_is_relative_to_a_claim(
     leeway: Leeway, made: Path, signed: str, at: str, code: int, words: str
 ) -> None:
     ran = leeway("token", "review", signed, "--at", at, "--data-dir", made)
@@ -160,14 +158,14 @@ NO_TIME = ["iat-", "iat-92", "iat--92s", "sub-92s", "iat -92s", "IAT-92s", "-92"
 
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("at", NO_TIME)
-def test_what_is_no_moment(leeway: Leeway, made: Path, at: str) -> None:
+def test_text_that_is_not_a_time(leeway: Leeway, made: Path, at: str) -> None:
     ran = leeway("token", "review", TOKEN, f"--at={at}", "--data-dir", made)
     ran.assert_failed(2, "is not a time; write", "iat-92s")
 
 
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("value", ["1", True, None, 10**30, [1]], ids=str)
-def test_a_claim_that_is_no_time(leeway: Leeway, made: Path, value: object) -> None:
+def test_a_claim_that_is_not_a_time(leeway: Leeway, made: Path, value: object) -> None:
     token = token_of(good_claims(iat=value))
     ran = leeway("token", "review", token, "--at", "iat", "--data-dir", made)
     ran.assert_failed(2, "--at")

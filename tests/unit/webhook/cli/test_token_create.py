@@ -157,7 +157,7 @@ def test_objects_are_looked_up_and_the_review_agrees(
 
 
 @pytest.mark.fault(7, 45)
-def test_the_token_of_a_pod_that_was_found_is_extended(leeway: Leeway, with_objects: Path) -> None:
+def test_the_token_of_an_existing_pod_is_extended(leeway: Leeway, with_objects: Path) -> None:
     claims = claims_of(create(leeway, with_objects, *POD, "--duration", "3607s"))
     assert claims["exp"] - claims["iat"] == 365 * 24 * 3600
     assert claims["kubernetes.io"]["warnafter"] - claims["iat"] == 3607
@@ -181,7 +181,7 @@ NOT_ISSUED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
 @pytest.mark.parametrize(
     ("name", "flags", "parts"), NOT_ISSUED, ids=[" ".join([c[0], *c[1]]) for c in NOT_ISSUED]
 )
-def test_what_is_missing_is_named(
+def test_missing_objects_are_named(
     leeway: Leeway, with_objects: Path, name: str, flags: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     ran = leeway("token", "create", name, "-n", "argo-run", *flags, "--data-dir", with_objects)
@@ -191,7 +191,7 @@ def test_what_is_missing_is_named(
 
 @pytest.mark.bad_input(25)
 @pytest.mark.fault(7)
-def test_an_api_server_that_is_away(leeway: Leeway, data_dir: Path) -> None:
+def test_an_unreachable_api_server(leeway: Leeway, data_dir: Path) -> None:
     with (data_dir / "leeway.yaml").open("a") as configuration:
         configuration.write("objects: {source: kubernetes, kubernetes: {kubeconfig: kube.yaml}}\n")
     with closing(socket.socket()) as unused:

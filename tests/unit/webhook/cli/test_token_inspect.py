@@ -87,7 +87,7 @@ def test_absurd_times_do_not_crash(leeway: Leeway, value: str) -> None:
     assert shown.endswith("  not a time") == (value in ABSURD)
 
 
-def test_what_is_in_it_cannot_move_the_cursor_or_add_a_line(leeway: Leeway) -> None:
+def test_claims_cannot_move_the_cursor_or_add_a_line(leeway: Leeway) -> None:
     nasty = "\n\x1b[2J\x9b1A\u202e\u2028"
     claims = {nasty: 1, "sub": nasty, nasty * 2: {nasty: "x"}, "café": "ñ"}
     out = leeway("token", "inspect", token_of(claims, KEY, {"alg": nasty})).assert_done()
@@ -104,7 +104,7 @@ def test_deep_nesting(leeway: Leeway) -> None:
     assert "  " + "a " * 400 in out
 
 
-def test_nesting_that_is_too_deep_to_show(leeway: Leeway) -> None:
+def test_nesting_too_deep_to_show(leeway: Leeway) -> None:
     payload = b'{"a":' * 400 + b"1" + b"}" * 400
     ran = leeway("token", "inspect", "-o", "yaml", raw_jws(b"{}", payload, KEY))
     ran.assert_failed(2, "nested too deeply")

@@ -322,9 +322,7 @@ def test_output_as_json_and_yaml_is_the_tokenreview(
     }
 
 
-def test_the_audiences_that_the_token_has_come_back(
-    leeway: Leeway, made: Path, own_key: SigningKey
-) -> None:
+def test_the_tokens_audiences_are_shown(leeway: Leeway, made: Path, own_key: SigningKey) -> None:
     token = token_of(good_claims(aud=["a", "b", "c"]), own_key, header_of(own_key))
     asked = ("--audience", "c", "--audience", "x", "--audience", "a")
     ran = leeway("token", "review", token, *AT_NOW, *asked, "-o", "json", "--data-dir", made)
@@ -379,7 +377,7 @@ def test_where_the_token_comes_from(
         assert ran.assert_done() == expected
 
 
-def test_a_token_that_is_not_there(leeway: Leeway, made: Path, tmp_path: Path) -> None:
+def test_a_missing_token(leeway: Leeway, made: Path, tmp_path: Path) -> None:
     where = ("--data-dir", str(made))
     for arguments, stdin in ((("",), ""), ((), " \n"), (("-",), "")):
         leeway("token", "review", *arguments, *where, stdin=stdin).assert_failed(
@@ -404,7 +402,7 @@ def test_a_configuration_that_cannot_be_used(leeway: Leeway, data_dir: Path) -> 
     ran.assert_failed(3, "https://o", "none.json")
 
 
-def test_a_process_of_its_own(made: Path, own_key: SigningKey) -> None:
+def test_a_separate_process(made: Path, own_key: SigningKey) -> None:
     token = token_of(good_claims(nbf=int(NOW) + 92), own_key, header_of(own_key))
     environment = {"LEEWAY_DATA_DIR": str(made)}
     ran = run_process("token", "review", *AT_NOW, stdin=token.encode(), environment=environment)

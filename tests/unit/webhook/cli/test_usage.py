@@ -120,7 +120,7 @@ SERVICE = {
 
 
 @pytest.mark.fault(35)
-def test_what_a_kubelet_sets_for_a_service_is_nobody_s_typing_error(
+def test_variables_that_a_kubelet_sets_for_a_service_are_not_errors(
     leeway: Leeway, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SERVICE.items():

@@ -82,7 +82,7 @@ DAY = 86400
         ("keys: {rotateEvery: 0}", RotationPolicy(3600, 365 * DAY)),
     ],
 )
-def test_how_signing_keys_take_turns(text: str, policy: RotationPolicy) -> None:
+def test_rotation_of_signing_keys(text: str, policy: RotationPolicy) -> None:
     assert rotation_policy_of(parse(text)) == policy
 
 
@@ -316,7 +316,7 @@ def test_error_names_source_path_found_and_allowed(
     ],
     ids=lambda value: ascii(value)[:40],
 )  # fmt: skip
-def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
+def test_half_a_surrogate_pair_is_refused_everywhere(
     text: str, environment: dict[str, str], flags: dict[str, object], start: str
 ) -> None:
     with pytest.raises(ConfigurationError) as raised:
@@ -328,7 +328,7 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
     message.encode("utf-8")
 
 
-def test_a_name_that_stands_twice_can_be_shown_whatever_it_is() -> None:
+def test_a_duplicate_name_is_shown_escaped() -> None:
     with pytest.raises(ConfigurationError, match=r"the field \\ud800 appears twice") as raised:
         parse('"\\ud800": 1\n"\\ud800": 2')
     assert str(raised.value).isprintable()
@@ -342,7 +342,7 @@ def test_a_name_that_stands_twice_can_be_shown_whatever_it_is() -> None:
      "a: !!int ''", "a: !!bool x", "a: !!timestamp x"],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
-def test_text_that_is_no_configuration(text: str) -> None:
+def test_text_that_is_not_a_configuration(text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse(text)
     assert str(raised.value).startswith(SOURCE)
@@ -435,7 +435,7 @@ LONGER = {"LEEWAY_TOKENS_DEFAULT_EXPIRATION": "48h", "LEEWAY_TOKENS_MAX_EXPIRATI
         ("server: {bind: x}", {"LEEWAY_SERVER_BIND": "a:1"}, {}, "a:1", 1),
     ],
 )  # fmt: skip
-def test_what_counts_is_all_of_it_together(
+def test_sources_are_validated_together(
     text: str, environment: dict[str, str], flags: dict[str, object], bind: str, hours: int
 ) -> None:
     configuration = parse(text, environment, flags)

@@ -50,7 +50,7 @@ def test_an_intermediate_comes_with_the_certificate() -> None:
 
 
 @pytest.mark.parametrize("pem", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_what_is_no_certificate(pem: bytes) -> None:
+def test_text_that_is_not_a_certificate(pem: bytes) -> None:
     pair = make_ca("root", DATE)
     with pytest.raises(KeyFileError, match=r"s\.crt is not a PEM file"):
         check_server(pem, pair, pair.certificate)
@@ -58,7 +58,7 @@ def test_what_is_no_certificate(pem: bytes) -> None:
         check_leaf(pair.certificate, pem, pair.certificate, SERVER_USAGE, DATE, "s.crt", "")
 
 
-def test_a_leaf_is_no_ca() -> None:
+def test_a_leaf_is_not_a_ca() -> None:
     ca = make_ca("root", DATE)
     leaf = make_client_certificate(ca, "alice", DATE)
     verdict = certificates.check_ca(leaf.certificate, "ca.crt", DATE, "restore")

@@ -26,7 +26,7 @@ MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.4, -0.4, 59.9, -3600.0, 92.5])
-def test_answers_narrow_each_other_down(ahead: float) -> None:
+def test_answers_narrow_the_offset(ahead: float) -> None:
     one = estimate_offset(samples(ahead, 0.0))
     all_ = estimate_offset(samples(ahead, *MOMENTS))
     assert one
@@ -43,7 +43,7 @@ def test_a_long_round_trip_is_uncertain() -> None:
     assert found.uncertainty == pytest.approx(2.5)
 
 
-def test_of_answers_that_contradict_each_other_the_quickest_counts() -> None:
+def test_the_quickest_of_contradictory_answers_counts() -> None:
     found = estimate_offset([*samples(0, 0.0, trip=1.0), *samples(50, 2.0, trip=0.01)])
     assert found
     assert found.ahead == pytest.approx(50, abs=0.6)
@@ -71,13 +71,13 @@ def test_no_date(date: str) -> None:
         (-32, Status.FAILURE),
     ],
 )
-def test_check_with_the_leeway_that_it_uses_up(ahead: float, status: Status) -> None:
+def test_offset_compared_with_the_leeway(ahead: float, status: Status) -> None:
     verdict = check_offset(estimate_offset(samples(ahead, *MOMENTS)), "https://a.example", LEEWAY)
     assert verdict.status is status
     assert (verdict.fix != "") is (status is not Status.OK)
 
 
-def test_what_may_be_the_measurement_is_no_fault_where_there_is_no_leeway() -> None:
+def test_uncertainty_alone_is_not_a_fault_without_leeway() -> None:
     nothing = ClockLeeway(0, 0, 0)
     ahead = [
         check_offset(estimate_offset(samples(a, *MOMENTS)), "https://a.example", nothing).status

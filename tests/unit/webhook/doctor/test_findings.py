@@ -11,7 +11,7 @@ def raising(error: Exception) -> Verdict:
     raise error
 
 
-def test_a_check_that_raises_takes_no_other_down_and_shows_no_secret() -> None:
+def test_a_check_that_raises_stops_no_other_and_shows_no_secret() -> None:
     exam = Examination()
     exam.check("typed", lambda: raising(KeyFileError("k.pem is\nempty")), "restore it")
     exam.check("wild", lambda: raising(ValueError("secret")), "report it")
@@ -26,7 +26,7 @@ def test_a_check_that_raises_takes_no_other_down_and_shows_no_secret() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ConfigurationError("no"), OSError("no"), KeyError("no")])
-def test_what_builds_on_a_failure_is_not_checked(error: Exception | None) -> None:
+def test_a_check_that_depends_on_a_failure_is_skipped(error: Exception | None) -> None:
     exam = Examination()
 
     def load() -> int:
@@ -45,7 +45,7 @@ def test_what_builds_on_a_failure_is_not_checked(error: Exception | None) -> Non
     ]
 
 
-def test_what_has_a_warning_is_built_on() -> None:
+def test_a_warning_skips_no_check() -> None:
     exam = Examination()
     loaded = exam.load("first", lambda: 41, lambda _: warning("old", "renew"), "")
     exam.check("second", loaded.check_with(lambda value: ok(str(value))), "")

@@ -81,7 +81,7 @@ def test_kube_apiserver_is_found_however_it_is_started(container: Any) -> None:
 @pytest.mark.parametrize(
     "text", [b"---\n%s", b"%s---\n", b"%s...\n", b"# kops\n---\n%s\n---\n# end\n"]
 )
-def test_a_manifest_may_have_lines_that_divide_documents(text: bytes) -> None:
+def test_a_manifest_can_have_document_separators(text: bytes) -> None:
     manifest = pod(command=["kube-apiserver", "--a=1"])
     assert parse_manifest(text % manifest, "m.yaml").flags == {"a": ["1"]}
 
@@ -107,7 +107,7 @@ MOUNTS = [
         ("t.yaml", ""),
     ],
 )
-def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> None:
+def test_the_host_path_of_a_flag(path: str, expected: str) -> None:
     assert manifest(mounts=MOUNTS).host_path(path) == expected
 
 
@@ -132,7 +132,7 @@ def test_the_file_of_the_machine_that_a_flag_means(path: str, expected: str) -> 
         (b'kind: Pod\nspec: {containers: [{command: [sh, -c, "k \'"]}]}', "quote that is not"),
     ],
 )
-def test_what_is_no_manifest(text: bytes, part: str) -> None:
+def test_text_that_is_not_a_manifest(text: bytes, part: str) -> None:
     with pytest.raises(ConfigurationError, match=part) as caught:
         parse_manifest(text, "m.yaml")
     assert str(caught.value).startswith("m.yaml ")
@@ -156,7 +156,7 @@ FINE = [
 
 
 @pytest.mark.parametrize(("check", "words", "part"), FINE)
-def test_what_is_fine(check: Any, words: tuple[str, ...], part: str) -> None:
+def test_good_manifests(check: Any, words: tuple[str, ...], part: str) -> None:
     verdict = check(manifest(*words))
     assert verdict.status is Status.OK, verdict
     assert part in verdict.finding
@@ -180,7 +180,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("check", "words", "part"), WRONG)
-def test_what_is_wrong(check: Any, words: tuple[str, ...], part: str) -> None:
+def test_bad_manifests(check: Any, words: tuple[str, ...], part: str) -> None:
     verdict = check(manifest(*words))
     assert verdict.status is Status.FAILURE, verdict
     assert part in verdict.finding
@@ -261,7 +261,7 @@ def test_how_long_an_answer_about_access_is_kept(
     assert (verdict.fix == "") is (status is Status.OK)
 
 
-def test_another_file_than_one_of_authorizers() -> None:
+def test_a_file_that_is_not_an_authorization_configuration() -> None:
     for text in (b"kind: Pod", b"[1]", b"a: ["):
         verdict = flags.check_access_cache(manifest(*CONFIG), text)
         assert verdict.status is Status.FAILURE

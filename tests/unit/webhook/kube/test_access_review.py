@@ -116,7 +116,7 @@ def test_read(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_may_be_left_out(kind: str) -> None:
+def test_optional_members(kind: str) -> None:
     whole = body(kind)
     expected = parse(whole, kind)
     assert expected.request == GET_POD
@@ -166,7 +166,7 @@ def test_the_self_review_has_one_version() -> None:
 
 
 @pytest.mark.bad_input(30)
-def test_a_status_of_the_client_counts_for_nothing() -> None:
+def test_a_status_of_the_client_is_ignored() -> None:
     asked = parse(body(status={"allowed": True, "denied": True, "evaluationError": "x"}))
     answer = json.loads(render_access_review(asked, "why not", allowed=False))
     assert answer["status"] == {"allowed": False, "reason": "why not"}
@@ -288,7 +288,7 @@ WRONG: dict[str, tuple[object, str]] = {
 
 @pytest.mark.bad_input(27, 28, 29, 30, 31)
 @pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
-def test_what_is_no_review(value: object, why: str) -> None:
+def test_bodies_that_are_not_a_review(value: object, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why) as caught:
         parse(value)
     assert len(str(caught.value)) < 300
@@ -337,7 +337,7 @@ SOMEBODY = invalid(
         (SELF_KIND, {"resourceAttributes": POD, "nonResourceAttributes": HEALTHZ}, [NOT_BOTH]),
     ],
 )
-def test_what_asks_nothing_or_twice(
+def test_reviews_with_no_or_two_requests(
     kind: str, spec: dict[str, object], causes: list[dict[str, str]]
 ) -> None:
     with pytest.raises(InvalidObjectError) as caught:
@@ -353,7 +353,7 @@ def test_what_asks_nothing_or_twice(
     assert str(caught.value) == f'{kind}.authorization.k8s.io "" is invalid: {text}'
 
 
-def test_a_long_value_is_not_said_back_whole() -> None:
+def test_a_long_value_is_shortened() -> None:
     spec = {"resourceAttributes": {}, "nonResourceAttributes": {"path": "/" * 100_000}}
     with pytest.raises(InvalidObjectError) as caught:
         parse(body(SELF_KIND, spec), SELF_KIND)
@@ -493,7 +493,7 @@ def test_who_am_i(value: bytes) -> None:
         (b'{"kind":"","kind":""}', "appears twice"),
     ],
 )
-def test_what_does_not_ask_who(value: bytes, why: str) -> None:
+def test_bodies_that_are_not_a_self_subject_review(value: bytes, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why):
         parse_who_am_i(value)
 

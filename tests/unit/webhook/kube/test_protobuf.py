@@ -126,7 +126,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.bad_input(31)
 @pytest.mark.parametrize(("body", "why"), WRONG.values(), ids=WRONG)
-def test_what_is_no_such_object(body: bytes, why: str) -> None:
+def test_bytes_that_are_not_such_an_object(body: bytes, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why):
         json_of(body, TEST)
 
@@ -137,13 +137,13 @@ BETWEEN_FIELDS = (4, 46, 84, 86)
 
 @pytest.mark.bad_input(31)
 @pytest.mark.parametrize("end", sorted(set(range(len(KUBECTL))) - set(BETWEEN_FIELDS)))
-def test_cut_anywhere(end: int) -> None:
+def test_truncated_anywhere(end: int) -> None:
     with pytest.raises(InvalidReviewError):
         json_of(KUBECTL[:end], MESSAGE)
 
 
 @pytest.mark.parametrize("end", BETWEEN_FIELDS)
-def test_cut_between_two_fields(end: int) -> None:
+def test_truncated_between_two_fields(end: int) -> None:
     value = json.loads(json_of(KUBECTL[:end], MESSAGE))
     kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
     assert value in ({}, kind) or value["spec"]["audiences"] == ["vault"]

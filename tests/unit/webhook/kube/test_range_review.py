@@ -107,13 +107,13 @@ WRONG: dict[str, tuple[object, str]] = {
 
 @pytest.mark.bad_input(27, 28, 29, 30, 31, 43)
 @pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
-def test_what_is_no_review(value: object, why: str) -> None:
+def test_bodies_that_are_not_a_review(value: object, why: str) -> None:
     with pytest.raises(LeewayError, match=why) as caught:
         parse(value)
     assert len(str(caught.value)) < 300
 
 
-def test_a_token_is_in_no_error() -> None:
+def test_no_error_shows_a_token() -> None:
     token = token_of(good_claims())
     for wrong in (
         body(token=token),
@@ -155,7 +155,7 @@ def test_answer_yes() -> None:
     }
 
 
-def test_answer_no_names_what_is_missing() -> None:
+def test_a_denial_names_what_is_missing() -> None:
     gaps = (Range(b"/b", b"/b\0"), Range(b"/c", b"/d"), Range(b"/e", None))
     assert render(AccessDecision(False, ("a",), gaps))["status"] == {
         "allowed": False,
@@ -170,7 +170,7 @@ def test_answer_no_names_what_is_missing() -> None:
     }
 
 
-def test_the_token_does_not_come_back() -> None:
+def test_the_token_is_not_returned() -> None:
     token = token_of(good_claims())
     whole = Range(b"/a", b"/a\0")
     accepted = render(AccessDecision(True, ("a",), ()), user=..., token=token)

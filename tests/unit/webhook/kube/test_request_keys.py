@@ -448,7 +448,7 @@ GRANTING = ("escalate", "bind", "approve", "sign", "attest", "use", "impersonate
      ("", "users"), ("", "groups"), ("", "serviceaccounts"), ("", "nodes"),
      ("certificates.k8s.io", "signers")],
 )  # fmt: skip
-def test_a_grant_to_write_does_not_open_verbs_that_grant_more(
+def test_a_write_grant_does_not_allow_verbs_that_grant_more(
     verb: str, group: str, resource: str
 ) -> None:
     written = required_access(ResourceAttributes("update", group, resource))
@@ -511,7 +511,7 @@ def spell(request: ResourceAttributes) -> tuple[str, ...]:
 
 
 @pytest.mark.fault(11, 52)
-def test_objects_of_few_words_have_a_key_each() -> None:
+def test_each_object_of_few_words_has_its_own_key() -> None:
     kinds = [("", "pods"), ("", "nodes"), *VIRTUAL, *product(("", *SEGMENTS), ("*", *SEGMENTS))]
     found: dict[Range, set[tuple[str, ...]]] = {}
     for kind, verb, *rest in product(
@@ -538,7 +538,7 @@ def test_two_objects_never_have_one_key(one: ResourceAttributes, other: Resource
 
 
 @given(RESOURCE_REQUESTS)
-def test_a_key_says_what_it_is_about(request: ResourceAttributes) -> None:
+def test_a_key_names_the_object_of_its_request(request: ResourceAttributes) -> None:
     for span in required_access(request).spans:
         if is_single(span):
             found = resource_of(span.start)
@@ -553,7 +553,7 @@ def test_a_key_says_what_it_is_about(request: ResourceAttributes) -> None:
      "/registry/nodes/a/b",
      "/registry/pods:/a/b", "/registry/pods/a/%62", "/registry/pods:exec:get/a/b"],
 )  # fmt: skip
-def test_what_is_not_the_key_of_a_request(key: str) -> None:
+def test_keys_that_are_not_of_a_request(key: str) -> None:
     assert resource_of(key.encode()) is None
     assert resource_of(key.encode() + b"\xff") is None
 
@@ -579,7 +579,7 @@ FIELDS = ("verb", "group", "resource", "subresource", "namespace", "name")
 
 
 @given(RESOURCE_REQUESTS, RESOURCE_REQUESTS, st.sets(st.sampled_from(FIELDS), min_size=1))
-def test_who_may_all_may_each(
+def test_permission_for_all_covers_each(
     request: ResourceAttributes, other: ResourceAttributes, starred: set[str]
 ) -> None:
     """The range of a request with stars contains that with anything in their place."""
@@ -596,7 +596,7 @@ def test_who_may_all_may_each(
 
 
 @given(PATH_REQUESTS, WORDS)
-def test_who_may_all_paths_may_each(request: NonResourceAttributes, rest: str) -> None:
+def test_permission_for_all_paths_covers_each(request: NonResourceAttributes, rest: str) -> None:
     stars = required_access(NonResourceAttributes(request.verb, request.path + "*"))
     one = required_access(NonResourceAttributes(request.verb, request.path + rest))
     assert stars.kinds == one.kinds

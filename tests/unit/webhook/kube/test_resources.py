@@ -41,7 +41,7 @@ def served_by_kubernetes() -> Served:
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: f"{known.plural}.{known.group}")
-def test_what_is_known_is_what_kubernetes_serves(known: KnownResource) -> None:
+def test_known_resources_are_those_that_kubernetes_serves(known: KnownResource) -> None:
     served = served_by_kubernetes().get((known.group, known.version, known.plural))
     if served is None and RELEASE < MADE_FOR:
         pytest.skip(f"release {RELEASE} of the kubernetes package does not have it yet")
@@ -49,7 +49,7 @@ def test_what_is_known_is_what_kubernetes_serves(known: KnownResource) -> None:
 
 
 @pytest.mark.skipif(RELEASE > MADE_FOR, reason="the kubernetes package may know more resources")
-def test_nothing_that_is_stable_is_left_out() -> None:
+def test_every_stable_resource_is_known() -> None:
     known = {(k.group, k.plural) for k in KNOWN}
     stable = {key for key in served_by_kubernetes() if re.fullmatch(r"v\d+", key[1])}
     assert len(stable) > 50
@@ -57,7 +57,7 @@ def test_nothing_that_is_stable_is_left_out() -> None:
     assert all(re.fullmatch(r"v\d+", known.version) for known in KNOWN)
 
 
-def test_names_are_told_apart() -> None:
+def test_names_are_distinguished() -> None:
     assert len({(k.group, k.plural) for k in KNOWN}) == len(KNOWN)
     # Events are served by two groups, with the same names.
     names = [name for k in KNOWN for name in (k.plural, *k.short_names) if k.plural != "events"]

@@ -117,7 +117,7 @@ def test_the_role_root() -> None:
     )
 
 
-def test_more_grants_than_are_looked_at() -> None:
+def test_more_grants_than_the_limit() -> None:
     store = store_with(*((READ, f"/p{n}", "") for n in range(MAX_RULES + 1)))
     found = rules_of(store, "u", (), "team")
     assert (len(found.paths), found.incomplete) == (MAX_RULES, True)
@@ -131,7 +131,7 @@ def test_more_grants_than_are_looked_at() -> None:
         pytest.param(prefix(READ, "/logs*"), id="prefix-that-ends-in-an-asterisk"),
     ],
 )
-def test_a_grant_on_a_path_with_an_asterisk_is_no_rule(
+def test_a_grant_on_a_path_with_an_asterisk_is_not_a_rule(
     grant: tuple[PermissionType, str, str],
 ) -> None:
     """In a rule it would stand for all paths that begin with what is before it."""
@@ -172,7 +172,7 @@ GRANTS = st.tuples(st.sampled_from([READ, WRITE, READWRITE]), KEYS, st.booleans(
 
 
 @given(st.lists(GRANTS, max_size=4))
-def test_no_rule_says_more_than_is_allowed(
+def test_no_rule_claims_more_than_is_allowed(
     grants: list[tuple[PermissionType, str, bool]],
 ) -> None:
     store = store_with(*(prefix(k, key) if wide else (k, key, "") for k, key, wide in grants))
@@ -191,7 +191,7 @@ def test_no_rule_says_more_than_is_allowed(
             ).roles
 
 
-def test_what_is_read_and_answered() -> None:
+def test_request_and_answer() -> None:
     version = f"{AUTHORIZATION_GROUP}/v1"
     review = {"kind": KIND, "apiVersion": version, "spec": {"namespace": "team", "more": 1}}
     assert parse_rules_review(as_json(review)) == "team"
@@ -220,6 +220,6 @@ def test_what_is_read_and_answered() -> None:
         (b'{"kind":"SelfSubjectAccessReview"}', f"serves '{KIND}'"),
     ],
 )
-def test_what_is_no_rules_review(value: bytes, why: str) -> None:
+def test_bodies_that_are_not_a_rules_review(value: bytes, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why):
         parse_rules_review(value)

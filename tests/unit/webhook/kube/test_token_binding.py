@@ -129,7 +129,7 @@ def test_pod_without_a_node() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Pod", "Secret", "Node"])
-def test_without_a_source_a_request_is_taken_at_its_word(kind: str) -> None:
+def test_without_a_source_objects_are_not_checked(kind: str) -> None:
     answered, request = resolve(None, reference(kind, "x", "u"))
     assert request.uid == answered.uid == stable_uid(ISSUER, NAMESPACE, ACCOUNT)
     assert getattr(request, kind.lower()) == ObjectReference("x", "u")
@@ -164,7 +164,7 @@ def test_not_found(
 
 
 @pytest.mark.parametrize("deleted_at", [NOW + 30, NOW, NOW - 60])
-def test_an_object_that_is_being_deleted_is_there(deleted_at: float) -> None:
+def test_an_object_being_deleted_exists(deleted_at: float) -> None:
     state = ObjectState("u-pod", deleted_at, service_account=ACCOUNT)
     assert resolve(source_with(pod=state), reference("Pod", "p-0"))[1].pod == POD_REFERENCE
 

@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[object, str]] = {
 
 @pytest.mark.bad_input(27, 28, 29, 30, 31)
 @pytest.mark.parametrize(("value", "why"), WRONG.values(), ids=WRONG)
-def test_what_is_no_token_request(value: object, why: str) -> None:
+def test_bodies_that_are_not_a_token_request(value: object, why: str) -> None:
     with pytest.raises(InvalidReviewError, match=why) as caught:
         parse(value)
     assert len(str(caught.value)) < 300

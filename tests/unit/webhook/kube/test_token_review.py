@@ -332,14 +332,14 @@ def test_body_that_is_not_json(data: bytes) -> None:
     ],
     ids=ascii,
 )
-def test_only_ascii_white_space_is_cut(sent: str, token: str) -> None:
+def test_only_ascii_white_space_is_stripped(sent: str, token: str) -> None:
     assert parse_token_review(as_json(body({"token": sent})), "v1").token == token
 
 
 @pytest.mark.parametrize(
     ("audiences", "expected"), [(None, ()), ([], ()), (["a"], ("a",)), (["b", "a"], ("b", "a"))]
 )
-def test_audiences_asked_for(audiences: object, expected: tuple[str, ...]) -> None:
+def test_requested_audiences(audiences: object, expected: tuple[str, ...]) -> None:
     request = parse_token_review(as_json(body({"token": "a", "audiences": audiences})), "v1")
     assert request == TokenReviewRequest(V1, "a", expected)
 
@@ -374,7 +374,7 @@ def test_the_token_is_not_in_a_repr() -> None:
         assert_token_not_in(token, text)
 
 
-def test_accepted_answer_as_a_whole() -> None:
+def test_complete_accepted_answer() -> None:
     token = token_of(good_claims())
     assert _answer(as_json(body({"token": token}))) == {
         "kind": "TokenReview",

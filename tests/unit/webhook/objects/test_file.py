@@ -41,26 +41,26 @@ def uid_of(objects: FileObjects) -> str:
     return answer.uid if isinstance(answer, ObjectState) else ""
 
 
-def test_what_is_there_and_what_is_not(objects: FileObjects) -> None:
+def test_existing_and_missing_objects(objects: FileObjects) -> None:
     missing = ObjectKey(Kind.NODE, "", "m")
     assert objects.find(NODE, "a") == objects.look_up(NODE) == ObjectState("a")
     assert objects.find(missing, "a") is objects.look_up(missing, "a") is Absence.GONE
     assert objects.warning() == ""
 
 
-def test_written_over(objects: FileObjects, path: Path) -> None:
+def test_file_overwritten(objects: FileObjects, path: Path) -> None:
     path.write_text(text_of("another"))
     wait_until(lambda: uid_of(objects) == "another")
 
 
-def test_renamed_over(objects: FileObjects, path: Path) -> None:
+def test_file_replaced(objects: FileObjects, path: Path) -> None:
     new = path.with_suffix(".new")
     new.write_text(text_of("b"))
     new.rename(path)
     wait_until(lambda: uid_of(objects) == "b")
 
 
-def test_an_object_taken_out_is_gone(objects: FileObjects, path: Path) -> None:
+def test_a_removed_object_is_gone(objects: FileObjects, path: Path) -> None:
     path.write_text(text_of("b", "m"))
     wait_until(lambda: objects.find(NODE, "a") is Absence.GONE)
 
@@ -98,7 +98,7 @@ def test_broken(
     [(None, "cannot be read"), ("{", "is not JSON"), ("a: [", "is not YAML")],
     ids=["missing", "json", "yaml"],
 )
-def test_no_start_without_a_good_one(tmp_path: Path, content: str | None, part: str) -> None:
+def test_no_start_without_a_valid_file(tmp_path: Path, content: str | None, part: str) -> None:
     path = tmp_path / "objects"
     if content is not None:
         path.write_text(content)

@@ -114,7 +114,7 @@ def test_in_a_pod(kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert kube.requests[-1].user.removeprefix("bearer ") == "of-the-pod"
 
 
-def test_nothing_stays_in_a_file(
+def test_no_credentials_are_left_in_files(
     kube: FakeKube, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "temporary"
@@ -248,7 +248,7 @@ def test_failures(kube: FakeKube, path: Path, code: int, body: bytes, text: str)
     assert caught.value.is_not_found is (text == "HTTP 404 NotFound")
 
 
-def test_nothing_is_tried_twice(kube: FakeKube, path: Path) -> None:
+def test_no_request_is_retried(kube: FakeKube, path: Path) -> None:
     kube.answers["/fails"] = (503, b"")
     connection = connected(path)
     before = len(kube.asked("/fails"))
@@ -364,7 +364,7 @@ def test_a_plugin_is_run_again_once_its_token_has_expired(
     assert kube.requests[-1].user == "of-plugin"
 
 
-def test_a_plugin_is_told_of_the_cluster(kube: FakeKube, path: Path, plugin: Plugin) -> None:
+def test_a_plugin_gets_the_cluster(kube: FakeKube, path: Path, plugin: Plugin) -> None:
     document = yaml.safe_load(path.read_bytes())
     document["users"][0]["user"]["exec"] |= {
         "provideClusterInfo": True,
@@ -413,7 +413,7 @@ FAILING = [
 
 
 @pytest.mark.fault(26)
-def test_what_a_plugin_has_started_ends_with_it(
+def test_processes_of_a_plugin_end_with_it(
     path: Path, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credential_plugin, "PLUGIN_SECONDS", 0.5)
@@ -509,7 +509,7 @@ def test_delays_grow(path: Path, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
      [{"name": "leeway", "user": {"auth-provider": {"name": "azure"}}}]],
     ids=["null", "none", "another", "user-null", "empty", "empty-token", "auth-provider"],
 )  # fmt: skip
-def test_nothing_is_asked_without_credentials(kube: FakeKube, path: Path, users: object) -> None:
+def test_no_request_without_credentials(kube: FakeKube, path: Path, users: object) -> None:
     document = yaml.safe_load(path.read_bytes())
     document["users"] = users
     path.write_text(yaml.safe_dump(document))

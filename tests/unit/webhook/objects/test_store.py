@@ -147,7 +147,7 @@ def test_contradicts(
     assert store.contradicts(POD, answer) is expected
 
 
-def test_what_has_gone_is_bounded() -> None:
+def test_records_of_deleted_objects_are_bounded() -> None:
     store = Clocked().store
     store.replace({})
     for number in range(MAX_GONE + 1):

@@ -13,7 +13,7 @@ READ, WRITE, READWRITE = PermissionType
 K = from_wire(b"k", b"")
 
 
-def test_why_and_what_is_missing() -> None:
+def test_reasons_and_missing_ranges() -> None:
     store = AuthStore(MemoryBackend())
     for role in ("a", "b", "c", "root"):
         store.change(changes.add_role, role)
@@ -39,7 +39,7 @@ def test_why_and_what_is_missing() -> None:
     assert granting_roles(store, "x", ["admins"], [WRITE], whole) == (ROOT,)
 
 
-def test_no_answer_comes_from_the_middle_of_several_changes() -> None:
+def test_no_answer_mixes_several_changes() -> None:
     """Another process takes a permission from a role, then gives the role to the user."""
     backend = MemoryBackend()
     ours, theirs = AuthStore(backend), AuthStore(backend)

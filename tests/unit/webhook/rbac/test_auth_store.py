@@ -224,7 +224,7 @@ def test_a_new_store_is_at_revision_1_and_disabled() -> None:
     assert store.revision == 1
 
 
-def test_what_is_shown() -> None:
+def test_roles_and_users_that_are_shown() -> None:
     store = prepared()
     store.change(add_user, "é")
     store.change(add_user, "\U0001f600")
@@ -245,7 +245,7 @@ def test_what_is_shown() -> None:
     assert store.user("u") == User("u", HASH, ("r",), 6)
 
 
-def test_deleting_a_role_takes_it_from_everybody_and_its_grants_with_it() -> None:
+def test_deleting_a_role_removes_it_from_all_users_and_its_grants() -> None:
     store = prepared()
     store.change(grant_group_role, "g", "free")
     store.change(delete_role, "r")
@@ -266,7 +266,7 @@ def test_a_password_change_of_a_user_without_one_sets_none() -> None:
     assert store.user("p").generation > before.generation
 
 
-def test_a_name_that_is_no_text_is_not_written() -> None:
+def test_a_name_that_is_not_text_is_not_written() -> None:
     """It could never be shown: neither JSON nor a protocol buffer can hold it."""
     store = prepared(MemoryBackend())
     revision = store.revision
@@ -297,7 +297,7 @@ class Held(SQLiteBackend):
         return found
 
 
-def test_refresh_answers_nothing_while_another_thread_has_read_news_and_not_applied_them(
+def test_refresh_fails_while_another_thread_applies_changes(
     tmp_path: Path,
 ) -> None:
     backend = Held(tmp_path / "store.db")
@@ -339,9 +339,7 @@ def test_refresh_never_waits_for_another_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unread", [1, 2])
-def test_refresh_answers_nothing_while_news_that_were_written_are_locked(
-    tmp_path: Path, unread: int
-) -> None:
+def test_refresh_fails_while_written_changes_are_locked(tmp_path: Path, unread: int) -> None:
     path = tmp_path / "store.db"
     ours, theirs = AuthStore(SQLiteBackend(path)), AuthStore(SQLiteBackend(path))
     ours.refresh()
@@ -378,7 +376,7 @@ class Forgetful(SQLiteBackend):
         return super().load(wait=wait)
 
 
-def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
+def test_refresh_does_not_wait_to_load_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     backend = Forgetful(path)
     ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(path))
@@ -399,7 +397,7 @@ def test_refresh_does_not_wait_where_it_has_to_load_all(tmp_path: Path) -> None:
         opened.close()
 
 
-def test_refresh_takes_over_what_others_wrote() -> None:
+def test_refresh_reads_changes_of_others() -> None:
     backend = MemoryBackend()
     ours, theirs = prepared(backend), AuthStore(backend)
     ours.change(grant_permission, "r", Permission(b"x", b"", READ))

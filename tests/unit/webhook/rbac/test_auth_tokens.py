@@ -73,7 +73,7 @@ OF_OTHERS: list[Callable[[AuthStore], None]] = [
 
 
 @BOTH
-def test_a_token_outlives_every_change_but_those_of_its_user(make: MakeProvider) -> None:
+def test_a_token_survives_all_changes_except_to_its_user(make: MakeProvider) -> None:
     backend, store = prepared()
     provider, elsewhere = make(store), make(AuthStore(backend))
     token = provider.assign(store.user("a"), NOW)
@@ -99,7 +99,7 @@ OWN: list[Callable[[AuthStore], None]] = [
 
 @BOTH
 @pytest.mark.parametrize("change", OWN)
-def test_a_token_dies_with_its_users_password_in_every_worker(
+def test_a_token_ends_with_its_users_password_in_every_worker(
     make: MakeProvider, change: Callable[[AuthStore], None]
 ) -> None:
     backend, store = prepared()
@@ -129,7 +129,7 @@ def test_a_user_without_password_can_be_logged_out_too(make: MakeProvider) -> No
 
 
 @BOTH
-def test_a_token_of_nobody(make: MakeProvider) -> None:
+def test_a_token_of_an_unknown_user(make: MakeProvider) -> None:
     _, store = prepared()
     with pytest.raises(AuthFailedError):
         make(store).assign(User("nobody"), NOW)
@@ -137,19 +137,19 @@ def test_a_token_of_nobody(make: MakeProvider) -> None:
 
 @BOTH
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "é", "\ud800", "\0", "x" * 100_000])
-def test_what_is_no_token(make: MakeProvider, token: str) -> None:
+def test_text_that_is_not_a_token(make: MakeProvider, token: str) -> None:
     _, store = prepared()
     assert_refused(make(store), token, NOW)
 
 
-def test_none_gives_nothing() -> None:
+def test_provider_none_gives_no_token() -> None:
     with pytest.raises(AuthFailedError):
         NopTokens().assign(User("a"), NOW)
     with pytest.raises(InvalidAuthTokenError):
         NopTokens().resolve("x", NOW)
 
 
-def test_simple_lives_from_its_last_use() -> None:
+def test_simple_expires_after_its_last_use() -> None:
     _, store = prepared()
     provider = make_simple(store)
     token = provider.assign(store.user("a"), NOW)
@@ -179,7 +179,7 @@ def test_simple_does_not_change_the_auth_revision() -> None:
     assert store.revision == before
 
 
-def test_simple_purges_what_has_run_out() -> None:
+def test_simple_purges_expired_tokens() -> None:
     backend, store = prepared()
     provider = make_simple(store)
     old = provider.assign(store.user("a"), NOW)
@@ -194,7 +194,7 @@ def test_simple_purges_what_has_run_out() -> None:
 
 @pytest.mark.bad_input(54)
 @pytest.mark.parametrize("step", [TTL, 3600.0, 365 * 24 * 3600.0])
-def test_simple_does_not_live_on_when_the_clock_is_put_back(step: float) -> None:
+def test_simple_does_not_live_longer_when_the_clock_is_set_back(step: float) -> None:
     backend, store = prepared()
     provider, elsewhere = make_simple(store), make_simple(AuthStore(backend))
     token = provider.assign(store.user("a"), NOW + step)
@@ -210,7 +210,7 @@ def test_simple_does_not_live_on_when_the_clock_is_put_back(step: float) -> None
 
 
 @pytest.mark.bad_input(54)
-def test_simple_is_there_again_after_a_clock_that_was_behind() -> None:
+def test_simple_is_valid_again_after_a_clock_that_was_behind() -> None:
     _, store = prepared()
     provider = make_simple(store)
     token = provider.assign(store.user("a"), NOW)
@@ -218,7 +218,7 @@ def test_simple_is_there_again_after_a_clock_that_was_behind() -> None:
     assert provider.resolve(token, NOW + 60) == "a"
 
 
-def test_simple_bears_workers_that_are_not_quite_in_step() -> None:
+def test_simple_tolerates_small_differences_between_workers() -> None:
     _, store = prepared()
     provider = make_simple(store)
     token = provider.assign(store.user("a"), NOW)
@@ -278,7 +278,7 @@ def test_jwt_needs_its_type_issuer_and_audience(
     assert_refused(make_jwt(store), made(header, claims), NOW)
 
 
-def test_jwt_runs_out_whether_used_or_not() -> None:
+def test_jwt_expires_whether_used_or_not() -> None:
     _, store = prepared()
     provider = make_jwt(store)
     token = provider.assign(store.user("a"), NOW)
@@ -397,7 +397,7 @@ def test_jwt_with_a_key_that_is_not_known_yet() -> None:
         (HEADER | {"kid": "x"}, {"username": 1}),
     ],
 )
-def test_no_key_is_asked_for_without_a_name_or_for_another_kind_of_token(
+def test_no_key_is_requested_without_a_kid_or_for_other_tokens(
     header: dict[str, object], payload: dict[str, object]
 ) -> None:
     _, store = prepared()

@@ -24,7 +24,7 @@ def test_a_password_fits_its_hash_and_no_other(password: str) -> None:
 
 
 @pytest.mark.parametrize("password", ["", "a" * 73, "é" * 37])
-def test_what_is_not_a_password(password: str) -> None:
+def test_values_that_are_not_a_password(password: str) -> None:
     with pytest.raises(InvalidPasswordError) as refused:
         CHEAP.hash(password)
     assert not password or password not in str(refused.value)
@@ -38,7 +38,7 @@ def test_bcrypt_would_take_the_first_72_bytes_of_a_longer_one() -> None:
 
 @pytest.mark.parametrize("password_hash", [None, b""])
 @pytest.mark.parametrize("password", ["", "-", "x", "a" * 100])
-def test_nobody_has_a_password(password: str, password_hash: bytes | None) -> None:
+def test_a_user_without_a_password(password: str, password_hash: bytes | None) -> None:
     with pytest.raises(AuthFailedError):
         CHEAP.check(password, password_hash)
 
@@ -115,14 +115,14 @@ def test_the_highest_cost_follows_each_change() -> None:
     assert found() == 0
 
 
-def test_the_hash_that_is_nobodys_is_one() -> None:
+def test_the_hash_of_no_user_is_a_valid_hash() -> None:
     with pytest.raises(AuthFailedError):
         Passwords(4).check("x", None, 5)
 
 
 @pytest.mark.bad_input(45)
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_only_so_many_are_checked_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+def test_a_bounded_number_is_checked_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     passwords, checkpw = Passwords(4, at_once), bcrypt.checkpw
     hashed = passwords.hash("x")
     lock, running, most = threading.Lock(), 0, 0

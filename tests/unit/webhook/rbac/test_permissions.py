@@ -35,7 +35,7 @@ def test_a_role_that_does_not_exist_grants_nothing() -> None:
     assert cache.make(frozenset(["gone"])).can_read(b"a")
 
 
-def test_the_oldest_snapshot_goes_where_there_are_too_many(
+def test_the_oldest_snapshot_is_dropped_above_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(permissions, "MAX_SNAPSHOTS", 2)
@@ -77,7 +77,7 @@ def test_no_role_at_all() -> None:
         (b"\xff", b"\xff\xff", True),
     ],
 )
-def test_a_permission_holds_a_key(key: bytes, range_end: bytes, valid: bool) -> None:
+def test_a_permission_contains_a_key(key: bytes, range_end: bytes, valid: bool) -> None:
     assert Permission(key, range_end, READ).is_valid is valid
 
 
@@ -85,7 +85,7 @@ def test_a_permission_holds_a_key(key: bytes, range_end: bytes, valid: bool) -> 
     ("kind", "reads", "writes"),
     [(READ, True, False), (WRITE, False, True), (READWRITE, True, True)],
 )
-def test_what_a_type_lets_do(kind: PermissionType, reads: bool, writes: bool) -> None:
+def test_what_a_type_allows(kind: PermissionType, reads: bool, writes: bool) -> None:
     assert (kind.reads, kind.writes) == (reads, writes)
 
 

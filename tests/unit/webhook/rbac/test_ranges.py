@@ -158,7 +158,7 @@ def test_merge(granted: list[Range], bounds: tuple[bytes, ...]) -> None:
         (b"\xff", b"", Range(b"\xff", b"\xff\0")),
     ],
 )
-def test_the_wire_and_back(key: bytes, range_end: bytes, span: Range) -> None:
+def test_round_trip_over_the_wire(key: bytes, range_end: bytes, span: Range) -> None:
     assert from_wire(key, range_end) == span
     assert to_wire(span) == (key, range_end)
 

@@ -78,7 +78,7 @@ def revoke_account(store: AuthStore, subject: str = SUBJECT, now: float = NOW) -
         pytest.param(lambda s: revoke_account(s, now=NOW + 0.9), {}, True, id="fraction"),
     ],
 )
-def test_what_a_revocation_is_about(
+def test_tokens_that_a_revocation_covers(
     operation: Callable[[AuthStore], None], changes: dict[str, object], revoked: bool
 ) -> None:
     backend = MemoryBackend()
@@ -90,7 +90,7 @@ def test_what_a_revocation_is_about(
     assert store.revision == 1
 
 
-def test_another_worker_knows_with_its_refresh() -> None:
+def test_another_worker_applies_it_with_its_refresh() -> None:
     backend = MemoryBackend()
     ours, theirs = AuthStore(backend), AuthStore(backend)
     revocations = theirs
@@ -247,7 +247,7 @@ def test_lifetimes_of_a_configuration(
     ("lifetimes", "end"),
     [(OF_A_DAY, NOW + DAY), (Lifetimes(DAY, 1 << 32), NOW + (1 << 32)), (Lifetimes(DAY, inf), inf)],
 )
-def test_it_counts_as_long_as_a_token_may_live(lifetimes: Lifetimes, end: float) -> None:
+def test_it_is_kept_as_long_as_a_token_can_live(lifetimes: Lifetimes, end: float) -> None:
     store = AuthStore(MemoryBackend())
     store.change(revocations.revoke_jti, JTI, lifetimes, NOW)
     until = store.state.revoked_jtis[JTI].until
@@ -277,9 +277,7 @@ def test_it_is_dropped_when_that_is_over(is_tidied: bool) -> None:
 @pytest.mark.bad_input(54)
 @pytest.mark.parametrize("forget_at", [-365 * DAY, 0, 365 * DAY])
 @pytest.mark.parametrize("revoke_at", [-365 * DAY, 0, 365 * DAY])
-def test_a_clock_that_was_wrong_makes_no_token_good_again(
-    revoke_at: float, forget_at: float
-) -> None:
+def test_a_wrong_clock_makes_no_token_valid_again(revoke_at: float, forget_at: float) -> None:
     backend = MemoryBackend()
     store = AuthStore(backend)
     revoke_jti(store, now=NOW + revoke_at)
@@ -290,7 +288,7 @@ def test_a_clock_that_was_wrong_makes_no_token_good_again(
         assert each.find_revocation(CLAIMS)
 
 
-def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
+def test_shorter_settings_do_not_shorten_a_revocation() -> None:
     store = AuthStore(MemoryBackend())
     long, short = Lifetimes(100 * DAY), OF_A_DAY
     store.change(revocations.tidy, long, NOW)
@@ -312,7 +310,7 @@ def test_settings_that_become_shorter_do_not_shorten_what_was_granted() -> None:
     assert store.state.lifetime == Lifetime(3600, end)
 
 
-def test_a_command_with_settings_of_its_own_makes_nothing_shorter() -> None:
+def test_a_commands_own_settings_shorten_no_revocation() -> None:
     store = AuthStore(MemoryBackend())
     store.change(revocations.tidy, Lifetimes(100 * DAY), NOW)
     store.change(revocations.revoke_jti, "a", OF_A_DAY, NOW)
@@ -322,7 +320,7 @@ def test_a_command_with_settings_of_its_own_makes_nothing_shorter() -> None:
     assert store.state.lifetime == Lifetime(200 * DAY)
 
 
-def test_an_issuer_that_is_trusted_later_makes_it_longer() -> None:
+def test_an_issuer_trusted_later_extends_it() -> None:
     store = AuthStore(MemoryBackend())
     revoke_jti(store)
     revoke_account(store)
@@ -335,7 +333,7 @@ def test_an_issuer_that_is_trusted_later_makes_it_longer() -> None:
     assert store.state.revoked_jtis == {JTI: expected}
 
 
-def test_no_revocation_takes_another_one_back() -> None:
+def test_no_revocation_undoes_another() -> None:
     store = AuthStore(MemoryBackend())
     revoke_account(store)
     kept = dict(store.state.revoked_subjects)

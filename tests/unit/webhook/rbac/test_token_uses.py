@@ -79,7 +79,7 @@ def test_the_last_use_counts_in_every_worker(workers: tuple[Worker, Worker], use
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_no_worker_takes_a_later_use_of_another_back(
+def test_no_worker_undoes_a_later_use_of_another(
     backend: Backend, workers: tuple[Worker, Worker], others: int
 ) -> None:
     here, there = workers
@@ -167,7 +167,7 @@ def test_a_use_while_others_are_written_is_not_lost(backend: Backend) -> None:
 
 @pytest.mark.parametrize("end", ["user", "password", "auth", "expired"])
 @pytest.mark.parametrize("is_here", [True, False])
-def test_a_use_brings_no_token_back(
+def test_a_use_restores_no_token(
     backend: Backend, workers: tuple[Worker, Worker], end: str, is_here: bool
 ) -> None:
     here, there = workers
@@ -193,7 +193,7 @@ def test_a_use_brings_no_token_back(
 
 
 @pytest.mark.bad_input(54)
-def test_a_use_of_before_the_clock_was_put_back(
+def test_a_use_before_the_clock_was_set_back(
     workers: tuple[Worker, Worker],
 ) -> None:
     here, there = workers
@@ -208,7 +208,7 @@ def test_a_use_of_before_the_clock_was_put_back(
         assert not worker.accepts(token, NOW + TTL)
 
 
-def test_a_worker_that_is_behind_takes_no_use_back(workers: tuple[Worker, Worker]) -> None:
+def test_an_earlier_use_does_not_replace_a_later_one(workers: tuple[Worker, Worker]) -> None:
     here, there = workers
     token = here.log_in("a", NOW)
     assert here.accepts(token, NOW + 10)
@@ -217,7 +217,7 @@ def test_a_worker_that_is_behind_takes_no_use_back(workers: tuple[Worker, Worker
     assert there.accepts(token, NOW + 10 + TTL)
 
 
-def test_uses_of_tokens_that_are_gone_are_forgotten_even_where_nothing_can_be_written(
+def test_uses_of_deleted_tokens_are_forgotten_even_if_the_store_is_locked(
     backend: Backend, workers: tuple[Worker, Worker]
 ) -> None:
     here, there = workers
@@ -232,7 +232,7 @@ def test_uses_of_tokens_that_are_gone_are_forgotten_even_where_nothing_can_be_wr
     assert len(here.uses) == 1
 
 
-def test_a_token_whose_use_is_taken_over_is_there_all_the_while(backend: Backend) -> None:
+def test_a_token_stays_valid_while_its_use_is_written(backend: Backend) -> None:
     """A request in another thread may look between any two steps."""
 
     class Watched(dict[bytes, TokenRecord]):

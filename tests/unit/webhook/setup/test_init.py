@@ -44,7 +44,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
-def test_what_is_made(umask: int, tmp_path: Path) -> None:
+def test_files_that_are_made(umask: int, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "data"
     before = os.umask(umask)
     try:
@@ -141,7 +141,7 @@ def lay(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 @pytest.mark.fault(8)
-def test_a_key_that_is_put_beside_ours_later_only_verifies(tmp_path: Path) -> None:
+def test_a_key_added_later_only_verifies(tmp_path: Path) -> None:
     lay(tmp_path / "keys" / "sa.pem", pem("own"))
     initialise(tmp_path, OPTIONS, NOW)
     lay(tmp_path / "keys" / "another.pem", pem("another"))
@@ -153,7 +153,7 @@ def test_a_key_that_is_put_beside_ours_later_only_verifies(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(8)
-def test_beside_public_keys_alone_a_signing_key_is_made(tmp_path: Path) -> None:
+def test_with_public_keys_only_a_signing_key_is_made(tmp_path: Path) -> None:
     public = public_key_pem(signing_key("ES256").verification_key.public_key)
     lay(tmp_path / "keys" / "old.pem", public)
     initialise(tmp_path, OPTIONS, NOW)
@@ -218,7 +218,7 @@ def test_private_files_that_others_can_read(tmp_path: Path, name: str) -> None:
         pytest.param(InitOptions(hosts=["ok.example", "é"]), UnusableKeyError, id="second-host"),
     ],
 )
-def test_wrong_options_make_nothing(
+def test_wrong_options_create_nothing(
     options: InitOptions, error: type[Exception], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -230,7 +230,7 @@ def test_wrong_options_make_nothing(
 @pytest.mark.parametrize(
     "text", ["a", 'quote"', "back\\slash", "#hash", "a: b", "[x]", "*star", "&anchor", "!tag", "no"]
 )
-def test_audience_is_written_as_it_is(text: str, tmp_path: Path) -> None:
+def test_audience_is_written_unchanged(text: str, tmp_path: Path) -> None:
     initialise(tmp_path, InitOptions(audiences=[text, "b"], algorithm="ES256"), NOW)
     assert load_configuration(tmp_path, {}, {}).audiences == (text, "b")
 

@@ -48,7 +48,7 @@ def files_in(folder: Path | None, ahead: int = 60, node: str = "a") -> SkewFiles
     return files
 
 
-def test_all_workers_are_summed_up_also_those_that_have_gone(tmp_path: Path) -> None:
+def test_estimates_of_all_workers_are_merged_also_of_ended_ones(tmp_path: Path) -> None:
     for node in ("a", "b", "b"):
         subprocess.run([sys.executable, "-c", WORKER, tmp_path, node], check=True)
     found = SkewFiles(SkewTracker(), tmp_path).estimates()
@@ -56,7 +56,7 @@ def test_all_workers_are_summed_up_also_those_that_have_gone(tmp_path: Path) -> 
     assert all(59 <= entry.ahead <= 60 for entry in found)
 
 
-def test_only_news_is_taken(tmp_path: Path) -> None:
+def test_only_new_files_are_read(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     assert files.estimates() == []
     assert files.take_snapshot()
@@ -66,7 +66,7 @@ def test_only_news_is_taken(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f"skew-{os.getpid()}.json"]
 
 
-def test_without_a_folder_a_worker_knows_what_it_has_seen_itself() -> None:
+def test_without_a_folder_a_worker_knows_its_own_tokens() -> None:
     files = files_in(None)
     assert files.take_snapshot()
     files.write()
@@ -84,7 +84,7 @@ def test_folder_of_the_environment(
     assert len(list(tmp_path.iterdir())) == bool(folder)
 
 
-def test_files_that_nobody_needs_are_dropped(tmp_path: Path) -> None:
+def test_unneeded_files_are_removed(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     files.take_snapshot()
     files.write()
@@ -128,14 +128,14 @@ def run_writer(
     asyncio.run(run())
 
 
-def test_what_is_new_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_new_estimates_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = files_in(tmp_path)
     counts: list[int] = []
     run_writer(monkeypatch, files, lambda: counts.append(len(files.estimates())))
     assert counts == [2]
 
 
-def test_a_step_of_this_clock_makes_all_of_it_wrong(
+def test_a_step_of_this_clock_invalidates_all_estimates(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files, clock = files_in(tmp_path), _Clock()

@@ -107,7 +107,7 @@ def test_the_rule_of_the_table_is_the_one_of_the_code() -> None:
     assert (SlowClockRule.TOKENS, SlowClockRule.SECONDS, IN_STEP_SECONDS) == (10, 30, 5)
 
 
-def test_one_token_again_and_again_is_no_evidence() -> None:
+def test_one_repeated_token_is_not_evidence() -> None:
     trackers = [SkewTracker() for _ in range(32)]
     for tracker in trackers:
         for now in (NOW, NOW + 1):
@@ -154,14 +154,14 @@ START = float(int(NOW) // BUCKET_SECONDS * BUCKET_SECONDS)
         (-3600, False),
     ],
 )
-def test_what_was_seen_is_forgotten(later: float, known: bool) -> None:
+def test_old_estimates_are_forgotten(later: float, known: bool) -> None:
     tracker = SkewTracker()
     tracker.see(claims_of(int(START) + 90, "n"), START, 1)
     data = tracker.snapshot(START)
     assert bool(estimate([data], START + later)) is known
 
 
-def test_a_mended_clock_is_forgotten_while_it_goes_on_signing() -> None:
+def test_a_corrected_clock_is_forgotten_while_it_signs() -> None:
     tracker = SkewTracker()
     now = START
     while now < START + 4 * WINDOW_SECONDS:
@@ -173,7 +173,7 @@ def test_a_mended_clock_is_forgotten_while_it_goes_on_signing() -> None:
     assert estimates(tracker, now=now)["n"].tokens <= WINDOW_SECONDS / 60
 
 
-def test_a_token_in_use_counts_as_long_as_it_tells_something() -> None:
+def test_a_token_in_use_counts_while_it_is_informative() -> None:
     # The clock is two hours ahead, and the one token of it was first seen long ago.
     tracker = SkewTracker()
     tracker.see(claims_of(int(START) + 7200, "n"), START, 1)
@@ -182,7 +182,7 @@ def test_a_token_in_use_counts_as_long_as_it_tells_something() -> None:
     assert estimates(tracker, now=later)["n"].ahead == 7200 - 2 * WINDOW_SECONDS
 
 
-def test_what_was_seen_is_forgotten_once_this_clock_was_set() -> None:
+def test_estimates_are_forgotten_once_this_clock_was_set() -> None:
     tracker = SkewTracker(2)
     show(tracker, [-90])
     tracker.snapshot(SEEN)
@@ -229,7 +229,9 @@ SIGHTS = st.lists(
 
 
 @given(sights=SIGHTS)
-def test_workers_together_know_what_one_would(sights: list[tuple[int, str, int, int]]) -> None:
+def test_workers_together_know_what_one_worker_would(
+    sights: list[tuple[int, str, int, int]],
+) -> None:
     one, workers = SkewTracker(), [SkewTracker() for _ in range(4)]
     now = START
     for number, (ahead, node, later, worker) in enumerate(sorted(sights, key=lambda s: s[2])):
@@ -264,7 +266,7 @@ def test_no_bound_is_above_the_truth(skew: float, tokens: list[tuple[float, floa
 # Within bounds ------------------------------------------------------------------------------
 
 
-def test_nodes_are_bounded_and_those_ahead_stay() -> None:
+def test_nodes_are_bounded_and_those_ahead_are_kept() -> None:
     tracker = SkewTracker(100)
     tracker.see(claims_of(int(START) + 90, "fast"), START, 0)
     for number in range(10_000):
@@ -285,7 +287,7 @@ def test_nodes_that_are_all_ahead_are_bounded_too() -> None:
     assert len(estimates(tracker, now=START)) <= 101
 
 
-def test_what_has_expired_takes_no_room() -> None:
+def test_expired_estimates_take_no_room() -> None:
     tracker = SkewTracker(2)
     show(tracker, [0], node="a")
     later = SEEN + 10 * WINDOW_SECONDS
@@ -343,7 +345,7 @@ COUNTED = [
 
 
 @pytest.mark.parametrize(("claims", "accepted"), COUNTED)
-def test_a_token_counts_whose_signature_holds(claims: JSONObject, accepted: bool) -> None:
+def test_a_token_with_a_valid_signature_counts(claims: JSONObject, accepted: bool) -> None:
     tracker = SkewTracker()
     assert authenticate(tracker, token_of(claims)) is accepted
     found = estimates(tracker)

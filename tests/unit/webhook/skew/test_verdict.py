@@ -190,13 +190,13 @@ def test_the_claim_nbf_has_no_vote() -> None:
     assert report_of(seen, NOW).status.clocks == ()
 
 
-def test_a_crowd_is_not_listed() -> None:
+def test_many_nodes_are_not_listed() -> None:
     verdict = judge(clocks({A: 0}, *[0] * 101, *[50 + 10 * i for i in range(100)]))
     assert verdict.kind is SIGNERS
     assert verdict.message.endswith("node node-196 is ahead by 1000 s and 95 more")
 
 
-def test_what_all_look_behind_may_be_programs_that_wait() -> None:
+def test_clocks_that_all_seem_behind_may_be_waiting_programs() -> None:
     def advice(ahead: float) -> str:
         verdict: ClockVerdict = judge(clocks({A: 0}, 0, ahead, 0))
         return verdict.advice

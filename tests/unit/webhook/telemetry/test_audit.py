@@ -19,7 +19,7 @@ def test_the_file_is_private_and_grows(tmp_path: Path) -> None:
     assert [(line["n"], line["user"]) for line in found] == [(0, "a\nb"), (1, "a\nb"), (2, "a\nb")]
 
 
-def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     append_line(path, 0, "first", {})
     before = path.read_bytes()

@@ -66,7 +66,7 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("text", INJECTIONS, ids=ascii)
 @pytest.mark.parametrize("place", ["message", "field", "list"])
-def test_nothing_begins_a_new_line_or_moves_the_cursor(text: str, place: str) -> None:
+def test_nothing_starts_a_new_line_or_moves_the_cursor(text: str, place: str) -> None:
     message = text if place == "message" else "m"
     fields: dict[str, object] = {"field": {"field": text, "list": [text]}.get(place, "f")}
     line = json_line(AT, "info", message, fields)
@@ -140,7 +140,7 @@ def test_a_line_fits_into_a_pipe(size: int, character: str) -> None:
     assert len(text_line(AT, "info", long, fields).encode()) + 1 <= MAX_BYTES
 
 
-def test_of_a_long_traceback_the_beginning_and_the_end_are_kept() -> None:
+def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
     trace = "first\n" + "  File\n" * 5000 + "ValueError: why"
     kept = json.loads(json_line(AT, "error", "m", {TRACEBACK: trace}))[TRACEBACK]
     assert kept.startswith("first\n")
@@ -148,7 +148,7 @@ def test_of_a_long_traceback_the_beginning_and_the_end_are_kept() -> None:
     assert kept.endswith("ValueError: why")
 
 
-def test_of_a_long_list_is_told_how_long_it_was() -> None:
+def test_a_long_list_is_shortened_with_its_length() -> None:
     found = json.loads(json_line(AT, "info", "m", {"l": [str(n) for n in range(10_000)]}))["l"]
     assert found == [*map(str, range(16)), "and 9984 more"]
 

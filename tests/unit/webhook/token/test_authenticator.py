@@ -51,7 +51,7 @@ EXP = int(NOW) + 3600
         pytest.param(["vault"], NOW, Reason.AUDIENCE_MISMATCH, id="other-audience"),
     ],
 )
-def test_nothing_but_facts_is_cached(audiences: list[str], now: float, reason: Reason) -> None:
+def test_only_facts_are_cached(audiences: list[str], now: float, reason: Reason) -> None:
     authenticator = authenticator_with()
     for _ in range(3):
         assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
@@ -72,7 +72,7 @@ def test_refusal_is_repeated() -> None:
         assert_refused(authenticator.authenticate(token, [], NOW), token, Reason.BAD_SIGNATURE)
 
 
-def test_fact_goes_with_its_key() -> None:
+def test_fact_is_dropped_with_its_key() -> None:
     other = signing_key("RS256", "foreign").verification_key
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], [RSA.verification_key])
     authenticator = Authenticator([issuer], LEEWAY)
@@ -133,7 +133,7 @@ def test_without_kid_every_key_of_the_issuer_is_tried() -> None:
         assert_accepted(authenticator.authenticate(token, [], NOW))
 
 
-def test_issuers_do_not_lend_each_other_keys_or_audiences() -> None:
+def test_issuers_do_not_share_keys_or_audiences() -> None:
     foreign = signing_key("RS256", "foreign")
     url = "https://other.example"
     authenticator = Authenticator(
@@ -233,7 +233,7 @@ def test_keys_of_one_entry_that_are_not_there_yet() -> None:
     ["\ud800", "é", "\0", "a" * 10, "." * 10, "\U0001f600.\U0001f600.\U0001f600"],
     ids=ascii,
 )
-def test_text_that_is_no_token(token: str, name: str) -> None:
+def test_text_that_is_not_a_token(token: str, name: str) -> None:
     token = token if name == "good" else f"{TOKEN}{token}"
     assert (
         review(authenticator_with().authenticate(token, [], NOW))["status"]["authenticated"]
@@ -349,7 +349,7 @@ def test_legacy_token_is_for_the_configured_audiences(
     ],
     ids=str,
 )
-def test_what_a_legacy_token_does_say_counts(changes: JSONObject, reason: Reason) -> None:
+def test_claims_of_a_legacy_token_are_checked(changes: JSONObject, reason: Reason) -> None:
     token = token_of(legacy_claims(**changes))
     assert_refused(legacy_authenticator().authenticate(token, [], NOW), token, reason)
 
@@ -503,7 +503,7 @@ def strange(claims: JSONObject, number: int) -> JSONObject:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_cache_takes_no_more_than_it_says(name: str, memory: None) -> None:
+def test_cache_takes_no_more_than_it_reports(name: str, memory: None) -> None:
     """``_FACT_OVERHEAD_BYTES`` is not below what an entry takes besides its payload."""
     shape, key = SHAPES[name], signing_key("EdDSA")
     claims = dict(shape["claims"])
@@ -559,7 +559,7 @@ class Fact:
     size: int
 
 
-def test_least_recently_used_fact_goes_first() -> None:
+def test_least_recently_used_fact_is_dropped_first() -> None:
     cache: FactCache[Fact] = FactCache(30)
 
     def kept() -> str:

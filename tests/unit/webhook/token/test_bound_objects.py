@@ -74,7 +74,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("bound", "expected"), ASKED)
-def test_what_is_checked(bound: tuple[ObjectKey, ...], expected: list[ObjectKey]) -> None:
+def test_objects_that_are_checked(bound: tuple[ObjectKey, ...], expected: list[ObjectKey]) -> None:
     source = Source()
     assert_accepted(review(source, bound_token(*bound)))
     assert source.found == [(key, UIDS[key]) for key in expected]
@@ -135,7 +135,7 @@ def test_the_look_up_fails(key: ObjectKey) -> None:
 
 @pytest.mark.bad_input(26)
 @pytest.mark.parametrize("bound", [(POD, SECRET), (SECRET, NODE), (POD, SECRET, NODE)])
-def test_bound_to_two_objects_that_are_there(bound: tuple[ObjectKey, ...]) -> None:
+def test_bound_to_two_existing_objects(bound: tuple[ObjectKey, ...]) -> None:
     source = Source()
     token = bound_token(*bound)
     assert_refused(review(source, token), token, Reason.MALFORMED)
@@ -143,7 +143,7 @@ def test_bound_to_two_objects_that_are_there(bound: tuple[ObjectKey, ...]) -> No
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_has_not_been_seen_has_to_be_looked_up(key: ObjectKey) -> None:
+def test_an_unseen_object_must_be_looked_up(key: ObjectKey) -> None:
     source = Source()
     source.objects[key] = Absence.UNSEEN
     token = token_for(key)

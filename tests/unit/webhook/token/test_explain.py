@@ -68,13 +68,13 @@ FORM_ADVICE = [
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(("token", "damaged"), FORM_ADVICE)
-def test_only_a_damaged_token_is_to_be_copied_again(token: str, damaged: bool) -> None:
+def test_only_a_damaged_token_should_be_copied_again(token: str, damaged: bool) -> None:
     told = explain(token, authenticator_with().authenticate(token, [], NOW), LEEWAY, NOW)
     assert told.checks[0].result == FAIL
     assert (COPY_AGAIN in told.advice) is damaged, told.advice
 
 
-def test_claims_are_shown_only_where_the_signature_holds() -> None:
+def test_claims_are_shown_only_if_the_signature_is_valid() -> None:
     token = token_of(good_claims(), FOREIGN, header_of(RSA))
     outcome = authenticator_with().authenticate(token, [], NOW)
     told = explain(token, outcome, LEEWAY, NOW)

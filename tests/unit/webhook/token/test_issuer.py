@@ -151,7 +151,7 @@ def test_request_out_of_range(members: dict[str, Any], why: str) -> None:
 
 
 @pytest.mark.fault(62)
-def test_audiences_are_kept_as_they_are_sent() -> None:
+def test_audiences_are_kept_unchanged() -> None:
     sent = ["b", "a", "b", "café", "\U0001f600"]
     issued = issue(audiences=sent)
     assert claims_of(issued)["aud"] == sent

@@ -476,7 +476,7 @@ def test_leeway(claim: str, seconds: int) -> None:
 
 @pytest.mark.bad_input(23)
 @pytest.mark.parametrize("claim", CLOCK)
-def test_the_other_side_needs_no_leeway(claim: str) -> None:
+def test_no_leeway_is_needed_on_the_other_side(claim: str) -> None:
     sign, _, _ = CLOCK[claim]
     authenticator = authenticator_with(leeway=ClockLeeway(0, 0, 0))
     for skew in (0, 1, 59, 60, 61, 300, 10_000_000):
@@ -541,7 +541,7 @@ def test_order_of_the_claims(now: float, reason: Reason) -> None:
 
 @pytest.mark.bad_input(23)
 @pytest.mark.parametrize("text", ["1800000060.999", "1.80000006e9"])
-def test_fraction_in_a_claim_is_cut_as_in_go_jose(text: str) -> None:
+def test_fraction_in_a_claim_is_truncated_as_in_go_jose(text: str) -> None:
     accept(raw("nbf", text))
 
 
@@ -704,7 +704,7 @@ def test_bound_to_an_unknown_kind(
 
 
 @pytest.mark.parametrize("value", ["text", 1, 1.5, True, None], ids=repr)
-def test_an_unknown_member_that_is_no_object_does_not_count(value: object) -> None:
+def test_an_unknown_member_that_is_not_an_object_is_ignored(value: object) -> None:
     token = token_of(private(unknown=value))
     assert_accepted(authenticator_with().authenticate(token, [], NOW))
 

@@ -326,7 +326,7 @@ def test_numbers_at_the_edges(algorithm: str, numbers: Numbers) -> None:
 
 @pytest.mark.bad_input(13)
 @pytest.mark.parametrize(("of_r", "of_s"), [(1, 0), (0, 1), (1, 1), (0, 60)])
-def test_number_plus_the_order_is_not_reduced(of_r: int, of_s: int) -> None:
+def test_numbers_above_the_order_are_not_reduced(of_r: int, of_s: int) -> None:
     """P-521's numbers leave seven bits of their bytes free, so that a second one would fit."""
     start, r, s, size = _ecdsa("ES512")
     order = ORDER["ES512"]

@@ -180,7 +180,7 @@ def test_entries_of_one_issuer_must_not_name_two_keys_alike(
 
 
 @pytest.mark.fault(5)
-def test_an_issuer_is_failing_while_any_of_its_entries_is(tmp_path: Path) -> None:
+def test_an_issuer_fails_while_any_of_its_entries_does(tmp_path: Path) -> None:
     entries = []
     for name, key in (("a", OLD), ("b", NEW)):
         (tmp_path / f"{name}.json").write_bytes(jwks(key))

@@ -47,7 +47,7 @@ def test_pauses_between_attempts_that_fail_grow() -> None:
     assert schedule.due == 5
 
 
-def test_keys_count_for_a_day() -> None:
+def test_keys_are_valid_for_a_day() -> None:
     schedule = FetchSchedule()
     schedule.succeeded(0, 600)
     assert not schedule.is_expired(DAY - 1)
