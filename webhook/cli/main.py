@@ -56,6 +56,7 @@ _UNREACHABLE: Final = (
 _MAX_MESSAGE: Final = 1000
 _QUOTED: Final = re.compile("'([^']*)'")
 _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument"
+_VERSION_TEXT: Final = f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
 # Each is a function with its own module: leeway can-i is webhook.cli.can_i.can_i.
 _COMMANDS: Final = (
     *("auth", "can-i", "cert", "config", "demo", "doctor", "group", "init", "keys"),
@@ -77,25 +78,12 @@ class _Root(click.Group):
         return command
 
 
-def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        click.echo(_version_text())
-        context.exit()
-
-
 @click.group(
     cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=example("leeway init", "leeway serve", "leeway token review --help"),
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
+@click.version_option(VERSION, message=_VERSION_TEXT.replace("%", "%%"))
 @root_data_dir_option
 def cli() -> None:
     """Leeway: a service account token webhook for Kubernetes that says why."""
@@ -105,7 +93,7 @@ def cli() -> None:
 @output_option
 def version(output: str) -> None:
     """Show the version."""
-    show({"version": VERSION, "commit": COMMIT}, _version_text(), output)
+    show({"version": VERSION, "commit": COMMIT}, _VERSION_TEXT, output)
 
 
 @cli.command(
@@ -126,10 +114,6 @@ def completion(shell: str) -> None:
     # source() would also run bash to find its version.
     script = found(cli, {}, "leeway", "_LEEWAY_COMPLETE")
     click.echo(script.source_template % script.source_vars())
-
-
-def _version_text() -> str:
-    return f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
 
 
 def main() -> None:

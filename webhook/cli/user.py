@@ -73,8 +73,8 @@ def add(
     with opened_store(data_dir, create=create) as (store, configuration):
         password_hash = b""
         if not no_password and name and name not in store.state.users:
-            passwords = Passwords(configuration.auth.bcrypt_cost)
-            password_hash = passwords.hash(_password(name, given, password_file, ask=interactive))
+            password = _password(name, given, password_file, ask=interactive)
+            password_hash = Passwords(configuration.auth.bcrypt_cost).hash(password)
         store.change(changes.add_user, name, password_hash)
         audit(data_dir, "user.add", user=name, revision=store.own_revision)
     say(f"User {name} created")
@@ -131,12 +131,9 @@ def passwd(data_dir: Path, name: str, *, password_file: str | None, interactive:
     """
     with opened_store(data_dir) as (store, configuration):
         store.user(name)
-        passwords = Passwords(configuration.auth.bcrypt_cost)
-        store.change(
-            changes.change_password,
-            name,
-            passwords.hash(_password(name, None, password_file, ask=interactive)),
-        )
+        password = _password(name, None, password_file, ask=interactive)
+        password_hash = Passwords(configuration.auth.bcrypt_cost).hash(password)
+        store.change(changes.change_password, name, password_hash)
         audit(data_dir, "user.passwd", user=name, revision=store.own_revision)
     click.echo("Password updated")
 
