@@ -39,8 +39,9 @@ def check_revocation_lists(
 ) -> RevocationLists:
     """Check the lists of a PEM text against CA certificates; errors call the text ``name``.
 
-    Raises KeyFileError for a text that is corrupt, UnusableKeyError for a list that is of another
-    CA, not valid now, or about a part of the certificates only.
+    A list (1) is signed by one of the CAs, (2) is about all of its certificates, (3) says when it
+    is renewed, and (4) is valid now. Raises KeyFileError for a text that is corrupt, and
+    UnusableKeyError for a list that fails a check.
     """
     found_lists = load_lists(lists, name)
     try:
@@ -150,15 +151,19 @@ def _checked(
     now: datetime,
     name: str,
 ) -> RevocationLists:
+    # 1.
     if not any(_is_signed_by(crl, authority) for authority in authorities):
         raise UnusableKeyError(
             f"{name} is not signed by the CA of client certificates; sign it with the key of "
             "tls/ca.crt"
         )
+    # 2.
     _require_complete(crl, name)
+    # 3.
     due = crl.next_update_utc
     if due is None:
         raise UnusableKeyError(f"{name} does not say when it is renewed; make it with a nextUpdate")
+    # 4.
     if not crl.last_update_utc <= now <= due:
         raise UnusableKeyError(
             f"{name} is valid from {utc(crl.last_update_utc)} to {utc(due)}, and it is {utc(now)}; "

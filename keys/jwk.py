@@ -219,7 +219,7 @@ def first_few(phrases: Sequence[str]) -> str:
 
 
 def _parse_jwk(entry: object) -> VerificationKey:
-    """Parse one key.
+    """Parse one key, after three checks.
 
     Raises _SkippedKey for a key that is not used here, EncodingError and UnusableKeyError.
     """

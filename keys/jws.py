@@ -147,8 +147,10 @@ def parse(token: str) -> CompactJWS:
 def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
     """Return the protected header of a token of a type (RFC 8725 section 3.11).
 
-    A header without ``typ`` has the default type. Raises MalformedJWSError for a header that is not
-    accepted, and AlgorithmNotAllowedError if its ``alg`` is not supported.
+    It (1) has at most 4,096 characters, (2) is a JSON object, (3) has no parameter that names a key
+    or changes the payload's meaning, and has (4) that ``typ``, if any, (5) a printable ``kid``, if
+    any, and (6) an ``alg`` that is supported. Raises MalformedJWSError, and for check 6
+    AlgorithmNotAllowedError.
     """
     try:
         return _parse_header(jws.header_segment, token_type)
@@ -159,22 +161,22 @@ def header(jws: CompactJWS, token_type: str = DEFAULT_TYPE) -> Header:
 @lru_cache(maxsize=256)
 def _parse_header(segment: bytes, token_type: str) -> Header:
     # Memoised because all tokens of a key have the same header; a refusal is not remembered.
-    if len(segment) > _MAX_HEADER_LENGTH:
+    if len(segment) > _MAX_HEADER_LENGTH:  # 1.
         raise MalformedJWSError(f"its header is longer than {_MAX_HEADER_LENGTH} characters")
     members = decode_json(decode_base64url(segment))
-    if not isinstance(members, dict):
+    if not isinstance(members, dict):  # 2.
         raise MalformedJWSError("its header is not a JSON object")
-    for parameter in _REFUSED_PARAMETERS:
+    for parameter in _REFUSED_PARAMETERS:  # 3.
         if parameter in members:
             raise MalformedJWSError(f'its header has "{parameter}", which is not accepted')
-    if members.get("typ", DEFAULT_TYPE) != token_type:
+    if members.get("typ", DEFAULT_TYPE) != token_type:  # 4.
         raise MalformedJWSError(f'the "typ" of its header is not "{token_type}"')
-    kid = members.get("kid", "")
+    kid = members.get("kid", "")  # 5.
     if not isinstance(kid, str) or len(kid) > KID_MAX_LENGTH or not kid.isprintable():
         raise MalformedJWSError(
             f'the "kid" of its header is not printable text of at most {KID_MAX_LENGTH} characters'
         )
-    algorithm = members.get("alg")
+    algorithm = members.get("alg")  # 6.
     if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
         shown = repr(algorithm[:16]) if isinstance(algorithm, str) else "absent or not a string"
         raise AlgorithmNotAllowedError(f'the "alg" of its header is {shown}')
