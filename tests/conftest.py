@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.bad_input_table import ROWS
+from tests.bad_input_table import COLLECTED, ROWS, by_row
 from tests.faults import FAULTS
 from tests.secrets_made import SecretSearch
 
@@ -81,11 +81,18 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests into the groups that `make test` runs beside each other, long ones first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Divide the tests into the groups that `make test` runs beside each other, long ones first.
+
+    ``-k bad_input_07`` selects the tests of a row, ``-k fault_03`` those of a fault.
+    """
+    config.stash[COLLECTED] = by_row(items)
     ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     for item in items:
+        for name in TABLES:
+            keywords = (f"{name}_{number:02}" for number in numbers_of(item, name))
+            item.extra_keyword_matches.update(keywords)
         item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
