@@ -40,7 +40,7 @@ _EXPECTED: Final = '"authenticated":true'
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Of a worker, in bytes, and the seconds of processor time that it has used."""
+    """Memory of a worker in bytes, and the seconds of processor time that it has used."""
 
     resident: int
     most: int

@@ -1,23 +1,24 @@
 """``python -m benchmarks.profile``: where the time of a TokenReview goes, as a table that adds up.
 
-The whole is what one worker of a real server takes of the processor for a request, in the program
-and in the kernel, as the kernel counts it (proc(5)): the difference of two runs over 16 keep-alive
-TLS connections that differ in the number of requests, so that handshakes and the start cancel out.
-Warm means tokens that it has seen, cold a token that it has not with every request. Its parts:
+The total is the processor time of one worker of a real server for a request, in the program
+and in the kernel, as the kernel counts it (proc(5)). It is the difference of two runs over 16
+keep-alive TLS connections with different numbers of requests, so that handshakes and the start
+cancel out. Warm means tokens that the worker has seen, cold a new token in every request. The
+parts:
 
-* The kernel's part is counted with the whole.
+* The kernel's part is counted with the total.
 * A server that differs only in its application, which does nothing, is measured in the same way:
-  what it takes of the processor outside the kernel carries every request. TLS is measured on its
-  own, in memory, with the same context, records and sizes; the rest of it is the event loop and
+  its processor time outside the kernel is the cost of carrying a request. TLS is measured
+  separately, in memory, with the same context, records and sizes; the rest is the event loop and
   the connection, which reads the request and writes the answer.
-* The functions of Leeway have their times taken in a third server (``profile_trace.py``), under
-  the same load, the bare signature among them; the median of all requests counts. That is time
-  and not processor time, whose clock is too slow: on a machine that is busy it is more.
-* What is left of the whole is shown as not attributed: what is in nobody's time, such as the
-  garbage collector, and what differs between the servers. It is less than nothing where the
-  functions took longer than in the server that the whole is of.
+* The functions of Leeway, and the signature, are timed in a third server (``profile_trace.py``)
+  under the same load; the figure is the median of all requests. It is time, not processor time,
+  whose clock is too slow: on a busy machine it is more.
+* The rest of the total is shown as not attributed, such as the garbage collector, and what
+  differs between the servers. It is negative if the functions took longer than in the server
+  whose total is measured.
 
-Figures are medians of rounds; a round measures everything in turn, each server started anew.
+Figures are medians of rounds; a round measures everything in turn, each server started again.
 """
 
 import tempfile
@@ -69,7 +70,7 @@ class _Bench:
     bodies: list[str]
 
     def send(self, server: RunningServer, bodies: Sequence[str]) -> None:
-        """Have each body answered once."""
+        """Send each body once."""
         file = self.folder / "bodies"
         file.write_text("".join(bodies), "ascii")
         target = review_target(server.port, TOKEN_REVIEW_PATH, self.data_dir, "{")
@@ -130,7 +131,7 @@ def _round(bench: _Bench) -> dict[str, Times]:
 
 
 def parts_of(whole: ProcessorTime, bare: ProcessorTime, tls: float, traced: Times) -> Times:
-    """Return the parts of a review and, under an empty name, the whole of it.
+    """Return the parts of a review and, under an empty name, the total.
 
     All are of one request: ``whole`` and ``bare`` in seconds, the others in nanoseconds.
     """
@@ -142,7 +143,7 @@ def parts_of(whole: ProcessorTime, bare: ProcessorTime, tls: float, traced: Time
 
 
 def _of_the_processor(bench: _Bench, server: RunningServer, kind: str) -> ProcessorTime:
-    """Return seconds a request, from a short run and a long one after it."""
+    """Return seconds per request, from a short run and a long one after it."""
     effort = bench.effort
     sizes = (effort.warm_up, effort.warm_up, effort.requests)
     batches = bench.batches(kind, *sizes)
@@ -182,7 +183,7 @@ def _times_file(bench: _Bench) -> Iterator[Path]:
 
 
 def render(found: dict[str, Times]) -> str:
-    """Render the parts in microseconds and in percent, with what is not attributed, and the sum."""
+    """Return the parts in microseconds and in percent, the rest, and the sum."""
     # A cold review has every part that a warm one has.
     by_length = sorted(found.values(), key=len, reverse=True)
     names = [name for name in dict.fromkeys(n for parts in by_length for n in parts) if name]

@@ -41,20 +41,20 @@ def _openable(_: click.Context, __: click.Parameter, path: Path | None) -> Path 
 )
 @data_dir_option
 @server_option
-@click.option("--api-server", type=ServerAddress(), help="Compare the clock with it.")
+@click.option("--api-server", type=ServerAddress(), help="An API server to compare the clock with.")
 @click.option(
     "--api-server-ca",
     type=_file,
     callback=_openable,
     metavar="FILE",
-    help="Its CA, if not the system's.",
+    help="The CA of its certificate, if not the system's.",
 )
 @click.option(
     "--manifest",
     type=_file,
     callback=_openable,
     metavar="FILE",
-    help="kube-apiserver's static Pod.",
+    help="Check the flags in kube-apiserver's static Pod.",
 )
 @output_option
 def doctor(

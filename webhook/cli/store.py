@@ -36,7 +36,7 @@ from_key_option = click.option("--from-key", is_flag=True, help="All keys from K
 
 
 create_option = click.option(
-    "--create", is_flag=True, help="Create a store in a folder that is not a data directory."
+    "--create", is_flag=True, help="Create a store in a directory that is not a data directory."
 )
 
 

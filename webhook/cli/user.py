@@ -42,7 +42,7 @@ def user() -> None:
 )
 @click.argument("name")
 @data_dir_option
-@click.option("--no-password", is_flag=True, help="A user that only uses a client certificate.")
+@click.option("--no-password", is_flag=True, help="Add a user that only uses a client certificate.")
 @click.option("--new-user-password", metavar="PASSWORD", help="The password, visible in ps.")
 @_password_file_option
 @_interactive_option
