@@ -7,6 +7,7 @@ that is secret.
 import os
 import ssl
 import sys
+from contextlib import closing
 
 from webhook.config.load import data_dir_of, load_configuration
 from webhook.errors import LeewayError
@@ -16,14 +17,15 @@ from webhook.outbound.https import Client, Deadline, Endpoint
 
 def is_healthy(port: int, path: str, context: ssl.SSLContext) -> bool:
     """Return whether a health path of a server on the loopback address answers 200."""
-    client = Client(Endpoint("127.0.0.1", port, "127.0.0.1", f"127.0.0.1:{port}"), context)
+    endpoint = Endpoint("127.0.0.1", port, "127.0.0.1", f"127.0.0.1:{port}")
     try:
-        with client.get(path, {"Connection": "close"}, Deadline(2), max_bytes=0) as response:
+        with (
+            closing(Client(endpoint, context)) as client,
+            client.get(path, {}, Deadline(2), max_bytes=0) as response,
+        ):
             return response.status == 200
     except OutboundError:
         return False
-    finally:
-        client.close()
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Checks over the network: a running server of ours, and the clock of an API server."""
 
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep, time
@@ -132,14 +133,14 @@ def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Reply:
 
     Raises ServerUnreachableError.
     """
-    client = Client(endpoint, context)
     deadline = Deadline(_TIMEOUT_SECONDS)
     try:
-        client.connect(deadline)
-        sent = time()
-        with client.get(path, {}, deadline, _MAX_BODY_BYTES) as response:
-            sample = Sample(response.header("Date"), sent, time())
-            return Reply(response.status, response.read(), sample)
+        with closing(Client(endpoint, context)) as client:
+            client.connect(deadline)
+            sent = time()
+            with client.get(path, {}, deadline, _MAX_BODY_BYTES) as response:
+                sample = Sample(response.header("Date"), sent, time())
+                return Reply(response.status, response.read(), sample)
     except NotListeningError as error:
         raise NobodyAnswersError(f"nothing listens at {endpoint.url}") from error
     except CertificateRefusedError as error:
@@ -147,8 +148,6 @@ def get(endpoint: Endpoint, context: ssl.SSLContext, path: str) -> Reply:
         raise ServerUnreachableError(why) from error
     except OutboundError as error:
         raise ServerUnreachableError(f"the request to {endpoint.url} failed: {error}") from error
-    finally:
-        client.close()
 
 
 def _server_endpoint(targets: Targets, configuration: Configuration, fixes: Fixes) -> Endpoint:

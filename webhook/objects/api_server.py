@@ -14,7 +14,6 @@ Invariants:
 
 from collections.abc import Iterator
 from sys import intern
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
@@ -179,12 +178,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._response.close()
 
     def events(self) -> Iterator[Event]:

@@ -10,6 +10,7 @@ Invariants, beside those of ``webhook.outbound.https``:
 
 import http.client
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -96,9 +97,11 @@ def get(address: HTTPSAddress, ca_file: Path | None, token: str, deadline: Deadl
         "Connection": "close",
         **({"Authorization": f"Bearer {token}"} if token else {}),
     }
-    client = Client(endpoint_of(address), context)
     try:
-        with client.get(address.target, headers, deadline, MAX_BODY_BYTES) as response:
+        with (
+            closing(Client(endpoint_of(address), context)) as client,
+            client.get(address.target, headers, deadline, MAX_BODY_BYTES) as response,
+        ):
             _check_head(response, address, token)
             body = response.read()
             if len(body) > MAX_BODY_BYTES:
@@ -107,8 +110,6 @@ def get(address: HTTPSAddress, ca_file: Path | None, token: str, deadline: Deadl
     except OutboundError as error:
         advice = "; is caFile its CA?" if isinstance(error, CertificateRefusedError) else ""
         raise KeysUnavailableError(f"{address.display}: {error}{advice}") from error
-    finally:
-        client.close()
 
 
 def _check_head(response: Response, address: HTTPSAddress, token: str) -> None:
