@@ -29,7 +29,7 @@ from webhook.doctor import remote
 from webhook.errors import LeewayError
 from webhook.https_url import parse_https_url
 from webhook.objects import api_server
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, client_context, endpoint_of
 from webhook.setup.init import InitOptions, initialise
@@ -50,7 +50,7 @@ def server(tmp_path: Path) -> Iterator[IssuerServer]:
         yield running
 
 
-def connection_to(server: IssuerServer, folder: Path) -> Connection:
+def connection_to(server: IssuerServer, folder: Path) -> KubeClient:
     cluster = {"server": server.url, "certificate-authority": str(server.ca_file)}
     document = {
         "current-context": "a",
@@ -61,7 +61,7 @@ def connection_to(server: IssuerServer, folder: Path) -> Connection:
     path = folder / "kubeconfig.yaml"
     path.write_text(json.dumps(document))
     path.chmod(0o600)
-    return Connection(path)
+    return KubeClient(path)
 
 
 def fetch_keys(server: IssuerServer, folder: Path) -> object:

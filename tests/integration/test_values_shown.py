@@ -21,7 +21,7 @@ from webhook.config.model import Configuration, IssuerKeysSection
 from webhook.doctor.diagnosis import Options, examine
 from webhook.doctor.remote import Targets
 from webhook.errors import APIServerError, LeewayError
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 from webhook.setup.init import InitOptions, initialise
 
 SECRET = "hunter2hunter2"
@@ -264,11 +264,11 @@ def test_in_a_kubeconfig(
     path.chmod(0o600)
 
     def ask() -> None:
-        with closing(Connection(path)) as connection, suppress(APIServerError):
+        with closing(KubeClient(path)) as connection, suppress(APIServerError):
             connection.get("/api/v1/nodes", {}, "application/json", 1.0, 9999).close()
 
     def ask_again() -> None:
-        with closing(Connection(path)) as connection:
+        with closing(KubeClient(path)) as connection:
             connection.get("/fails", {}, "application/json", 1.0, 9999).close()
 
     said = said_by(

@@ -20,7 +20,7 @@ from webhook.config.paths import TLS_FOLDER, server_url
 from webhook.setup.certificates import (
     REVOCATION_LIST,
     SERVER,
-    Entry,
+    CertificateEntry,
     create_client,
     list_certificates,
     renew,
@@ -187,7 +187,7 @@ def list_all(data_dir: Path, output: str) -> None:
     show(value, _table(entries, data_dir, found, problem), output)
 
 
-def _value(entry: Entry) -> dict[str, object]:
+def _value(entry: CertificateEntry) -> dict[str, object]:
     return {
         "name": entry.name,
         "kind": entry.kind,
@@ -205,7 +205,7 @@ def _list_value(found: RevocationLists | None, problem: str) -> dict[str, object
 
 
 def _table(
-    entries: list[Entry], data_dir: Path, found: RevocationLists | None, problem: str
+    entries: list[CertificateEntry], data_dir: Path, found: RevocationLists | None, problem: str
 ) -> str:
     rows = []
     for entry in entries:

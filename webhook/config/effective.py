@@ -15,7 +15,7 @@ HIDDEN: Final = "(not shown)"
 _NOT_SET: Final = object()
 
 
-class Field(NamedTuple):
+class EffectiveField(NamedTuple):
     """A field: its dotted path, its value as in JSON, and its origin."""
 
     path: str
@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
 def effective_fields(
     data_dir: Path, environment: Mapping[str, str], flags: Mapping[str, object]
-) -> list[Field]:
+) -> list[EffectiveField]:
     """Return every field of the configuration of a data directory, in the order of the model.
 
     A value that could be a secret is HIDDEN. Raises what ``load_configuration`` raises.
@@ -41,7 +41,9 @@ def effective_fields(
             return f"environment {variables[path]}"
         return "file" if member_at(members, path, _NOT_SET) is not _NOT_SET else "default"
 
-    fields = [Field(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")]
+    fields = [
+        EffectiveField(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")
+    ]
     # Without a value of its own it follows notBefore.
     issued_at = format_duration(configuration.leeway.issued_at_seconds)
     return [

@@ -166,7 +166,7 @@ def _check_texts(members: object, source: str) -> None:
     # The list grows meanwhile: without recursion, as values may be nested deeply or in themselves.
     for dotted, value in found:
         if isinstance(value, str):
-            if not _is_unicode(value):
+            if value.encode("utf-8", "ignore").decode("utf-8") != value:
                 raise ConfigurationError(
                     f"{source}: {dotted + ': ' if dotted else ''}found {shown(value)}; text that "
                     "UTF-8 can encode is allowed, so no half of a surrogate pair"
@@ -183,15 +183,6 @@ def _check_texts(members: object, source: str) -> None:
                 found += [(f"{dotted}.{name}".lstrip("."), entry) for name, entry in value.items()]
             elif isinstance(value, list | tuple | set):
                 found += [(f"{dotted}[{place}]", entry) for place, entry in enumerate(value)]
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: whether it has no lone surrogate."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _decode(kind: type, value: object) -> object:

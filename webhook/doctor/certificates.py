@@ -102,7 +102,7 @@ def check_dates(
     return None
 
 
-def check_names(pem: bytes, name: str, hosts: Iterable[str], fix: str) -> Verdict:
+def check_hosts(pem: bytes, name: str, hosts: Iterable[str], fix: str) -> Verdict:
     """Check that a server's certificate is valid for every host clients use (RFC 9525)."""
     dns, addresses = names_of(load_certificates(pem, name)[0])
     missing = [host for host in dict.fromkeys(hosts) if not _covers(dns, addresses, host)]

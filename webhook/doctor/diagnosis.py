@@ -17,7 +17,7 @@ from webhook.doctor import api_server_flags
 from webhook.doctor.directory import (
     FileFacts,
     check_directory,
-    check_private_files,
+    check_modes,
     open_directory,
     private_files,
 )
@@ -82,7 +82,7 @@ def examine(options: Options, now: float) -> Report:
     files = exam.load(
         "private files",
         lambda: private_files(data_dir, *_named_files(data_dir, configuration)),
-        lambda found: check_private_files(found, directory.owner),
+        lambda found: check_modes(found, directory.owner),
         f"ls -lR {data_dir}",
     )
     keyring = _examine_keys(exam, data_dir, configuration, files, fixes, int(now))

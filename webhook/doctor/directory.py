@@ -66,7 +66,7 @@ def check_directory(found: FileFacts) -> Verdict:
     return ok(f"{found.path}, mode {found.mode:04o}")
 
 
-def check_private_files(files: Iterable[FileFacts], owner: int) -> Verdict:
+def check_modes(files: Iterable[FileFacts], owner: int) -> Verdict:
     """Check that private files have mode 0600 or less, and the owner of their directory."""
     files = list(files)
     others = [file for file in files if file.owner != owner and not file.is_of_volume]

@@ -83,7 +83,7 @@ def examine_certificates(
     exam.check("server certificate", lambda: check("server", remake), remake)
     exam.check(
         "server names",
-        lambda: certificates.check_names(read_public_file(server), "tls/server.crt", hosts, remake),
+        lambda: certificates.check_hosts(read_public_file(server), "tls/server.crt", hosts, remake),
         remake,
     )
     for user in (API_SERVER_USER, ROOT_USER):

@@ -21,9 +21,9 @@ import msgspec
 
 from webhook.errors import APIServerError
 from webhook.objects.documents import unix_seconds
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 from webhook.outbound.errors import OutboundError
-from webhook.outbound.https import Response
+from webhook.outbound.https import ClientResponse
 from webhook.token.bound_objects import INVALID_SINCE_LABEL, Kind, ObjectKey, ObjectState
 
 PAGE_SIZE: Final = 500
@@ -113,7 +113,7 @@ _event_decoder = msgspec.json.Decoder(_WireEvent)
 _status_decoder = msgspec.json.Decoder(_Status)
 
 
-def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
+def list_page(connection: KubeClient, kind: Kind, more: str = "") -> Page:
     """Get a page of all objects of a kind. Raises APIServerError."""
     # Invariant 2: without a resourceVersion.
     query = {"limit": str(PAGE_SIZE)} | ({"continue": more} if more else {})
@@ -131,7 +131,7 @@ def list_page(connection: Connection, kind: Kind, more: str = "") -> Page:
     return Page(objects, found.metadata.resource_version, found.metadata.continue_token)
 
 
-def look_up(connection: Connection, key: ObjectKey) -> ObjectState | None:
+def look_up(connection: KubeClient, key: ObjectKey) -> ObjectState | None:
     """Get one object, None if it does not exist. Raises APIServerError."""
     accept = _JSON if key.kind is Kind.POD else _PARTIAL
     try:
@@ -157,7 +157,7 @@ class Watch:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KubeClient,
         kind: Kind,
         resource_version: str,
         seconds: int,
@@ -232,7 +232,7 @@ def _path(kind: Kind, key: ObjectKey | None = None) -> str:
     return f"/api/v1/namespaces/{quote(key.namespace, safe='')}/{plural}/{name}"
 
 
-def _body(response: Response) -> bytes:
+def _body(response: ClientResponse) -> bytes:
     try:
         return response.read()
     except OutboundError as error:

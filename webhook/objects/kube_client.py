@@ -21,7 +21,7 @@ from webhook.errors import APIServerError, ConfigurationError
 from webhook.objects.cluster import Cluster
 from webhook.objects.credential_plugin import PluginFailedError
 from webhook.outbound.errors import OutboundError
-from webhook.outbound.https import Deadline, Response
+from webhook.outbound.https import ClientResponse, Deadline
 
 _FIRST_DELAY_SECONDS: Final = 1.0
 _MAX_DELAY_SECONDS: Final = 60.0
@@ -32,7 +32,7 @@ class _Status(msgspec.Struct):
     reason: str = ""
 
 
-class Connection:
+class KubeClient:
     """An API server and an identity there, as ``Cluster`` finds them.
 
     Makes no connection yet. Raises ConfigurationError, but not if a credential plugin fails: then
@@ -54,7 +54,7 @@ class Connection:
 
     def get(
         self, path: str, query: Mapping[str, str], accept: str, seconds: float, max_bytes: int
-    ) -> Response:
+    ) -> ClientResponse:
         """Send a GET request; the body of the response has yet to be read. Raises APIServerError.
 
         ``seconds`` is the limit for all of it, including the body.
@@ -125,7 +125,7 @@ class Connection:
                 self._cluster = None
 
 
-def _failure(response: Response) -> APIServerError:
+def _failure(response: ClientResponse) -> APIServerError:
     with response:
         try:
             data = response.read()

@@ -22,7 +22,7 @@ from typing import Final
 
 from webhook.errors import APIServerError
 from webhook.objects.api_server import look_up
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 from webhook.objects.store import KindStore
 from webhook.objects.watch import KindWatch
 from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
@@ -46,7 +46,7 @@ class KubernetesObjects:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._clock = clock
-        self._connection = Connection(kubeconfig, context)
+        self._connection = KubeClient(kubeconfig, context)
         self._stores = {kind: KindStore(kind, max_silence, clock) for kind in Kind}
         self._watches = [KindWatch(self._connection, store) for store in self._stores.values()]
         self._unreachable_until = -inf

@@ -27,7 +27,7 @@ from keys.messages import utc
 from webhook.duration import format_duration
 from webhook.errors import APIServerError
 from webhook.objects.api_server import Event, Page, Watch, list_page
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 from webhook.objects.store import KindStore
 from webhook.token.bound_objects import ObjectKey, ObjectState
 
@@ -45,7 +45,7 @@ _logger = logging.getLogger("leeway")
 class KindWatch:
     """Fills the store of one kind from a thread of its own."""
 
-    def __init__(self, connection: Connection, store: KindStore) -> None:
+    def __init__(self, connection: KubeClient, store: KindStore) -> None:
         self._connection = connection
         self._store = store
         # A third of the longest silence, so that there is time for another attempt.

@@ -99,7 +99,7 @@ def client_context(ca_file: Path | str | None = None, ca: str | None = None) -> 
     return context
 
 
-class Response:
+class ClientResponse:
     """A response whose body has yet to be read. It has to be closed."""
 
     def __init__(
@@ -190,7 +190,7 @@ class Client:
         headers: Mapping[str, str],
         deadline: Deadline,
         max_bytes: int,
-    ) -> Response:
+    ) -> ClientResponse:
         """Return the response, whatever its status; ``target`` is the path with the query.
 
         ``deadline`` includes the body. Raises OutboundError.
@@ -217,7 +217,7 @@ class Client:
                 connection.close()
             raise
         opened = connection
-        return Response(response, received, lambda complete: self._keep(opened, complete))
+        return ClientResponse(response, received, lambda complete: self._keep(opened, complete))
 
     def close(self) -> None:
         """Close the idle connections now, and those in use after their responses."""

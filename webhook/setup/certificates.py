@@ -48,7 +48,7 @@ _MAX_FILE_NAME: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CertificateEntry:
     """A certificate of the directory: ``kind`` is ca, server or client.
 
     ``state`` is valid, due (less than a third of its lifetime is left), expired or revoked;
@@ -81,7 +81,7 @@ class Renewed:
     paths: tuple[Path, ...]
 
 
-def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
+def list_certificates(data_dir: Path, now: datetime) -> list[CertificateEntry]:
     """Return every certificate of a data directory, those in use first.
 
     Raises KeyFileError and DataDirectoryError.
@@ -99,7 +99,7 @@ def list_certificates(data_dir: Path, now: datetime) -> list[Entry]:
         if facts.serial not in known and now <= facts.not_after:
             known.add(facts.serial)
             name, state = facts.common_name, _state(facts, revoked, now)
-            entries.append(Entry(name, "client", state, facts, None))
+            entries.append(CertificateEntry(name, "client", state, facts, None))
     return entries
 
 
@@ -161,7 +161,7 @@ def renew(
     folder = data_dir / TLS_FOLDER
     with _locked(folder):
         ca = read_pair(folder, CA)
-        entries: dict[str, Entry] = {}
+        entries: dict[str, CertificateEntry] = {}
         for entry in list_certificates(data_dir, now):
             if entry.path is not None:
                 entries.setdefault(entry.name, entry)
@@ -239,12 +239,14 @@ def _facts(path: Path) -> CertificateFacts:
     return read_certificate(read_public_file(path), str(path))
 
 
-def _entry(path: Path, facts: CertificateFacts, revoked: frozenset[int], now: datetime) -> Entry:
+def _entry(
+    path: Path, facts: CertificateFacts, revoked: frozenset[int], now: datetime
+) -> CertificateEntry:
     if path.stem == CA:
-        return Entry(CA, CA, _state(facts, frozenset(), now), facts, path)
+        return CertificateEntry(CA, CA, _state(facts, frozenset(), now), facts, path)
     kind = SERVER if path.stem == SERVER else "client"
     name = SERVER if kind == SERVER else facts.common_name
-    return Entry(name, kind, _state(facts, revoked, now), facts, path)
+    return CertificateEntry(name, kind, _state(facts, revoked, now), facts, path)
 
 
 def _state(facts: CertificateFacts, revoked: frozenset[int], now: datetime) -> str:
@@ -255,7 +257,7 @@ def _state(facts: CertificateFacts, revoked: frozenset[int], now: datetime) -> s
     return "due" if facts.not_after - now < facts.lifetime / 3 else "valid"
 
 
-def _is_renewed_unnamed(entry: Entry, ca: CertifiedKey) -> bool:
+def _is_renewed_unnamed(entry: CertificateEntry, ca: CertifiedKey) -> bool:
     # A revoked user gets a new certificate only on request.
     if entry.path is None or entry.kind == CA or entry.state == "revoked":
         return False
@@ -264,7 +266,7 @@ def _is_renewed_unnamed(entry: Entry, ca: CertifiedKey) -> bool:
 
 def _renew_one(
     data_dir: Path,
-    entry: Entry,
+    entry: CertificateEntry,
     ca: CertifiedKey,
     now: datetime,
     lifetime: timedelta | None,

@@ -23,7 +23,7 @@ from keys.messages import shown_path
 from webhook.errors import KeysUnavailableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import CertificateRefusedError, OutboundError
-from webhook.outbound.https import Client, Deadline, Response, client_context, endpoint_of
+from webhook.outbound.https import Client, ClientResponse, Deadline, client_context, endpoint_of
 from webhook.trusted_issuers.documents import parse_openid_configuration, refresh_seconds
 
 MAX_SECONDS: Final = 5.0
@@ -112,7 +112,7 @@ def get(address: HTTPSAddress, ca_file: Path | None, token: str, deadline: Deadl
         raise KeysUnavailableError(f"{address.display}: {error}{advice}") from error
 
 
-def _check_head(response: Response, address: HTTPSAddress, token: str) -> None:
+def _check_head(response: ClientResponse, address: HTTPSAddress, token: str) -> None:
     """Raise KeysUnavailableError unless invariant 4 holds, as far as the head shows it."""
     status = response.status
     if status != http.client.OK:

@@ -81,7 +81,7 @@ def test_a_leaf_is_not_a_ca() -> None:
 )
 def test_names(names: list[str], host: str, good: bool) -> None:
     pair = make_server_certificate(make_ca("root", DATE), "a.example", names, DATE)
-    verdict = certificates.check_names(pair.certificate, "s.crt", [host], "fix it")
+    verdict = certificates.check_hosts(pair.certificate, "s.crt", [host], "fix it")
     assert verdict.status is (Status.OK if good else Status.FAILURE)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.doctor.directory import FileFacts, check_private_files
+from webhook.doctor.directory import FileFacts, check_modes
 from webhook.doctor.findings import Status
 
 KEY = Path("/d/keys/a b.pem")
@@ -22,11 +22,11 @@ KEY = Path("/d/keys/a b.pem")
 )
 def test_private_files(mode: int, owner: int, status: Status, fix: str) -> None:
     other = FileFacts(Path("/d/keys/b.pem"), 0o600, 7)
-    verdict = check_private_files([other, FileFacts(KEY, mode, owner)], 7)
+    verdict = check_modes([other, FileFacts(KEY, mode, owner)], 7)
     assert (verdict.status, verdict.fix) == (status, fix)
     assert status is Status.OK or "keys/a b.pem" in verdict.finding
 
 
 def test_many_are_counted() -> None:
     files = [FileFacts(Path(f"/d/keys/{n}.pem"), 0o644, 7) for n in range(9)]
-    assert "keys/2.pem and 6 more are of mode 0644" in check_private_files(files, 7).finding
+    assert "keys/2.pem and 6 more are of mode 0644" in check_modes(files, 7).finding

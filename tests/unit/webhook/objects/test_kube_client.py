@@ -16,7 +16,7 @@ from tests.fake_kube import HOST, FakeKube, fake_kube
 from tests.support import JSONObject, wait_until
 from webhook.errors import APIServerError, ConfigurationError
 from webhook.objects import credential_plugin, kube_client
-from webhook.objects.kube_client import Connection
+from webhook.objects.kube_client import KubeClient
 
 HIDDEN = "bm90LWZvci10aGUtbG9n"
 PRINTED = "cHJpbnRlZC1mb3Itbm9ib2R5"
@@ -30,12 +30,12 @@ def kube() -> Iterator[FakeKube]:
         yield running
 
 
-_opened: list[Connection] = []
+_opened: list[KubeClient] = []
 
 
-def connected(*where: Any) -> Connection:
+def connected(*where: Any) -> KubeClient:
     """Make a connection that is closed after the test."""
-    connection = Connection(*where)
+    connection = KubeClient(*where)
     _opened.append(connection)
     return connection
 
@@ -47,7 +47,7 @@ def _closed() -> Iterator[None]:
         _opened.pop().close()
 
 
-def get(connection: Connection, path: str = "/api/v1/nodes") -> Any:
+def get(connection: KubeClient, path: str = "/api/v1/nodes") -> Any:
     with connection.get(path, {"limit": "1"}, JSON, 5.0, 1 << 20) as response:
         return json.loads(response.read())
 
