@@ -147,7 +147,7 @@ def translating(path: Path) -> Iterator[None]:
             raise StoreUnavailableError(message) from error
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:
-        raise damaged(path, "a text of its schema is none") from error
+        raise damaged(path, "its schema is not UTF-8") from error
 
 
 def damaged(path: Path, problem: str) -> StoreError:

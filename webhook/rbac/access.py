@@ -39,7 +39,7 @@ def roles_of(state: AuthState, user: str, groups: Iterable[str] = ()) -> RoleSet
 def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, ...]:
     """Return a group, prefix and name, for each role of the subject of an accepted token.
 
-    There are none for an empty ``prefix``.
+    Empty for an empty ``prefix``.
     """
     if not prefix or not isinstance(outcome, Authenticated):
         return ()

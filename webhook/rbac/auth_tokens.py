@@ -73,7 +73,7 @@ class TokenUses:
         return len(self._last)
 
     def last(self, digest: bytes) -> float:
-        """Return the last use that is not written yet, 0 where there is none. Never waits.
+        """Return the last use that is not written yet, or 0. Never waits.
 
         To be called before the record of the token is read: that has what is no longer here.
         """

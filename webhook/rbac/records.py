@@ -4,11 +4,11 @@ The revision of a store grows with every transaction; the auth revision is a val
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from webhook.rbac.model import Group, Permission, PermissionType, User
+from webhook.rbac.model import Group, Permission, User
 
 META: Final = "meta"
 USER: Final = "user"
@@ -125,6 +125,9 @@ class Lifetime(msgspec.Struct, frozen=True):
     earlier_until: float = 0.0
 
 
+_Value = TypeVar("_Value", AuthMeta, TokenRecord, Revocation, Lifetime)
+
+
 class _UserValue(msgspec.Struct):
     password_hash: bytes
     roles: tuple[str, ...]
@@ -141,14 +144,14 @@ def text_of(record_id: bytes) -> str:
     return record_id.decode("utf-8")
 
 
+def read_value(value: bytes, kind: type[_Value]) -> _Value:
+    """Read the value of a record that is a struct."""
+    return msgspec.msgpack.decode(value, type=kind)
+
+
 def meta_record(meta: AuthMeta) -> Record:
     """Return the record of the state of auth."""
     return Record(META, AUTH_ID, msgspec.msgpack.encode(meta))
-
-
-def read_meta(value: bytes) -> AuthMeta:
-    """Read the state of auth."""
-    return msgspec.msgpack.decode(value, type=AuthMeta)
 
 
 def user_record(user: User) -> Record:
@@ -195,19 +198,9 @@ def read_permission_id(record_id: bytes) -> tuple[str, bytes, bytes]:
     return msgspec.msgpack.decode(record_id, type=tuple[str, bytes, bytes])
 
 
-def read_permission_type(value: bytes) -> PermissionType:
-    """Read the type of a permission."""
-    return PermissionType(value[0])
-
-
 def token_record(digest: bytes, token: TokenRecord | None) -> Record:
     """Return the record of a simple token, by its SHA-256; None deletes it."""
     return Record(TOKEN, digest, None if token is None else msgspec.msgpack.encode(token))
-
-
-def read_token(value: bytes) -> TokenRecord:
-    """Read a simple token."""
-    return msgspec.msgpack.decode(value, type=TokenRecord)
 
 
 def revocation_record(what: str, name: str, revocation: Revocation | None) -> Record:
@@ -222,16 +215,6 @@ def read_revocation_id(record_id: bytes) -> tuple[str, str]:
     return what, name
 
 
-def read_revocation(value: bytes) -> Revocation:
-    """Read a revocation."""
-    return msgspec.msgpack.decode(value, type=Revocation)
-
-
 def lifetime_record(lifetime: Lifetime) -> Record:
     """Return the record of the lifetime of tokens."""
     return Record(LIFETIME, LIFETIME_ID, msgspec.msgpack.encode(lifetime))
-
-
-def read_lifetime(value: bytes) -> Lifetime:
-    """Read the lifetime of tokens."""
-    return msgspec.msgpack.decode(value, type=Lifetime)

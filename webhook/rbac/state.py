@@ -30,14 +30,10 @@ from webhook.rbac.records import (
     Revocation,
     TokenRecord,
     read_group,
-    read_lifetime,
-    read_meta,
     read_permission_id,
-    read_permission_type,
-    read_revocation,
     read_revocation_id,
-    read_token,
     read_user,
+    read_value,
     text_of,
 )
 
@@ -81,7 +77,7 @@ class AuthState:
             for kind, record_id, value in records:
                 if kind == PERMISSION:
                     role, key, range_end = read_permission_id(record_id)
-                    granted = None if value is None else read_permission_type(value)
+                    granted = None if value is None else PermissionType(value[0])
                     grants.setdefault(role, []).append((key, range_end, granted))
                 else:
                     self._apply_one(kind, record_id, value)
@@ -109,13 +105,13 @@ class AuthState:
             else:
                 self.groups[name] = read_group(record_id, value)
         elif kind == TOKEN:
-            self._put_token(record_id, None if value is None else read_token(value))
+            self._put_token(record_id, value)
         elif kind == REVOCATION:
-            self._put_revocation(record_id, None if value is None else read_revocation(value))
+            self._put_revocation(record_id, value)
         elif kind == META and value is not None:
-            self.meta = read_meta(value)
+            self.meta = read_value(value, AuthMeta)
         elif kind == LIFETIME and value is not None:
-            self.lifetime = read_lifetime(value)
+            self.lifetime = read_value(value, Lifetime)
 
     def _put_role(self, role: Role) -> None:
         self.roles[role.name] = role
@@ -140,15 +136,16 @@ class AuthState:
         if before is not None:
             self._users_of_cost[before.password_cost] -= 1
 
-    def _put_revocation(self, record_id: bytes, revocation: Revocation | None) -> None:
+    def _put_revocation(self, record_id: bytes, value: bytes | None) -> None:
         what, name = read_revocation_id(record_id)
         revoked = self.revoked_jtis if what == REVOKED_JTI else self.revoked_subjects
-        if revocation is None:
+        if value is None:
             revoked.pop(name, None)
         else:
-            revoked[name] = revocation
+            revoked[name] = read_value(value, Revocation)
 
-    def _put_token(self, digest: bytes, token: TokenRecord | None) -> None:
+    def _put_token(self, digest: bytes, value: bytes | None) -> None:
+        token = None if value is None else read_value(value, TokenRecord)
         before = self.tokens.get(digest)
         if before is not None and (token is None or token.user != before.user):
             owned = self.tokens_of_user[before.user]

@@ -10,13 +10,10 @@ from webhook.rbac.records import (
     Revocation,
     TokenRecord,
     read_group,
-    read_lifetime,
-    read_meta,
     read_permission_id,
-    read_revocation,
     read_revocation_id,
-    read_token,
     read_user,
+    read_value,
 )
 
 
@@ -35,7 +32,7 @@ class Scratch:
         for kind, record_id, value in records:
             assert value is not None
             if kind == "meta":
-                self.meta = read_meta(value)
+                self.meta = read_value(value, AuthMeta)
             elif kind == "user":
                 self.users[record_id.decode()] = read_user(record_id, value)
             elif kind == "role":
@@ -48,12 +45,12 @@ class Scratch:
                 self.groups[record_id.decode()] = read_group(record_id, value)
             elif kind == "revocation":
                 what, name = read_revocation_id(record_id)
-                self.revoked[what][name] = read_revocation(value)
+                self.revoked[what][name] = read_value(value, Revocation)
             elif kind == "lifetime":
-                self.lifetime = read_lifetime(value)
+                self.lifetime = read_value(value, Lifetime)
             else:
                 assert kind == "token"
-                self.tokens[record_id] = read_token(value)
+                self.tokens[record_id] = read_value(value, TokenRecord)
         self.roles = {name: Role(name, tuple(sorted(p))) for name, p in permissions.items()}
 
 
