@@ -23,7 +23,7 @@ from webhook.errors import (
     TokenRefusedError,
     UnknownBindingError,
 )
-from webhook.token.claims import Claims, ClockLeeway, parse_claims, read_unverified
+from webhook.token.claims import Claims, ClockLeeway
 from webhook.token.outcome import Authenticated, Outcome
 
 OK: Final = "ok"
@@ -140,19 +140,13 @@ def explain(
 
     ``looks_up_objects`` is whether the authenticator had a source of objects.
     """
-    failed = None if isinstance(outcome, Authenticated) else _failed_check(outcome.error)
-    claims: Claims | None = outcome.claims if isinstance(outcome, Authenticated) else None
-    if failed is not None and CHECKS.index(failed) > CHECKS.index("claims"):
-        # The signature is valid, so this is what was signed, legacy or not.
-        unverified = read_unverified(jws.parse(token).unverified_payload)
-        claims = parse_claims(unverified, legacy=True) if unverified else None
+    failed = len(CHECKS)
+    if not isinstance(outcome, Authenticated):
+        failed = CHECKS.index(_failed_check(outcome.error))
     checks = []
-    for name in CHECKS:
-        if failed is None or CHECKS.index(name) < CHECKS.index(failed):
-            result = OK
-        else:
-            result = FAIL if name == failed else NOT_REACHED
-        detail = _detail(name, result, token, claims, leeway, now)
+    for place, name in enumerate(CHECKS):
+        result = OK if place < failed else FAIL if place == failed else NOT_REACHED
+        detail = _detail(name, result, token, outcome.claims, leeway, now)
         if name == "objects" and result == OK and not looks_up_objects:
             detail = "taken at its word: with `objects.source: none` nothing is looked up"
         checks.append(Check(name, result, detail))
