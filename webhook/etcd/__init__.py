@@ -1,1 +1,1 @@
-"""etcd's wire: its auth API as JSON."""
+"""Parses and renders etcd's auth API in JSON."""

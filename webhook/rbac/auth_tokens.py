@@ -214,15 +214,25 @@ class JWTTokens:
         return jws.sign(payload, self._keyring.signing_key(), AUTH_TOKEN_TYPE)
 
     def resolve(self, token: str, now: float) -> str:
-        """Return the user of a token that is not older than the user's password."""
-        if len(token) > MAX_TOKEN_LENGTH:
+        """Return the user of a token.
+
+        1. It has at most MAX_TOKEN_LENGTH characters and is a JWS of the type AUTH_TOKEN_TYPE.
+        2. Its payload has the claims of an auth token. That is checked before the key is looked up,
+           so that no other kind of token makes the caller fetch a key.
+        3. Its ``kid`` is that of a key of the keyring, and the signature is of that key.
+        4. Issuer and audience are ours, and it has not expired.
+        5. Its user exists, and its revision is not before that of the user's password (invariant 2)
+           and not after that of the store, as in a token of a store that was replaced by this one.
+
+        Raises InvalidAuthTokenError, of which UnknownAuthKeyError is for an unknown ``kid``.
+        """
+        if len(token) > MAX_TOKEN_LENGTH:  # 1
             raise InvalidAuthTokenError
         try:
             parsed = jws.parse(token)
-            kid = jws.header(parsed, AUTH_TOKEN_TYPE).kid
-            # First, so that no other kind of token makes the caller fetch a key.
-            claims = msgspec.json.decode(parsed.unverified_payload, type=_JWTClaims)
-            key = self._keys.get(kid or "")
+            kid = jws.header(parsed, AUTH_TOKEN_TYPE).kid  # 1
+            claims = msgspec.json.decode(parsed.unverified_payload, type=_JWTClaims)  # 2
+            key = self._keys.get(kid or "")  # 3
             if key is None:
                 raise UnknownAuthKeyError if kid else InvalidAuthTokenError
             if not jws.verify(parsed, key, AUTH_TOKEN_TYPE):
@@ -236,11 +246,12 @@ class JWTTokens:
             RecursionError,
         ) as error:
             raise InvalidAuthTokenError from error
+        # 4
         if claims.iss != self._issuer or claims.aud != AUTH_TOKEN_AUDIENCE or now > claims.exp:
             raise InvalidAuthTokenError
         state = self._store.state
         user = state.users.get(claims.username)
-        # Invariant 2. A revision later than the store's comes from a store that was replaced.
+        # 5
         if user is None or not user.generation <= claims.revision <= state.meta.revision:
             raise InvalidAuthTokenError
         return user.name
