@@ -42,7 +42,7 @@ LONGEST_ID = 60
 TABLES = {"bad_input": ROWS, "fault": FAULTS}
 
 
-# How long one example takes is up to what else the machine does.
+# The time of one example depends on the load of the machine.
 settings.register_profile("leeway", deadline=None)
 settings.load_profile("leeway")
 
@@ -50,7 +50,7 @@ settings.load_profile("leeway")
 def pytest_configure(config: pytest.Config) -> None:
     """Search everything a run leaves for the secrets it made; report that as the last result."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # As in a background job of a script: what the tests start and interrupt would ignore it.
+        # As in a background job: processes that the tests start and interrupt would ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(SecretSearch(config), "secret-search")
 

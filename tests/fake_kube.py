@@ -90,7 +90,7 @@ class FakeKube:
         self.lists: dict[str, tuple[int, list[JSONObject]]] = {}
         self._server: _Server | None = None
 
-    # What is there -----------------------------------------------------------------------------
+    # Objects -----------------------------------------------------------------------------------
 
     def put(
         self,
@@ -138,7 +138,7 @@ class FakeKube:
     def compact(self) -> None:
         """Forget every event, so that a client that has missed one must list again."""
         with self.changed:
-            # A change of something that nobody watches.
+            # A change of an object that is not watched.
             self.version += 1
             self.events.clear()
             self.oldest = self.version
@@ -151,7 +151,7 @@ class FakeKube:
             self.events.append((self.version, PLURALS[key.kind], kind, dict(whole)))
             self.changed.notify_all()
 
-    # How it is reached --------------------------------------------------------------------------
+    # Connections --------------------------------------------------------------------------------
 
     def up(self) -> None:
         """Listen, at the same port as before."""
@@ -316,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         shown = [self._rendered(request, whole) for whole in items[start : start + size]]
         partial = _PARTIAL in request.accept and not fake.ignores_accept
         if not partial:
-            # As API servers do, who leave both out of the items of a list.
+            # As API servers do, which omit both in the items of a list.
             shown = [{k: v for k, v in o.items() if k not in ("kind", "apiVersion")} for o in shown]
         kind = "PartialObjectMetadataList" if partial else f"{KINDS[plural]}List"
         self._json(200, {"kind": kind, "metadata": metadata, "items": shown})

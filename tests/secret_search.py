@@ -32,10 +32,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 WINDOW = 16
 TOKEN, PASSWORD, KEY, MEMORY = "token", "password", "private key", "process's memory"
-# What others put there: installed packages, and etcd, which differential tests run beside Leeway.
+# Not written by the tests: installed packages, and etcd beside Leeway in differential tests.
 NOT_OURS = {"site-packages", "etcd"}
 _ALWAYS_SEARCHED = {".log", ".db", ".db-journal"}
-# Nothing that holds a secret by design has as much.
+# No file that holds a secret by design is as large.
 _LARGE = 1 << 20
 _RUN = re.compile(rb"[A-Za-z0-9+/_=-]{%d,}" % WINDOW)
 _PEM = re.compile(
@@ -43,7 +43,7 @@ _PEM = re.compile(
 )
 _KEY_FILE = re.compile(rb"(?:-----BEGIN [A-Z ]+-----\s[A-Za-z0-9+/=\s]*(?:-----END [A-Z -]*\s*)?)+")
 _TOKEN_FILE = re.compile(rb"\s*[\w-]+\.[\w-]+\.[\w-]+\s*")
-# By its lines: tests have some that are no YAML.
+# By its lines, as some files of tests are not YAML.
 _CREDENTIAL = re.compile(rb"^ +\"?(token|client-key-data)\"?: [\"'*]?([\w+/=.-]+)", re.M)
 _LONGEST_REVIEW = 65536
 # What a test sends.
@@ -129,7 +129,7 @@ def windows_of(secrets: Iterable[Secret]) -> dict[bytes, str]:
     for kind, value in set(secrets):
         texts = _encoded(value) if kind == KEY else [value]
         for text in texts:
-            # Of each end two that do not overlap: a line break can only spoil one.
+            # Two of each end that do not overlap: a line break can only spoil one.
             for start in (0, WINDOW, len(text) - 2 * WINDOW, len(text) - WINDOW):
                 piece = text[max(start, 0) :][:WINDOW]
                 if len(piece) == WINDOW:
@@ -187,7 +187,7 @@ def _is_core_file(data: bytes) -> bool:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except PermissionError:  # a test has made it so; who may not read it sees no secret
+    except PermissionError:  # made by a test; a file without read permission shows no secret
         return b""
 
 

@@ -28,7 +28,7 @@ from tests.secret_search import (
 )
 
 NAME = "tests/secrets_made.py::test_no_secret_is_in_what_the_suite_left"
-# Answers that are asked for a token.
+# Answers that hold a requested token.
 _GIVES_TOKEN = re.compile(
     r"/v3/auth/authenticate|/api/v1/namespaces/[^/]+/serviceaccounts/[^/]+/token"
 )
@@ -46,7 +46,7 @@ def token_made(token: str) -> None:
 
 
 def password_made(password: str) -> None:
-    # One letter many times is found everywhere, and is nobody's.
+    # One repeated letter is found everywhere, and is not a secret.
     if len(set(password)) > 1:
         _made.add(Secret(PASSWORD, password.encode()))
 
@@ -72,7 +72,7 @@ def shown(place: str, data: bytes | str) -> None:
 
 def answered(method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
     """Keep an answer, without a token that was requested."""
-    # These differ from one answer to the next, and would have each kept.
+    # These differ in each answer, so that every answer would be kept.
     kept = {name: value for name, value in headers.items() if name not in _EACH_ITS_OWN}
     shown(f"the headers of an answer to {method} {path}", str(kept))
     if _GIVES_TOKEN.fullmatch(path.partition("?")[0]) and (token := _token_in(body)):
@@ -151,7 +151,7 @@ class SecretSearch:
             count, found = search(_folders, _made, places, cores)
             findings += found
         except Exception as error:
-            # What the tests have found is not to be lost with it.
+            # The results of the tests must not be lost with it.
             findings.append(f"the search came to no end: {error!r}")
         seconds = time.time() - started
         self._said = f"{len(_made):,} secrets and those in files, looked for in {count:,} bytes"

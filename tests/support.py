@@ -44,7 +44,7 @@ ACCOUNT = "loofah"
 ACCOUNT_UID = "66bff4eb-5231-4bfa-b116-b20312443c46"
 JTI = "23c4d832-c540-422a-9e85-304452db3136"
 LEEWAY = ClockLeeway(60, 60, 60)
-# Only `make chaos` judges times: beside other tests a time says little of what is tested.
+# Only `make chaos` judges times: beside other tests they say little.
 JUDGES_TIMES = "TEST_TIMES" in os.environ
 _HANGS_SECONDS = 30.0
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}

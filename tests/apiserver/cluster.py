@@ -235,7 +235,7 @@ def running_api_server(
         _wait_until_ready(api_server)
         yield api_server
     finally:
-        # It would take a minute to go in order, and nothing of it is tested.
+        # A clean shutdown would take a minute, and is not tested.
         process.kill()
         process.wait()
 

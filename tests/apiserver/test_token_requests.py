@@ -27,7 +27,7 @@ def named(**members: object) -> dict[str, object]:
 
 
 SHORT = {"expirationSeconds": 599}
-# What is wrong is told in the order of this table: each body is wrong in what comes after too.
+# Errors are reported in the order of this table: each body is also wrong in later rows.
 BODIES: dict[str, object] = {
     "no-spec": {},
     "null-spec": {"spec": None},

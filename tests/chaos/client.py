@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 HOST = "127.0.0.1"
 MOST = 32
-# Longer than anything here takes by itself: two hundred log-ins come before a write.
+# Longer than any request takes alone: two hundred log-ins can precede a write.
 _TIMEOUT_SECONDS = 180.0
 
 

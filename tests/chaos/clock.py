@@ -35,7 +35,7 @@ class SteppedClock:
 
     def step(self, ahead: int) -> None:
         """Set the clock that many seconds ahead of the right one, at once and in every process."""
-        # In place: it is mapped. Noted first, so that what is asked meanwhile may see either.
+        # In place, as it is mapped. Noted first, so that requests meanwhile may see either.
         self.offsets.set(ahead)
         with self._file.open("r+b") as file:
             file.write(struct.pack("q", ahead))

@@ -42,7 +42,7 @@ class Stopwatch:
     def read(self) -> Spent:
         wall = time.monotonic() - self.started
         others = _others_seconds() - self._others
-        # The kernel counts in hundredths of a second: of less than this nothing can be told.
+        # The kernel counts in hundredths of a second: less than this cannot be measured.
         part = others / (_CORES * wall) if wall > _SHORTEST_SECONDS else 0.0
         return Spent(wall, min(max(part, 0.0), 0.95))
 

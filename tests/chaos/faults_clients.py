@@ -10,7 +10,7 @@ from .window import Window
 STALLED = 1000
 LOG_INS = 200
 P99_SECONDS = 0.5
-# 9 s, two for a client that does not let go, and what a busy machine adds.
+# 9 s, two for a client that does not close, and some for a busy machine.
 CLOSED_SECONDS = 12.5
 
 

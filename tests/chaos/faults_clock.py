@@ -17,7 +17,7 @@ async def clock_stepped(run: Run, window: Window) -> None:
         raise SkippedError(run.machine.clock.missing)
     for _ in range(run.times(1, 3)):
         for ahead in run.rng.sample(STEPS, len(STEPS)):
-            # A log-in forgets what has run out by the clock: one in the past leaves the others.
+            # A log-in drops tokens that have expired: a clock in the past keeps the others.
             before = "" if ahead > 0 else await _log_in(run)
             await _step(run, window, ahead)
             meanwhile = await _log_in(run) if ahead > 0 else ""

@@ -46,7 +46,7 @@ async def rotation_killed(run: Run, window: Window) -> None:
             if len(active) != 1:
                 window.is_lost(f"{len(active)} keys are active")
             run.load.signer.take_new_keys()
-            # Right away, by whichever worker: what another process signs has to verify.
+            # At once, in any worker: tokens that another process signs must verify.
             await asyncio.gather(*(run.load.review(_signed_now(run.load)) for _ in range(4)))
     seconds = await _new_key_signs(run)
     window.measure("a new key signs after all", seconds, NEW_SECONDS)
@@ -110,7 +110,7 @@ async def _new_certificate_is_shown(run: Run) -> Spent:
     folder = run.machine.data_dir / "tls"
     ca = read_pair(folder, "ca")
     pair = pki.make_server_certificate(ca, "leeway", [HOST, "localhost"], datetime.now(UTC))
-    # As one change for whoever looks in between: the key first, and it is tried again.
+    # The key first: a reader in between tries again.
     replace_file(folder / "server.key", pair.private_key)
     replace_file(folder / "server.crt", pair.certificate, 0o644)
     wanted = ssl.PEM_cert_to_DER_cert(pair.certificate.decode("ascii"))

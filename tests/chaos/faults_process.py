@@ -12,7 +12,7 @@ from .run import GONE_SECONDS, READY_SECONDS, Outage, Run
 from .window import Failure, Window
 
 BACK_SECONDS = 1.0
-# Until a client has seen that the other end is gone.
+# Until a client has seen that the other end has closed.
 _NOTICED_SECONDS = 0.05
 
 
@@ -118,7 +118,7 @@ async def _master_killed(run: Run, window: Window, outage: Outage) -> None:
 
 
 async def told_to_go(run: Run, window: Window) -> None:
-    # Who is connected gets an answer. Who is not may find nobody listening.
+    # Connected clients get an answer. Others may be refused.
     outage = Outage(frozenset(("refused",)))
 
     def permits(failure: Failure) -> bool:

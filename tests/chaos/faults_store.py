@@ -36,7 +36,7 @@ async def no_room(run: Run, window: Window) -> None:
         refused = 0
         try:
             ends = time.monotonic() + run.rng.uniform(2.0, 4.0)
-            # What needs no new page may still be written; these do.
+            # Writes that need no new page may succeed; these need one.
             while time.monotonic() < ends or not refused:
                 refused += not await _write_large(run, window)
                 await asyncio.sleep(0.2)
@@ -65,10 +65,10 @@ async def locked(run: Run, window: Window) -> None:
     for _ in range(run.times(1, 3)):
         kind = run.rng.choice(["IMMEDIATE", "EXCLUSIVE"])
         async with run.load.no_writes():
-            # What is acknowledged and locked away before it is read is a 503 in every route.
+            # An acknowledged write that is locked before it is read is a 503 in every route.
             await asyncio.sleep(0.3)
         async with helper("locker", run.machine.database, kind) as locker:
-            # Nothing is read from the store meanwhile, and it may be a little before we hear of it.
+            # Nothing is read from the store meanwhile, possibly starting a little earlier.
             run.load.stale_since = time.monotonic()
             assert await locker.hear() == "locked"
             await asyncio.sleep(30.0 if run.is_long else run.rng.uniform(4.0, 5.0))

@@ -25,7 +25,7 @@ from .tokens import NAMESPACE, Signer, Token, verdict_of
 from .window import REVIEW, WRITE, Failure, Window
 
 WRITES_PER_SECOND = 20
-# A change counts in every worker within so many seconds.
+# A change applies to every worker within so many seconds.
 STALE_SECONDS = 1.0
 CLERK = {"name": "clerk", "password": "a word that only tests know"}
 TEAM_ROLES = frozenset({"alpha", "beta"})

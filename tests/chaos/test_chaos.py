@@ -28,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False
     )
-    # Which holds the seed.
+    # The output holds the seed.
     print(ended.stdout, ended.stderr)
     assert file.exists(), "the driver has failed"
     faults = json.loads(file.read_text())["faults"]

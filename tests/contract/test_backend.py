@@ -129,7 +129,7 @@ def test_deleted_records_are_in_changes_and_not_in_load(place: Place) -> None:
     backend.commit(1, [GONE_A])
     assert contents(backend) == (2, {B})
     assert backend.changes(1) == (2, [GONE_A])
-    # It may come back, and then it is there.
+    # It can be written again, and then exists.
     backend.commit(2, [A])
     assert backend.changes(1) == (3, [A])
     assert contents(backend) == (3, {A, B})
@@ -191,7 +191,7 @@ def test_changes_that_do_not_reach_back_say_so(
         if feed is None:
             assert not reaching, "it reached back further before"
             continue
-        # Who follows the feed and who loads all know the same.
+        # Following the feed and loading everything give the same state.
         reaching += 1
         gone = {r.id for r in feed[1] if r.value is None}
         begun = {b"%d" % i for i in range(60) if 2 + 2 * i <= after < 3 + 2 * i}
@@ -223,7 +223,7 @@ def test_unread_commits_are_reported_until_they_are_read(place: Place) -> None:
     theirs.commit(0, [A])
     assert ours.unread()
     assert ours.changes(0) == (1, [A])
-    assert ours.unread()  # what was read and not applied is no more in use than what was not read
+    assert ours.unread()  # changes that were read and not applied are not in use
     ours.applied()
     theirs.commit(1, [B])
     assert ours.unread()

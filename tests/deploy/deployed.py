@@ -36,7 +36,7 @@ def run_copy(command: list[str], paths: Mapping[str, Path]) -> None:
         assert inside in script, inside
         script = script.replace(inside, shlex.quote(str(outside)))
     script = script.replace(str(IMAGE_USER), str(os.getuid()))
-    # dash is what sh is in the image.
+    # The image's sh is dash.
     done = subprocess.run(
         [*command[:-1], script], capture_output=True, text=True, check=False, umask=0o022
     )

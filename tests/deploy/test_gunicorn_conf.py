@@ -74,7 +74,7 @@ def metrics_folders(pid: int) -> list[Path]:
 
 
 def test_a_failed_start_prints_one_line(data_dir: Path, tmp_path: Path) -> None:
-    # As it names its own, and as you may name yours.
+    # Named as its own folder, and as a user may name one.
     own, yours = tmp_path / "leeway-metrics-0", tmp_path / "metrics"
 
     def refused(metrics: Path = own, **more: str) -> str:

@@ -37,7 +37,7 @@ from tests.e2e.harness import LEEWAY
 
 SCRIPT = DEPLOY / "kind" / "leeway-kind.sh"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
-# A folder as people have it: a blank, a quote, a dollar.
+# A realistic folder name: with a blank, a quote, a dollar.
 FOLDER = "my 'kind' $HOME"
 Make = Callable[..., Path]
 
@@ -399,7 +399,7 @@ def test_the_pod_serves_what_the_api_server_asks(plain: Path, tmp_path: Path) ->
     status = answer["status"]
     assert status["authenticated"] is True
     assert status["user"]["username"] == "system:serviceaccount:argo-run:loofah"
-    # What kubeadm makes the API server call itself; without it the answer would not count.
+    # The name that kubeadm gives the API server; without it the answer would not be accepted.
     assert "https://kubernetes.default.svc.cluster.local" in status["audiences"]
 
 

@@ -141,7 +141,7 @@ class Pair:
     def reset(self) -> None:
         """Make both empty, with auth disabled."""
         for connection in (self.etcd, self.certified):
-            # Not compared: a test that has failed may have left anything.
+            # Not compared, as a failed test may have left any state.
             if self.enabled and connection is self.etcd:
                 body = {"name": ROOT, "password": self.root_password}
                 token = post(connection, "/v3/auth/authenticate", body)[1].get("token", "")

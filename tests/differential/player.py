@@ -28,7 +28,7 @@ class Player:
     random: random.Random
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    # What etcd has, as far as its known deviations make it matter.
+    # etcd's state, as far as its known deviations depend on it.
     grants: dict[str, set[Span]] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
 
@@ -134,7 +134,7 @@ class Player:
         nameless = name == "user/get" and body["name"] == ""
         if caller not in self.pair.tokens and nameless:  # contract 4: see NAMELESS_GET
             return ROOT
-        # Never an administrator: what a call changed is noted for root's only.
+        # Never an administrator: changes are recorded for root's calls only.
         if caller in _USERS and caller in self._administrators():
             return ROOT
         return caller

@@ -48,7 +48,7 @@ _ODD: Final = (
 )  # fmt: skip
 _OTHER_NAMES: Final = (*_GOOD, "rangeEnd", "hashedPassword", "x", "Name", "permType", "user")
 _AROUND: Final = (" ", "\n", "\ufeff", "x", "{}", "[", "/**/", ",")
-# What Leeway's texts say where it alone refuses; contract 5, and keys.encoding.
+# Leeway's texts where only Leeway refuses; contract 5, and keys.encoding.
 _STRICTER: Final = (
     "unknown field",
     "trailing characters",
@@ -104,7 +104,7 @@ def test_random_bodies_are_parsed_alike(pair: Pair) -> None:
         if (status, message) == (own_status, own_message):
             seen["alike"] += 1
         elif status == 400 and not message.startswith("etcdserver:"):
-            # The text of a parser of JSON, in place of which Leeway has its own.
+            # The text of etcd's JSON parser, which Leeway replaces by its own.
             assert (own_status, leeway["code"]) == (400, 3), where
             seen["not JSON of the call"] += 1
         else:
@@ -115,5 +115,5 @@ def test_random_bodies_are_parsed_alike(pair: Pair) -> None:
             if status == 200:
                 pair.reset()
     print(dict(seen))
-    # What any seed comes to; the others are in test_script.
+    # Refusals that any seed reaches; the others are in test_script.
     assert seen.keys() >= {"alike", "not JSON of the call", *_STRICTER[:2]}

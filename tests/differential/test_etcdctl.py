@@ -62,7 +62,7 @@ auth enable
 AS_IN_ETCD_3_6 = {
     # A range that holds no key is refused.
     "role grant-permission admin write b a": (False, ""),
-    # The role root shows that it may everything.
+    # The role root shows that it is allowed everything.
     "role get root": (
         True,
         "Role root\nKV Read:\n\t[, <open ended>\nKV Write:\n\t[, <open ended>\n",

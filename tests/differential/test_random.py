@@ -14,7 +14,7 @@ from .player import OPEN_END, Player, is_valid
 _COMPARE_EVERY = 250
 # Of so many operations the last ones are made with auth off.
 _ROUND, _OFF = 500, 100
-# What operations that are made at random come to with any seed. The others are in test_script.
+# Refusals that random operations reach with any seed. The others are in test_script.
 _REFUSALS = {
     "etcdserver: authentication failed, invalid user ID or password",
     "etcdserver: authentication is not enabled",
@@ -65,7 +65,7 @@ def test_random_operations_are_answered_alike(pair: Pair) -> None:
     player.compare()
     print(dict(player.done), dict(player.refused))
     assert sum(player.done.values()) == count
-    # Worth its time: every call was there, and every refusal that does not need a rare state.
+    # Coverage: every call, and every refusal that does not need a rare state.
     assert len(player.done) == 15
     assert player.refused.keys() >= _REFUSALS
 
@@ -75,7 +75,7 @@ def test_random_queries_have_the_same_verdict(pair: Pair) -> None:
     player, seed = _player(pair)
     verdicts: Counter[tuple[str, str, bool]] = Counter()
     answers = [(*cell, verdict) for cell in _CELLS for verdict in (True, False)]
-    # A seed may take a while to come to each answer often enough.
+    # Some seeds take longer to reach each answer often enough.
     while sum(verdicts.values()) < count or (
         min(verdicts[answer] for answer in answers) < _TIMES_EACH
         and sum(verdicts.values()) < 5 * count

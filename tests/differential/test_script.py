@@ -43,7 +43,7 @@ def by_version(etcd_3_5: Refusal | None, etcd_3_6: Refusal | None) -> Refusal | 
     return etcd_3_6 if is_changed else etcd_3_5
 
 
-# The whole list of differences.
+# All known differences.
 EMPTY_PASSWORD = Known(
     "contract 5: an empty password is refused; etcd hashes it", None, _PASSWORD_EMPTY
 )
@@ -189,7 +189,7 @@ _USERS_AND_ROLES_WHILE_DISABLED = (
     Step("user/revoke", {"name": "alice", "role": "nothing"}, _NOT_HIS_ROLE),
     Step("user/revoke", {"name": "alice"}, _NOT_HIS_ROLE),
     Step("user/revoke", {}, _NO_USER),
-    # The role root may be granted before it is there, and any user may have it.
+    # The role root can be granted before it exists, and to any user.
     Step("user/grant", {"user": "alice", "role": "root"}),
     Step("user/get", {"name": "alice"}),
     Step("role/get", {"role": "root"}, _NO_ROLE),
@@ -241,14 +241,14 @@ _USERS_AND_ROLES_WHILE_DISABLED = (
     Step("role/revoke", {"role": "r1", "key": b64(b"c"), "rangeEnd": b64(b"d")}),
     Step("role/revoke", _revoke("r1", b"a", b"\0")),
     Step("role/get", {"role": "r1"}),
-    # A role that is deleted is taken from everybody, and comes back without anything.
+    # A deleted role is removed from all users, and is empty when added again.
     Step("role/delete", {"role": "r1"}),
     Step("user/get", {"name": "alice"}),
     Step("user/get", {"name": "camel"}),
     Step("role/add", {"name": "r1"}),
     Step("role/get", {"role": "r1"}),
     Step("user/get", {"name": "alice"}),
-    # A user that is deleted comes back without anything.
+    # A deleted user has no roles when added again.
     Step("user/delete", {"name": "alice"}),
     Step("user/get", {"name": "alice"}, _NO_USER),
     Step("user/add", _user("alice")),
@@ -391,10 +391,10 @@ def test_a_plain_user_can_read_only_itself_and_its_roles(pair: Pair) -> None:
         Step("authenticate", _user("bob")),
         Step("authenticate", _user("bob", "wrong"), _AUTH_FAILED),
     )
-    # As soon as the role is gone, its details are nobody's but root's.
+    # Once the role is revoked, only root can read its details.
     _play(pair, ROOT, Step("user/revoke", {"name": "alice", "role": "r2"}))
     _play(pair, "alice", Step("role/get", {"role": "r2"}, _FORBIDDEN))
-    # The role root makes an administrator of anybody.
+    # The role root makes any user an administrator.
     _play(pair, ROOT, Step("user/grant", {"user": "alice", "role": ROOT}))
     _play(pair, "alice", Step("user/list", {}), Step("user/delete", {"name": "bob"}))
     _play(pair, "alice", Step("user/delete", {"name": "alice"}))
@@ -423,7 +423,7 @@ def test_tokens_that_are_no_longer_valid(pair: Pair) -> None:
     for token in ("x", "Basic YWxpY2U6cHc=", "Bearer x", "a" * 1500):
         pair.tokens["forged"] = (token, token)
         _play(pair, "forged", Step("user/list", {}, _BAD_TOKEN))
-    # A new password kills the tokens of the old one, and of nobody else.
+    # A new password ends the user's tokens, and no others.
     pair.log_in("bob", "pw", "bob, again")
     own = Step("user/get", {"name": "bob"})
     _play(pair, "bob", own)
@@ -435,11 +435,11 @@ def test_tokens_that_are_no_longer_valid(pair: Pair) -> None:
     _play(pair, ROOT, Step("authenticate", _user("bob"), _AUTH_FAILED))
     pair.log_in("bob", "new")
     _play(pair, "bob", own)
-    # What a user may do does not touch its tokens.
+    # A change of permissions does not affect tokens.
     _play(pair, ROOT, Step("user/grant", {"user": "bob", "role": "r1"}))
     _play(pair, ROOT, Step("role/delete", {"role": "r1"}))
     _play(pair, "bob", own)
-    # Neither does the deletion of somebody else; one's own does, even when the name comes back.
+    # Nor does the deletion of another user; that of the user does, even if it is added again.
     _play(pair, ROOT, Step("user/delete", {"name": "alice"}))
     _play(pair, "bob", own)
     _play(pair, ROOT, Step("user/delete", {"name": "bob"}))

@@ -28,7 +28,7 @@ DOCUMENTS = [
     if steps_of((ROOT / name).read_text("utf-8"))
 ]
 PORT = 8443
-# Text that differs from one run to the next, and the text that is compared in its place.
+# Text that differs from run to run, and what is compared instead.
 CHANGING = [
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "TIME"),
     (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
@@ -180,7 +180,7 @@ def run_steps(session: Session, name: str, page: Page) -> list[str]:
         if code != wanted_code:
             problems += [f"{where}\nexit code {code}, not {wanted_code}", *lines]
         elif step.printed and not entry(page.not_compared, step, time, used):
-            # The pages name folders as they were where they were written.
+            # The pages name the folders of the machine that they were written on.
             text = "\n".join(lines).replace(f"{session.folder}/etc/", "/etc/")
             text = text.replace(f"{ROOT}/", "")
             shown = text.replace(str(session.folder), "/srv/demo").splitlines()

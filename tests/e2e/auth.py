@@ -16,7 +16,7 @@ from .harness import HOST, TIMEOUT, Answer, RunningServer, request_on, start_ser
 RANGE_REVIEWS = "/apis/leeway.dev/v1/rangeaccessreviews"
 API_SERVER = "kube-apiserver"
 ROOT = "root"
-# Long enough to be looked for wherever it should not be.
+# Long enough to be searched for.
 PASSWORD = "alice-Hk2vQ8sYt4Lw9Zd"
 NO_IDENTITY = (400, 3, "etcdserver: user name is empty")
 BAD_TOKEN = (401, 16, "etcdserver: invalid auth token")

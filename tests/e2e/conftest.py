@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def _secret_part(token: str) -> str:
-    # Header and claims repeat from token to token; the signature is what must not be found.
+    # Header and claims repeat from token to token; only the signature must not be found.
     return token.rpartition(".")[2][:40]
 
 

@@ -17,7 +17,7 @@ from webhook.server.reload.composition import compose
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
-# Names a file; while it is there, what it names fails.
+# Names a file; while it exists, the place that it names fails.
 PLANTED = "TEST_PLANTED_FAULT"
 
 

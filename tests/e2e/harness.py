@@ -35,7 +35,7 @@ TIMEOUT = 15.0
 _START_SECONDS = 20.0
 _STOP_SECONDS = 30.0
 _NO_CERTIFICATE = ""
-# Has a test of its own.
+# Tested elsewhere.
 HEAD_WARNING = "ASGI app sent body bytes on a no-body response"
 _CONFIGURATION = """\
 apiVersion: leeway.dev/v1

@@ -33,7 +33,7 @@ class Kubectl:
 
     def __init__(self, server: RunningServer, folder: Path) -> None:
         self.folder = folder
-        # One for all tests: what it has discovered does not change.
+        # One for all tests: discovery does not change.
         self.cache = server.data_dir.parent / "kubectl-cache"
         self.command = [program("kubectl"), "--cache-dir", str(self.cache)]
         self.command += ["--kubeconfig", str(server.data_dir / "kubeconfig" / "root.yaml")]

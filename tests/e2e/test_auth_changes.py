@@ -221,7 +221,7 @@ def test_a_simple_token_expires_after_its_last_use(
                 time.sleep(0.6)
                 _assert_works([connections[number % len(connections)]], used)
             _assert_ended(connections, unused)
-            # A use in one worker counts in all.
+            # A use in one worker counts in all workers.
             _assert_works(connections, used)
             time.sleep(4.4)
             _assert_ended(connections, used)

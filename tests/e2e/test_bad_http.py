@@ -26,9 +26,9 @@ from .harness import (
 
 MAX_BODY = 3 * 1024 * 1024
 JSON = {"Content-Type": "application/json"}
-# Generous: what is held here is that nobody waits for a time-out.
+# Generous: the test is that no client waits for a timeout.
 SOON = 2.0
-# What row 32 asks; of the best of ten, as what else runs here is not the doing of the server.
+# The limit of row 32, for the best of ten, as other processes run here too.
 WITHIN = 0.1
 
 
@@ -180,7 +180,7 @@ def test_bad_json(server: RunningServer, body: bytes) -> None:
 def test_length_over_the_limit(server: RunningServer) -> None:
     head = f"POST {REVIEWS} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {10**12}\r\n\r\n"
     started = time.monotonic()
-    # The client goes on holding its connection open: nobody waits for the rest of the body.
+    # The client keeps its connection open: the server does not wait for the rest of the body.
     answer = server.exchange(head.encode() + b"{")
     seconds = time.monotonic() - started
     print(f"413 after {seconds * 1000:.1f} ms")
@@ -426,7 +426,7 @@ def test_endless_header(server: RunningServer, data: bytes, status: bytes) -> No
 
 
 def test_valid_messages_are_served(server: RunningServer) -> None:
-    # The rows above would mean nothing if the request they are made from were refused.
+    # A control: the request that the rows above change is accepted.
     last = raw(HOST_LINE, TYPE, CHUNKED, b"Connection: close", body=CHUNK)
     with_extension = CHUNK.replace(b"\r\n", b";a=b\r\n", 1)
     answer = server.exchange(

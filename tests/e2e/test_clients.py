@@ -326,7 +326,7 @@ def test_kube_apiserver_authorizes(server: RunningServer) -> None:
         }
         status = post_as_kube_apiserver(server, "subjectaccessreview.yaml", review)["status"]
         assert status["allowed"] is allowed, attributes
-        # Only an authorizer that answers for all others may deny.
+        # Only an authorizer that overrides all others may deny.
         assert "denied" not in status
         assert (status["reason"] == "granted by role pod-readers") is allowed
 
@@ -413,7 +413,7 @@ def test_kubectl_discovery(kubectl: Kubectl) -> None:
     assert "audiences" in explained
     assert "token\t<string>" in explained
     assert kubectl.run("get", "--raw", "/readyz") == "ok"
-    # It is known, so that auth can-i knows its group and scope, and there is nothing to get.
+    # It is known, so that auth can-i knows its group and scope, but has no objects to get.
     for name in ("pods", "po", "deploy", "nodes"):
         assert kubectl.run("get", name, fails=True).startswith("Error from server (NotFound)")
     assert "the server doesn't have a resource type" in kubectl.run("get", "nosuch", fails=True)

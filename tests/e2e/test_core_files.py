@@ -31,7 +31,7 @@ def test_a_crash_leaves_no_core_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert limit.split()[4:6] == ["0", "0"]
         os.kill(workers[0], signal.SIGSEGV)
         deadline = time.monotonic() + 20
-        # One that is still starting does not hear SIGTERM.
+        # A server that is still starting ignores SIGTERM.
         while "SIGSEGV" not in server.log() or not server.has_replaced(workers[0]):
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.05)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.fault(56)
 DISABLE = "/v3/auth/disable"
 TOKEN = "/api/v1/namespaces/argo-run/serviceaccounts/loofah/token"
 OTHER_SITE = "so a web page of another site has caused this request"
-# What a form, or a page's fetch() without a question first (CORS), can send.
+# What a form, or a page's fetch() without a preflight request (CORS), can send.
 FORMS = {
     "text": "text/plain",
     "urlencoded": "application/x-www-form-urlencoded",

@@ -102,7 +102,7 @@ def assert_found_alone(report: Report, fault: Fault, healthy: Report) -> None:
         assert part in found.finding
     assert fault.fix in found.fix
     assert "\n" not in found.finding + found.fix
-    # What is not ok is that one; what is not there depends on it and says so.
+    # Only that check fails; skipped checks depend on it and say so.
     names = {c.name for c in healthy.checks} | {fault.check}
     assert {c.name for c in report.checks} == names - set(fault.hides)
     hidden = {entry.name for entry in report.not_checked} - {"clock"}

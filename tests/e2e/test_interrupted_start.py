@@ -40,7 +40,7 @@ children = []
 for _ in range(200):
     pid = os.fork()
     if pid == 0:
-        # As soon as there is a child it may be told to leave; here, by itself.
+        # Once there is a child it may be signalled; here, by itself.
         os.kill(os.getpid(), signal.SIGTERM)
         leave_at_once()
         time.sleep(5)

@@ -71,7 +71,7 @@ def test_whoami_as_another(kubectl: Kubectl) -> None:
 
 def test_whoami_with_a_token(server: RunningServer, kubectl: Kubectl) -> None:
     token = server.sign("builder")
-    # Without the certificate of the kubeconfig: it would go before the token.
+    # Without the kubeconfig's certificate, which would take precedence over the token.
     flags = ["--cache-dir", str(kubectl.cache), "--kubeconfig", "/dev/null"]
     flags += ["--server", f"https://127.0.0.1:{server.port}"]
     flags += ["--certificate-authority", str(server.data_dir / "tls" / "ca.crt")]
@@ -184,7 +184,7 @@ UNKNOWN = "Warning: the server doesn't have a resource type 'widgets'\n\n"
 )
 def test_can_i_as_another(kubectl: Kubectl, question: str, allowed: bool, warning: str) -> None:
     printed = kubectl.prints("auth", "can-i", *question.split(" "), "--as", VIEWER)
-    # A bare no: what follows a dash would be a reason that an API server does not give.
+    # A plain no: an API server gives no reason after a dash.
     assert printed == Printed(int(not allowed), "yes\n" if allowed else "no\n", warning)
 
 

@@ -159,7 +159,7 @@ def test_nobody_waits_for_anonymous_clients(server: RunningServer, kind: str, co
     seen = beside(server, kind, count)
     assert len(seen.reviews) > 100
     assert_within(seen.reviews[len(seen.reviews) * 99 // 100], P99_WITHIN)
-    # Where the machine is busy with something else, a log-in takes long without any crowd.
+    # On a busy machine a log-in takes long without any crowd.
     assert_within(median(seen.log_ins), max(LOG_IN_WITHIN, 8 * seen.alone))
     assert max(seen.resident) < MAX_WORKER_BYTES
     if kind == "log-ins":
@@ -169,7 +169,7 @@ def test_nobody_waits_for_anonymous_clients(server: RunningServer, kind: str, co
     if kind == "fields":
         assert seen.ends.keys() <= {"431", "closed"}
     if kind in ("idle", "silent"):
-        # The test has a few of its own.
+        # The test itself has a few.
         assert max(seen.sockets) < LIMIT + 50
         assert seen.ends["open"] <= WORKERS * LIMIT
         assert seen.over_limit["connection"] >= count - WORKERS * LIMIT

@@ -17,7 +17,7 @@ from .harness import AUDIENCE, REVIEWS, RunningServer, request_on, review_of, st
 MIB = 1024 * 1024
 BOUND = 128 * MIB
 CLIENTS = 2
-# As large as a token may be, less a little: its claims are held once they are verified.
+# A little below the largest token: its claims are kept once they are verified.
 AUDIENCES = 30
 AUDIENCE_CHARACTERS = 700
 TOKENS = 5000
@@ -87,11 +87,11 @@ def test_a_worker_never_exceeds_its_bound(server: RunningServer) -> None:
     share = TOKENS // CLIENTS
     with ThreadPoolExecutor(CLIENTS) as pool:
         rounds = pool.map(lambda n: review_all(server, n * share, share), range(CLIENTS))
-    # Or the bound would hold without anybody looking at it.
+    # Otherwise the bound would hold without being enforced.
     assert before + sum(rounds) > 1.1 * BOUND
     assert worker_of(server) == worker
     assert resident(worker, "VmHWM") <= BOUND
-    # Not by keeping nothing.
+    # Not by caching nothing.
     assert resident(worker, "VmRSS") > before + (BOUND - before) // 4
     answer = server.request("GET", "/readyz?verbose")
     assert b"memory" not in answer.body, answer.body

@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def scrape(server: RunningServer) -> dict[str, float]:
-    # Workers tell each other within 50 ms what they have counted.
+    # Workers share their counts within 50 ms.
     time.sleep(0.2)
     text = server.request("GET", "/metrics", context=server.context("root")).body.decode()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -74,7 +74,7 @@ def test_every_metric_of_the_contract_exists(server: RunningServer, tmp_path: Pa
     review_everywhere(server, server.sign())
     deadline = time.monotonic() + 10
     while "leeway_token_skew_seconds" not in (names := names_in(server)):
-        # Workers write down each second what they know of clocks.
+        # Workers record each second what they know about clocks.
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert names >= {

@@ -195,7 +195,7 @@ def test_recreated(
     old, new = token_for(cluster, key), token_for(cluster, key, uid)
     assert verdicts(everyone, old) == {""}
     kube.put(key, uid, spec=SPEC if key is POD else {})
-    # At once, whatever the watches have told.
+    # At once, whatever the watches have reported.
     assert verdicts(everyone, new) == {""}
     time.sleep(DELETED_WITHIN_SECONDS)
     assert verdicts(everyone, old) == {"UIDMismatch"}

@@ -42,7 +42,7 @@ CONNECTIONS = 16
 # ``make chaos`` replaces keys and certificates 100 times.
 REPLACEMENTS = int(os.environ.get("TEST_RELOADS", "4"))
 CONFIGURATIONS = max(2, REPLACEMENTS // 5)
-# The requirement: what is new serves within so many seconds.
+# The requirement: new files are used within so many seconds.
 WITHIN_SECONDS = 10.0
 TROUBLE = r"(not loaded|not read) again|cannot start|exited with code|SIGKILL|\[!\]"
 TOKEN_PATH = "/api/v1/namespaces/demo/serviceaccounts/default/token"
@@ -225,7 +225,7 @@ def test_a_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
     with connections_to_every_worker(shared) as connections:
         before = {frozenset(published(connection)) for connection in connections}
         assert len(before) == 1
-    # Signed on the command line: no worker has looked at the folder since.
+    # Signed on the command line: no worker has read the folder since.
     rotate_now(shared)
     token = shared.sign()
     for _ in range(4):
@@ -287,7 +287,7 @@ def test_a_revocation_list_that_is_not_valid_yet_is_taken_once_it_is(
         server.data_dir / "tls" / "ca.crl", revocation_list(server.ca, [revoked], start), 0o644
     )
     soon(lambda: "ca.crl is valid from" in readyz(server))
-    # Nobody touches a file, and every worker takes it.
+    # Every worker uses it, without any change of a file.
     soon(lambda: all(cut_off(server, token) for _ in range(10)))
     assert len(problems_logged(server)) <= 2, "once a worker, though each tried again and again"
 
@@ -361,7 +361,7 @@ def test_broken_files_change_nothing(
     soon(lambda: metric(shared, f'leeway_reload_failing{{what="{warning}"}}') == 0)
 
 
-# The last one with the shared server, whose configuration it leaves changed.
+# The last test with the shared server, whose configuration it leaves changed.
 def test_hangup(shared: RunningServer) -> None:
     workers = set(shared.both_workers())
     set_leeway(shared, 200)

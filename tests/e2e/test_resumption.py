@@ -79,7 +79,7 @@ def test_a_client_that_resumes_is_served_by_a_full_handshake(
 ) -> None:
     client = Client(server)
     answers = [client.answer()[:12] for _ in range(6)]
-    # Refused once, and the session is forgotten.
+    # After one refusal the session is forgotten.
     assert answers == [b"HTTP/1.1 200", b""] * 3
 
 

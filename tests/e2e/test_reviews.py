@@ -114,7 +114,7 @@ def test_metrics_add_up_over_the_workers(server: RunningServer) -> None:
 
 
 def reviews_counted(server: RunningServer) -> int:
-    # Workers tell each other within 50 ms what they have counted.
+    # Workers share their counts within 50 ms.
     time.sleep(0.2)
     text = server.request("GET", "/metrics").body.decode()
     return int(sum(map(float, re.findall(r"^leeway_tokenreviews_total\{.*\} (\S+)$", text, re.M))))

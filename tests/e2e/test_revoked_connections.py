@@ -155,7 +155,7 @@ def test_a_new_list_closes_no_other_connection(server: RunningServer) -> None:
     with server.client(server.context("root")) as client:
         for users in ((), ("kube-apiserver",), ("kube-apiserver",)):
             revoke(server, *users)
-            # Longer than a worker takes from one look at its connections to the next.
+            # Longer than the time between two checks of a worker's connections.
             time.sleep(1.5)
             assert request_on(client, "POST", WHO_AM_I, b"{}").status == 201
         assert client.sock is not None

@@ -105,7 +105,7 @@ def test_every_worker_refuses_from_its_next_request_on(
             answer = request_on(connection, "POST", REVIEWS, body, headers)
             assert answer.json["status"]["authenticated"] is True
         revoke(server, what, name(token).format(name=account))
-        # Not after a second, but at once: on every connection that is open.
+        # At once, not after a second: on every open connection.
         for connection in connections:
             answer = request_on(connection, "POST", REVIEWS, body, headers)
             assert answer.json["status"]["authenticated"] is False
@@ -170,7 +170,7 @@ def range_review(server: RunningServer, token: str, permission: str = "READ") ->
     spec = {"token": token, "permission": permission, "key": b64(b"/a/"), "rangeEnd": b64(b"/a0")}
     answer = server.request("POST", RANGE_REVIEWS, json.dumps({"spec": spec}).encode())
     assert answer.status == 201, answer
-    # It does not come back, whether it is good or not.
+    # It is not returned, whether it is valid or not.
     assert token not in answer.body.decode()
     assert answer.json["spec"]["token"] == ""
     status = answer.json["status"]

@@ -55,7 +55,7 @@ PUBLIC = (
 HEALTH = ("/livez/", "/readyz/", "/healthz/")
 # With a slash at the end as well, as the kubernetes client of Python asks.
 DISCOVERY = ("/api", "/api/v1", "/apis", "/apis/<name>", "/apis/<name>/<version>")
-# To be read with any identity.
+# Readable with any identity.
 READ = (
     "/metrics",
     *DISCOVERY,
@@ -87,7 +87,7 @@ NEEDS_KEY: dict[str, tuple[str, object]] = {
 # The key of these must be read.
 READS_KEY = (SKEW_PATH,)
 PERMISSION = {"permType": "READ", "key": b64(b"k")}
-# For root, in this order; "authenticate" alone is for everybody.
+# For root, in this order; only "authenticate" is for all users.
 ETCD: dict[str, object] = {
     "status": {},
     "enable": {},
@@ -340,11 +340,11 @@ def test_other_paths_are_404_to_callers_with_an_identity(
                 response = connection.getresponse()
                 answer = Answer(response.status, dict(response.getheaders()), response.read())
                 if other.startswith("/v3/"):
-                    # There etcd's answers hold, who asks is looked at by the calls.
+                    # There etcd's answers apply; the calls check the caller.
                     assert answer.status in (400, 404), other
                     continue
                 expected = 401 if unknown and not other.startswith(HEALTH) else 404
-                # A group or a version of another name is one that is not there.
+                # Any other group or version is unknown.
                 assert answer.status == expected, other
                 assert answer.json["kind"] == "Status"
 
@@ -443,7 +443,7 @@ def test_only_root_acts_as_another(
         status, body = raw(server, callers[name], path, *headers)
         assert status == 403
         assert b"may not act as" in body
-    # Bad headers are no way around it.
+    # Bad headers do not bypass it.
     for headers in (("Impersonate-Group: system:masters",), ("Impersonate-User: ",)):
         assert raw(server, callers[name], path, *headers)[0] == 400
 

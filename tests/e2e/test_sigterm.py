@@ -208,7 +208,7 @@ def test_a_worker_that_leaves_is_replaced(tmp_path: Path) -> None:
         leaving = min(before)
         deadline = time.monotonic() + GONE_WITHIN
         while leaving in set(server.workers()):
-            # Again and again: one that is still starting has no handler for it yet.
+            # Repeatedly: a process that is still starting has no handler for it yet.
             os.kill(leaving, signal.SIGTERM)
             assert time.monotonic() < deadline
             time.sleep(0.5)

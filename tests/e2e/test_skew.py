@@ -36,7 +36,7 @@ ISSUER = "https://leeway.default.svc"
 HEADERS = {"Content-Type": "application/json"}
 NODES = tuple(f"node-{number}" for number in range(10))
 CONNECTIONS = 8
-# A worker writes down what it has seen each second; a busy machine may take longer.
+# A worker records what it has seen each second; a busy machine may take longer.
 WRITTEN_SECONDS = 20.0
 SERIES = ("leeway_token_skew_seconds", "leeway_accepted_by_leeway_total", "leeway_tokenreviews")
 
@@ -178,7 +178,7 @@ def test_ten_nodes_one_90_s_fast_one_45_s(own: RunningServer) -> None:
 
 @pytest.mark.parametrize(("ahead", "words"), [(90.0, "is behind"), (-90.0, "looks ahead")])
 def test_all_nodes_off_by_the_same_time(own: RunningServer, ahead: float, words: str) -> None:
-    # Seen from the server this is what it is to have its own clock set wrong.
+    # To the server this looks like its own clock being wrong.
     storm(own, lambda _: ahead, rounds=20)
     code, verdict, _ = report(own)
     assert (code, verdict["kind"]) == (1, "ServerClock")
@@ -235,7 +235,7 @@ def test_the_clock_of_the_server_is_corrected(tmp_path: Path, ahead: int) -> Non
     server = start_server(tmp_path, algorithm="ES256", environment=environment)
     try:
         assert_names_the_server(server, ahead)
-        # What was known is not true any more.
+        # Earlier estimates are no longer valid.
         (tmp_path / "right").write_text("0")
         (tmp_path / "right").replace(file)
         wait_until_known(server, 0)

@@ -27,7 +27,7 @@ AT_LEAST = 8.5  # the server may have started its clock a little earlier
 GIVE_UP = 30.0
 CLOSED_WITHIN = 10.0
 P99_WITHIN = 0.5
-# What a machine with two cores and this test on it adds to a time-out.
+# What a machine with two cores adds to a timeout under this test.
 TOLERANCE = 2.0
 CLIENTS = 4
 
@@ -120,7 +120,7 @@ def ask_beside_half_bodies(server: RunningServer) -> list[int]:
         for _ in range(6 * THREADS):
             stack.enter_context(stalled_tls(server, anybody, HALF_OF_A_LOG_IN))
         with server.client(server.context("root")) as client:
-            # Long before those that stall are let go.
+            # Long before the stalled clients are disconnected.
             client.timeout = AT_LEAST / 2
             return [request_on(client, "GET", "/metrics").status for _ in range(10)]
 

@@ -15,7 +15,7 @@ from .auth import ROOT, as_root, call
 from .harness import HOST, LEEWAY, RunningServer, free_port, start_server
 
 LOCKED_SECONDS = 4.0
-# More than 100 a second would be left out of the log, which is a line of its own.
+# More than 100 a second would be left out of the log, which adds another line.
 BETWEEN_ASKS = 0.05
 
 
@@ -23,7 +23,7 @@ BETWEEN_ASKS = 0.05
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     running = start_server(tmp_path_factory.mktemp("locked"))
     try:
-        # None can start while the database is locked.
+        # No worker can start while the database is locked.
         running.both_workers()
         yield running
     finally:

@@ -298,7 +298,7 @@ def test_a_restored_backup_is_used_with_the_next_request(
         assert "user later" in line["message"]
     audited = [line for line in lines if line.get("action") == "store.replace"]
     assert len({line["pid"] for line in audited}) == 2
-    # Commands and both workers go on with the same file.
+    # Commands and both workers use the same file.
     assert leeway(site.server, "revoke", "jti", jti_of(site.revoked)).returncode == 0
     assert verdicts(site, connections) == {"Revoked"}
     as_root(site.server, ("user/add", {"name": "new", "options": {"no_password": True}}))

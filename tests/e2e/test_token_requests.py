@@ -64,7 +64,7 @@ def test_absent_members_have_defaults(server: RunningServer) -> None:
     assert claims["exp"] - claims["iat"] == 3600
     review = server.post_review(value["status"]["token"]).json
     assert review["status"]["user"]["username"] == "system:serviceaccount:argo-run:loofah"
-    # The UID is the same each time, though nobody has given one.
+    # The UID is the same each time, although none is given.
     assert post(server).json["metadata"]["uid"] == metadata["uid"]
     assert post(server, path=path_of("other")).json["metadata"]["uid"] != metadata["uid"]
 
@@ -74,7 +74,7 @@ def seconds_until_expiration(answer: Answer) -> int:
     return int(until.replace(tzinfo=UTC).timestamp()) - int(claims_of(answer)["iat"])
 
 
-# What is asked for; what the client is told; what the token lives for; the Warning header.
+# Requested seconds; answered seconds; the token's lifetime; the Warning header.
 @pytest.mark.parametrize(
     ("spec", "told", "lives", "warning"),
     [
@@ -138,7 +138,7 @@ def test_without_objects_the_bound_object_is_not_checked(
 ) -> None:
     answer = post(server, {"boundObjectRef": reference})
     assert claims_of(answer)["kubernetes.io"].items() >= claim.items()
-    # As it was sent, without what is empty.
+    # As sent, without empty members.
     sent = {name: value for name, value in reference.items() if value}
     assert answer.json["spec"]["boundObjectRef"] == sent
 
@@ -259,7 +259,7 @@ def test_400_for_another_namespace(server: RunningServer) -> None:
         400,
         "the namespace of the provided object does not match the namespace sent on the request",
     )
-    # The types of all members are looked at before.
+    # The types of all members are checked first.
     answer = post(server, {"audiences": 1}, metadata=metadata)
     assert answer.json["message"] == "spec.audiences must be a list of strings"
 
@@ -310,7 +310,7 @@ def test_409_for_another_uid(server: RunningServer) -> None:
         ("argo-run", "a" * 254, 404),
         ("a" * 64, "loofah", 404),
         ("argo-run", "a.b-c.0", 201),
-        # A slash that is encoded is one, as for every server in front.
+        # An encoded slash is a slash, as for any proxy.
         ("argo-run", "x%2Ftoken", 404),
         ("x%2F..%2Fargo-run", "loofah", 404),
         ("argo-run", "%C3%A4", 400),

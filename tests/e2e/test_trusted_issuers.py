@@ -95,7 +95,7 @@ def test_keys_rotate_while_it_runs(issuer: IssuerServer, trusting_server: Runnin
     assert accepted(trusting_server, old)
     issuer.publish(OLD, NEW)
     before = issuer.asked(JWKS_PATH)
-    # Each worker has fetched at its start, and asks again when half a minute has gone by.
+    # Each worker has fetched at its start, and fetches again after half a minute.
     deadline = time.monotonic() + 40
     with trusting_server.client() as connection:
         body = json.dumps(review_of(new, [AUDIENCE])).encode()

@@ -68,7 +68,7 @@ NAMES = [
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=. \n\té%"
 
 
-# An oracle in plain words -------------------------------------------------------------------
+# An independent oracle ----------------------------------------------------------------------
 
 
 def unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:

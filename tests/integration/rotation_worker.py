@@ -53,10 +53,10 @@ def _work(keys: Path, shared: Shared, tokens: Path, slot: int) -> None:
     def clock() -> float:
         return now
 
-    # One moment for each look, so that its two clocks agree.
+    # One moment for each poll, so that its two clocks agree.
     watcher = KeyFolderWatcher(keys, POLICY, clock=clock, steady=clock)
     parent = os.getppid()
-    # Whoever is killed in the middle of this test leaves nobody behind.
+    # A process killed during this test leaves no child behind.
     while os.getppid() == parent:
         now = shared.clock()
         watcher.poll()
@@ -71,7 +71,7 @@ def _work(keys: Path, shared: Shared, tokens: Path, slot: int) -> None:
 
 def main() -> None:
     keys, shared, tokens = (Path(argument) for argument in sys.argv[1:])
-    # The system buries them: whoever kills them does not wait.
+    # The system reaps them: their killer does not wait.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()

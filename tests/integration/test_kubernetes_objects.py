@@ -92,14 +92,14 @@ def test_a_secret_that_is_marked_invalid(
 ) -> None:
     marked = ObjectState(uid_of(SECRET), is_marked_invalid=True)
     labels = {"app": "x", "kubernetes.io/legacy-token-invalid-since": "2026-01-01"}
-    # As a watch tells of it, as a look-up finds it, and in a list.
+    # Reported by a watch, found by a look-up, and in a list.
     kube.put(SECRET, uid_of(SECRET), labels=labels)
     wait_until(lambda: found(objects, SECRET) == marked)
     assert objects.look_up(SECRET) == marked
     with source_of(kube, tmp_path) as another:
         wait_until(lambda: another.problem() == "")
         assert found(another, SECRET) == marked
-    # Of other kinds the label means nothing, and taking it off makes the token good again.
+    # On other kinds the label means nothing, and removing it makes the token valid again.
     kube.put(SA, uid_of(SA), labels=labels)
     assert objects.look_up(SA) == ObjectState(uid_of(SA))
     kube.put(SECRET, uid_of(SECRET), labels={"app": "x"})
@@ -183,7 +183,7 @@ def test_recreated(objects: KubernetesObjects, kube: FakeKube, key: ObjectKey) -
         answer = objects.look_up(key, "new")
     assert isinstance(answer, ObjectState)
     assert answer.uid == "new"
-    # One of the old one is refused as soon as the watch has told.
+    # A token of the old one is refused once the watch has reported it.
     wait_until(lambda: found(objects, key) == found(objects, key, "new"), DELETED_WITHIN_SECONDS)
     assert found(objects, key).uid == "new"  # type: ignore[union-attr]
 
@@ -196,7 +196,7 @@ def test_being_deleted(objects: KubernetesObjects, kube: FakeKube, key: ObjectKe
     assert objects.look_up(key).deleted_at == 90.0  # type: ignore[union-attr]
 
 
-# How it goes on --------------------------------------------------------------------------------
+# Watches that go on ----------------------------------------------------------------------------
 
 
 def test_nothing_runs_before_start(kube: FakeKube, tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_away_for_less_than_max_silence(objects: KubernetesObjects, kube: FakeKu
             assert isinstance(found(objects, key), ObjectState)
         assert objects.problem() == ""
         time.sleep(0.05)
-    # Nobody can tell of one that is not known.
+    # Nothing can be said about an unknown object.
     started = time.monotonic()
     for _ in range(100):
         assert objects.look_up(ObjectKey(Kind.POD, "argo-run", "other"), "u") is Absence.UNAVAILABLE
@@ -495,7 +495,7 @@ def test_the_look_up_fails(
 ) -> None:
     kube.answers[OTHER_PATH] = answer
     assert objects.look_up(OTHER, "u") is Absence.UNAVAILABLE
-    # That nobody knows is not remembered.
+    # A failed look-up is not remembered.
     del kube.answers[OTHER_PATH]
     kube.put(OTHER, "u")
     assert objects.look_up(OTHER, "u").uid == "u"  # type: ignore[union-attr]
@@ -521,7 +521,7 @@ def test_the_look_up_is_slow(objects: KubernetesObjects, kube: FakeKube) -> None
     go_on.set()
     time.sleep(1)
     assert objects.look_up(OTHER, "u") is Absence.GONE
-    # What is known is not concerned.
+    # Known objects are not affected.
     assert isinstance(found(objects, POD), ObjectState)
 
 

@@ -183,7 +183,7 @@ def test_numbers_of_thousands_of_digits(
     server: IssuerServer, tmp_path: Path, caller: Caller, rest: str
 ) -> None:
     behave(server, raw(HEAD + rest.encode()))
-    # As an answer that is not what it should be; examine() judges no body.
+    # As for an unexpected answer; examine() checks no body.
     problem = problem_of(caller, server, tmp_path)
     assert problem.isprintable()
     assert problem or caller in (examine, watch_pods)

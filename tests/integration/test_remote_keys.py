@@ -158,7 +158,7 @@ def test_all_entries_of_an_issuer_are_tried(
             assert isinstance(first.review_now(first.token(NEW)), Authenticated)
             assert isinstance(first.review_now(first.token(OLD)), Authenticated)
             wait_until(lambda: len(first.reports) == len(second.reports) == 1)
-            # A key set that gives a name of the other entry to another key changes nothing.
+            # A key set that gives another entry's kid to another key changes nothing.
             document = jwks_document([signing_key("ES256", "third").verification_key])
             third = signing_key("ES256", "third").verification_key.kid.encode()
             another.serve(JWKS_PATH, document.replace(third, OLD.verification_key.kid.encode()))
@@ -241,7 +241,7 @@ def test_a_withdrawn_key_stops_verifying(server: IssuerServer, parts: Parts) -> 
     parts.keys.fetch_now()
     assert "not one of the 1 keys" in unknown_key(parts.review_now(parts.token(OLD)))
     assert isinstance(parts.review_now(parts.token(NEW)), Authenticated)
-    # What it has verified is still known.
+    # Tokens that it has verified are still cached.
     assert parts.issuer.keys[NEW.verification_key.kid] is kept
 
 
@@ -309,7 +309,7 @@ def test_an_issuer_that_is_unreachable_at_first(
     caplog.set_level(logging.INFO, "leeway")
     server.behaviours[JWKS_PATH] = answer(b"", 503)
     parts.all.start()
-    # What is logged comes after the attempt.
+    # The log follows the attempt.
     wait_until(lambda: "the next attempt is in 5s" in caplog.text)
     assert "answered 503" in parts.all.problem()
     for token in (parts.token(), parts.token(NEW, None)):
@@ -353,7 +353,7 @@ def test_a_cluster_by_its_own_key_set(
     folder = vectors / "kubernetes"
     recorded = json.loads((folder / "tokens.json").read_bytes())
     server.serve(JWKS_PATH, (folder / "jwks.json").read_bytes())
-    # The cluster's issuer has a name that only its Pods can resolve.
+    # Only Pods can resolve the name of the cluster's issuer.
     parts = Parts(server, clock, "https://kubernetes.default.svc")
     parts.all.start()
     verifier = TokenVerifier(

@@ -149,7 +149,7 @@ def test_a_body_without_end(server: IssuerServer) -> None:
 
     server.behaviours[JWKS_PATH] = endless
     assert "1048576 bytes" in refused(location(server))
-    # What it had on the way when it was cut off is in buffers.
+    # What was sent before the cut is in buffers.
     assert sum(sent) < 16 * MEGABYTE
 
 
@@ -504,7 +504,7 @@ def test_an_address_that_does_not_answer_is_passed_over(
         return [(*kind, full.getsockname()), (*kind, (HOST, 1)), (*kind, (HOST, server.port))]
 
     with ExitStack() as stack:
-        # Nobody accepts, and the queue is full: a SYN more gets no answer.
+        # Nothing accepts, and the queue is full: another SYN gets no answer.
         full = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())

@@ -29,7 +29,7 @@ SEED = int(os.environ.get("TEST_KILL_SEED", "0")) or random.SystemRandom().getra
 START = 1_800_000_000
 SECONDS_PER_KILL = 3 * 365 * DAY // 200
 WORKERS = 4
-# A change is taken with the second look that sees it.
+# A change is read at the second poll that sees it.
 LOOKS = 3
 LONGEST_SECONDS = 0.008
 PATIENCE_SECONDS = 120.0
@@ -150,7 +150,7 @@ def test_a_killed_rotation_leaves_one_active_key(folder: Path) -> None:
     keys.mkdir()
     first = generate_key(keys, "ES256", START)
     observer = Observer(tokens)
-    # The very first key alone signs at once.
+    # Only the very first key signs at once.
     observer.published[first.kid] = START - MAX_AGE
     rng = random.Random(SEED)
     interrupted = 0

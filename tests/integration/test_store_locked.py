@@ -67,7 +67,7 @@ def test_a_locked_database_can_be_read_but_not_written(
     other.execute("ROLLBACK")
     store.change(changes.add_user, "new")
     assert store.revision == before + 1
-    # From then on a short lock is waited for again.
+    # From then on short locks are waited for again.
     other.execute("BEGIN EXCLUSIVE")
     unlock = threading.Timer(0.4, lambda: None)
     unlock.start()
@@ -129,7 +129,7 @@ def test_opening_a_locked_database_says_so(
         AuthStore(SQLiteBackend(tmp_path / "store.db"))
     assert_within(time.monotonic() - started, 2.0)
     other.execute("ROLLBACK")
-    # One that is being written to can be opened.
+    # A database can be opened during a write.
     other.execute("BEGIN IMMEDIATE")
     reader = AuthStore(SQLiteBackend(tmp_path / "store.db"))
     assert may_read(reader)
@@ -143,7 +143,7 @@ def test_changes_are_read_once_the_lock_is_released(
     theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
     other.execute("BEGIN EXCLUSIVE")
-    # It was acknowledged: no answer without it.
+    # It was acknowledged, so no answer can omit it.
     for _ in range(2):
         with pytest.raises(StoreLockedError, match="another process keeps locked"):
             store.refresh()
@@ -187,7 +187,7 @@ def test_a_refresh_never_waits(
         read(backend, wait=False)
     assert_within(time.monotonic() - started, 0.2)
     other.execute("ROLLBACK")
-    # It did not count as having waited: the next one does.
+    # That one did not wait; the next one does.
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="locked"):
@@ -258,14 +258,14 @@ def test_requests_wait_for_changes_locked_by_a_slow_commit(
         leaving = asyncio.create_task(request())
         waiting = asyncio.gather(*(request() for _ in range(50)))
         await asyncio.sleep(0.05)
-        # A client that leaves does not end the wait of the others.
+        # A client that disconnects does not end the wait of the others.
         leaving.cancel()
         answers = await waiting
         ticking.cancel()
         return answers
 
     assert asyncio.run(run()) == [False] * 50
-    # Nobody waited on the event loop.
+    # Nothing waited on the event loop.
     assert turns > 10
 
 

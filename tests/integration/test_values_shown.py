@@ -75,7 +75,7 @@ def with_value(way: tuple[str, ...], value: object) -> dict[str, object]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("values") / "data"
     initialise(folder, InitOptions(algorithm="ES256"), time.time())
-    # The doctor reads each, and one shows what is shown of all.
+    # The doctor reads each of them; all are shown in the same way.
     for name in ("tokenreview.yaml", "subjectaccessreview.yaml"):
         (folder / "kubeconfig" / name).unlink()
     return folder
@@ -167,7 +167,7 @@ def test_in_each_field_of_leeway_yaml(
         said += str(
             examine(Options(data_dir, MappingProxyType(environment), Targets()), time.time())
         )
-        # An issuer may be any text but a token, and every token of it says it in public.
+        # An issuer may be any text but a token, and is public in every token.
         if way != ("trustedIssuers", "url"):
             assert_hidden(said, way)
     assert_hidden(caplog.text, "the log")

@@ -110,7 +110,7 @@ def check_command(words: list[str]) -> None:
     values, left, _ = command.make_parser(context).parse_args(words)
     assert not left
     required = [parameter.name for parameter in command.params if parameter.required]
-    # What is not given is a marker of click's own, not a text.
+    # A value that is not given is click's own marker, not a string.
     assert not [name for name in required if name and not isinstance(values.get(name), str)]
 
 
@@ -202,7 +202,7 @@ def value_of(dotted: str) -> Any:
     value: Any = Configuration()
     for part in dotted.split("."):
         (field,) = [f for f in msgspec.structs.fields(value) if f.encode_name == part]
-        # What is None is worked out from the others.
+        # None is derived from other fields.
         name = f"{field.name}_seconds" if getattr(value, field.name) is None else field.name
         value = getattr(value, name)
     return value

@@ -166,7 +166,7 @@ def growth_of(parse: Parse, data: bytes, twice: bytes) -> float:
         try:
             parse(text)
         except (AttributeError, NameError, TypeError):
-            raise  # the parser was not called as it has to be
+            raise  # the parser was called in a wrong way
         except Exception:
             pass
 

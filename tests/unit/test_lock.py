@@ -63,7 +63,7 @@ LOCKS = {path.name: requirements for path, requirements in LOCK.locks().items()}
 def entries(name: str) -> dict[str, Entry]:
     text = "".join((ROOT / name).read_text().splitlines(keepends=True)[2:])
     found = [Entry(match) for match in _ENTRY.finditer(text)]
-    # Nothing else is in it: no other option, no requirement without a hash.
+    # It holds no other option, and no requirement without a hash.
     assert _ENTRY.sub("", text) == ""
     return {entry.name: entry for entry in found}
 

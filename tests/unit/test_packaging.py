@@ -21,7 +21,7 @@ from webhook.cli.main import cli
 from webhook.version import VERSION
 
 ROOT = Path(__file__).parents[2]
-# What pip says where it cannot get the build backend; anything else is a defect of ours.
+# pip's error if it cannot get the build backend; any other error is our defect.
 OFFLINE = re.compile(
     r"No matching distribution|Failed to establish|ConnectionError|Name or service"
 )
@@ -45,7 +45,7 @@ def stages() -> list[list[tuple[str, str]]]:
     for name, rest in instructions():
         if name == "FROM":
             found.append([])
-        if found:  # what stands before the first stage is its argument
+        if found:  # instructions before the first stage are its arguments
             found[-1].append((name, rest))
     return found
 

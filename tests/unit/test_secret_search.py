@@ -76,7 +76,7 @@ def test_a_secret_in_a_log_is_found(folder: Path, name: str) -> None:
     if not made:  # a key is known by its file
         (folder / "signing.pem").write_bytes(secret)
     kind = next(kind for kind in (PASSWORD, TOKEN, KEY) if name.startswith(kind))
-    # What a key's PEM ends with is public.
+    # The end of a key's PEM is public.
     ways = [way for way in WAYS if (kind, way) != (KEY, "its end")]
     for way in ways:
         line = b'{"level": "info"}\nbefore ' + WAYS[way](secret) + b" behind\n"

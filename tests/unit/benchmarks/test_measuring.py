@@ -86,7 +86,7 @@ def test_a_short_soak_compares_with_its_half(minutes: float, mark: float) -> Non
         ([(300, 100, 100), (3600, 100, 100)], ["ok", "ok", "ok"]),
         ([(300, 100, 100), (3600, 90, 80)], ["ok", "ok", "ok"]),
         ([(300, 100, 100), (3600, 106, 106)], ["MISSED", "MISSED", "MISSED"]),
-        # One worker that grows is found beside one that does not.
+        # A worker that grows is found beside one that does not.
         ([(300, 100, 100), (3600, 108, 100)], ["ok", "MISSED", "ok"]),
         # What came before the mark does not count, nor does a peak within the minute.
         ([(10, 50, 50), (300, 100, 100), (3600, 100, 100)], ["ok", "ok", "ok"]),

@@ -12,7 +12,7 @@ from keys.file_watch import FileWatch, is_news
 from tests.support import wait_until
 
 POLL_SECONDS = 0.02
-# Until Linux 6.13 the times of files move on with its ticks.
+# Until Linux 6.13 file times advance with its ticks.
 KERNEL_TICK = 0.02
 
 
@@ -26,7 +26,7 @@ def test_each_change_of_each_file_is_reported_once(tmp_path: Path) -> None:
         return True
 
     watch = FileWatch([first, second], changed, "watch of a test", POLL_SECONDS)
-    # Counts, though nobody looks yet.
+    # Counts although nothing polls yet.
     first.write_text("12")
     watch.start()
     wait_until(lambda: told == [False])
@@ -91,7 +91,7 @@ def test_a_failed_reload_is_repeated_until_it_succeeds(tmp_path: Path, answers: 
     wait_until(lambda: "taken" in told)
     time.sleep(POLL_SECONDS * 5)
     assert told == [*answers, "taken"]
-    # Without a change, and what is not taken over then is told again too.
+    # Without a change; a failed reload is repeated too.
     answers += ["taken", REFUSED]
     watch.notify()
     wait_until(lambda: told == [*answers, "taken"])

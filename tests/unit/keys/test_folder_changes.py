@@ -142,11 +142,11 @@ def test_a_schedule_of_leeway_0_1_is_read(tmp_path: Path) -> None:
     keyring = advance(tmp_path, POLICY, T).keyring
     assert keyring.signing_key().verification_key.kid == entries[0]["kid"]
     assert keyring.key(str(entries[0]["kid"])).until == T + KEEP
-    # Nothing tells what `b` has signed: it goes by force only, and its file is left alone.
+    # It is unknown what `b` has signed: it is retired by force only, and its file is kept.
     with pytest.raises(UnsafeStepError, match="not known"):
         retire(tmp_path, str(entries[1]["kid"]), POLICY, T + 100 * 365 * DAY)
     assert private_files(tmp_path) >= {"a", "b"}
-    # And `c` is still known: its file would do nothing if it came back.
+    # `c` is still known: its file would have no effect if it were restored.
     write_private(tmp_path / "c.pem", private_key_pem(signing_key("ES256", "c").private_key))
     assert load_keyring(tmp_path).key(str(entries[2]["kid"])).state is KeyState.RETIRED
 

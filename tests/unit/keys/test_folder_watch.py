@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_read_changes_nothing(
     assert "stay in use" in watched.watcher.problem()
     assert active(watched.watcher.keyring) == first
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
-    # Nothing is written over it, however long it takes.
+    # It is never overwritten, however long it takes.
     watched.look_after(60 * DAY)
     assert schedule.read_bytes() == b"{"
     schedule.write_bytes(good)
@@ -265,7 +265,7 @@ print(len(watcher.keyring.keys), repr(watcher.problem()), watcher.step_problem()
 
 @pytest.mark.parametrize(("every", "level"), [(30 * DAY, "WARNING"), (0, "INFO")])
 def test_a_read_only_folder_is_reported_once(every: int, level: str) -> None:
-    # For root nothing is read-only: somebody else has to try.
+    # Nothing is read-only for root, so another user tries.
     user = os.getuid() or 65534
     with tempfile.TemporaryDirectory(prefix="leeway-keys-") as name:
         folder = Path(name)

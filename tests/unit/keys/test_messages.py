@@ -114,7 +114,7 @@ def test_paths(path: str, is_shown: bool) -> None:
     "part", ["eyJ", "//", "//a", ":", ":a", "a.", "A1", "-----BEGIN", "bearer "]
 )
 def test_it_takes_linear_time(part: str) -> None:
-    # A pattern that tries each start to the end would not end within the patience of anybody.
+    # A pattern that tries each start to the end would take far too long.
     could_be_secret(part * 1_000_000)
 
 

@@ -413,7 +413,7 @@ def _refused_signing_key(folder: Path, data: bytes, mode: int = 0o600) -> str:
     path = _private_file(folder / "signing.pem", data, mode)
     with pytest.raises(InvalidKeyError) as raised:
         load_keyring(folder)
-    # What is left of a key is no key to the search for secrets, which would find it.
+    # The search for secrets would not recognise a part of a key, and would report it.
     path.unlink()
     text = str(raised.value)
     assert str(path) in text

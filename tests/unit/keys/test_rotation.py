@@ -260,7 +260,7 @@ def test_a_clock_that_steps_back_shortens_no_wait() -> None:
     keyring = with_times(ring(ACTIVE), POLICY, T + 10 * DAY)
     back = T
     published = keyring.with_new_key(signing_key("ES256", "pending"), back)
-    # Else an hour after the clock is right again the key would look ten days old.
+    # Otherwise the key would look ten days old an hour after the clock is corrected.
     assert published.key(kid("pending")).since == T + 10 * DAY
     with pytest.raises(UnsafeStepError):
         activated(published, kid("pending"), POLICY, T + 10 * DAY + PUBLISH - 1)
@@ -375,7 +375,7 @@ class Rotation(RuleBasedStateMachine):
 
     @rule(seconds=st.one_of(st.integers(1, 7200), st.integers(1, 40 * DAY)))
     def time_passes(self, seconds: int) -> None:
-        # A server looks each second; what matters is that it looks while a mark is fresh.
+        # A server polls each second; what matters is that it polls while a mark is fresh.
         while seconds > 0:
             step = min(seconds, MARK_SECONDS if seconds < DAY else DAY)
             self.world.pass_time(step)
@@ -400,7 +400,7 @@ class Rotation(RuleBasedStateMachine):
         policy = self.world.policy
         self.world.use(replace(policy, token_seconds=seconds, rotate_every=every * DAY))
 
-    # Whoever rotates by hand goes by the clock: it must not have been wrong a moment ago.
+    # Rotation by hand relies on the clock: it must not have been wrong a moment ago.
     @precondition(lambda self: self.world.true - self.set_right > PUBLISH)
     @rule()
     def somebody_rotates(self) -> None:

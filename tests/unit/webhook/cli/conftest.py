@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(made: Path, tmp_path: Path) -> Path:
     """Return a data directory for one test."""
     copied = Path(shutil.copytree(made, tmp_path / "data"))
-    # Of tokens that other tests have had signed.
+    # Without the tokens that other tests have had signed.
     (copied / "audit.log").unlink(missing_ok=True)
     return copied
 

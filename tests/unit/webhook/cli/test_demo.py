@@ -31,7 +31,7 @@ def test_demo(tmp_path: Path) -> None:
     titles = re.findall(r"^== (.*)$", out, re.M)
     assert len(titles) == 5
     assert "\x1b" not in out
-    # Neither the token nor a key is shown, and nothing is left behind.
+    # Neither the token nor a key is shown, and no file is left.
     assert not re.search(r"[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}", out)
     assert "PRIVATE KEY" not in out
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ def test_every_command_of_the_contract_that_exists_is_tested() -> None:
 def test_help(leeway: Leeway, path: tuple[str, ...], flag: str) -> None:
     out = leeway(*path, flag).assert_done()
     assert out.startswith("Usage: " + " ".join(("leeway", *path)))
-    # Not a command without a word about it.
+    # Every command has a description.
     assert len(out.split("\n\n")[1].strip()) > 10
 
 

@@ -92,7 +92,7 @@ def test_create_is_for_folders_that_are_not_a_data_directory(
 ) -> None:
     leeway(*line.split(), "--create", "--data-dir", folder).assert_done()
     leeway("user", "list", "--data-dir", folder).assert_done()
-    # A store that is lost there is not made again: auth would be disabled.
+    # A lost store is not created again: auth would be disabled.
     (data_dir / "auth.db").unlink()
     done = leeway(*line.split(), "--create", "--data-dir", data_dir)
     done.assert_failed(3, "auth.db is missing")

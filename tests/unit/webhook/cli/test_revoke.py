@@ -93,7 +93,7 @@ def test_revocations_are_listed(leeway: Leeway, data_dir: Path) -> None:
     lines = leeway("revoke", "list", "--data-dir", data_dir).assert_done().splitlines()[1:]
     assert re.fullmatch(rf"jti {JTI}  {TIME}  {TIME}", lines[0])
     assert re.fullmatch(rf"serviceaccount argo-run/loofah +{TIME}  {TIME}", lines[1])
-    # What ends at once is not kept.
+    # A revocation that ends at once is not kept.
     assert len(lines) == 2
     shown = leeway("revoke", "list", "-o", "json", "--data-dir", data_dir).assert_done()
     rows = json.loads(shown)

@@ -127,7 +127,7 @@ def test_files_that_cannot_be_used(
 ) -> None:
     secrets = [path.read_text().splitlines()[1] for path in data_dir.rglob("*.key")]
     path = wreck(data_dir)
-    # In a process of its own, because it would go on to be a server.
+    # In its own process, as it would become a server.
     ran = run_process("serve", "--bind", "127.0.0.1:0", "--data-dir", data_dir)
     error = ran.assert_failed(3, str(path), *parts)
     assert not [secret for secret in secrets if secret in error]

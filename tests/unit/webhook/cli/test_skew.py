@@ -106,7 +106,7 @@ def test_many_clocks() -> None:
     assert render_report(status(*clocks), 100).count("in step") == 1000
 
 
-# Asking -------------------------------------------------------------------------------------
+# Requests -----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def answering(data_dir: Path, answer: bytes, *, tls: bool = True) -> Iterator[in
                         secure.recv(65536)
                         secure.sendall(answer)
                 except OSError:
-                    return  # the client did not like what it saw
+                    return  # the client refused the certificate
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -264,7 +264,7 @@ def test_review(leeway: Leeway, trusting: Path, own_key: SigningKey, case: Case)
     assert [result for _, result, _ in checks] == ["ok"] * passed + failed + ["-"] * left
     for place, detail in case.details.items():
         assert checks[place][2] == detail
-    # The verdict stands in one line, whole; after it comes what to do.
+    # The verdict is on one line, complete; the advice follows.
     verdict, advice = ran.out.split("\n\n")[2:]
     assert verdict == case.verdict
     assert advice.strip()
@@ -477,7 +477,7 @@ def test_objects_of_a_cluster(leeway: Leeway, data_dir: Path, own_key: SigningKe
             assert text in ran.out
         kube.delete(POD)
         assert "REFUSED (BoundObjectGone)" in leeway(*review).out
-        # It looks up, and watches nothing.
+        # It looks objects up without a watch.
         assert [path.rpartition("/")[2] for path in kube.look_ups()] == ["loofah", "loofah-0"] * 3
         assert len(kube.requests) == 6
     ran = leeway(*review)

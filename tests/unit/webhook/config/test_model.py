@@ -277,7 +277,7 @@ def test_error_names_source_path_found_and_allowed(
     [
         (r'issuer: "https://\ud800.example"', {}, {}, f"{SOURCE}: issuer: "),
         (r'jwksURI: "https://a.example/\udfff"', {}, {}, f"{SOURCE}: jwksURI: "),
-        # Both halves: what YAML makes of them is no pair.
+        # Both halves, of which YAML makes no pair.
         (r'issuer: "https://\ud83d\ude00.example"', {}, {}, f"{SOURCE}: issuer: "),
         (r'audiences: [a, "\ud800"]', {}, {}, f"{SOURCE}: audiences[1]: "),
         (r'audiences: !!set {"\ud800"}', {}, {}, f"{SOURCE}: audiences[0]: "),
@@ -307,7 +307,7 @@ def test_error_names_source_path_found_and_allowed(
         (r'"\ud800": 1', {}, {}, f"{SOURCE}: found "),
         (r'server: {"\ud800": 1}', {}, {}, f"{SOURCE}: server: found "),
         (r'trustedIssuers: [{"\ud800": 1}]', {}, {}, f"{SOURCE}: trustedIssuers[0]: found "),
-        # Bytes that are not UTF-8 arrive so.
+        # Bytes that are not UTF-8 arrive as lone surrogates.
         (
             "{}", {"LEEWAY_ISSUER": "https://\udc80"}, {},
             "environment variable LEEWAY_ISSUER: issuer: ",
@@ -457,7 +457,7 @@ def test_sources_are_validated_together(
         ({}, {"server.bind": "x"}, "flag --bind: "),
         ({}, {"server.workers": 0}, "flag --workers: "),
         ({"LEEWAY_SERVER_BIND": "a:1"}, {"server.workers": 0}, "flag --workers: "),
-        # Two that are right together, and one that is not.
+        # Two that are valid together, and one that is not.
         (
             LONGER | {"LEEWAY_SERVER_WORKERS": "0"}, {},
             "environment variable LEEWAY_SERVER_WORKERS: ",

@@ -138,7 +138,7 @@ def test_text_that_is_not_a_manifest(text: bytes, part: str) -> None:
     assert str(caught.value).startswith("m.yaml ")
 
 
-# The faults of docs and of the end-to-end table are there; here is what is fine.
+# Faults are in the end-to-end table; here are good manifests.
 FINE = [
     (flags.check_access_flags, (), "no SubjectAccessReviews are sent"),
     (flags.check_access_flags, ("--authorization-config=/a.yaml",), "/a.yaml says"),

@@ -82,7 +82,7 @@ READ: dict[str, tuple[dict[str, object], Attributes, tuple[str, tuple[str, ...]]
                               ("a", ())),
     "nothing-of-a-path": ({"nonResourceAttributes": {}, "user": "a"}, NonResourceAttributes(""),
                           ("a", ())),
-    # A narrower list is asked for: the answer is that for the whole of it.
+    # A narrower list is requested; the answer is that for the complete list.
     "selectors": (
         {
             "resourceAttributes": POD | {
@@ -108,7 +108,7 @@ def test_read(
     asked = parse(body(spec=spec))
     assert (asked.request, (asked.user, asked.groups)) == (request_, subject)
     answer = json.loads(render_access_review(asked, "why", allowed=True))
-    # What is sent comes back as it was.
+    # The request is returned unchanged.
     assert answer["spec"] == spec
     own = {name: value for name, value in spec.items() if name.endswith("Attributes")}
     asked = parse(body(SELF_KIND, own), SELF_KIND)

@@ -131,7 +131,7 @@ def test_bytes_that_are_not_such_an_object(body: bytes, why: str) -> None:
         json_of(body, TEST)
 
 
-# Where a field of the envelope ends: cut there it is whole, and says less.
+# The end of a field of the envelope: cut there, it is valid with less content.
 BETWEEN_FIELDS = (4, 46, 84, 86)
 
 

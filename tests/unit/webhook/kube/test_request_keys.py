@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[tuple[PermissionType, ...], bool]] = {
     "patch": ((WRITE,), False),
     "delete": ((WRITE,), False),
     "deletecollection": ((WRITE,), True),
-    # Verbs are lower case: another case is a verb that nobody knows.
+    # Verbs are lower case: another case is an unknown verb.
     "GET": ((WRITE,), False),
     "*": (BOTH, True),
     "": (BOTH, True),
@@ -49,13 +49,13 @@ GRANTS: dict[str, tuple[PermissionType, list[tuple[str, str]]]] = {
     "registry-write": (WRITE, [("/registry/", "/registry0")]),
     "pods": (READWRITE, [("/registry/pods/", "/registry/pods0")]),
     "pods-read": (READ, [("/registry/pods/", "/registry/pods0")]),
-    # Without the slash: whatever begins so, pods:exec and podsecuritypolicies too.
+    # Without the slash: any key with that prefix, pods:exec and podsecuritypolicies too.
     "pods-no-slash": (READWRITE, [("/registry/pods", "/registry/podt")]),
     "pods-key": (READWRITE, [("/registry/pods", "")]),
     "exec": (READWRITE, [("/registry/pods:exec/", "/registry/pods:exec0")]),
     "subresources": (READWRITE, [("/registry/pods:", "/registry/pods;")]),
     "team": (READWRITE, [("/registry/pods/team/", "/registry/pods/team0")]),
-    # team, team-b and whatever else begins so.
+    # team, team-b and anything else with that prefix.
     "team-no-slash": (READWRITE, [("/registry/pods/team", "/registry/pods/tean")]),
     "each-namespace": (
         READWRITE,
@@ -157,10 +157,10 @@ SHAPES = {
                                    ("/registry/pods/team-b/", "/registry/pods/team-b0"),
                                    WHOLE | {"team-no-slash"}, WHOLE | {"team-no-slash"}),
     "unnamed": (pods(namespace="team"), OF_TEAM, None, IN_TEAM, None),
-    # A grant of each namespace that there is does not open those that there may be.
+    # Grants on every existing namespace do not cover future ones.
     "all-namespaces": (pods(), ALL_PODS, None, WHOLE, None),
     "all-namespaces-as-a-star": (pods(namespace="*"), ALL_PODS, None, WHOLE, None),
-    # Whatever its verb, it may be in any of them.
+    # With any verb it may be in any of them.
     "named-in-all-namespaces": (pods(name="team"), ALL_PODS, None, WHOLE, None),
     "named-in-star-namespaces": (pods(namespace="*", name="p-0"), ALL_PODS, None, WHOLE, None),
     "star-name": (pods(namespace="team", name="*"), OF_TEAM, None, IN_TEAM, None),
@@ -246,7 +246,7 @@ SHAPES = {
                          ("/registry/rbac.authorization.k8s.io/clusterroles/system:node", ""),
                          ("/registry/rbac.authorization.k8s.io/clusterroles/",
                           "/registry/rbac.authorization.k8s.io/clusterroles0"), NO_ONE, NO_ONE),
-    # A name is one segment and no subresource, whatever is in it.
+    # Any name is one segment and no subresource.
     "name-like-a-subresource": (pods(namespace="team", name="p-0:exec"),
                                 ("/registry/pods/team/p-0:exec", ""), OF_TEAM,
                                 IN_TEAM, IN_TEAM),
@@ -279,7 +279,7 @@ def test_resources(verb: str, shape: str) -> None:
         expected &= {role for role in GRANTS if covers(role, of_verbs)}
     if kinds == (READ,):
         expected |= {"registry-read"}
-        # Of the roles above, the one that has a twin that may only read.
+        # Of the roles above, the one with a read-only twin.
         expected |= {"pods-read"} & {f"{role}-read" for role in roles}
     if kinds == (WRITE,):
         expected |= {"registry-write"}
@@ -307,7 +307,7 @@ READS_PATHS, WRITES_PATHS = {"paths", "health-read"}, {"paths", "health-write"}
         pytest.param("put", "/healthz", (WRITE,), HEALTHZ, WRITES_PATHS, id="put"),
         pytest.param("patch", "/healthz", (WRITE,), HEALTHZ, WRITES_PATHS, id="patch"),
         pytest.param("delete", "/healthz", (WRITE,), HEALTHZ, WRITES_PATHS, id="delete"),
-        # These read objects; of a path nobody knows what they do.
+        # These read objects; their effect on a path is unknown.
         pytest.param("list", "/healthz", (WRITE,), HEALTHZ, WRITES_PATHS, id="list"),
         pytest.param("watch", "/healthz", (WRITE,), HEALTHZ, WRITES_PATHS, id="watch"),
         pytest.param("*", "/healthz", BOTH, HEALTHZ, {"paths"}, id="star-verb"),
@@ -390,7 +390,7 @@ KEYS: dict[str, tuple[str, dict[str, str], str, str]] = {
         "/registry/https%3A%2F%2Fvault.example.com/"),
     "audience-word": (AUDIENCE, {"resource": "vault", "name": "app", "namespace": "a"},
                       "/registry/vault/a/app", "/registry/vault/"),
-    # Else it would be the object `a/app` of that API group.
+    # Otherwise it would be the object `a/app` of that API group.
     "audience-like-a-group": (
         AUDIENCE, {"resource": "vault.example.com", "name": "app", "namespace": "a"},
         "/registry//vault.example.com/a/app", "/registry//vault.example.com/"),
@@ -456,7 +456,7 @@ def test_a_write_grant_does_not_allow_verbs_that_grant_more(
         question = required_access(ResourceAttributes(verb, group, resource, name=name))
         (span,) = question.spans
         assert merge([*written.spans, span]) != merge(written.spans)
-        # All verbs are asked for with a star.
+        # A star requests all verbs.
         stars = required_access(ResourceAttributes("*", group, resource))
         assert merge([*stars.spans, span]) == merge(stars.spans)
 
@@ -474,7 +474,7 @@ def test_get_on_an_acting_subresource_needs_both(subresource: str, resource: str
     assert required_access(log).kinds == (READ,)
 
 
-# Few words, so that those of one attribute turn up in another.
+# Few words, so that words of one attribute appear in another.
 SEGMENTS = ("a", "pods", "exec", "pods:exec", "apps", "a.b", "use", "%61")
 WORDS = st.sampled_from((*SEGMENTS, "a.", "use:a", "%2F", "impersonate")) | st.text(
     st.sampled_from("abu:.*/-%2F\0é"), max_size=4

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[list[Grant], Rules]] = {
     "everything": ([prefix(READ, "/registry/")], Rules([rule(READS, "*", "*")])),
     "subresource": ([prefix(READ, "/registry/pods:log/team/")],
                     Rules([rule(READS, "", "pods/log")])),
-    # A get of it acts.
+    # A get on it acts.
     "exec": ([prefix(READ, "/registry/pods:exec/team/")],
              Rules([rule(["list", "watch"], "", "pods/exec")])),
     "unknown-resource": ([prefix(READ, "/registry/dev.example/widgets/team/")],
@@ -90,7 +90,7 @@ CASES: dict[str, tuple[list[Grant], Rules]] = {
                          paths(["delete", "patch", "post", "put"], "/x/*")])),
     "all-paths": ([prefix(READ, "/")],
                   Rules([rule(READS, "*", "*")], [paths(["get", "head"], "/*")])),
-    # Ranges that no rule can say.
+    # Ranges that no rule can express.
     "names": ([(READ, "/registry/pods/team/a", "/registry/pods/team/c")], Rules([], [], True)),
     "no-slash": ([prefix(READ, "/registry/pods")], Rules([rule(READS, "", "pods")], [], True)),
     "no-object": ([(READ, "/registry/pods/team", "")], Rules([], [], True)),

@@ -106,7 +106,7 @@ def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) 
         **expected,  # type: ignore[arg-type]
     )
     assert answered.uid == ACCOUNT_UID
-    # As it was sent: the UID that was looked up is in the token only.
+    # As sent: the UID that was looked up is in the token only.
     assert answered.bound == bound
 
 
@@ -349,7 +349,7 @@ def test_the_look_up_fails(answer: Absence, objects: str, name: str) -> None:
         resolve(source_with(**{objects: answer}), reference("Pod", "p-0"))
 
 
-# Each is wrong in all that comes after it too, and the first thing that is wrong is what is said.
+# Each is also wrong in all later checks; the first failure is reported.
 ORDER: list[tuple[dict[ObjectKey, Lookup], dict[str, object], type[LeewayError], str]] = [
     ({}, {"sent_namespace": "x", "sent_name": "x"}, InvalidReviewError, "the namespace of the"),
     ({}, {"sent_name": "x", "uid": "x"}, IssueError, "must match the service account name"),
@@ -359,7 +359,7 @@ ORDER: list[tuple[dict[ObjectKey, Lookup], dict[str, object], type[LeewayError],
     (OBJECTS, {"bound": reference("X", "")}, InvalidReviewError, "of type"),
     (OBJECTS, {"bound": reference("Pod", "", "x")}, InvalidReviewError, "Name parameter"),
     (OBJECTS, {"bound": reference("Pod", "gone", "x")}, ObjectNotFoundError, "pods"),
-    # An audience is judged when the token is made, after all of these.
+    # An audience is checked when the token is made, after all of these.
     (OBJECTS, {"bound": reference("Pod", "gone"), "audiences": ("",)}, ObjectNotFoundError, "pods"),
 ]
 

@@ -165,7 +165,7 @@ def render(request: TokenSpec, answered: TokenRequest) -> dict[str, object]:
     issued = issue_token(request, POLICY, KEYRING, NOW + 0.9)
     value = json.loads(render_token_request(answered, issued))
     assert value["status"].pop("token") == issued.token
-    # The token is nowhere else.
+    # The token appears nowhere else.
     assert issued.token.rpartition(".")[2] not in json.dumps(value)
     assert isinstance(value, dict)
     return value

@@ -85,7 +85,7 @@ def test_broken(
     assert part in objects.warning()
     assert "the previous content stays in use" in objects.warning()
     assert uid_of(objects) == "a"
-    # Looked at again and again, and told of once.
+    # Read repeatedly, and reported once.
     time.sleep(POLL_SECONDS * 10)
     assert caplog.text.count(objects.warning()) == 1
     path.write_text(text_of("repaired"))

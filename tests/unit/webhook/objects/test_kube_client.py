@@ -141,7 +141,7 @@ def test_broken(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o600)
     assert_refused(path)
-    # No kubeconfig to the search for secrets, which would find the token in it.
+    # Not a kubeconfig to the search for secrets, which would find the token in it.
     path.unlink()
 
 
@@ -349,7 +349,7 @@ def test_a_plugin_gives_a_certificate(kube: FakeKube, path: Path, plugin: Plugin
     plugin.prints(FROM_PLUGIN | {"status": status})
     get(connected(path))
     assert kube.requests[-1].user == "leeway"
-    # To the search for secrets it would be a key where none belongs.
+    # The search for secrets would report this key.
     plugin.path.unlink()
 
 
@@ -421,7 +421,7 @@ def test_processes_of_a_plugin_end_with_it(
     with pytest.raises(APIServerError, match=r"took longer than 0\.5s"):
         get(connected(path))
     status = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
-    # A container may have nobody who waits for it.
+    # In a container nothing may reap it.
     wait_until(lambda: not status.exists() or status.read_text().split()[2] in "ZX")
 
 
@@ -449,7 +449,7 @@ def test_a_plugin_that_fails_is_named(
     assert message.startswith(f"the credential plugin {str(plugin.path)!r} of {path} failed: ")
     assert why in message
     assert PRINTED not in message + caplog.text
-    # Nothing is asked without credentials, and the plugin is left alone for a while.
+    # No request is sent without credentials, and the plugin is not run again for a while.
     assert len(kube.requests) == before
     assert plugin.runs == 1
 

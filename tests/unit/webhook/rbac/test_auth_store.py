@@ -63,7 +63,7 @@ def prepared(backend: Backend | None = None) -> AuthStore:
     return store
 
 
-# What is wrong with each operation; `enabled` says whether auth is on.
+# The error of each operation; `enabled` says whether auth is on.
 REFUSALS: list[tuple[str, Operation, bool, type[AuthError]]] = [
     ("no name", doing(add_user, ""), False, errors.UserEmptyError),
     ("user there", doing(add_user, "u"), False, errors.UserAlreadyExistsError),
@@ -204,7 +204,7 @@ def test_enabling_needs_root_and_its_role() -> None:
     store.change(add_user, "root", HASH)
     with pytest.raises(errors.RootRoleNotExistError):
         store.change(enable)
-    store.change(grant_role, "root", "root")  # as in etcd, whether the role is there or not
+    store.change(grant_role, "root", "root")  # as in etcd, whether the role exists or not
     assert store.revision == 3
     store.change(enable)
     store.change(enable)
@@ -501,7 +501,7 @@ def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
             store.change(revoke_permission, role(number - lag), key(number - lag), b"")
         done = number
         if number % 10 == 0:
-            # News of another process come in between.
+            # A change of another process comes in between.
             other.change(add_user, f"user{number}")
             store.refresh()
     finished = True

@@ -26,7 +26,7 @@ from webhook.rbac.state import AuthState
 KEY = signing_key("ES256")
 KEYRING = Keyring().with_new_key(KEY, 0)
 TTL = 300.0
-# As deep as a token of the greatest length can have it.
+# As deep as the longest token allows.
 NESTED = b"[" * 2800
 MakeProvider = Callable[[AuthStore], SimpleTokens | JWTTokens]
 
@@ -203,7 +203,7 @@ def test_simple_does_not_live_longer_when_the_clock_is_set_back(step: float) -> 
         assert each.resolve(token, NOW + step) == "a"
     for each in (provider, elsewhere):
         assert_refused(each, token, NOW)
-    # Nor when that time comes round again, if anybody has logged in meanwhile.
+    # Nor when that time comes again, if another user has logged in meanwhile.
     provider.assign(store.user("b"), NOW)
     assert len(store.state.tokens) == 1
     assert_refused(provider, token, NOW + step)
@@ -294,7 +294,7 @@ def test_jwt_of_another_key_or_shape() -> None:
     other = signing_key("ES256", "another")
     claims = claims_of(store)
     own_header = msgspec.json.encode(HEADER)
-    # The fixture itself: what is refused below is refused for what is said beside it.
+    # The fixture itself is accepted, so that each row below is refused for its own reason.
     good = raw_jws(own_header, msgspec.json.encode(claims), KEY)
     assert provider.resolve(good, NOW) == "a"
     forged = [
@@ -385,7 +385,7 @@ def test_jwt_with_a_key_that_is_not_known_yet() -> None:
         provider.resolve(token, NOW)
     provider.use_keyring(rotated)
     assert provider.resolve(token, NOW) == "a"
-    # And it signs with that key too.
+    # It also signs with that key.
     assert elsewhere.resolve(provider.assign(store.user("a"), NOW), NOW) == "a"
 
 

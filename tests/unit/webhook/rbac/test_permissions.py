@@ -45,7 +45,7 @@ def test_the_oldest_snapshot_is_dropped_above_the_limit(
     assert cache.get(AB) is None
     assert cache.get(B) is not None
     assert cache.get(C) is not None
-    # Nothing of it is left behind.
+    # Nothing of it is left.
     assert cache._sets_of_role == {"b": {B}, "c": {C}}
     cache.drop("a")
     cache.drop("b")

@@ -99,7 +99,7 @@ def test_gaps_are_exactly_what_is_not_covered(granted: list[Range]) -> None:
         if question.end is not None and found:
             assert finite == edges
             assert finite[-1] <= question.end
-        # What lies between two words is as the first of them.
+        # A key between two words is treated as the first of them.
         start = bisect_left(WORDS, question.start)
         end = len(WORDS) if question.end is None else bisect_left(WORDS, question.end)
         for word in WORDS[start:end]:

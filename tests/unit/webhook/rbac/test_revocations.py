@@ -189,7 +189,7 @@ def test_a_user_loses_its_tokens_of_every_kind() -> None:
     store.change(revocations.revoke_subject, "bob", OF_A_DAY, NOW, is_account=False)
     assert not store.state.tokens
     assert store.user("bob").generation == store.revision == 5
-    # An auth token is ended, and there is nothing to remember.
+    # An auth token is deleted, so nothing needs to be remembered.
     assert store.state.revoked_subjects.keys() == {SUBJECT}
     before = backend.load()
     with pytest.raises(UserNotFoundError):
@@ -294,7 +294,7 @@ def test_shorter_settings_do_not_shorten_a_revocation() -> None:
     store.change(revocations.tidy, long, NOW)
     shrunk = NOW + 10 * DAY
     store.change(revocations.tidy, short, shrunk)
-    # What was granted until then has expired by this:
+    # Tokens issued until then have expired by this:
     end = shrunk + 100 * DAY
     assert store.state.lifetime == Lifetime(DAY, end)
     for now, expected in (
@@ -305,7 +305,7 @@ def test_shorter_settings_do_not_shorten_a_revocation() -> None:
     ):
         store.change(revocations.revoke_jti, f"at {now}", short, now)
         assert store.state.revoked_jtis[f"at {now}"].until == expected + MARGIN_SECONDS
-    # Shorter once more: what is longer ago still counts.
+    # Shorter once more: earlier settings still count.
     store.change(revocations.tidy, Lifetimes(3600), shrunk + DAY)
     assert store.state.lifetime == Lifetime(3600, end)
 

@@ -118,7 +118,7 @@ def test_a_use_that_is_less_than_a_second_later_is_no_reason_to_write(
     assert here.accepts(first, NOW + 0.9)
     here.uses.write()
     assert not backend.written
-    # Here it counts all the same, and it goes with the next that is.
+    # It still counts here, and is written with the next one.
     assert here.accepts(first, NOW + 0.9 + TTL - 1)
     assert here.accepts(second, NOW + 0.9)
     here.uses.write()

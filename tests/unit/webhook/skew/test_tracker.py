@@ -35,7 +35,7 @@ from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import Claims, ObjectReference
 from webhook.token.fact_cache import FactCache
 
-# Well within a bucket.
+# Not at the edge of a bucket.
 SEEN = NOW + 60
 OTHER = "https://other.example"
 FAST, UNKNOWN, IN_STEP, BEHIND = (
@@ -241,7 +241,7 @@ def test_workers_together_know_what_one_worker_would(
         workers[worker].see(claims, now, number)
     alone = estimate([one.snapshot(now)], now)
     together = estimate([worker.snapshot(now) for worker in workers], now)
-    # Of equal bounds any may be named.
+    # Any of equal bounds may be named.
     assert [msgspec.structs.replace(e, at=0) for e in together] == [
         msgspec.structs.replace(e, at=0) for e in alone
     ]
@@ -311,7 +311,7 @@ def test_memory_is_bounded_with_many_nodes_and_tokens() -> None:
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of the 1,000 nodes are new ones by then: this is all that they take.
+    # All 1,000 nodes are new by then, so this is all the memory they take.
     assert grown < MAX_NODES * 3000
 
 

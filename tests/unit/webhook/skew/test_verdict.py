@@ -143,7 +143,7 @@ TABLE = [
         f"node node-2 is ahead by 180 s and issuer {A} is ahead by 90 s",
         id="such-an-issuer-and-a-node-of-its-own-mind",
     ),
-    # Too few to say.
+    # Too few to decide.
     pytest.param(
         clocks({A: 106}),
         UNDECIDED,

@@ -102,7 +102,7 @@ SECRETS = [
     (repr(PEM), f"'{REDACTED}'"),
     (PEM[:40], REDACTED),
     (PEM.replace("PRIVATE", "RSA PRIVATE"), REDACTED),
-    # What is none of these stays as it is.
+    # Other text stays as it is.
     ("eyJ", "eyJ"),
     ("they.eyes.wide", "they.eyes.wide"),
     ("eyJhbGciOiJub25lIn0", "eyJhbGciOiJub25lIn0"),

@@ -79,7 +79,7 @@ def test_fact_is_dropped_with_its_key() -> None:
     assert_accepted(authenticator.authenticate(TOKEN, [], NOW))
     issuer.keys = {other.kid: other}
     assert_refused(authenticator.authenticate(TOKEN, [], NOW), TOKEN, Reason.UNKNOWN_KEY)
-    # The same name with another key behind it is not the key that was verified with.
+    # Another key with the same kid is not the key that verified the token.
     issuer.keys = {RSA.verification_key.kid: other}
     assert_refused(authenticator.authenticate(TOKEN, [], NOW), TOKEN, Reason.BAD_SIGNATURE)
     issuer.keys = {RSA.verification_key.kid: RSA.verification_key}
@@ -203,7 +203,7 @@ def test_one_name_for_two_keys_of_an_issuer() -> None:
     with pytest.raises(UnusableKeyError, match="names a different key"):
         foreign.replace_keys([other])
     assert foreign.keys == {}
-    # What is held here takes its names in any case.
+    # Names here are matched in any case.
     authenticator.replace_keys(ISSUER, [])
     foreign.replace_keys([other])
     authenticator.replace_keys(ISSUER, [RSA.verification_key])
@@ -222,7 +222,7 @@ def test_keys_of_one_entry_that_are_not_there_yet() -> None:
         token = token_of(good_claims(), foreign, header)
         text = assert_refused(authenticator.authenticate(token, [], NOW), token, Reason.UNKNOWN_KEY)
         assert "have not been fetched yet" in text
-    # A key that is there is asked alone.
+    # Only the key with that kid is tried.
     forged = token_of(good_claims(), foreign, header_of(RSA))
     assert_refused(authenticator.authenticate(forged, [], NOW), forged, Reason.BAD_SIGNATURE)
 
@@ -529,7 +529,7 @@ def test_cache_takes_no_more_than_it_reports(name: str, memory: None) -> None:
     assert after - before <= booked, (
         f"{(after - before) / count:.0f} > {booked / count:.0f} a token"
     )
-    # Nor is it booked at many times what it takes: then the cache would be smaller than it says.
+    # Nor is it counted as many times its size: the cache would be smaller than it says.
     assert booked < 8 * (after - before)
 
 

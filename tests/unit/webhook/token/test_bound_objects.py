@@ -214,7 +214,7 @@ def test_a_legacy_token_whose_secret_is_marked_invalid() -> None:
     told = explain(token, outcome, LEEWAY, NOW, looks_up_objects=True)
     assert [check.name for check in told.checks if check.result == FAIL] == ["objects"]
     assert "marked its Secret as invalid" in told.advice
-    # What is gone goes first.
+    # A deleted object is reported first.
     source.objects[SA] = Absence.GONE
     assert_refused(review_legacy(source, token), token, Reason.SERVICE_ACCOUNT_GONE)
 

@@ -108,7 +108,7 @@ def test_issuer_of_another_type(value: object) -> None:
     refuse(good_claims(iss=value), Reason.MALFORMED, ours=False)
 
 
-# What is no JSON says nothing of its issuer.
+# A payload that is not JSON names no issuer.
 TIMES = [
     pytest.param(f'"{int(NOW)}"', True, id="string"),
     pytest.param('""', True, id="empty-string"),
@@ -196,7 +196,7 @@ def test_member_twice(first: str, last: str) -> None:
     good = as_json(good_claims()).decode()[1:-1]
     payload = "{" + ",".join(part for part in (first, good, last) if part) + "}"
     text = refuse(payload.encode(), Reason.MALFORMED)
-    # An empty kubernetes.io is wrong twice over; either may be said.
+    # An empty kubernetes.io is wrong in two ways; either may be reported.
     assert "appears twice" in text or "{}" in first + last
 
 
@@ -444,7 +444,7 @@ CLOCK = {
 
 
 def _leeway(claim: str, seconds: int) -> ClockLeeway:
-    # The other claims get a leeway under which this one could not hide.
+    # The other claims get no leeway, so that only this one's is tested.
     values = {name: seconds if name == claim else 0 for name in CLOCK}
     return ClockLeeway(values["nbf"], values["iat"], values["exp"])
 
@@ -614,7 +614,7 @@ def test_name_that_is_not_allowed(name: str) -> None:
 @pytest.mark.parametrize(
     ("namespace", "name"),
     [
-        # Read from the left or from the right, these subjects are those of two accounts.
+        # Parsed from the left or from the right, these subjects name two accounts.
         ("a", "b:c"),
         ("a:b", "c"),
     ],

@@ -321,7 +321,7 @@ def _nested(depth: int) -> bytes:
 @pytest.mark.parametrize(
     ("header", "ours"),
     [
-        # Too long to be looked at: nothing is known of its issuer.
+        # Too long to be parsed: its issuer is unknown.
         pytest.param(_nested(100_000), False, id="100000-deep"),
         pytest.param(_nested(100_000)[:-100_000], False, id="100000-deep-and-open"),
         pytest.param(_nested(10_000), True, id="10000-deep"),

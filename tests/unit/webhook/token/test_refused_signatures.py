@@ -126,7 +126,7 @@ def test_encoding_of_header_or_payload(place: int, remainder: int, change: Chang
     changed = change(segments[place])
     assert changed != segments[place]
     segments[place] = changed
-    # Signed as it is sent, so that nothing but the encoding is wrong.
+    # Signed as it is sent, so that only the encoding is wrong.
     token = sign_text(".".join(segments), RSA)
     refuse(token, Reason.MALFORMED, ours=place == 0)
 
@@ -181,7 +181,7 @@ def test_es256_with_two_pads() -> None:
 @pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
 def test_white_space_around_the_token(character: str, after: bool) -> None:
     token = token_of(good_claims())
-    # A review cuts ASCII white space off; what comes to the authenticator with it is refused.
+    # A review strips ASCII white space; the authenticator refuses it.
     token = token + character if after else character + token
     refuse(token, Reason.MALFORMED, ours=character.isascii())
 
@@ -224,7 +224,7 @@ def test_signature_of_another_token(algorithm: str) -> None:
         assert_accepted(authenticator.authenticate(token, [], NOW))
     start, other = tokens[0].rpartition(".")[0], tokens[1].rpartition(".")[2]
     mixed = f"{start}.{other}"
-    # Also where both tokens are known to be good, the mixture is not.
+    # Both tokens are good and cached, but the mixture is refused.
     assert_refused(authenticator.authenticate(mixed, [], NOW), mixed, Reason.BAD_SIGNATURE)
 
 
@@ -235,7 +235,7 @@ def _names_our_issuer(token: str) -> bool:
         return False
     try:
         payload = unb64(segments[1])
-        # Which claims a payload that is not UTF-8 has is a matter of taste; it is refused anyway.
+        # The claims of a payload that is not UTF-8 are undefined; it is refused anyway.
         claims = json.loads(payload.decode("utf-8", "replace"))
     except ValueError:
         return False
@@ -405,7 +405,7 @@ def _serializations() -> dict[str, str]:
     }
 
 
-# Of the two below the payload stands where it belongs, so that the issuer can be read.
+# In the two below the payload is in its place, so that the issuer can be read.
 OURS_BUT_SPOILED = ("prefixed", "quoted")
 
 

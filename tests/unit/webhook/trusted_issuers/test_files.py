@@ -115,7 +115,7 @@ def test_a_broken_file_keeps_the_old_one_in_use(
     keys.start()
     try:
         replace(path, data) if data is not None else path.unlink()
-        # Broken, it is read again and again.
+        # A broken file is read repeatedly.
         wait_until(lambda: len(reports) > 3)
         text = keys.warning()
         assert why in text
@@ -160,10 +160,10 @@ def test_entries_of_one_issuer_must_not_name_two_keys_alike(
     FileKeys(first, tmp_path / "a.json", (), lambda *_: None)
     keys = FileKeys(second, tmp_path / "b.json", (), lambda *_: None)
     Authenticator([own, first, second], LEEWAY)
-    # The same key twice is no contradiction, here and when the file is read again.
+    # The same key twice is accepted, here and when the file is read again.
     assert keys.reload()
     before = second.keys
-    # Another key of that name is one; what cannot be loaded changes nothing.
+    # Another key with that kid is refused, and changes nothing.
     other = signing_key("ES256", "third")
     for name, where in ((kid, "another entry of trustedIssuers"), ("own", "keys/")):
         own.keys = {"own": NEW.verification_key}
@@ -244,7 +244,7 @@ def test_a_key_that_stays_keeps_what_it_has_verified(tmp_path: Path) -> None:
     path.write_bytes(jwks(NEW, OLD))
     keys.reload()
     assert issuer.keys[OLD.verification_key.kid] is before
-    # Another key of that kid is another key.
+    # Another key with that kid is a different key.
     members = jwks(NEW).decode().replace(NEW.verification_key.kid, OLD.verification_key.kid)
     path.write_text(members)
     keys.reload()
@@ -254,7 +254,7 @@ def test_a_key_that_stays_keeps_what_it_has_verified(tmp_path: Path) -> None:
 def test_a_file_that_only_changes_its_mode_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_bytes(jwks(OLD))
-    time.sleep(0.02)  # Until Linux 6.13 the times of files move on with its ticks.
+    time.sleep(0.02)  # Until Linux 6.13 file times advance with its ticks.
     reports: list[bool] = []
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], ())
     keys = FileKeys(issuer, path, (), lambda _, failed: reports.append(failed), POLL_SECONDS)
