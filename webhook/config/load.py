@@ -169,7 +169,7 @@ def _check_texts(members: object, source: str) -> None:
             if value.encode("utf-8", "ignore").decode("utf-8") != value:
                 raise ConfigurationError(
                     f"{source}: {dotted + ': ' if dotted else ''}found {shown(value)}; text that "
-                    "UTF-8 can encode is allowed, so no half of a surrogate pair"
+                    "UTF-8 can encode is allowed, without lone surrogates"
                 )
             if kind := kind_of_secret(value):
                 raise ConfigurationError(

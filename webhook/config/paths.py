@@ -83,7 +83,7 @@ def check_folders(data_dir: Path) -> None:
         if mode & 0o022:
             raise DataDirectoryError(
                 f"group or others can write in {folder} (mode {mode:04o}, 0700 is right); run "
-                f"`chmod 700 {folder}`, or where it is a mounted volume use a folder below the "
+                f"`chmod 700 {folder}`, or for a mounted volume use a folder below the "
                 "mount"
             )
 

@@ -23,7 +23,7 @@ YAML_ERRORS: Final = (
 
 
 class PlainNumbers(yaml.constructor.SafeConstructor):
-    """Loads numbers of base 60 (``1:30``) as text, as YAML 1.2 does. The first base of a loader.
+    """Loads numbers of base 60 (``1:30``) as text, as YAML 1.2 does; the first base of a loader.
 
     Unlike other integers they have no limit in length, and they take quadratic time.
     """

@@ -50,7 +50,7 @@ def check_flags_once(manifest: Manifest) -> Verdict:
         values = manifest.flags.get(flag, ())
         if len(values) > 1:
             return failure(
-                f"--{flag} appears {len(values)} times; only the last, {shown(values[-1])}, counts",
+                f"--{flag} appears {len(values)} times; the last, {shown(values[-1])}, is used",
                 f"remove all but one --{flag}",
             )
     return ok("no webhook flag appears twice")

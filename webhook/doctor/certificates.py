@@ -128,7 +128,7 @@ def check_crl(crl: bytes, ca: bytes, now: datetime, name: str, fix: str) -> Verd
     if found.next_update - now < LIST_ENDS_SOON:
         ends = utc(found.next_update)
         return warning(
-            f"{name} runs out at {ends}; no client certificate is accepted after that", fix
+            f"{name} expires at {ends}; no client certificate is accepted after that", fix
         )
     return ok(f"{found.revoked} revoked, good until {_date(found.next_update)}")
 

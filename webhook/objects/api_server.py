@@ -264,7 +264,7 @@ def _entry(kind: Kind, found: _Object) -> tuple[ObjectKey, ObjectState]:
         deleted_at = unix_seconds(deleted) if deleted else None
     except ValueError as error:
         raise APIServerError(
-            f"a {kind} in its answer has a deletionTimestamp in words", _OK
+            f"a {kind} in its answer has a deletionTimestamp that is not a time", _OK
         ) from error
     key = ObjectKey(kind, "" if kind is Kind.NODE else intern(metadata.namespace), metadata.name)
     if kind is not Kind.POD:

@@ -198,8 +198,8 @@ def _proxy_of(text: object, source: str) -> Proxy:
     port = int(match[3] or _DEFAULT_PROXY_PORT) if match else 0
     if match is None or not 1 <= port <= 65535:
         raise ConfigurationError(
-            f"the proxy-url of {source} cannot be used; http://HOST:PORT is allowed, and proxies "
-            "that are spoken to with https or socks5 are not supported"
+            f"the proxy-url of {source} cannot be used; http://HOST:PORT is allowed, "
+            "https and socks5 are not supported"
         )
     authorization = ""
     if match[1]:

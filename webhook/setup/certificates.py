@@ -196,7 +196,7 @@ def revoke(
     folder = data_dir / TLS_FOLDER
     if name in (CA, SERVER):
         raise CertificateError(
-            f"{name!r} is not a client, and the list counts for client certificates only; "
+            f"{name!r} is not a client, and only client certificates can be revoked; "
             "`leeway cert renew server` replaces the server's"
         )
     with _locked(folder):
@@ -206,7 +206,7 @@ def revoke(
             own = [e.facts.serial for e in entries if e.facts.common_name == name]
             if not own:
                 raise CertificateError(
-                    f"{folder} knows no certificate of {name!a}; give its number with --serial, as "
+                    f"{folder} has no certificate of {name!a}; give its number with --serial, as "
                     "`openssl x509 -noout -serial -in FILE` prints it"
                 )
             found.update(own)

@@ -243,17 +243,17 @@ apiVersion: leeway.dev/v1
 kind: LeewayConfiguration
 # The `iss` of the tokens signed here.
 issuer: {issuer}
-# What your API server calls itself; meant where a request names no audience.
+# The audiences of your API server, used for requests that name none.
 audiences: [{audiences}]
-# How far each claim may be on the wrong side of this server's clock: 0s to 300s. issuedAt is 60s,
-# or notBefore where that is larger, unless it is set too.
+# How far each claim can be on the wrong side of this server's clock: 0s to 300s. issuedAt is 60s,
+# or notBefore if that is larger, unless it is set too.
 leeway: {{notBefore: 60s, expiry: 60s}}
 tokens:
   defaultExpiration: 1h
   minExpiration: 10m
   maxExpiration: 24h
   extend: true
-# Other issuers whose tokens are verified too. Paths are relative to this directory.
+# Other issuers whose tokens are accepted too. Paths are relative to this directory.
 # trustedIssuers:
 # - url: https://kubernetes.default.svc.cluster.local
 #   keys: {{jwksFile: cluster-jwks.json}}

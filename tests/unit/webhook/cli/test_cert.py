@@ -253,8 +253,8 @@ def test_revoke_by_number_keeps_the_entries_of_a_list_that_openssl_made(
 
 
 NOT_REVOKED = [
-    (("server",), 2, "client certificates only"),
-    (("ca",), 2, "client certificates only"),
+    (("server",), 2, "only client certificates"),
+    (("ca",), 2, "only client certificates"),
     (("nobody",), 2, "--serial"),
     ((), 2, "nothing to revoke"),
     (("--serial", "xyz"), 2, "hexadecimal"),
