@@ -39,7 +39,7 @@ struct text https_post(const char *host, int port, const char *path, const char 
 void https_open(struct connection *connection, SSL_CTX *context, int epoll, const char *host,
                 int port);
 
-/* Each goes as far as it can without waiting. */
+/* Each continues as far as it can without blocking. */
 enum progress https_send(struct connection *connection, const struct text *request);
 enum progress https_continue(struct connection *connection);
 

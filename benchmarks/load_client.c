@@ -2,16 +2,16 @@
  * A load client for HTTPS with a client certificate: one thread, keep-alive connections.
  *
  * Closed loop: every connection sends its next request as soon as it has its answer; latency is
- * the time from sending to the whole answer. Open loop (-r RATE): request k is due k / RATE
+ * the time from sending to the complete answer. Open loop (-r RATE): request k is due k / RATE
  * seconds after the start, and latency is the time from then, however late it could be sent.
  *
- * The bodies are the lines of a file, each sent with its line end, taken in turn by whichever
- * connection is free. With -1 no line is sent twice: the run ends when they are used up.
+ * The bodies are the lines of a file, each sent with its line end; the next free connection takes
+ * the next line. With -1 no line is sent twice: the run ends when they are used up.
  *
  * Handshakes and the first request of each connection come before the clock starts. No request is
- * begun after SECONDS; those on their way have 10 more seconds to be answered, then they count as
- * errors. Only 127.0.0.0/8 is connected to. Prints one line of JSON; exit code 1 where the run
- * could not be made.
+ * sent after SECONDS; those in progress have 10 more seconds to be answered, then they count as
+ * errors. It connects only to 127.0.0.0/8. Prints one line of JSON; exit code 1 if the run was not
+ * possible.
  */
 #define _GNU_SOURCE
 #include "https.h"
@@ -114,7 +114,7 @@ static void put_idle(struct connection *connection)
     run.idle[(run.idle_first + run.idle_count++) % run.connection_count] = connection;
 }
 
-/* The one that has been idle for the longest, so that all of them carry a part of the load. */
+/* The connection that has been idle for the longest, so that the load is spread over all of them. */
 static struct connection *take_idle(void)
 {
     struct connection *connection = run.idle[run.idle_first];
@@ -190,7 +190,7 @@ static void issue_requests(void)
     }
 }
 
-/* A server with a thread a connection may keep it until the first request has come. */
+/* A server with a thread for each connection waits in it for the first request. */
 static void send_first_request(struct connection *connection)
 {
     struct epoll_event event;

@@ -220,7 +220,7 @@ def write_new_tokens(data_dir: Path, count: int, number: int) -> Path:
 
 
 def _refused(data_dir: Path, tokens: Sequence[str]) -> list[str]:
-    """Return expired tokens, tokens for somebody else, and tokens with a wrong signature."""
+    """Return expired tokens, tokens for another audience, and tokens with a wrong signature."""
     policy = policy_of(load_configuration(data_dir, {}, {}))
     keyring, now = keyring_of(data_dir), time.time()
     refused = []

@@ -1,4 +1,4 @@
-"""``leeway serve``: what is checked before gunicorn starts the workers."""
+"""``leeway serve``: check everything once, then run gunicorn."""
 
 import gc
 import logging
