@@ -23,7 +23,11 @@ def get(
         raise AssertionError
 
     scope = {"type": "http", "method": "GET", "query_string": query}
-    asyncio.run(health_routes("readyz", checks, warnings)[path](scope, receive, send))
+
+    async def call() -> None:
+        await health_routes("readyz", checks, warnings)[path](scope, receive, send)
+
+    asyncio.run(call())
     return sent[0]["status"], sent[1]["body"].decode()
 
 

@@ -151,7 +151,7 @@ class Served:
         protocol = LeewayProtocol(Worker(self.app))
         assert protocol._has_short_way
         protocol._has_short_way = short
-        protocol.connection_made(transport)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
         for piece in pieces:
             await self.until_quiet(protocol)
             if not transport.is_closed:
@@ -248,7 +248,7 @@ def test_a_connection_that_ended_leaves_nothing_in_memory(served: Served, short:
         transport = Written(served.certificate)
         protocol = LeewayProtocol(Worker(served.app))
         protocol._has_short_way = short
-        protocol.connection_made(transport)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
         await served.until_quiet(protocol)
         protocol.data_received(request_of(served.review()))
         await served.until_quiet(protocol)
@@ -402,7 +402,8 @@ def test_only_a_short_head_is_remembered(
 ) -> None:
     async def remembered(requests: Sequence[bytes]) -> dict[bytes, Head | None]:
         protocol = LeewayProtocol(Worker(served.app))
-        protocol.connection_made(Written(served.certificate if certified else None))
+        transport = Written(served.certificate if certified else None)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
         for request in requests:
             await served.until_quiet(protocol)
             protocol.data_received(request)
@@ -506,7 +507,7 @@ def test_a_connection_in_use_is_kept_and_an_idle_one_closed(served: Served) -> N
     async def run() -> None:
         transport = Written(served.certificate)
         protocol = LeewayProtocol(Worker(served.app, keepalive=1))
-        protocol.connection_made(transport)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         for number in range(4):
             protocol.data_received(request_of(served.review()))
@@ -525,7 +526,7 @@ def test_a_worker_that_drains_says_that_it_closes(served: Served) -> None:
         transport = Written(served.certificate)
         worker = Worker(served.app)
         protocol = LeewayProtocol(worker)
-        protocol.connection_made(transport)
+        protocol.connection_made(transport)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         worker.draining = True
         protocol.data_received(request_of(served.review()))

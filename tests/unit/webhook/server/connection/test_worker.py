@@ -165,7 +165,9 @@ def test_the_lists_above_are_complete() -> None:
 
 def test_the_parser() -> None:
     messages: list[bytes] = []
-    parser = PythonProtocol(on_headers_complete=lambda: messages.append(parser.method))
+    parser: PythonProtocol = PythonProtocol(
+        on_headers_complete=lambda: messages.append(parser.method)
+    )
     parser.feed(b"GET / HTTP/1.1\r\nHOST: a\r\n\r\n")
     assert messages == [b"GET"]
     assert parser.http_version == (1, 1)

@@ -103,7 +103,7 @@ def test_what_is_not_there_with_a_slash(client: FlaskClient, path: str) -> None:
 def post(client: FlaskClient, call: str, body: bytes) -> tuple[int, bytes]:
     path = f"/v3/auth/{call}"
     headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    scope: dict[str, object] = {"type": "http", "method": "POST", "path": path, "headers": headers}
     scope |= {CALLER: Caller("root"), BODY: body}
     answer = client.post(path, data=body, environ_overrides={"asgi.scope": scope})
     return answer.status_code, answer.data

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def rotate_now(data_dir: Path) -> None:
 async def serve(app: LiveApplication, meanwhile: Callable[[], None]) -> None:
     """Start an application, do something, and shut it down."""
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    sent: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
     serving = asyncio.ensure_future(app({"type": "lifespan"}, events.get, sent.put))
     await events.put({"type": "lifespan.startup"})
     assert (await sent.get())["type"] == "lifespan.startup.complete"
@@ -326,7 +326,7 @@ def test_a_part_that_cannot_start_ends_those_before_it() -> None:
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    parts = [Part(), Unable()]
+    parts: list[Any] = [Part(), Unable()]
     with pytest.raises(RuntimeError, match="new thread"), started(parts):
         pass
     assert not any(part.is_running for part in parts)
@@ -470,7 +470,7 @@ def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path
 def test_a_reload_leaves_no_thread_behind(app: LiveApplication, tmp_path: Path) -> None:
     async def status_of(path: str) -> int:
         """Post to a path that Flask serves, without an identity."""
-        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
         body: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         body.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
         scope = {

@@ -297,8 +297,7 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
         assert raised.value.code == 401
     assert newer_keys.asked == [ISSUER]
     tokens.use_keyring(old)
-    found = asyncio.run(callers.subject_of(token))
-    assert isinstance(found, Caller) is is_there
+    assert isinstance(asyncio.run(callers.subject_of(token)), Caller) is is_there
     assert newer_keys.asked == [ISSUER] * 2
 
 

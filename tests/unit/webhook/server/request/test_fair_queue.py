@@ -57,7 +57,7 @@ async def settled() -> None:
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), LONG))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scenario(), LONG))
 
 
 @pytest.mark.parametrize("slots", [1, 3])

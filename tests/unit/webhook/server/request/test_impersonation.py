@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ ACCOUNT = "system:serviceaccount:argo-run:loofah"
 OF_ACCOUNT = ("system:serviceaccounts", "system:serviceaccounts:argo-run", AUTHENTICATED)
 
 
-def with_headers(*headers: tuple[str, str], **scope: str) -> Scope:
+def with_headers(*headers: tuple[str, str], **scope: Any) -> Scope:
     found = scope_of(**scope)
     # As they reach an application: the names in lower case.
     added = [(f"impersonate-{name}".encode(), value.encode()) for name, value in headers]
