@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import assert_within, processes_of_session
+from webhook.setup.init import InitOptions, initialise
 
 from .harness import HOST, LEEWAY, free_port, start_server
 
@@ -71,7 +72,7 @@ def test_an_interrupted_start(tmp_path: Path, start_seconds: float, number: int)
     arguments = [LEEWAY, command]
     if command == "serve":
         data_dir = tmp_path / "data"
-        subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
+        initialise(data_dir, InitOptions(), time.time())
         arguments += ["--data-dir", str(data_dir), "--bind", f"{HOST}:{free_port()}"]
     scratch = tmp_path / "scratch"
     scratch.mkdir()

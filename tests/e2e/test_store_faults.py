@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import assert_within
+from webhook.setup.init import InitOptions, initialise
 
 from .auth import ROOT, as_root, call
 from .harness import HOST, LEEWAY, RunningServer, free_port, start_server
@@ -56,7 +57,7 @@ def test_reviews_go_on_beside_a_locked_database(server: RunningServer, lock: str
 @pytest.mark.bad_input(51)
 def test_a_server_does_not_start_on_a_damaged_database(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
+    initialise(data_dir, InitOptions(), time.time())
     database = data_dir / "auth.db"
     data = bytearray(database.read_bytes())
     data[data.rindex(b"kube-apiserver")] ^= 1
