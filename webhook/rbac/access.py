@@ -52,9 +52,13 @@ def is_key_permitted(
     store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
 ) -> bool:
     """Return whether a subject is allowed to READ or WRITE (``kind``) a single key."""
-    permissions = _permissions_of(store.state, user, groups)
-    if permissions is None:
-        return True
+    state = store.state
+    # Not between the records of one `apply`: such a state never existed.
+    with state.lock:
+        roles = roles_of(state, user, groups)
+        if ROOT in roles:
+            return True
+        permissions = state.permissions(roles)
     if kind is PermissionType.READ:
         return permissions.can_read(key)
     return permissions.can_write(key)
@@ -104,14 +108,6 @@ def _touches(
 ) -> bool:
     permissions = state.permissions(frozenset((role,)))
     return any(permissions.uncovered(kind, span) != [span] for span in spans for kind in kinds)
-
-
-def _permissions_of(state: AuthState, user: str, groups: Iterable[str]) -> Permissions | None:
-    """Return what a subject is allowed to do, None for everything."""
-    # Not between the records of one `apply`: such a state never existed.
-    with state.lock:
-        roles = roles_of(state, user, groups)
-        return None if ROOT in roles else state.permissions(roles)
 
 
 def explain_access(
