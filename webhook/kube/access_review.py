@@ -15,9 +15,7 @@ from msgspec import UNSET
 from webhook.errors import Cause, InvalidObjectError, InvalidReviewError
 from webhook.kube.bodies import (
     REASON_ANNOTATION,
-    ReviewMetadata,
-    ReviewObject,
-    encode,
+    encode_review,
     read_members,
     read_object,
     read_text,
@@ -206,8 +204,8 @@ def render_access_review(review: AccessReviewRequest, reason: str, *, allowed: b
     annotations = {}
     if review.kind == SELF_KIND and not allowed:
         annotations, reason = {REASON_ANNOTATION: reason}, ""
-    metadata, status = ReviewMetadata(None, annotations), _Status(allowed, reason)
-    return encode(ReviewObject(review.kind, review.api_version, metadata, review.spec, status))
+    status = _Status(allowed, reason)
+    return encode_review(review.kind, review.api_version, review.spec, status, annotations)
 
 
 def parse_who_am_i(body: bytes) -> None:
@@ -217,7 +215,4 @@ def parse_who_am_i(body: bytes) -> None:
 
 def render_who_am_i(user: UserInfo) -> bytes:
     """Render the answer to a SelfSubjectReview."""
-    metadata = ReviewMetadata(None)
-    return encode(
-        ReviewObject(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, metadata, UNSET, {"userInfo": user})
-    )
+    return encode_review(WHO_AM_I_KIND, _WHO_AM_I_API_VERSION, UNSET, {"userInfo": user})

@@ -40,6 +40,18 @@ class ReviewObject(msgspec.Struct, rename={"api_version": "apiVersion"}):
 encode: Final = msgspec.json.Encoder().encode
 
 
+def encode_review(
+    kind: str,
+    api_version: str,
+    spec: object,
+    status: object,
+    annotations: dict[str, str] | None = None,
+) -> bytes:
+    """Render the answer to a review."""
+    metadata = ReviewMetadata(None, annotations or {})
+    return encode(ReviewObject(kind, api_version, metadata, spec, status))
+
+
 def decode_body(body: bytes) -> object:
     """Decode the JSON of a body. Raises EncodingError, also for more than ``MAX_VALUES`` values."""
     # Each value but the first follows one of these characters. Strings can contain them, and empty

@@ -7,13 +7,7 @@ import msgspec
 
 from keys.messages import describe_validation
 from webhook.errors import InvalidReviewError
-from webhook.kube.bodies import (
-    ReviewMetadata,
-    ReviewObject,
-    encode,
-    read_object,
-    require_short_keys,
-)
+from webhook.kube.bodies import encode_review, read_object, require_short_keys
 from webhook.rbac.access import AccessDecision
 from webhook.rbac.model import PermissionType
 from webhook.rbac.ranges import Range, from_wire, to_wire
@@ -96,4 +90,4 @@ def render_range_review(
         "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
         "revision": revision,
     }
-    return encode(ReviewObject(KIND, API_VERSION, ReviewMetadata(None), request.spec, status))
+    return encode_review(KIND, API_VERSION, request.spec, status)

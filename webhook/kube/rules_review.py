@@ -15,14 +15,7 @@ import msgspec
 
 from webhook.errors import InvalidReviewError
 from webhook.kube.access_review import AUTHORIZATION_GROUP
-from webhook.kube.bodies import (
-    ReviewMetadata,
-    ReviewObject,
-    encode,
-    read_members,
-    read_object,
-    read_text,
-)
+from webhook.kube.bodies import encode_review, read_members, read_object, read_text
 from webhook.kube.protobuf import Field, object_message
 from webhook.kube.request_keys import ROOT_KEY, ResourceAttributes, required_access, resource_of
 from webhook.kube.resources import KNOWN
@@ -72,7 +65,7 @@ def render_rules_review(rules: Rules) -> bytes:
         "nonResourceRules": rules.paths,
         "incomplete": rules.incomplete,
     }
-    return encode(ReviewObject(KIND, _API_VERSION, ReviewMetadata(None), {}, status))
+    return encode_review(KIND, _API_VERSION, {}, status)
 
 
 def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str) -> Rules:
