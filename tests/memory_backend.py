@@ -24,7 +24,7 @@ class MemoryBackend:
             ]
             return self._revision, records
 
-    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]]:
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``."""
         with self._lock:
             if after == self._revision:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_audit(server: RunningServer) -> None:
     ]  # fmt: skip
     revisions = []
     for name, body, action, about in calls:
-        (record,) = audits(server, lambda name=name, body=body: as_root(server, (name, body)))  # type: ignore[misc]
+        (record,) = audits(server, partial(as_root, server, (name, body)))
         revisions.append(record.pop("revision"))
         assert record.pop("requestId")
         del record["time"], record["pid"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,13 +126,11 @@ def token_for(server: RunningServer, key: ObjectKey, uid: str = "") -> str:
     """Sign a token that is bound to an object."""
     configuration = load_configuration(server.data_dir, {}, {})
     uid = uid or uid_of(key)
-    bound = {str(key.kind).lower(): ObjectReference(key.name, uid)} if key is not SA else {}
-    request = TokenSpec(
-        NAMESPACE,
-        SA.name,
-        uid if key is SA else uid_of(SA),
-        **bound,  # type: ignore[arg-type]
-    )
+    bound: dict[str, Any] = {str(key.kind).lower(): ObjectReference(key.name, uid)}
+    if key is SA:
+        request = TokenSpec(NAMESPACE, SA.name, uid)
+    else:
+        request = TokenSpec(NAMESPACE, SA.name, uid_of(SA), **bound)
     keyring = keyring_of(server.data_dir)
     token = issue_token(request, policy_of(configuration), keyring, int(time.time())).token
     server.tokens.append(token)

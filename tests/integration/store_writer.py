@@ -14,7 +14,7 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import Permission, PermissionType
-from webhook.rbac.records import TokenRecord, token_record
+from webhook.rbac.records import Record, TokenRecord, token_record
 
 _KEPT = 6
 _STEPS = 12
@@ -55,7 +55,7 @@ def operate(store: AuthStore, number: int) -> None:
         store.change(changes.delete_user, f"user{old}")
 
 
-def _token(turn: int, user: str):  # type: ignore[no-untyped-def]
+def _token(turn: int, user: str) -> Record:
     return token_record(b"%032d" % turn, TokenRecord(user, float(turn)))
 
 

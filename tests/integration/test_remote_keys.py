@@ -5,7 +5,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -210,9 +212,9 @@ def test_a_token_does_not_wait_for_long(server: IssuerServer, parts: Parts, cloc
     clock.now += 30
     behave = server.behaviours[JWKS_PATH]
 
-    def slow(handler: object) -> None:
+    def slow(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(KEYS_SECONDS + 1)
-        behave(handler)  # type: ignore[arg-type]
+        behave(handler)
 
     server.behaviours[JWKS_PATH] = slow
 
@@ -337,10 +339,10 @@ def test_a_closed_source_fetches_nothing(parts: Parts, clock: Clock) -> None:
 def test_a_defect_does_not_end_the_thread(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     issuer = TrustedIssuer("https://a.example", [AUDIENCE], ())
 
-    def fetch() -> None:
+    def fetch() -> NoReturn:
         raise ZeroDivisionError
 
-    keys = RemoteKeys(issuer, fetch, lambda *_: None, clock)  # type: ignore[arg-type]
+    keys = RemoteKeys(issuer, fetch, lambda *_: None, clock)
     keys.fetch_now()
     assert "internal error" in keys.problem()
     assert "ZeroDivisionError" in caplog.text

@@ -5,9 +5,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,15 @@ def one_byte_chunks(body: bytes) -> Behaviour:
 
 
 @pytest.mark.parametrize("framing", [by_length, chunked])
-def test_a_megabyte_is_allowed(server: IssuerServer, framing: object) -> None:
-    server.behaviours[JWKS_PATH] = framing(padded(MEGABYTE))  # type: ignore[operator]
+def test_a_megabyte_is_allowed(server: IssuerServer, framing: Callable[[bytes], Behaviour]) -> None:
+    server.behaviours[JWKS_PATH] = framing(padded(MEGABYTE))
     assert location(server).fetch().keys
 
 
 @pytest.mark.bad_input(40)
 @pytest.mark.parametrize("framing", [by_length, chunked, one_byte_chunks])
-def test_a_megabyte_and_a_byte(server: IssuerServer, framing: object) -> None:
-    server.behaviours[JWKS_PATH] = framing(padded(MEGABYTE + 1))  # type: ignore[operator]
+def test_a_megabyte_and_a_byte(server: IssuerServer, framing: Callable[[bytes], Behaviour]) -> None:
+    server.behaviours[JWKS_PATH] = framing(padded(MEGABYTE + 1))
     assert "1048576 bytes" in refused(location(server))
 
 
@@ -141,10 +142,10 @@ def test_a_megabyte_and_a_byte(server: IssuerServer, framing: object) -> None:
 def test_a_body_without_end(server: IssuerServer) -> None:
     sent = []
 
-    def endless(handler: object) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")  # type: ignore[attr-defined]
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
-            handler.wfile.write(b"x" * 65536)  # type: ignore[attr-defined]
+            handler.wfile.write(b"x" * 65536)
             sent.append(65536)
 
     server.behaviours[JWKS_PATH] = endless
@@ -246,9 +247,9 @@ def test_a_slow_answer_is_aborted(server: IssuerServer, behaviour: Behaviour) ->
 def test_five_seconds_for_both_documents(server: IssuerServer) -> None:
     discovery = json.dumps({"issuer": server.url, "jwks_uri": server.jwks_url}).encode()
 
-    def slow(handler: object) -> None:
+    def slow(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(3)
-        answer(discovery)(handler)  # type: ignore[arg-type]
+        answer(discovery)(handler)
 
     server.behaviours["/.well-known/openid-configuration"] = slow
     server.behaviours[JWKS_PATH] = drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)

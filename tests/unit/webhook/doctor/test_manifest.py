@@ -193,9 +193,9 @@ CONFIG = ("--authorization-config=/etc/a.yaml",)
 
 
 def authorizers(*webhooks: dict[str, object]) -> bytes:
-    entries = [{"type": "RBAC", "name": "rbac"}]
+    entries: list[dict[str, object]] = [{"type": "RBAC", "name": "rbac"}]
     entries += [
-        {"type": "Webhook", "name": f"w{number}", "webhook": webhook}  # type: ignore[dict-item]
+        {"type": "Webhook", "name": f"w{number}", "webhook": webhook}
         for number, webhook in enumerate(webhooks)
     ]
     document = {"kind": "AuthorizationConfiguration", "authorizers": entries}

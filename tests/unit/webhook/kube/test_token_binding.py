@@ -94,16 +94,10 @@ FOUND = [
 
 @pytest.mark.fault(62)
 @pytest.mark.parametrize(("bound", "expected"), FOUND)
-def test_found(bound: BoundObjectReference | None, expected: dict[str, object]) -> None:
+def test_found(bound: BoundObjectReference | None, expected: dict[str, Any]) -> None:
     answered, request = resolve(source_with(), bound, audiences=("a",), expiration_seconds=601)
     assert request == TokenSpec(
-        NAMESPACE,
-        ACCOUNT,
-        ACCOUNT_UID,
-        ("a",),
-        601,
-        objects_confirmed=True,
-        **expected,  # type: ignore[arg-type]
+        NAMESPACE, ACCOUNT, ACCOUNT_UID, ("a",), 601, objects_confirmed=True, **expected
     )
     assert answered.uid == ACCOUNT_UID
     # As sent: the UID that was looked up is in the token only.
@@ -267,10 +261,10 @@ OUT_OF_RANGE: dict[str, tuple[dict[str, object], str, str]] = {
 )
 @pytest.mark.parametrize("source", [None, source_with()], ids=["none", "source"])
 def test_out_of_range(
-    source: Source | None, members: dict[str, object], field: str, detail: str
+    source: Source | None, members: dict[str, Any], field: str, detail: str
 ) -> None:
     with pytest.raises(IssueError) as caught:
-        resolve(source, **members)  # type: ignore[arg-type]
+        resolve(source, **members)
     assert (caught.value.field, caught.value.detail) == (field, detail)
 
 
@@ -370,9 +364,9 @@ ORDER: list[tuple[dict[ObjectKey, Lookup], dict[str, object], type[LeewayError],
 )
 def test_order_of_the_checks(
     objects: dict[ObjectKey, Lookup],
-    members: dict[str, object],
+    members: dict[str, Any],
     error: type[LeewayError],
     words: str,
 ) -> None:
     with pytest.raises(error, match=words):
-        resolve(Source(objects), **members)  # type: ignore[arg-type]
+        resolve(Source(objects), **members)

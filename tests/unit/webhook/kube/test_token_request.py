@@ -1,6 +1,7 @@
 """TokenRequest: requests and answers."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,8 @@ def parse(value: object) -> TokenRequest:
     return parse_token_request(body, NAMESPACE, ACCOUNT)
 
 
-def asked(**members: object) -> TokenRequest:
-    return TokenRequest(NAMESPACE, ACCOUNT, **members)  # type: ignore[arg-type]
+def asked(**members: Any) -> TokenRequest:
+    return TokenRequest(NAMESPACE, ACCOUNT, **members)
 
 
 READ = [

@@ -52,7 +52,9 @@ def test_no_answer_mixes_several_changes() -> None:
     assert granting_roles(theirs, "v", (), [READ], K) == ("r",)
     ours.change(changes.revoke_permission, "r", b"k", b"")
     ours.change(changes.grant_role, "u", "r")
-    revision, records = backend.changes(theirs.state.revision)
+    feed = backend.changes(theirs.state.revision)
+    assert feed is not None
+    revision, records = feed
     answers: list[bool] = []
     asking: list[threading.Thread] = []
 

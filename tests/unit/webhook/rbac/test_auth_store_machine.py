@@ -52,9 +52,7 @@ class CompactingBackend(MemoryBackend):
         self.compacted = self._revision
         self._records = {k: v for k, v in self._records.items() if v[1] is not None}
 
-    def changes(  # type: ignore[override]
-        self, after: int, *, wait: bool = True
-    ) -> tuple[int, list[Record]] | None:
+    def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         return None if after < self.compacted else super().changes(after, wait=wait)
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import msgspec
 import pytest
@@ -232,14 +233,11 @@ OTHER, LEGACY = _issuer("https://other.example"), _issuer(LEGACY_ISSUER, legacy=
     ],
 )
 def test_lifetimes_of_a_configuration(
-    tokens: dict[str, object],
+    tokens: dict[str, Any],
     issuers: tuple[TrustedIssuerSection, ...],
     expected: Lifetimes,
 ) -> None:
-    configuration = Configuration(
-        tokens=TokensSection(**tokens),  # type: ignore[arg-type]
-        trusted_issuers=issuers,
-    )
+    configuration = Configuration(tokens=TokensSection(**tokens), trusted_issuers=issuers)
     assert lifetimes_of(configuration) == expected
 
 

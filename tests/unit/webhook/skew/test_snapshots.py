@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,10 @@ class _Clock:
 
 
 def run_writer(
-    monkeypatch: pytest.MonkeyPatch, files: SkewFiles, *steps: object, clock: _Clock | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    files: SkewFiles,
+    *steps: Callable[[], object],
+    clock: _Clock | None = None,
 ) -> None:
     """Run the task, and take each step once it had time to write."""
     monkeypatch.setattr(skew_writer, "INTERVAL_SECONDS", 0.005)
@@ -119,7 +123,7 @@ def run_writer(
         task = asyncio.create_task(skew_writer.keep_written(files))
         for step in steps:
             await asyncio.sleep(0.1)
-            step()  # type: ignore[operator]
+            step()
         assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
