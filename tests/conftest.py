@@ -22,20 +22,23 @@ LONGEST_FIRST = (
     "chaos/test_chaos.py",
     "docs/test_documented_commands.py",
     "e2e/test_reload.py",
-    "unit/test_packaging.py",
     "differential/test_random.py",
-    "e2e/test_auth_changes.py",
-    "e2e/test_trusted_issuers.py",
-    "e2e/test_skew.py",
-    "e2e/test_objects.py",
-    "unit/webhook/server/reload/test_worker_memory.py",
     "integration/test_values_shown.py",
-    "e2e/test_doctor.py",
+    "e2e/test_trusted_issuers.py",
+    "e2e/test_objects.py",
+    "e2e/test_skew.py",
+    "e2e/test_auth_changes.py",
     "integration/test_kubernetes_objects.py",
-    "differential/test_etcdctl.py",
+    "e2e/test_doctor.py",
+    "unit/webhook/server/test_worker_memory.py",
     "e2e/test_revoked_connections.py",
-    "e2e/test_hard_input.py",
+    "unit/test_packaging.py",
     "fuzz/test_fuzz.py",
+    "deploy/test_kind.py",
+    "e2e/test_limits.py",
+    "e2e/test_logs.py",
+    "e2e/test_resumption.py",
+    "e2e/test_interrupted_start.py",
 )
 LONGEST_ID = 60
 # The numbers that each of these markers may have.
@@ -88,6 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     config.stash[COLLECTED] = by_row(items)
     ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    assert not (moved := [path for path in ranks if not path.exists()]), moved
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     for item in items:
         for name in TABLES:
