@@ -231,7 +231,7 @@ def test_the_command_line_fetches_too(issuer: IssuerServer, trusting_server: Run
     issuer.behaviours[JWKS_PATH] = behave
     assert "REFUSED (UnknownKey): invalid signature, no keys found" in text
     assert "answered 404" in text
-    assert "the keys that would tell could not be fetched" in text
+    assert "the keys to verify it could not be fetched" in text
 
 
 def test_an_issuer_that_is_unreachable_at_first(issuer: IssuerServer, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ class KindWatch:
     def _note_success(self) -> None:
         self._failures = 0
         if self._logged:
-            _logger.warning("%ss are watched again", self._store.kind)
+            _logger.warning("%ss of the API server are watched again", self._store.kind)
             self._logged = ""
 
     def _note_failure(self, error: APIServerError) -> None:
@@ -179,7 +179,9 @@ class KindWatch:
         self._why = str(error)
         # A single failure is not worth a warning.
         if self._failures > 1 and self._why != self._logged:
-            _logger.warning("%ss cannot be watched: %s", self._store.kind, self._why)
+            _logger.warning(
+                "%ss of the API server cannot be watched: %s", self._store.kind, self._why
+            )
             self._logged = self._why
 
 
