@@ -28,7 +28,6 @@ METRICS: dict[str, set[str]] = {
     "leeway_auth_revision": set(),
     "leeway_issuer_keys_failing": {"issuer"},
     "leeway_reload_failing": {"what"},
-    "leeway_fallbacks_total": set(),
     "leeway_over_limit_total": {"what"},
     "leeway_signing_key_age_seconds": set(),
     "leeway_tls_handshakes_failed_total": {"reason"},

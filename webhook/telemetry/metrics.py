@@ -170,11 +170,6 @@ class Metrics:
             "leeway_tokens_issued", "Tokens signed for TokenRequests.", registry=self.registry
         )
 
-        self.fallbacks = Counter(
-            "leeway_fallbacks",
-            "Requests that were answered a second way after an unexpected error in the first.",
-            registry=self.registry,
-        )
         self._over_limit = Counter(
             "leeway_over_limit",
             "Log-ins (login) and connections without a client certificate (connection) that were "

@@ -1,22 +1,22 @@
-"""The routes that are not hot.
+"""The routes that are not hot, called with a complete Request.
 
-The ASGI front lets only callers with an identity in, and leaves their name in the scope; under
-``/v3`` everybody comes in, and etcd's rules and answers hold.
+The dispatcher lets only callers with an identity in, and leaves them in the request; under ``/v3``
+everybody comes in, and etcd's rules and answers hold.
 """
 
 from collections.abc import Callable
-from http import HTTPStatus
+from io import BytesIO
 from time import time
-from typing import Any
+from typing import NoReturn
 
 import msgspec
-from flask import Flask, Response, request
+from flask import Flask
+from flask import Response as FlaskResponse
+from flask import request as flask_request
 from werkzeug.exceptions import HTTPException
 
-from webhook.errors import InvalidReviewError, LeewayError
-from webhook.kube import rules_review as rules_reviews
+from webhook.kube import rules_review, token_request
 from webhook.kube.access_review import AUTHORIZATION_GROUP
-from webhook.kube.protobuf import json_of
 from webhook.kube.request_keys import SKEW_KEY
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
@@ -24,37 +24,75 @@ from webhook.rbac.model import PermissionType
 from webhook.server.flask import api_discovery, openapi_v2
 from webhook.server.flask.auth_api import AuthAPI, call_names
 from webhook.server.flask.token_requests import TokenRequests
-from webhook.server.request.caller import CALLER, NOBODY, Caller, Callers
-from webhook.server.request.error_map import (
-    INTERNAL_ERROR,
-    NOT_FOUND,
-    REASONS,
-    code_of,
-    error_body,
-    grpc_body,
-    status_body,
+from webhook.server.request.caller import NOBODY, Callers
+from webhook.server.request.errors import NOT_FOUND, REASONS
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import (
+    Caller,
+    Request,
+    RequestError,
+    Response,
+    caller_of,
+    json_body,
+    require_length,
+    require_type,
 )
-from webhook.server.request.http import BODY, RequestError, is_protobuf, require_json
-from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles
-from webhook.telemetry.audit import Audit
 from webhook.telemetry.metrics import CONTENT_TYPE, Metrics
 
 _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"
 _AUTH_RULE = f"/v3/auth/{_AUTH_NAME}"
 _RULES_PATH = f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectrulesreviews"
+_REQUEST = "leeway.request"
+_JSON = "application/json"
 
 
-class _App(Flask):
-    def __init__(self, log: RequestLog) -> None:
+class FlaskApp(Flask):
+    """A Flask application that is called with a complete Request, in any thread."""
+
+    def __init__(self) -> None:
         super().__init__("webhook", static_folder=None)
-        self.log = log
+        self.url_map.merge_slashes = False
+        # OPTIONS is a method like any other that a route does not have: nothing answers it unasked.
+        self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+        self.register_error_handler(HTTPException, _raise_request_error)
 
-    def log_exception(self, exc_info: Any) -> None:
-        """Log what no request should cause."""
-        self.log.crashed(_scope(), exc_info[1])
+    def answer(self, request: Request) -> Response:
+        """Answer a request. Raises RequestError, and whatever the views raise."""
+        environ = {
+            "REQUEST_METHOD": request.method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": request.path,
+            "QUERY_STRING": request.query.decode("ascii"),
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "443",
+            "wsgi.url_scheme": "https",
+            "wsgi.input": BytesIO(),
+            # The views use nothing else.
+            _REQUEST: request,
+        }
+        with self.request_context(environ):
+            answer = self.full_dispatch_request()
+        fields = [(name.lower(), value) for name, value in answer.headers]
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in fields
+            if name not in ("content-type", "content-length")
+        ]
+        content_type = answer.headers["Content-Type"].encode("latin-1")
+        return Response(answer.status_code, answer.get_data(), content_type, tuple(headers))
+
+    def routes(self) -> list[tuple[str, str]]:
+        """Return the method and the path of every route, etcd's calls one by one."""
+        found: list[tuple[str, str]] = []
+        for rule in self.url_map.iter_rules():
+            methods = sorted((rule.methods or set()) - {"HEAD"})
+            names = call_names() if rule.rule == _AUTH_RULE else ("",)
+            paths = [rule.rule.replace(_AUTH_NAME, name) for name in names]
+            found += [(method, path) for method in methods for path in paths]
+        return found
 
 
 def create_flask_app(
@@ -64,25 +102,16 @@ def create_flask_app(
     token_requests: TokenRequests,
     skew: SkewFiles,
     log: RequestLog,
-) -> Flask:
+) -> FlaskApp:
     """Make the Flask application."""
-    app = _App(log)
-    app.url_map.merge_slashes = False
-    # OPTIONS is a method like any other that a route does not have: nothing answers it unasked.
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(RequestError, _request_error)
-
-    @app.after_request
-    def log_error(response: Response) -> Response:
-        return _log_error(log, response)
+    app = FlaskApp()
 
     @app.post(_AUTH_RULE)
-    def call_auth(name: str) -> Response:
+    def call_auth(name: str) -> FlaskResponse:
         return _call_auth(auth, name, log)
 
-    def create_token(namespace: str, name: str) -> Response:
-        return _create_token(token_requests, namespace, name, log.audit_of(_scope()))
+    def create_token(namespace: str, name: str) -> FlaskResponse:
+        return _create_token(token_requests, namespace, name, log)
 
     app.add_url_rule(
         "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token",
@@ -91,21 +120,21 @@ def create_flask_app(
     )
 
     @app.post(_RULES_PATH)
-    def review_rules() -> Response:
+    def review_rules() -> FlaskResponse:
         return _review_rules(auth.store)
 
     @app.get("/metrics")
-    def show_metrics() -> Response:
-        return Response(metrics.render(), content_type=CONTENT_TYPE)
+    def show_metrics() -> FlaskResponse:
+        return FlaskResponse(metrics.render(), content_type=CONTENT_TYPE)
 
     @app.get(SKEW_PATH)
-    def show_skew() -> Response:
-        callers.require(_scope()[CALLER], SKEW_KEY, PermissionType.READ)
+    def show_skew() -> FlaskResponse:
+        callers.require(caller_of(_request()), SKEW_KEY, PermissionType.READ)
         return _json(report_of(skew.estimates(), time()))
 
     @app.get("/openapi/v2")
-    def show_openapi_v2() -> Response:
-        return Response(openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE)
+    def show_openapi_v2() -> FlaskResponse:
+        return FlaskResponse(openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE)
 
     for rule, view in _discovery_views().items():
         app.add_url_rule(rule, rule, view, methods=["GET"])
@@ -115,18 +144,7 @@ def create_flask_app(
     return app
 
 
-def routes_of(app: Flask) -> list[tuple[str, str]]:
-    """Return the method and the path of every route, etcd's calls one by one."""
-    found: list[tuple[str, str]] = []
-    for rule in app.url_map.iter_rules():
-        methods = sorted((rule.methods or set()) - {"HEAD"})
-        names = call_names() if rule.rule == _AUTH_RULE else ("",)
-        paths = [rule.rule.replace(_AUTH_NAME, name) for name in names]
-        found += [(method, path) for method in methods for path in paths]
-    return found
-
-
-def _discovery_views() -> dict[str, Callable[..., Response]]:
+def _discovery_views() -> dict[str, Callable[..., FlaskResponse]]:
     return {
         "/api": lambda: _json(api_discovery.core_versions()),
         "/api/v1": lambda: _json(api_discovery.resource_list("", "v1")),
@@ -145,58 +163,41 @@ def _discovery_views() -> dict[str, Callable[..., Response]]:
     }
 
 
-def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> Response:
+def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> FlaskResponse:
+    request = _request()
     if name in call_names():
-        require_json(_scope(), may_be_missing=False)
-    try:
-        body = auth.call(name, _etcd_caller(name), _body(), log.audit_of(_scope()))
-    except LeewayError as error:
-        code = code_of(error)
-        if code == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.crashed(_scope(), error)
-            error = LeewayError(INTERNAL_ERROR)
-        response = Response(grpc_body(error), code, content_type="application/json")
-        if code == HTTPStatus.SERVICE_UNAVAILABLE:
-            response.headers["Retry-After"] = "1"
-        return response
-    if body is None:
-        body = msgspec.json.encode({"code": 5, "message": "Not Found"})
-        return Response(body, 404, content_type="application/json")
-    return Response(body, content_type="application/json")
+        require_type(request, may_be_missing=False)
+    caller = _etcd_caller(request, name)
+    require_length(request)
+    answer = auth.call(name, caller, request.body, log.audit_of(request))
+    if answer is None:
+        raise RequestError(404, "Not Found")
+    return FlaskResponse(answer, content_type=_JSON)
 
 
-def _etcd_caller(name: str) -> Caller:
-    caller: Caller | str | None = _scope()[CALLER]
+def _etcd_caller(request: Request, name: str) -> Caller:
     if name == _AUTHENTICATE:
         return NOBODY
-    if caller is None:
-        raise UserEmptyError
-    if isinstance(caller, str):
+    if request.is_refused:
         raise InvalidAuthTokenError
-    return caller
+    if request.caller is None:
+        raise UserEmptyError
+    return request.caller
 
 
-def _scope() -> Any:
-    return request.environ["asgi.scope"]
-
-
-def _body() -> bytes:
-    body: bytes | RequestError = _scope()[BODY]
-    if isinstance(body, RequestError):
-        raise body
-    return body
+def _request() -> Request:
+    request: Request = flask_request.environ[_REQUEST]
+    return request
 
 
 def _create_token(
-    token_requests: TokenRequests, namespace: str, name: str, audit: Audit
-) -> Response:
-    token_requests.authorize(_scope()[CALLER], namespace, name)
-    protobuf = is_protobuf(_scope())
-    if not protobuf:
-        require_json(_scope())
-    data = _body()
-    body, warnings = token_requests.create(namespace, name, data, audit, protobuf=protobuf)
-    response = Response(body, 201, content_type="application/json")
+    token_requests: TokenRequests, namespace: str, name: str, log: RequestLog
+) -> FlaskResponse:
+    request = _request()
+    token_requests.authorize(caller_of(request), namespace, name)
+    body = json_body(request, token_request.MESSAGE)
+    answer, warnings = token_requests.create(namespace, name, body, log.audit_of(request))
+    response = FlaskResponse(answer, 201, content_type=_JSON)
     # What is in it opens doors, so no cache on the way may keep it.
     response.headers["Cache-Control"] = "no-store"
     for warning in warnings:
@@ -205,52 +206,23 @@ def _create_token(
     return response
 
 
-def _review_rules(store: AuthStore) -> Response:
-    protobuf = is_protobuf(_scope())
-    if not protobuf:
-        require_json(_scope())
-    body, caller = _body(), _scope()[CALLER]
-    try:
-        if protobuf:
-            body = json_of(body, rules_reviews.MESSAGE)
-        namespace = rules_reviews.parse_rules_review(body)
-    except InvalidReviewError as error:
-        raise RequestError(400, str(error)) from error
-    rules = rules_reviews.rules_of(store, caller.username, caller.groups, namespace)
-    answer = rules_reviews.render_rules_review(rules)
-    return Response(answer, 201, content_type="application/json")
+def _review_rules(store: AuthStore) -> FlaskResponse:
+    request = _request()
+    caller = caller_of(request)
+    namespace = rules_review.parse_rules_review(json_body(request, rules_review.MESSAGE))
+    rules = rules_review.rules_of(store, caller.username, caller.groups, namespace)
+    return FlaskResponse(rules_review.render_rules_review(rules), 201, content_type=_JSON)
 
 
-def _log_error(log: RequestLog, response: Response) -> Response:
-    code = response.status_code
-    if code >= HTTPStatus.BAD_REQUEST:
-        response.headers[REQUEST_ID_HEADER.decode("ascii")] = request_id(_scope())
-        if code != HTTPStatus.INTERNAL_SERVER_ERROR:
-            # Status and etcd's errors alike say why in a member of that name. A crash has a line.
-            log.answered(_scope(), code, msgspec.json.decode(response.data)["message"])
-    return response
-
-
-def _json(value: object) -> Response:
+def _json(value: object) -> FlaskResponse:
     if value is None:
-        return Response(status_body(404, NOT_FOUND), 404, content_type="application/json")
-    return Response(msgspec.json.encode(value), content_type="application/json")
+        raise RequestError(404, NOT_FOUND)
+    return FlaskResponse(msgspec.json.encode(value), content_type=_JSON)
 
 
-def _request_error(error: RequestError) -> Response:
-    body = error_body(request.path, error.code, str(error), error.details)
-    response = Response(body, error.code, content_type="application/json")
-    for name, value in error.headers:
-        response.headers[name.decode("ascii")] = value.decode("ascii")
-    return response
-
-
-def _http_error(error: HTTPException) -> Response:
+def _raise_request_error(error: HTTPException) -> NoReturn:
     code = error.code if error.code in REASONS else 500
     message = NOT_FOUND if code == 404 else f"{error.name}: {error.description}"
-    body = error_body(request.path, code, message)
-    response = Response(body, code, content_type="application/json")
-    allowed = getattr(error, "valid_methods", None)
-    if allowed:
-        response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
+    allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+    headers = ((b"allow", allowed.encode("ascii")),) if allowed else ()
+    raise RequestError(code, message, headers) from error

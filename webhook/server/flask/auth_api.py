@@ -23,7 +23,7 @@ from webhook.rbac.model import ROOT
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
 from webhook.rbac.records import Record
-from webhook.server.request.caller import Caller
+from webhook.server.request.message import Caller
 from webhook.telemetry.audit import DENIED, DONE, FAILED, Audit
 
 

@@ -4,35 +4,23 @@ Source of the ``Status`` objects: kubernetes ``apimachinery/pkg/api/errors`` and
 ``pkg/util/validation/field``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
 from keys.errors import KeyScheduleError
 from keys.keyring import Keyring
-from webhook.errors import (
-    Cause,
-    InvalidObjectError,
-    InvalidReviewError,
-    IssueError,
-    LookupUnavailableError,
-    ObjectConflictError,
-    ObjectNotFoundError,
-)
-from webhook.kube.protobuf import json_of
+from webhook.errors import Cause, InvalidObjectError, IssueError
 from webhook.kube.token_binding import resolve_token_request
-from webhook.kube.token_request import KIND, MESSAGE, parse_token_request, render_token_request
+from webhook.kube.token_request import KIND, parse_token_request, render_token_request
 from webhook.kube.token_review import AUTHENTICATION_GROUP
-from webhook.server.request.caller import Caller, Callers
-from webhook.server.request.http import Headers, RequestError, request_error_of
+from webhook.server.request.caller import Callers
+from webhook.server.request.message import Caller, RequestError
 from webhook.telemetry.audit import DONE, Audit, token_fields
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.issuer import TokenPolicy, issue_token
-
-_RETRY: Final[Headers] = ((b"retry-after", b"1"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +45,26 @@ class TokenRequests:
         self.callers.require(caller, key.encode("utf-8"))
 
     def create(
-        self, namespace: str, name: str, body: bytes, audit: Audit, *, protobuf: bool = False
+        self, namespace: str, name: str, body: bytes, audit: Audit
     ) -> tuple[bytes, tuple[str, ...]]:
         """Make a token; return the answer, and warnings.
 
-        The body is JSON, or a protocol buffer; the answer is JSON. A token that was made gets a
-        line of ``audit``. Raises RequestError.
+        A token that was made gets a line of ``audit``. Raises RequestError, InvalidObjectError,
+        and the errors of ``resolve_token_request``.
         """
         now = self.clock()
         try:
-            if protobuf:
-                body = json_of(body, MESSAGE)
             asked = parse_token_request(body, namespace, name)
             resolved, request = resolve_token_request(
                 asked, self.policy, self.objects, self.leeway, now
             )
             issued = issue_token(request, self.policy, self.keyring, now)
-        except InvalidReviewError as error:
-            raise RequestError(400, str(error)) from error
-        except ObjectNotFoundError as error:
-            details = {"name": error.name, "kind": error.resource}
-            raise RequestError(404, str(error), details=details) from error
-        except ObjectConflictError as error:
-            raise RequestError(409, str(error), details=_conflict(error)) from error
         except IssueError as error:
             # Kubernetes names the object only where its name is what is wrong.
             raise _invalid(error, name if error.field.startswith("metadata.") else "") from error
-        except LookupUnavailableError as error:
-            raise RequestError(503, str(error), _RETRY) from error
         except KeyScheduleError as error:
-            raise RequestError(503, f"no token can be signed now: {error}", _RETRY) from error
+            retry = ((b"retry-after", b"1"),)
+            raise RequestError(503, f"no token can be signed now: {error}", retry) from error
         self.metrics.tokens_issued.inc()
         audit("token.issue", DONE, token_fields(issued.claims, issued.token))
         warnings = [f'unknown field "{field}"' for field in asked.unknown_fields]
@@ -95,12 +73,7 @@ class TokenRequests:
         return render_token_request(resolved, issued), tuple(warnings)
 
 
-def _conflict(error: ObjectConflictError) -> Mapping[str, object]:
-    group = {"group": error.group} if error.group else {}
-    return {"name": error.name} | group | {"kind": error.kind}
-
-
-def _invalid(error: IssueError, name: str) -> RequestError:
+def _invalid(error: IssueError, name: str) -> InvalidObjectError:
     if error.required:
         reason, text = "FieldValueRequired", f"Required value: {error.detail}"
     elif error.value is None:
@@ -110,4 +83,4 @@ def _invalid(error: IssueError, name: str) -> RequestError:
         shown = msgspec.json.encode(value).decode("utf-8")
         reason, text = "FieldValueInvalid", f"Invalid value: {shown}: {error.detail}"
     causes = [Cause(reason, text, error.field)]
-    return request_error_of(InvalidObjectError(KIND, AUTHENTICATION_GROUP, name[:256], causes))
+    return InvalidObjectError(KIND, AUTHENTICATION_GROUP, name[:256], causes)

@@ -13,19 +13,26 @@ from keys.jwk import jwks_document
 from keys.keyring import Keyring
 from webhook.assembly import policy_of
 from webhook.config.model import Configuration
-from webhook.kube.access_review import AUTHORIZATION_GROUP, AUTHORIZATION_VERSIONS
+from webhook.kube.access_review import (
+    AUTHORIZATION_GROUP,
+    AUTHORIZATION_VERSIONS,
+    SELF_KIND,
+    SUBJECT_KIND,
+    WHO_AM_I_KIND,
+    message_of,
+)
 from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
-from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS
+from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS, MESSAGE
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider, TokenUses
 from webhook.server.flask.late import LateFlask, Threads
 from webhook.server.request.caller import Callers
 from webhook.server.request.fair_queue import FairQueue
-from webhook.server.request.http import Route
-from webhook.server.request.request_log import RequestLog
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import Route
 from webhook.server.request.verifier import TokenVerifier
 from webhook.server.routes.access_reviews import AccessReviews
-from webhook.server.routes.dispatch import Application, HotRoute
+from webhook.server.routes.dispatch import Application, Review
 from webhook.server.routes.documents import document_route, version_body
 from webhook.server.routes.health import HealthCheck, health_routes
 from webhook.server.routes.token_reviews import TokenReviews
@@ -43,7 +50,7 @@ from webhook.token.issuer import (
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, all_done
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from webhook.server.flask.app import FlaskApp
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,29 +113,33 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
     callers = Callers(store, parts.tokens, verifier, configuration.issuer, audiences, time)
     prefix = configuration.mapping.role_group_prefix
     allow_root = configuration.authorizer.allow_root
-    reviews = AccessReviews(store, callers, metrics, log, limit, allow_root)
-    hot = {
-        f"/apis/{AUTHENTICATION_GROUP}/v1/selfsubjectreviews": HotRoute(reviews.who_am_i),
-        f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectaccessreviews": HotRoute(reviews.self_subject),
-        "/apis/leeway.dev/v1/rangeaccessreviews": HotRoute(reviews.ranges, ACCESS_REVIEWS_KEY),
+    reviews = AccessReviews(store, callers, metrics, log, allow_root)
+    table = {
+        f"/apis/{AUTHENTICATION_GROUP}/v1/selfsubjectreviews": Review(
+            reviews.who_am_i, message=message_of(WHO_AM_I_KIND, "v1")
+        ),
+        f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectaccessreviews": Review(
+            reviews.self_subject, message=message_of(SELF_KIND, "v1")
+        ),
+        "/apis/leeway.dev/v1/rangeaccessreviews": Review(reviews.ranges, ACCESS_REVIEWS_KEY),
     }
     for version in AUTHENTICATION_VERSIONS:
-        tokens = TokenReviews(version, verifier, store, prefix, metrics, log, limit)
+        tokens = TokenReviews(version, verifier, store, prefix, metrics, log)
         path = f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews"
-        hot[path] = HotRoute(tokens.review, TOKEN_REVIEWS_KEY, tokens.review_at_once)
+        table[path] = Review(tokens.review, TOKEN_REVIEWS_KEY, MESSAGE)
     for version in AUTHORIZATION_VERSIONS:
-        hot[f"/apis/{AUTHORIZATION_GROUP}/{version}/subjectaccessreviews"] = HotRoute(
+        table[f"/apis/{AUTHORIZATION_GROUP}/{version}/subjectaccessreviews"] = Review(
             partial(reviews.subject, version),
             ACCESS_REVIEWS_KEY,
-            partial(reviews.subject_at_once, version),
+            message_of(SUBJECT_KIND, version),
         )
     make = partial(_flask, lasting, parts, callers)
-    flask = LateFlask(make, limit, lasting.log_ins, lasting.flask_threads)
+    flask = LateFlask(make, lasting.log_ins, lasting.flask_threads)
     public = _public_routes(parts, lasting)
-    return Application(public, hot, flask, callers, log, limit, metrics.fallbacks.inc)
+    return Application(public, table, flask, callers, log, limit)
 
 
-def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "Flask":
+def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "FlaskApp":
     # Imported here: LateFlask says why.
     from webhook.rbac.passwords import Passwords
     from webhook.server.flask.app import create_flask_app

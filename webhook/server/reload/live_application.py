@@ -6,13 +6,13 @@ Invariants:
    configuration and one keyring.
 2. What cannot be loaded changes nothing; it is a warning of ``/readyz?verbose`` until it can be.
    So is what waits for a restart, against what the server was started with.
-3. What runs in the background begins with the ASGI lifespan, which is after the fork, and ends
-   with it.
+3. What runs in the background begins with ``start``, which is after the fork, and ends with
+   ``stop``.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import RLock, Timer
@@ -37,8 +37,8 @@ from webhook.server.reload.skew_writer import keep_written
 from webhook.server.reload.store_keeper import StoreKeeper
 from webhook.server.reload.use_writer import UseWriter
 from webhook.server.request.failures import in_words, traceback_of
-from webhook.server.request.http import Receive, Scope, Send
-from webhook.server.request.request_log import RequestLog
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import Answer, Request
 from webhook.server.routes.health import HealthCheck
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
@@ -70,7 +70,10 @@ def create_app(
 
 
 class LiveApplication:
-    """An ASGI application that follows its configuration and its keys."""
+    """An application that follows its configuration and its keys.
+
+    ``answer`` and ``admit`` are those of the ``Application`` in use.
+    """
 
     def __init__(
         self, data_dir: Path, configure: Configure, started_with: Configuration | None
@@ -122,18 +125,9 @@ class LiveApplication:
         self._take(self._maker.make(configuration, self._keys.keyring))
         self._is_composed = True
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one ASGI scope."""
-        kind = scope["type"]
-        if kind == "http":
-            return self._current(scope, receive, send)
-        if kind == "lifespan":
-            return self._lifespan(receive, send)
-        return send({"type": "websocket.close", "code": 1000})
-
-    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
-        """Answer as ``Application.answer_at_once`` does."""
-        return self._current.answer_at_once(scope, body)
+    def __call__(self, request: Request) -> Answer:
+        """Answer as ``Application.answer`` does; gunicorn insists on an application it can call."""
+        return self.answer(request)
 
     def routes(self) -> list[tuple[str, str]]:
         """Return the method and the path of everything that is served."""
@@ -223,6 +217,7 @@ class LiveApplication:
             fresh.warm_up()
         self._current = fresh
         self._parts = parts
+        self.answer, self.admit = fresh.answer, fresh.admit
 
     def _warnings(self) -> Iterable[HealthCheck]:
         return [
@@ -262,10 +257,10 @@ class LiveApplication:
     def _key_age(self) -> float:
         return signing_key_age(self._keys.keyring, time())
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
+    async def start(self) -> None:
+        """Start what runs in the background; on the event loop that answers requests."""
         await self._memory.look()
-        tasks = [
+        self._tasks = [
             asyncio.create_task(task)
             for task in (
                 keep_written(self._lasting.skew),
@@ -277,13 +272,13 @@ class LiveApplication:
             )
         ]
         await asyncio.to_thread(self._start)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+
+    async def stop(self) -> None:
+        """Stop it, after the last request."""
         self._lasting.metrics.flush()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._close)
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _warm_up(self) -> None:
         # Not at once, or the first reviews would wait for what they do not need.

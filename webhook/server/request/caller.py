@@ -8,10 +8,12 @@ somebody else.
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import msgspec
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from webhook.kube.token_review import identity_of
 from webhook.rbac.access import is_key_permitted, roles_of
@@ -20,55 +22,56 @@ from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
 from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import AuthState
-from webhook.server.request.http import RequestError, Scope
-from webhook.server.request.impersonation import wanted_identity
-from webhook.server.request.peer import TLS_1_2, peer_certificate
+from webhook.server.request.impersonation import PREFIX, wanted_identity
+from webhook.server.request.message import Caller, Later, Request, RequestError, settled
 from webhook.server.request.refreshing import Refreshing
 from webhook.server.request.verifier import TokenVerifier
-from webhook.token.outcome import AUTHENTICATED_GROUP, Authenticated, Outcome, Refused
+from webhook.token.outcome import Authenticated, Outcome, Refused
 
-CALLER: Final = "leeway.caller"
-"""The key of the ASGI scope under which the caller is left."""
-BAD_IDENTITY: Final = "bad identity"
-"""Left there under ``/v3`` instead of a caller where what it showed is not accepted."""
+NOBODY: Final = Caller("", ())
+"""The caller of a request to etcd's API that shows no identity, or none that is accepted."""
 _MAX_WRITERS: Final = 1024
 _AUTHORIZATION: Final = re.compile(rb"(?i:bearer )?([A-Za-z0-9._~+/-]+=*)")
 _HOW_TO_AUTHORIZE: Final = (
     "the Authorization header is not `Bearer TOKEN`; send the word Bearer, one space "
     "and the token, and nothing else"
 )
-_CHALLENGE: Final = [(b"www-authenticate", b'Bearer realm="leeway"')]
+_CHALLENGE: Final = ((b"www-authenticate", b'Bearer realm="leeway"'),)
 
 
-class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who calls, as in the ``userInfo`` of a SelfSubjectReview.
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """The fields of a client certificate that decide who the caller is; times are Unix seconds.
 
-    ``by_token`` tells who showed no certificate, and so is nobody while auth is disabled;
-    ``impersonator`` who acts as that user, empty where it is the user itself.
+    ``common_name`` is empty where the subject has none, or more than one.
     """
 
-    username: str
-    groups: tuple[str, ...] = (AUTHENTICATED_GROUP,)
-    uid: str = ""
-    extra: dict[str, tuple[str, ...]] = {}
-    by_token: bool = False
-    impersonator: str = ""
+    common_name: str
+    not_before: float
+    not_after: float
 
 
-NOBODY: Final = Caller("", ())
+@lru_cache(maxsize=1024)
+def peer_certificate(pem: str) -> PeerCertificate:
+    """Parse a client certificate that the handshake has verified."""
+    certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return PeerCertificate(
+        common_name=str(names[0].value) if len(names) == 1 else "",
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+    )
 
 
-def certificate_user(scope: Scope, now: float) -> str:
+def certificate_user(request: Request, now: float) -> str:
     """Return the user of the client certificate, empty where there is no certificate.
 
     The handshake has verified the certificate against our CA. A connection may outlive it, so
-    its dates are looked at on every request. Raises RequestError 401.
+    its dates are checked on every request. Raises RequestError 401.
     """
-    tls = scope.get("extensions", {}).get("tls")
-    chain = tls["client_cert_chain"] if tls and (tls["tls_version"] or 0) >= TLS_1_2 else ()
-    if not chain:
+    if not request.certificate:
         return ""
-    certificate = peer_certificate(chain[0])
+    certificate = peer_certificate(request.certificate)
     if not certificate.not_before <= now <= certificate.not_after:
         raise RequestError(
             401, "the client certificate is not valid at this server's time; renew it", _CHALLENGE
@@ -80,13 +83,13 @@ def certificate_user(scope: Scope, now: float) -> str:
     return certificate.common_name
 
 
-def authorization_token(scope: Scope) -> str:
+def authorization_token(request: Request) -> str:
     """Return the token of the Authorization header, after ``Bearer`` or bare as etcd has it.
 
     Empty where there is no header. Raises RequestError 401 for one of another form, as RFC 6750
     section 2.1 has it, and for two headers: a proxy may have looked at the other one.
     """
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    values = [value for name, value in request.headers if name == b"authorization"]
     if len(values) > 1:
         raise RequestError(401, "there are two Authorization headers; send one", _CHALLENGE)
     value: bytes = b"".join(values).strip()
@@ -101,7 +104,7 @@ def authorization_token(scope: Scope) -> str:
 class Callers:
     """Finds out who calls, and asks the engine what they may do.
 
-    ``issuer`` is our own: tokens of other issuers are reviewed here, but are no identity.
+    ``issuer`` is our own: tokens of other issuers are reviewed here, but are not an identity.
     ``audiences`` are those of which such a token must have one.
     """
 
@@ -121,61 +124,57 @@ class Callers:
         self._issuer = issuer
         self._audiences = tuple(dict.fromkeys((*audiences, issuer)))
         self._clock = clock
-        # Who may write a key, and the revision of the state that says so.
+        # Users allowed to write a key, and the revision of the state that allows it.
         self._writers: dict[tuple[str, bytes], tuple[AuthState, int]] = {}
 
-    def of_certificate(self, scope: Scope) -> Caller | None:
-        """Return whom the client certificate of a request names, None where there is none.
-
-        To be asked where a request shows no other identity. Raises and refreshes as ``find`` does,
-        but waits for nothing: StoreLockedError.
-        """
-        self._store.refresh()
-        user = certificate_user(scope, self._clock())
-        return _user(user) if user else None
-
-    async def find(self, scope: Scope) -> Caller | None:
+    def find(self, request: Request) -> Caller | Later[Caller | None] | None:
         """Return who a request comes from, None where it shows no identity.
 
-        Raises RequestError 401 for an identity that is not accepted.
+        First everything that other processes have written is taken over, so that auth that they
+        enabled, and tokens that they ended, count for all of this request.
 
-        Looks first at what other processes have written, so that auth that they enabled, and
-        tokens that they ended, count for all of this request.
+        Raises RequestError 401 for an identity that is not accepted, and StoreUnavailableError and
+        StoreError as ``AuthStore.refresh`` does.
         """
-        await self._refreshing.soon()
-        caller = await self._own(scope)
-        wanted = None if caller is None else wanted_identity(scope)
-        if caller is None or wanted is None:
-            return caller
-        return self._acting_as(caller, *wanted)
+        refreshed = self._refreshing.soon()
+        return self._find(request) if refreshed is None else self._find_after(refreshed, request)
 
-    async def _own(self, scope: Scope) -> Caller | None:
-        user = certificate_user(scope, self._clock())
+    async def _find_after(self, refreshed: Later[None], request: Request) -> Caller | None:
+        await refreshed
+        return await settled(self._find(request))
+
+    def _find(self, request: Request) -> Caller | Later[Caller | None] | None:
+        user = certificate_user(request, self._clock())
         if user:
-            return _user(user)
-        token = authorization_token(scope)
+            return self._impersonating(_user(user), request)
+        token = authorization_token(request)
         if not token or not self._store.enabled:
             return None
-        if not is_auth_jwt(token):
-            outcome = await self._verifier.authenticate(token, self._audiences)
-            account = self._service_account(outcome, token)
-            if account is not None:
-                return account
-        try:
-            return await self._user_of(token)
-        except InvalidAuthTokenError as error:
-            raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
+        return self._find_by_token(request, token)
 
-    async def identify(self, scope: Scope) -> Caller:
-        """Return who a request comes from. Raises RequestError 401."""
-        caller = await self.find(scope)
+    async def _find_by_token(self, request: Request, token: str) -> Caller:
+        caller = None
+        if not is_auth_jwt(token):
+            outcome: Outcome = await settled(self._verifier.authenticate(token, self._audiences))
+            caller = self._service_account(outcome, token)
         if caller is None:
-            raise RequestError(
-                401,
-                "no identity; present a client certificate signed by this server's CA, or a token "
-                "with Authorization: Bearer",
-                _CHALLENGE,
-            )
+            try:
+                caller = await self._user_of(token)
+            except InvalidAuthTokenError as error:
+                raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
+        return self._impersonating(caller, request)
+
+    def identify(self, request: Request) -> Caller | Later[Caller]:
+        """Return who a request comes from, as ``find`` does. Raises RequestError 401 for nobody."""
+        found = self.find(request)
+        if found is None:
+            raise _no_identity()
+        return found if isinstance(found, Caller) else self._identified(found)
+
+    async def _identified(self, found: Later[Caller | None]) -> Caller:
+        caller = await found
+        if caller is None:
+            raise _no_identity()
         return caller
 
     async def subject_of(self, token: str) -> Caller | str:
@@ -184,7 +183,7 @@ class Callers:
         It may be of any trusted issuer, or an auth token.
         """
         if not is_auth_jwt(token):
-            outcome = await self._verifier.authenticate(token, ())
+            outcome: Outcome = await settled(self._verifier.authenticate(token, ()))
             if not isinstance(outcome, Refused):
                 return _caller_of(outcome)
             if outcome.error.is_ours:
@@ -242,14 +241,12 @@ class Callers:
             )
         return _caller_of(outcome)
 
-    def _acting_as(
-        self,
-        caller: Caller,
-        user: str,
-        groups: tuple[str, ...],
-        uid: str,
-        extra: dict[str, tuple[str, ...]],
-    ) -> Caller:
+    def _impersonating(self, caller: Caller, request: Request) -> Caller:
+        # Fields are selected before a name is decoded: this is the hot path.
+        fields = [field for field in request.headers if field[0].startswith(PREFIX)]
+        if not fields:
+            return caller
+        user, groups, uid, extra = wanted_identity(fields)
         roles = roles_of(self._store.state, caller.username, caller.groups)
         # Auth may have been disabled since the token was looked at: then only certificates count.
         if (self._store.enabled or caller.by_token) and ROOT not in roles:
@@ -270,6 +267,15 @@ class Callers:
                 raise
             name = self._tokens.resolve(token, self._clock())
         return _user(name, by_token=True)
+
+
+def _no_identity() -> RequestError:
+    return RequestError(
+        401,
+        "no identity; present a client certificate signed by this server's CA, or a token "
+        "with Authorization: Bearer",
+        _CHALLENGE,
+    )
 
 
 def _caller_of(outcome: Authenticated) -> Caller:

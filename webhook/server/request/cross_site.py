@@ -8,7 +8,7 @@ Source: Go ``net/http/csrf.go`` (CrossOriginProtection); W3C Fetch Metadata, ``S
 
 from typing import Final
 
-from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.message import Request, RequestError
 
 _SAFE_METHODS: Final = ("GET", "HEAD")
 # "none" is a request that the user made, as with a bookmark.
@@ -16,7 +16,7 @@ _OWN_SITES: Final = (b"same-origin", b"none")
 _DEFAULT_PORT: Final = b":443"
 
 
-def refuse_cross_site(scope: Scope) -> None:
+def refuse_cross_site(request: Request) -> None:
     """Let a request through that no page of another site has caused.
 
     Checks, in order:
@@ -30,11 +30,11 @@ def refuse_cross_site(scope: Scope) -> None:
     Programs other than browsers send neither field. Raises RequestError 403.
     """
     # Check 1.
-    if scope["method"] in _SAFE_METHODS:
+    if request.method in _SAFE_METHODS:
         return
     host = b""
     origins: list[bytes] = []
-    for name, value in scope["headers"]:
+    for name, value in request.headers:
         if name == b"host":
             host = value
         elif name == b"origin":

@@ -4,10 +4,11 @@ Source: kubernetes ``apiserver/pkg/endpoints/filters/impersonation.go``: the hea
 that come by themselves.
 """
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
-from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.message import RequestError
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.token.outcome import AUTHENTICATED_GROUP, groups_of
 
@@ -19,19 +20,13 @@ _UNAUTHENTICATED_GROUP: Final = "system:unauthenticated"
 Wanted = tuple[str, tuple[str, ...], str, dict[str, tuple[str, ...]]]
 
 
-def wanted_identity(scope: Scope) -> Wanted | None:
-    """Return the user, groups, UID and extra that a request is to be made as, None for its own.
+def wanted_identity(fields: Iterable[tuple[bytes, bytes]]) -> Wanted:
+    """Return the user, groups, UID and extra that the fields of ``PREFIX`` ask for.
 
     Raises RequestError 400 for groups without a user, a header twice or one that is not known.
     """
-    # Headers are looked through before a name is decoded: this is the hot path.
-    found = [(name, value) for name, value in scope["headers"] if name.startswith(PREFIX)]
-    return _read(found) if found else None
-
-
-def _read(headers: list[tuple[bytes, bytes]]) -> Wanted:
     values: dict[str, list[str]] = {}
-    for raw_name, value in headers:
+    for raw_name, value in fields:
         values.setdefault(raw_name.decode("latin-1"), []).append(value.decode("utf-8", "replace"))
     extra = {}
     for name, texts in values.items():

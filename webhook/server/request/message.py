@@ -2,20 +2,22 @@
 
 import re
 import secrets
-from collections.abc import Callable, Coroutine
-from sys import maxsize
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from webhook.kube.protobuf import CONTENT_TYPE, Message, json_of
 from webhook.token.outcome import AUTHENTICATED_GROUP
 
 JSON: Final = b"application/json"
 REQUEST_ID: Final = b"x-request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_T = TypeVar("_T")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Field names in lower case, and values, in the order of the message."""
+Later = Coroutine[Any, Any, _T]
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
@@ -42,7 +44,9 @@ class Request:
     and ``client`` its address and port.
 
     Filled in while the request is answered: the ``caller``, None where it has not been identified,
-    the ``route``, once the head has been admitted, and ``max_length``, the limit on ``length``.
+    and ``is_refused`` where etcd's API has to refuse what it shows as its identity; the ``route``,
+    once the head has been admitted; and ``max_length``, the limit on ``length``, negative where
+    the route does not want a body.
     """
 
     __slots__ = (
@@ -52,6 +56,7 @@ class Request:
         "certificate",
         "client",
         "headers",
+        "is_refused",
         "length",
         "max_length",
         "method",
@@ -81,8 +86,9 @@ class Request:
         self.certificate = certificate
         self.client = client
         self.caller: Caller | None = None
+        self.is_refused = False
         self.route: Route | None = None
-        self.max_length = maxsize
+        self.max_length = -1
         self._id = ""
 
     def header(self, name: bytes) -> bytes | None:
@@ -105,7 +111,7 @@ class Request:
 class Response:
     """The answer to a request. The connection adds Content-Length, Date and Server.
 
-    ``body`` is that of a GET also where the method is HEAD, and the connection leaves it out.
+    ``body`` is that of a GET also where the method is HEAD; the connection leaves it out.
     """
 
     __slots__ = ("body", "code", "content_type", "headers")
@@ -119,6 +125,89 @@ class Response:
         self.headers = headers
 
 
-Answer = Response | Coroutine[Any, Any, Response]
-"""What is known at once is a Response; what has to wait, for I/O or a thread, a coroutine."""
+Answer = Response | Later[Response]
+"""A Response where nothing has to be waited for, else a coroutine."""
 Route = Callable[[Request], Answer]
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    ``grpc`` is the gRPC code in the answers of etcd's API, None for the usual one of ``code``.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        headers: Headers = (),
+        details: Mapping[str, object] | None = None,
+        grpc: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.headers = headers
+        self.details = details
+        self.grpc = grpc
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request whose route is only for those with an identity."""
+    if request.caller is None:
+        raise RuntimeError("a route that needs a caller was reached without one")
+    return request.caller
+
+
+async def settled(value: _T | Later[_T]) -> _T:
+    """Return a value, or what its coroutine returns."""
+    return await value if isinstance(value, Coroutine) else value
+
+
+def json_body(request: Request, message: Message | None = None) -> bytes:
+    """Return the body of a JSON request, or the JSON of a protocol buffer of type ``message``.
+
+    Raises RequestError 415 and 413, and InvalidReviewError for a broken protocol buffer.
+    """
+    is_protobuf = require_type(request, message)
+    require_length(request)
+    return json_of(request.body, message) if is_protobuf and message else request.body
+
+
+def require_length(request: Request) -> None:
+    """Check that a body is not too long. Raises RequestError 413."""
+    if request.length > request.max_length:
+        raise RequestError(
+            413, f"the request body is too large; at most {request.max_length} bytes are served"
+        )
+
+
+def require_type(
+    request: Request, message: Message | None = None, *, may_be_missing: bool = True
+) -> bool:
+    """Check the declared type of a body; return whether it is a protocol buffer.
+
+    Kubernetes takes a body without ``Content-Type`` for JSON. A page of any site can have a browser
+    send one, as it can send what forms send. Raises RequestError 415.
+    """
+    content_type = request.header(b"content-type")
+    is_protobuf = False
+    if content_type is None and not may_be_missing:
+        raise RequestError(415, "there is no Content-Type; send Content-Type: application/json")
+    if content_type not in (None, JSON):
+        is_protobuf = message is not None and _media_type(content_type) == CONTENT_TYPE
+        if not (is_protobuf or _is_json(content_type)):
+            shown = content_type[:64].decode("ascii", "replace")
+            raise RequestError(415, f"content type {shown!r} is not served; send application/json")
+    if not is_protobuf and request.header(b"content-encoding") not in (None, b"identity"):
+        raise RequestError(415, "encoded bodies are not served; send it without Content-Encoding")
+    return is_protobuf
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
+
+
+def _is_json(content_type: bytes) -> bool:
+    media_type, _, parameters = content_type.lower().partition(b";")
+    charset = parameters.strip().removeprefix(b"charset=").strip(b'"')
+    return media_type.strip() == JSON and charset in (b"", b"utf-8")

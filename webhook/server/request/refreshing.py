@@ -6,6 +6,7 @@ from typing import Final
 
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
+from webhook.server.request.message import Later
 
 BRIEF_SECONDS: Final = 1.0
 """For several commits in a row, each of which waits for a slow disk more than once."""
@@ -41,20 +42,24 @@ class Refreshing:
             raise
         self._locked_since = None
 
-    async def soon(self) -> None:
-        """Do what ``AuthStore.refresh`` does, and wait where the store is busy.
+    def soon(self) -> Later[None] | None:
+        """Do what ``AuthStore.refresh`` does, or return what is to be awaited for a busy store.
 
-        Raises StoreUnavailableError and StoreError as that does.
+        Either raises StoreUnavailableError and StoreError as that does.
         """
         try:
             self.now()
         except StoreBusyError:
-            if self._trying is None or self._trying.done():
-                self._trying = asyncio.create_task(self._try())
-            # It goes on for the others where one that waits is cancelled.
-            error = await asyncio.shield(self._trying)
-            if error is not None:
-                raise error from None
+            return self._wait()
+        return None
+
+    async def _wait(self) -> None:
+        if self._trying is None or self._trying.done():
+            self._trying = asyncio.create_task(self._try())
+        # It goes on for the others where one that waits is cancelled.
+        error = await asyncio.shield(self._trying)
+        if error is not None:
+            raise error from None
 
     async def _try(self) -> StoreError | StoreUnavailableError | None:
         while True:

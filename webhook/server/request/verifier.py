@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
 from webhook.errors import UnknownKeyError
+from webhook.server.request.message import Later
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import Absence, Lookup, LookupNeeded, ObjectKey, ObjectSource
 from webhook.token.outcome import Outcome, Refused
@@ -47,24 +48,17 @@ class TokenVerifier:
         # UID does not: the answer may be from before its Pod was made.
         self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Lookup]] = {}
 
-    def authenticate_at_once(self, token: str, audiences: Sequence[str]) -> Outcome | None:
-        """Return the outcome where nothing has to be waited for, else None."""
-        try:
-            outcome = self._authenticator.authenticate(token, audiences, self._clock())
-        except LookupNeeded:
-            return None
-        if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
-            return None
-        return outcome
+    def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome | Later[Outcome]:
+        """Return who a token speaks for now, or why it is refused.
 
-    async def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome:
-        """Return who a token speaks for now, or why it is refused."""
+        A coroutine where an object has to be looked up, or newer keys may be on their way.
+        """
         try:
             outcome = self._authenticator.authenticate(token, audiences, self._clock())
         except LookupNeeded as needed:
-            return await self._authenticate_with_look_ups(token, audiences, needed)
+            return self._authenticate_with_look_ups(token, audiences, needed)
         if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
-            return await self._authenticate_with_new_keys(token, audiences, outcome.error)
+            return self._authenticate_with_new_keys(token, audiences, outcome.error)
         return outcome
 
     def is_signed_here(self, token: str) -> bool:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from webhook.kube.access_review import (
     SELF_KIND,
     SUBJECT_KIND,
-    WHO_AM_I_KIND,
     AccessReviewRequest,
     UserInfo,
-    message_of,
     parse_access_review,
     parse_who_am_i,
     render_access_review,
@@ -18,9 +16,9 @@ from webhook.kube.range_review import parse_range_review, render_range_review
 from webhook.kube.request_access import Decision, decide, decide_for_cluster
 from webhook.rbac.access import AccessDecision, explain_access
 from webhook.rbac.auth_store import AuthStore
-from webhook.server.request.caller import CALLER, Caller, Callers
-from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
-from webhook.server.request.request_log import RequestLog
+from webhook.server.request.caller import Callers
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import Request, Response, caller_of
 from webhook.telemetry.metrics import Metrics
 
 
@@ -35,39 +33,32 @@ class AccessReviews:
     callers: Callers
     metrics: Metrics
     log: RequestLog
-    max_body_bytes: int
     allow_root: bool
 
-    async def subject(self, version: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def subject(self, version: str, request: Request) -> Response:
         """SubjectAccessReview: may a user of an API server make a request."""
-        body = await self._body(scope, receive, SUBJECT_KIND, version)
-        await respond(send, 201, self.subject_at_once(version, scope, body))
-
-    def subject_at_once(self, version: str, scope: Scope, body: bytes) -> bytes:
-        """Return the answer to the body of a SubjectAccessReview."""
-        asked = parse_access_review(body, SUBJECT_KIND, version)
+        asked = parse_access_review(request.body, SUBJECT_KIND, version)
         decision = decide_for_cluster(
             self.store, asked.user, asked.groups, asked.request, allow_root=self.allow_root
         )
-        return self._answer(scope, asked.user, asked, decision)
+        return self._answer(request, asked.user, asked, decision)
 
-    async def self_subject(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def self_subject(self, request: Request) -> Response:
         """SelfSubjectAccessReview: may the caller."""
-        asked = parse_access_review(await self._body(scope, receive, SELF_KIND), SELF_KIND)
-        caller: Caller = scope[CALLER]
+        asked, caller = parse_access_review(request.body, SELF_KIND), caller_of(request)
         decision = decide(self.store, caller.username, caller.groups, asked.request)
-        await respond(send, 201, self._answer(scope, caller.username, asked, decision))
+        return self._answer(request, caller.username, asked, decision)
 
-    async def who_am_i(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def who_am_i(self, request: Request) -> Response:
         """SelfSubjectReview: who is the caller."""
-        parse_who_am_i(await self._body(scope, receive, WHO_AM_I_KIND))
-        caller: Caller = scope[CALLER]
+        parse_who_am_i(request.body)
+        caller = caller_of(request)
         user = UserInfo(caller.username, caller.uid, caller.groups, caller.extra)
-        await respond(send, 201, render_who_am_i(user))
+        return Response(201, render_who_am_i(user))
 
-    async def ranges(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def ranges(self, request: Request) -> Response:
         """RangeAccessReview: may a user, or who shows a token, read or write a range of keys."""
-        asked = parse_range_review(await read_json_body(scope, receive, self.max_body_bytes))
+        asked = parse_range_review(request.body)
         revision = self.store.revision
         subject = asked.subject
         if asked.token:
@@ -75,23 +66,18 @@ class AccessReviews:
             if isinstance(found, str):
                 # Of a token that is refused nothing is asked, so nothing is covered.
                 refused = AccessDecision(False, (), (asked.span,))
-                await respond(send, 201, render_range_review(asked, refused, revision, found))
-                return
+                return Response(201, render_range_review(asked, refused, revision, found))
             subject = found.username, found.groups
         access = explain_access(self.store, *subject, asked.kind, asked.span)
         self.metrics.count_permission_check(allowed=access.allowed)
-        await respond(send, 201, render_range_review(asked, access, revision))
-
-    async def _body(self, scope: Scope, receive: Receive, kind: str, version: str = "v1") -> bytes:
-        message = message_of(kind, version)
-        return await read_json_body(scope, receive, self.max_body_bytes, message)
+        return Response(201, render_range_review(asked, access, revision))
 
     def _answer(
-        self, scope: Scope, user: str, asked: AccessReviewRequest, decision: Decision
-    ) -> bytes:
+        self, request: Request, user: str, asked: AccessReviewRequest, decision: Decision
+    ) -> Response:
         allowed = bool(decision.roles)
         answer = render_access_review(asked, decision.reason, allowed=allowed)
-        self.log.decided(scope, user, decision.reason, allowed=allowed)
-        # Last: a review that fails before this is answered another way, and counted there.
+        self.log.decided(request, user, decision.reason, allowed=allowed)
+        # Last: a review that fails before this is not answered.
         self.metrics.count_permission_check(allowed=allowed)
-        return answer
+        return Response(201, answer)

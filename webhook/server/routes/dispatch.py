@@ -1,4 +1,4 @@
-"""Dispatches requests: hot routes here, everything else in Flask behind a thread pool.
+"""Dispatches requests: reviews and public documents here, everything else in Flask on its threads.
 
 Invariants:
 
@@ -7,172 +7,206 @@ Invariants:
 3. What a page of another site makes a browser send changes nothing.
 """
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from webhook.errors import LeewayError
+from webhook.kube.protobuf import Message, json_of
 from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.flask.late import LateFlask
-from webhook.server.request.caller import BAD_IDENTITY, CALLER, Callers
+from webhook.server.request.caller import Callers
 from webhook.server.request.cross_site import refuse_cross_site
-from webhook.server.request.error_map import ETCD_PREFIX, INTERNAL_ERROR, NOT_FOUND, error_body
-from webhook.server.request.http import (
-    DisconnectedError,
-    Receive,
-    RequestError,
-    Route,
-    Scope,
-    Send,
+from webhook.server.request.errors import (
+    ETCD_PREFIX,
+    NOT_FOUND,
+    error_response,
     request_error_of,
-    respond,
-    respond_error,
 )
-from webhook.server.request.request_log import REQUEST_ID_HEADER, RequestLog, request_id
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import (
+    Answer,
+    Caller,
+    Later,
+    Request,
+    RequestError,
+    Response,
+    Route,
+    require_length,
+    require_type,
+    settled,
+)
 
 # Below them there are the checks by name, and nothing else.
 _CHECKS: Final = ("/livez/", "/readyz/", "/healthz/")
+ANONYMOUS_BODY_BYTES: Final = 16 * 1024
+"""What anybody may send, as a name and a password: it is in memory until it is complete."""
+_T = TypeVar("_T")
 
 
-class HotRoute(NamedTuple):
-    """A route for ``POST`` that needs to be allowed to write ``key``, where there is one.
+class Review(NamedTuple):
+    """A route for ``POST``, whose caller needs permission to write ``key`` if that is not empty.
 
-    ``at_once`` returns the body of a 201 for the body of a request, or None where ``route`` has to
-    answer it; it leaves no trace where it returns None or raises.
+    ``message`` describes the body as a protocol buffer, which becomes JSON before the route sees
+    it; without one only JSON is served.
     """
 
     route: Route
     key: bytes = b""
-    at_once: Callable[[Scope, bytes], bytes | None] | None = None
+    message: Message | None = None
 
 
 class Application:
     """Dispatches by path.
 
-    ``public`` routes need no identity; ``hot`` ones do, and Flask has the rest. Bodies of more
-    than ``max_body_bytes`` are refused by the routes. ``count_fall_back`` is called for a request
-    that ``answer_at_once`` left to ``__call__`` because of an error that nothing should cause.
+    ``public`` routes need no identity; ``reviews`` do, and Flask has the rest. Bodies of more than
+    ``max_body_bytes`` are refused.
     """
 
     def __init__(
         self,
         public: dict[str, Route],
-        hot: dict[str, HotRoute],
+        reviews: dict[str, Review],
         flask: LateFlask,
         callers: Callers,
         log: RequestLog,
         max_body_bytes: int,
-        count_fall_back: Callable[[], None],
     ) -> None:
         self._public = public
-        self._hot = hot
+        self._reviews = reviews
         self._flask = flask
         self._callers = callers
         self._log = log
         self._max_body_bytes = max_body_bytes
-        self._count_fall_back = count_fall_back
 
     def routes(self) -> list[tuple[str, str]]:
         """Return the method and the path of everything that is served."""
-        fast = [("GET", path) for path in self._public] + [("POST", path) for path in self._hot]
-        return fast + self._flask.routes()
+        here = [("GET", path) for path in self._public] + [("POST", path) for path in self._reviews]
+        return here + self._flask.routes()
 
     def warm_up(self) -> None:
         """Make what was not needed to start; in any thread but the event loop's."""
         self._flask.load()
 
-    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the body of a 201 for a POST that shows a certificate and no other identity.
+    def answer(self, request: Request) -> Answer:
+        """Answer a request whose body is complete. Neither this nor its coroutine raises."""
+        try:
+            route = request.route or self._route(request)
+            answer = route(request) if callable(route) else self._answer_later(request, route)
+        except Exception as error:
+            return self._failed(request, error)
+        return answer if isinstance(answer, Response) else self._guarded(request, answer)
 
-        None where that takes waiting, or where the answer is another one: then nothing has
-        happened yet, and the request is for ``__call__``.
+    async def _answer_later(self, request: Request, route: Later[Route]) -> Response:
+        return await settled((await route)(request))
+
+    def admit(self, request: Request) -> Response | Later[Response | None] | None:
+        """Answer a request whose body is not complete if its head decides, else return None.
+
+        ``answer`` is to be called once the body is complete, or this again as soon as a chunked
+        body is longer than ``request.max_length``.
         """
-        hot = self._hot.get(scope["path"])
-        if hot is None or hot.at_once is None or len(body) > self._max_body_bytes:
-            return None
         try:
-            caller = self._callers.of_certificate(scope)
-            if caller is None:
-                return None
-            scope[CALLER] = caller
-            self._callers.require(caller, hot.key)
-            return hot.at_once(scope, body)
-        except (LeewayError, RequestError):
-            # It comes up again in ``__call__``, which answers and logs it.
-            return None
+            route = self._route(request)
+            admitted = (
+                self._admitted(request, route)
+                if callable(route)
+                else self._admit_later(request, route)
+            )
         except Exception as error:
-            self._log.fell_back(scope, error)
-            self._count_fall_back()
-            return None
+            return self._failed(request, error)
+        if admitted is None or isinstance(admitted, Response):
+            return admitted
+        return self._guarded(request, admitted)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope of type ``http``."""
+    async def _admit_later(self, request: Request, route: Later[Route]) -> Response | None:
+        return await settled(self._admitted(request, await route))
+
+    def _admitted(self, request: Request, route: Route) -> Answer | None:
+        if request.length > request.max_length:
+            return route(request)
+        request.route = route
+        return None
+
+    async def _guarded(self, request: Request, answer: Later[_T]) -> _T | Response:
         try:
-            await self._answer(scope, receive, send)
-        except RequestError as error:
-            # A flood is logged as one: see RequestLog.over_limit.
-            if not isinstance(error.__cause__, TooManyRequestsError):
-                self._log.answered(scope, error.code, str(error))
-            error.headers = [*error.headers, _request_id_header(scope)]
-            await respond_error(send, error, scope)
-        except DisconnectedError:
-            pass
+            return await answer
         except Exception as error:
-            self._log.crashed(scope, error)
-            headers = [_request_id_header(scope)]
-            body = error_body(scope["path"], 500, INTERNAL_ERROR)
-            await respond(send, 500, body, headers=headers)
+            return self._failed(request, error)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            route = await self._route(scope)
-            await route(scope, receive, send)
-        except LeewayError as error:
-            raise request_error_of(error) from error
+    def _failed(self, request: Request, error: Exception) -> Response:
+        answer = request_error_of(error)
+        if answer.code == 500:
+            self._log.crashed(request, error)
+        # A flood is logged as one: see RequestLog.over_limit.
+        elif not isinstance(error, TooManyRequestsError):
+            self._log.answered(request, answer.code, str(answer))
+        return error_response(request, answer)
 
-    async def _route(self, scope: Scope) -> Route:
-        refuse_cross_site(scope)
-        path = scope["path"]
-        route = self._public.get(path)
-        if route is not None:
-            _require_method(scope, "GET", "HEAD")
-            return route
+    def _route(self, request: Request) -> Route | Later[Route]:
+        refuse_cross_site(request)
+        path = request.path
+        public = self._public.get(path)
+        if public is not None:
+            _require_method(request, "GET", "HEAD")
+            return public
         if path.startswith(_CHECKS):
             raise RequestError(404, NOT_FOUND)
         if path.startswith(ETCD_PREFIX):
-            _require_ascii(scope)
-            # etcd answers in its own words whom it does not know.
-            try:
-                scope[CALLER] = await self._callers.find(scope)
-            except RequestError:
-                scope[CALLER] = BAD_IDENTITY
-            return self._flask
-        caller = scope[CALLER] = await self._callers.identify(scope)
-        hot = self._hot.get(path)
-        if hot is not None:
-            _require_method(scope, "POST")
-            if hot.key:
-                self._callers.require(caller, hot.key)
-            return hot.route
-        _require_ascii(scope)
-        if path.startswith("//"):
-            # Flask would take it for the same path with one slash.
-            raise RequestError(404, NOT_FOUND)
+            return self._etcd_route(request)
+        caller = self._callers.identify(request)
+        if isinstance(caller, Caller):
+            return self._route_of(request, caller)
+        return self._route_later(request, caller)
+
+    async def _route_later(self, request: Request, caller: Later[Caller]) -> Route:
+        return self._route_of(request, await caller)
+
+    async def _etcd_route(self, request: Request) -> Route:
+        _require_ascii(request)
+        request.max_length = self._max_body_bytes
+        # etcd answers in its own words whom it does not know.
+        try:
+            request.caller = await settled(self._callers.find(request))
+        except RequestError:
+            request.is_refused = True
+        if request.caller is None:
+            request.max_length = min(self._max_body_bytes, ANONYMOUS_BODY_BYTES)
         return self._flask
 
+    def _route_of(self, request: Request, caller: Caller) -> Route:
+        request.caller = caller
+        request.max_length = self._max_body_bytes
+        review = self._reviews.get(request.path)
+        if review is None:
+            _require_ascii(request)
+            if request.path.startswith("//"):
+                # Flask would take it for the same path with one slash.
+                raise RequestError(404, NOT_FOUND)
+            return self._flask
+        _require_method(request, "POST")
+        route, key, message = review
+        if key:
+            self._callers.require(caller, key)
+        is_protobuf = require_type(request, message)
+        require_length(request)
+        return _from_protobuf(message, route) if is_protobuf and message else route
 
-def _request_id_header(scope: Scope) -> tuple[bytes, bytes]:
-    return REQUEST_ID_HEADER, request_id(scope).encode("ascii")
+
+def _from_protobuf(message: Message, route: Route) -> Route:
+    def decoded(request: Request) -> Answer:
+        request.body = json_of(request.body, message)
+        return route(request)
+
+    return decoded
 
 
-def _require_ascii(scope: Scope) -> None:
-    if not (scope["path"].isascii() and scope["query_string"].isascii()):
+def _require_ascii(request: Request) -> None:
+    if not (request.path.isascii() and request.query.isascii()):
         raise RequestError(400, "the path and query must be ASCII, percent-encoded")
 
 
-def _require_method(scope: Scope, *allowed: str) -> None:
-    if scope["method"] not in allowed:
+def _require_method(request: Request, *allowed: str) -> None:
+    if request.method not in allowed:
         raise RequestError(
             405,
-            f"method {scope['method'][:16]} is not served here; use {' or '.join(allowed)}",
-            [(b"allow", ", ".join(allowed).encode("ascii"))],
+            f"method {request.method[:16]} is not served here; use {' or '.join(allowed)}",
+            ((b"allow", ", ".join(allowed).encode("ascii")),),
         )

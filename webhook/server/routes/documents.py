@@ -4,7 +4,7 @@ from platform import machine, python_implementation, system
 
 import msgspec
 
-from webhook.server.request.http import Headers, Receive, Route, Scope, Send, respond
+from webhook.server.request.message import Response, Route
 from webhook.version import COMMIT, VERSION
 
 
@@ -28,10 +28,6 @@ def version_body() -> bytes:
 def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route:
     """Make the route of a document that caches may keep for ``max_age`` seconds."""
     control = f"public, max-age={max_age}" if max_age else "no-store"
-    headers: Headers = [(b"cache-control", control.encode("ascii"))]
-    kind = content_type.encode("ascii")
-
-    async def route(scope: Scope, _receive: Receive, send: Send) -> None:
-        await respond(send, 200, body, kind, headers, method=scope["method"])
-
-    return route
+    headers = ((b"cache-control", control.encode("ascii")),)
+    response = Response(200, body, content_type.encode("ascii"), headers)
+    return lambda _request: response

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from webhook.server.request.http import Headers, Receive, Route, Scope, Send, respond
+from webhook.server.request.message import Headers, Request, Response, Route
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 _HEADERS: Final[Headers] = (
@@ -33,8 +33,8 @@ def health_routes(
     """
     checks, warnings = tuple(checks), tuple(warnings)
 
-    async def all_checks(scope: Scope, _receive: Receive, send: Send) -> None:
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    def all_checks(request: Request) -> Response:
+        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
         excluded = set(query.get("exclude", ()))
         results = [(check, None if check in excluded else run()) for check, run in checks]
         healthy = not any(problem for _, problem in results)
@@ -47,13 +47,13 @@ def health_routes(
         lines += [f"[!]{warning} warning: {text}" for warning, text in heard if text]
         lines.append(f"{name} check {'passed' if healthy else 'failed'}")
         is_listed = not healthy or "verbose" in query
-        await _answer(scope, send, "\n".join(lines) + "\n" if is_listed else "ok", healthy=healthy)
+        return _response("\n".join(lines) + "\n" if is_listed else "ok", healthy=healthy)
 
     def one_check(run: Callable[[], str]) -> Route:
-        async def route(scope: Scope, _receive: Receive, send: Send) -> None:
+        def route(_request: Request) -> Response:
             problem = run()
             text = f"internal server error: {problem}\n" if problem else "ok"
-            await _answer(scope, send, text, healthy=not problem)
+            return _response(text, healthy=not problem)
 
         return route
 
@@ -66,7 +66,6 @@ def _line(check: str, problem: str | None) -> str:
     return f"[-]{check} failed: {problem}" if problem else f"[+]{check} ok"
 
 
-async def _answer(scope: Scope, send: Send, text: str, *, healthy: bool) -> None:
-    code = 200 if healthy else 503
+def _response(text: str, *, healthy: bool) -> Response:
     body = text.encode("utf-8", "backslashreplace")
-    await respond(send, code, body, _TEXT, _HEADERS, method=scope["method"])
+    return Response(200 if healthy else 503, body, _TEXT, _HEADERS)

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from webhook.kube.token_review import (
-    MESSAGE,
     TokenReviewRequest,
     parse_token_review,
     render_token_review,
 )
 from webhook.rbac.access import role_groups
 from webhook.rbac.auth_store import AuthStore
-from webhook.server.request.http import Receive, Scope, Send, read_json_body, respond
-from webhook.server.request.request_log import RequestLog
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import Answer, Later, Request, Response
 from webhook.server.request.verifier import TokenVerifier
 from webhook.telemetry.metrics import Metrics
-from webhook.token.outcome import Outcome
+from webhook.token.outcome import Authenticated, Outcome, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +30,28 @@ class TokenReviews:
     role_group_prefix: str
     metrics: Metrics
     log: RequestLog
-    max_body_bytes: int
 
-    async def review(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def review(self, request: Request) -> Answer:
         """Answer a request."""
-        body = await read_json_body(scope, receive, self.max_body_bytes, MESSAGE)
         started = perf_counter()
-        request = parse_token_review(body, self.version)
-        outcome = await self.verifier.authenticate(request.token, request.audiences)
-        await respond(send, 201, self._answer(scope, request, outcome, started))
+        asked = parse_token_review(request.body, self.version)
+        outcome = self.verifier.authenticate(asked.token, asked.audiences)
+        if isinstance(outcome, Authenticated | Refused):
+            return self._answer(request, asked, outcome, started)
+        return self._answer_later(request, asked, outcome, started)
 
-    def review_at_once(self, scope: Scope, body: bytes) -> bytes | None:
-        """Return the answer to a body; None where something has to be waited for."""
-        started = perf_counter()
-        request = parse_token_review(body, self.version)
-        outcome = self.verifier.authenticate_at_once(request.token, request.audiences)
-        return None if outcome is None else self._answer(scope, request, outcome, started)
+    async def _answer_later(
+        self, request: Request, asked: TokenReviewRequest, outcome: Later[Outcome], started: float
+    ) -> Response:
+        return self._answer(request, asked, await outcome, started)
 
     def _answer(
-        self, scope: Scope, request: TokenReviewRequest, outcome: Outcome, started: float
-    ) -> bytes:
+        self, request: Request, asked: TokenReviewRequest, outcome: Outcome, started: float
+    ) -> Response:
         groups = role_groups(outcome, self.store.state, self.role_group_prefix)
-        answer = render_token_review(request, outcome, groups)
+        answer = render_token_review(asked, outcome, groups)
         seconds = perf_counter() - started
-        self.log.reviewed(scope, request.token, outcome, seconds)
-        # Last: a review that fails before this is answered another way, and counted there.
+        self.log.reviewed(request, asked.token, outcome, seconds)
+        # Last: a review that fails before this is not answered.
         self.metrics.count_review(outcome, seconds)
-        return answer
+        return Response(201, answer)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from webhook.server.request.error_map import invalid_details
 
 from tests.support import as_json
 from webhook.errors import InvalidObjectError, InvalidReviewError
@@ -20,7 +21,6 @@ from webhook.kube.access_review import (
 )
 from webhook.kube.protobuf import json_of
 from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
-from webhook.server.request.error_map import invalid_details
 
 V1 = "authorization.k8s.io/v1"
 V1BETA1 = "authorization.k8s.io/v1beta1"

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
 from keys.pki import make_ca, make_client_certificate
 from tests.memory_backend import MemoryBackend
@@ -21,9 +20,8 @@ from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.model import ROOT, Permission, PermissionType
-from webhook.server.request.caller import Caller, Callers
-from webhook.server.request.http import Scope
-from webhook.server.request.peer import TLS_1_2
+from webhook.server.request.caller import Callers
+from webhook.server.request.message import Caller, Request, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 
@@ -67,20 +65,16 @@ class Parts:
         verifier = TokenVerifier(Authenticator(issuers, LEEWAY), lambda: NOW)
         self.callers = Callers(self.store, self.tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
 
-    def find(self, scope: Scope) -> Caller | None:
-        return asyncio.run(self.callers.find(scope))
+    def find(self, request: Request) -> Caller | None:
+        return asyncio.run(settled(self.callers.find(request)))
 
     def log_in(self, name: str) -> str:
         return self.tokens.assign(self.store.user(name), NOW)
 
 
-def scope_of(*authorization: str, certificate_of: str = "", start: datetime = START) -> Scope:
-    scope: dict[str, Any] = {
-        "type": "http",
-        "headers": [(b"authorization", value.encode("latin-1")) for value in authorization],
-    }
+def request_of(*authorization: str, certificate_of: str = "", start: datetime = START) -> Request:
+    headers = tuple((b"authorization", value.encode("latin-1")) for value in authorization)
+    certificate = b""
     if certificate_of:
-        pem = make_client_certificate(CA, certificate_of, start).certificate.decode("ascii")
-        tls = {"client_cert_chain": [pem], "tls_version": TLS_1_2}
-        scope["extensions"] = {"tls": tls}
-    return scope
+        certificate = make_client_certificate(CA, certificate_of, start).certificate
+    return Request("POST", "/", headers=headers, certificate=certificate.decode("ascii"))

@@ -22,6 +22,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from webhook.server.request.request_log import RequestLog
 
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
@@ -32,7 +33,6 @@ from webhook.server.connection.handshake import ServerContext
 from webhook.server.connection.protocol import LeewayProtocol
 from webhook.server.connection.whole_request import MAX_HEAD, Head
 from webhook.server.reload.live_application import LiveApplication, create_app
-from webhook.server.request.request_log import RequestLog
 from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
 

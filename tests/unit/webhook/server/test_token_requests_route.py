@@ -8,9 +8,10 @@ from keys.keyring import Keyring
 from tests.bound_parts import StillSource
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from tests.unit.webhook.server.caller_parts import Parts
+from webhook.errors import LeewayError
 from webhook.server.flask.token_requests import TokenRequests
-from webhook.server.request.caller import Caller
-from webhook.server.request.http import RequestError
+from webhook.server.request.errors import request_error_of
+from webhook.server.request.message import Caller, RequestError
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 from webhook.token.issuer import TokenPolicy
@@ -95,9 +96,9 @@ def test_what_the_objects_say(
     details: object,
 ) -> None:
     requests = route(Objects(objects))
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(LeewayError) as caught:
         create(requests, **spec)
-    error = caught.value
+    error = request_error_of(caught.value)
     assert (error.code, str(error), error.details) == (code, message, details)
     assert ((b"retry-after", b"1") in tuple(error.headers)) is (code == 503)
 
@@ -112,8 +113,9 @@ def test_without_an_active_key_it_is_503() -> None:
 def test_a_long_name_is_not_said_back_whole() -> None:
     requests, name = route(), "A" * 100_000
     requests.authorize(Caller("root"), NAMESPACE, name)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(LeewayError) as caught:
         requests.create(NAMESPACE, name, b"{}", lambda *_line: None)
-    assert caught.value.code == 404
-    assert len(str(caught.value)) < 1000
-    assert len(str(caught.value.details)) < 1000
+    error = request_error_of(caught.value)
+    assert error.code == 404
+    assert len(str(error)) < 1000
+    assert len(str(error.details)) < 1000

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.peer import TLS_1_2, peer_certificate
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
 from tests.memory_backend import MemoryBackend
@@ -18,8 +20,6 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.connection.tls import server_context, tls_extension
 from webhook.server.request.caller import Callers
-from webhook.server.request.http import RequestError, Scope
-from webhook.server.request.peer import TLS_1_2, peer_certificate
 from webhook.server.request.verifier import TokenVerifier
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)

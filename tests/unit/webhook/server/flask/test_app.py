@@ -1,16 +1,17 @@
 """Discovery with and without a slash at the end, and calls of etcd's API that go wrong."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
 import msgspec
 import pytest
-from flask.testing import FlaskClient
 
 from keys.keyring import Keyring
+from keys.pki import make_client_certificate
 from tests.memory_backend import MemoryBackend
 from tests.support import AUDIENCE, ISSUER, NOW
-from tests.unit.webhook.server.caller_parts import Parts
+from tests.unit.webhook.server.caller_parts import CA, START, Parts
 from webhook.errors import DataDirectoryError, LeewayError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
@@ -19,10 +20,11 @@ from webhook.rbac.passwords import Passwords
 from webhook.rbac.records import Record
 from webhook.server.flask.app import create_flask_app
 from webhook.server.flask.auth_api import AuthAPI
+from webhook.server.flask.late import LateFlask, flask_threads, log_in_queue
 from webhook.server.flask.token_requests import TokenRequests
-from webhook.server.request.caller import CALLER, Caller
-from webhook.server.request.http import BODY
-from webhook.server.request.request_log import RequestLog
+from webhook.server.request.log import RequestLog
+from webhook.server.request.message import Request, Response, settled
+from webhook.server.routes.dispatch import Application
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Metrics
@@ -40,6 +42,7 @@ SERVED = [
 ]
 
 
+CERTIFICATE = make_client_certificate(CA, "root", START).certificate.decode("ascii")
 PLACE = "/var/lib/leeway/auth.db"
 NESTED = [b'{"name":' * depth + b"{}" + b"}" * depth for depth in (100, 2000, 20_000)]
 
@@ -56,31 +59,39 @@ class Failing(MemoryBackend):
 
 
 @pytest.fixture(scope="module")
-def client() -> FlaskClient:
-    return client_of(MemoryBackend())
+def application() -> Application:
+    return application_of(MemoryBackend())
 
 
-def client_of(backend: MemoryBackend) -> FlaskClient:
-    parts, metrics = Parts(), Metrics()
+def application_of(backend: MemoryBackend) -> Application:
+    parts, metrics, log = Parts(), Metrics(), RequestLog()
+    parts.store.disable()
     auth = AuthAPI(AuthStore(backend), Passwords(), NopTokens(), lambda: NOW)
     requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
     skew = SkewFiles(SkewTracker())
-    return create_flask_app(
-        metrics, auth, parts.callers, requests, skew, RequestLog()
-    ).test_client()
+    app = create_flask_app(metrics, auth, parts.callers, requests, skew, log)
+    flask = LateFlask(lambda: app, log_in_queue(1), flask_threads())
+    return Application({}, {}, flask, parts.callers, log, 2**20)
 
 
-def get(client: FlaskClient, path: str) -> tuple[int, object]:
-    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-    answer = client.get(path, environ_overrides={"asgi.scope": scope})
-    return answer.status_code, answer.json
+def answer(application: Application, request: Request) -> Response:
+    async def settle() -> Response:
+        return await settled(application.answer(request))
+
+    request.certificate = CERTIFICATE
+    return asyncio.run(settle())
+
+
+def get(application: Application, path: str) -> tuple[int, object]:
+    response = answer(application, Request("GET", path))
+    return response.code, msgspec.json.decode(response.body)
 
 
 @pytest.mark.parametrize("path", SERVED)
-def test_a_slash_at_the_end_changes_nothing(client: FlaskClient, path: str) -> None:
-    status, body = get(client, path)
+def test_a_slash_at_the_end_changes_nothing(application: Application, path: str) -> None:
+    status, body = get(application, path)
     assert status == 200
-    assert get(client, f"{path}/") == (status, body)
+    assert get(application, f"{path}/") == (status, body)
 
 
 @pytest.mark.parametrize(
@@ -96,17 +107,14 @@ def test_a_slash_at_the_end_changes_nothing(client: FlaskClient, path: str) -> N
         "/metrics/",
     ],
 )
-def test_what_is_not_there_with_a_slash(client: FlaskClient, path: str) -> None:
-    assert get(client, path)[0] == 404
+def test_what_is_not_there_with_a_slash(application: Application, path: str) -> None:
+    assert get(application, path)[0] == 404
 
 
-def post(client: FlaskClient, call: str, body: bytes) -> tuple[int, bytes]:
-    path = f"/v3/auth/{call}"
-    headers = [(b"content-type", b"application/json")]
-    scope: dict[str, object] = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    scope |= {CALLER: Caller("root"), BODY: body}
-    answer = client.post(path, data=body, environ_overrides={"asgi.scope": scope})
-    return answer.status_code, answer.data
+def post(application: Application, call: str, body: bytes) -> tuple[int, bytes]:
+    headers = ((b"content-type", b"application/json"),)
+    response = answer(application, Request("POST", f"/v3/auth/{call}", b"", headers, body))
+    return response.code, response.body
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,7 @@ def test_what_no_request_should_cause_is_logged_and_not_told(
     error: LeewayError, status: int, is_crash: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "leeway")
-    found, body = post(client_of(Failing(error)), "role/add", b'{"name": "r"}')
+    found, body = post(application_of(Failing(error)), "role/add", b'{"name": "r"}')
     assert found == status
     if is_crash:
         message = "an internal error occurred; it is in the server's log"
@@ -135,8 +143,8 @@ def test_what_no_request_should_cause_is_logged_and_not_told(
 @pytest.mark.parametrize("body", NESTED, ids=len)
 @pytest.mark.parametrize("call", ["authenticate", "role/add"])
 def test_a_body_that_is_nested_too_deep_is_a_bad_request(
-    client: FlaskClient, call: str, body: bytes
+    application: Application, call: str, body: bytes
 ) -> None:
-    status, answer = post(client, call, body)
+    status, found = post(application, call, body)
     assert status == 400
-    assert msgspec.json.decode(answer)["code"] == 3
+    assert msgspec.json.decode(found)["code"] == 3

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +16,7 @@ from keys import jws
 from keys.folder_changes import rotate
 from keys.jwk import jwks_document
 from tests.support import signing_key
-from tests.unit.webhook.server.caller_parts import scope_of
+from tests.unit.webhook.server.caller_parts import request_of
 from webhook.assembly import keyring_of, policy_of, rotation_policy_of
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.load import load_configuration
@@ -29,7 +28,7 @@ from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server.reload import use_writer
 from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.reload.parts import Background, started
-from webhook.server.request.caller import Caller
+from webhook.server.request.message import Caller, Request, settled
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
 from webhook.token.outcome import Authenticated
@@ -56,16 +55,10 @@ def rotate_now(data_dir: Path) -> None:
 
 
 async def serve(app: LiveApplication, meanwhile: Callable[[], None]) -> None:
-    """Start an application, do something, and shut it down."""
-    events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-    serving = asyncio.ensure_future(app({"type": "lifespan"}, events.get, sent.put))
-    await events.put({"type": "lifespan.startup"})
-    assert (await sent.get())["type"] == "lifespan.startup.complete"
+    """Start an application, do something, and stop it."""
+    await app.start()
     meanwhile()
-    await events.put({"type": "lifespan.shutdown"})
-    await serving
-    assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+    await app.stop()
 
 
 def set_leeway(data_dir: Path, seconds: int) -> None:
@@ -428,7 +421,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
         active = keyring_of(tmp_path).active
         assert active is not None
         assert jws.header(jws.parse(token), AUTH_TOKEN_TYPE).kid == active.kid
-        found = asyncio.run(application._callers.find(scope_of(f"Bearer {token}")))
+        found = asyncio.run(settled(application._callers.find(request_of(f"Bearer {token}"))))
         assert found == Caller("alice", by_token=True)
     app.store.close()
     other.store.close()
@@ -470,25 +463,8 @@ def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path
 def test_a_reload_leaves_no_thread_behind(app: LiveApplication, tmp_path: Path) -> None:
     async def status_of(path: str) -> int:
         """Post to a path that Flask serves, without an identity."""
-        sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        body: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        body.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
-        scope = {
-            **scope_of(),
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "http_version": "1.1",
-            "scheme": "https",
-            "server": ("127.0.0.1", 8443),
-            "client": ("127.0.0.1", 1),
-            "root_path": "",
-        }
-        await app(scope, body.get, sent.put)
-        status: int = sent.get_nowait()["status"]
-        return status
+        request = Request("POST", path, b"", ((b"content-type", b"application/json"),), b"{}")
+        return (await settled(app.answer(request))).code
 
     async def reload_often() -> list[int]:
         counts, before = [], []

@@ -30,7 +30,7 @@ from tests.unit.webhook.server.caller_parts import (
     START,
     SUBJECT,
     Parts,
-    scope_of,
+    request_of,
 )
 from webhook.errors import Reason
 from webhook.rbac import changes
@@ -44,8 +44,8 @@ from webhook.rbac.errors import (
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
 from webhook.server.flask.auth_api import AuthAPI
-from webhook.server.request.caller import NOBODY, Caller, Callers
-from webhook.server.request.http import RequestError
+from webhook.server.request.caller import NOBODY, Callers
+from webhook.server.request.message import Caller, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.telemetry.log_lines import Fields
 from webhook.token.authenticator import Authenticator, TrustedIssuer
@@ -61,20 +61,20 @@ def parts() -> Parts:
 @pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", ""])
 def test_a_service_account(parts: Parts, audiences: list[str], prefix: str) -> None:
     token = token_of(good_claims(aud=audiences))
-    assert parts.find(scope_of(prefix + token)) == SERVICE_ACCOUNT
+    assert parts.find(request_of(prefix + token)) == SERVICE_ACCOUNT
 
 
 def test_the_user_of_an_auth_token(parts: Parts) -> None:
     token = parts.log_in("alice")
     for value in (token, f"Bearer {token}"):
-        assert parts.find(scope_of(value)) == Caller("alice", by_token=True)
+        assert parts.find(request_of(value)) == Caller("alice", by_token=True)
 
 
 @pytest.mark.parametrize("values", [(), ("",), ("  ",)])
 def test_nobody(parts: Parts, values: tuple[str, ...]) -> None:
-    assert parts.find(scope_of(*values)) is None
+    assert parts.find(request_of(*values)) is None
     with pytest.raises(RequestError, match="no identity"):
-        asyncio.run(parts.callers.identify(scope_of(*values)))
+        parts.callers.identify(request_of(*values))
 
 
 def foreign() -> str:
@@ -132,7 +132,7 @@ def test_tokens_that_are_refused(
 ) -> None:
     token = make()
     with pytest.raises(RequestError) as raised:
-        parts.find(scope_of(f"Bearer {token}"))
+        parts.find(request_of(f"Bearer {token}"))
     assert raised.value.code == 401
     assert [name for name, _ in raised.value.headers] == [b"www-authenticate"]
     for word in words:
@@ -144,7 +144,7 @@ def test_two_authorization_headers_are_refused(parts: Parts) -> None:
     good = f"Bearer {token_of(good_claims())}"
     for other in (good, "Bearer x", ""):
         with pytest.raises(RequestError, match="two Authorization headers") as raised:
-            parts.find(scope_of(good, other))
+            parts.find(request_of(good, other))
         assert raised.value.code == 401
 
 
@@ -174,7 +174,7 @@ def test_two_authorization_headers_are_refused(parts: Parts) -> None:
 def test_a_header_of_another_form_is_refused_with_what_to_write(parts: Parts, value: str) -> None:
     token = parts.log_in("alice")
     with pytest.raises(RequestError) as raised:
-        asyncio.run(parts.callers.find(scope_of(value.format(token))))
+        parts.find(request_of(value.format(token)))
     assert raised.value.code == 401
     assert dict(raised.value.headers)[b"www-authenticate"].startswith(b"Bearer")
     text = str(raised.value)
@@ -186,22 +186,22 @@ def test_a_header_of_another_form_is_refused_with_what_to_write(parts: Parts, va
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("value", ["Bearer {}", "bearer {}", "BEARER {}", "{}", "  Bearer {}  "])
 def test_a_token_after_bearer_or_bare(parts: Parts, value: str) -> None:
-    caller = asyncio.run(parts.callers.find(scope_of(value.format(parts.log_in("alice")))))
+    caller = parts.find(request_of(value.format(parts.log_in("alice"))))
     assert caller is not None
     assert caller.username == "alice"
 
 
 @pytest.mark.parametrize("authorization", [(), ("Bearer nonsense",), ("alice's",)])
 def test_the_certificate_wins(parts: Parts, authorization: tuple[str, ...]) -> None:
-    scope = scope_of(*authorization, certificate_of="bob")
-    assert parts.find(scope) == Caller("bob")
+    request = request_of(*authorization, certificate_of="bob")
+    assert parts.find(request) == Caller("bob")
 
 
 def test_a_certificate_that_has_expired_is_not_saved_by_a_token(parts: Parts) -> None:
     token = f"Bearer {token_of(good_claims())}"
-    scope = scope_of(token, certificate_of="bob", start=START - timedelta(days=366))
+    request = request_of(token, certificate_of="bob", start=START - timedelta(days=366))
     with pytest.raises(RequestError, match="not valid at this server's time"):
-        parts.find(scope)
+        parts.find(request)
 
 
 def require(parts: Parts, caller: Caller | None) -> bool:
@@ -216,7 +216,7 @@ def require(parts: Parts, caller: Caller | None) -> bool:
 @pytest.mark.parametrize("group", ["", *GROUPS])
 def test_what_a_service_account_may(parts: Parts, group: str) -> None:
     """By its own name or by any of its groups."""
-    caller = parts.find(scope_of(f"Bearer {token_of(good_claims())}"))
+    caller = parts.find(request_of(f"Bearer {token_of(good_claims())}"))
     assert not require(parts, caller)
     if group:
         parts.store.change(changes.grant_group_role, group, "reviewer")
@@ -234,7 +234,7 @@ def test_groups_of_others_give_a_service_account_nothing(parts: Parts, group: st
 
 def test_what_a_certificate_may_follows_each_change(parts: Parts) -> None:
     store = parts.store
-    alice = parts.find(scope_of(certificate_of="alice"))
+    alice = parts.find(request_of(certificate_of="alice"))
     granted = Permission(KEY, b"", PermissionType.WRITE)
     steps: list[tuple[Callable[[], None], bool]] = [
         (lambda: None, False),
@@ -257,8 +257,8 @@ def test_only_certificates_count_while_auth_is_disabled(parts: Parts) -> None:
     auth_token = parts.log_in("alice")
     parts.store.change(changes.disable)
     for token in (auth_token, token_of(good_claims()), "nonsense"):
-        assert parts.find(scope_of(f"Bearer {token}")) is None
-    assert require(parts, parts.find(scope_of(certificate_of="anybody")))
+        assert parts.find(request_of(f"Bearer {token}")) is None
+    assert require(parts, parts.find(request_of(certificate_of="anybody")))
 
 
 class NewerKeys:
@@ -289,11 +289,11 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
     callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
     token = JWTTokens(parts.store, new, ISSUER).assign(parts.store.user("alice"), NOW)
     if is_there:
-        found = asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+        found = asyncio.run(settled(callers.find(request_of(f"Bearer {token}"))))
         assert found == Caller("alice", by_token=True)
     else:
         with pytest.raises(RequestError, match="invalid auth token") as raised:
-            asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+            asyncio.run(settled(callers.find(request_of(f"Bearer {token}"))))
         assert raised.value.code == 401
     assert newer_keys.asked == [ISSUER]
     tokens.use_keyring(old)
@@ -312,7 +312,7 @@ def test_an_auth_token_that_is_refused_for_another_reason_asks_for_no_keys(parts
     header, payload, signature = good.split(".")
     for token in (old, f"{header}.{payload}.{'A' * len(signature)}", "x", foreign()):
         with pytest.raises(RequestError, match="invalid auth token"):
-            asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+            asyncio.run(settled(callers.find(request_of(f"Bearer {token}"))))
     assert not newer_keys.asked
 
 
@@ -391,12 +391,12 @@ def test_auth_tokens_and_service_account_tokens_of_one_key_are_told_apart(parts:
         return sign(msgspec.json.encode(claims), key, typ)
 
     account = signed(both, "JWT")
-    assert asyncio.run(callers.find(scope_of(f"Bearer {account}"))) == SERVICE_ACCOUNT
+    assert asyncio.run(callers.find(request_of(f"Bearer {account}"))) == SERVICE_ACCOUNT
     with pytest.raises(InvalidAuthTokenError):
         tokens.resolve(account, NOW)
     user = signed(both | {"aud": "leeway"}, AUTH_TOKEN_TYPE)
     for token in (auth_token, user):
-        found = asyncio.run(callers.find(scope_of(f"Bearer {token}")))
+        found = asyncio.run(settled(callers.find(request_of(f"Bearer {token}"))))
         assert found == asyncio.run(callers.subject_of(token)) == Caller("alice", by_token=True)
         outcome = authenticator.authenticate(token, ["leeway"], NOW)
         assert isinstance(outcome, Refused)

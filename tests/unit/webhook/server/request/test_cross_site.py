@@ -3,7 +3,7 @@
 import pytest
 
 from webhook.server.request.cross_site import refuse_cross_site
-from webhook.server.request.http import RequestError
+from webhook.server.request.message import Request, RequestError
 
 pytestmark = pytest.mark.fault(56)
 HOST = (b"host", b"leeway.example:8443")
@@ -38,11 +38,12 @@ OWN = (b"origin", b"https://leeway.example:8443")
     ],
 )
 def test_a_change(headers: list[tuple[bytes, bytes]], is_served: bool) -> None:
-    scope = {"method": "POST", "path": "/v3/auth/disable", "headers": headers}
+    request = Request("POST", "/v3/auth/disable", headers=tuple(headers))
     if is_served:
-        refuse_cross_site(scope)
+        refuse_cross_site(request)
     else:
         with pytest.raises(RequestError) as caught:
-            refuse_cross_site(scope)
+            refuse_cross_site(request)
         assert caught.value.code == 403
-    refuse_cross_site(scope | {"method": "GET"})
+    request.method = "GET"
+    refuse_cross_site(request)

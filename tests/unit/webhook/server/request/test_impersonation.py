@@ -9,13 +9,13 @@ import pytest
 
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
-from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, scope_of
+from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, request_of
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
-from webhook.server.request.caller import Caller, Callers
-from webhook.server.request.http import RequestError, Scope
+from webhook.server.request.caller import Callers
 from webhook.server.request.impersonation import wanted_identity
+from webhook.server.request.message import Caller, Headers, Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 
@@ -25,16 +25,16 @@ ACCOUNT = "system:serviceaccount:argo-run:loofah"
 OF_ACCOUNT = ("system:serviceaccounts", "system:serviceaccounts:argo-run", AUTHENTICATED)
 
 
-def with_headers(*headers: tuple[str, str], **scope: Any) -> Scope:
-    found = scope_of(**scope)
+def fields_of(*headers: tuple[str, str]) -> Headers:
     # As they reach an application: the names in lower case.
-    added = [(f"impersonate-{name}".encode(), value.encode()) for name, value in headers]
-    found["headers"] = [(b"user-agent", b"kubectl"), *found["headers"], *added]
-    return found
+    return tuple((f"impersonate-{name}".encode(), value.encode()) for name, value in headers)
 
 
-def test_nothing_is_asked_for() -> None:
-    assert wanted_identity(with_headers()) is None
+def with_headers(*headers: tuple[str, str], certificate_of: str = "", token: str = "") -> Request:
+    authorization = [f"Bearer {token}"] if token else []
+    request = request_of(*authorization, certificate_of=certificate_of)
+    request.headers = ((b"user-agent", b"kubectl"), *request.headers, *fields_of(*headers))
+    return request
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_nothing_is_asked_for() -> None:
     ],
 )
 def test_what_is_asked_for(headers: list[tuple[str, str]], wanted: object) -> None:
-    assert wanted_identity(with_headers(*headers)) == wanted
+    assert wanted_identity(fields_of(*headers)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_what_is_asked_for(headers: list[tuple[str, str]], wanted: object) -> No
 )
 def test_what_cannot_be_asked_for(headers: list[tuple[str, str]], why: str) -> None:
     with pytest.raises(RequestError, match=why) as caught:
-        wanted_identity(with_headers(*headers))
+        wanted_identity(fields_of(*headers))
     assert caught.value.code == 400
 
 
 def find(parts: Parts, user: str, *headers: tuple[str, str]) -> Caller | None:
-    return asyncio.run(parts.callers.find(with_headers(*headers, certificate_of=user)))
+    return parts.find(with_headers(*headers, certificate_of=user))
 
 
 def test_root_acts_as_others() -> None:
@@ -144,10 +144,9 @@ def test_others_do_not(wanted: str) -> None:
 
 def test_a_token_of_somebody_without_the_role_acts_as_nobody_else() -> None:
     parts = Parts()
-    scope = with_headers(("user", "root"))
-    scope["headers"].append((b"authorization", f"Bearer {parts.log_in('alice')}".encode()))
+    request = with_headers(("user", "root"), token=parts.log_in("alice"))
     with pytest.raises(RequestError, match="'alice' may not act as 'root'"):
-        asyncio.run(parts.callers.find(scope))
+        parts.find(request)
 
 
 class AuthGoesOff:
@@ -187,10 +186,9 @@ def test_a_token_acts_as_nobody_when_auth_is_disabled_behind_its_back(
     callers = Callers(parts.store, tokens, verifier, ISSUER, (AUDIENCE,), lambda: NOW)
     auth_token = JWTTokens(parts.store, keyring, ISSUER).assign(parts.store.user("alice"), NOW)
     token = auth_token if is_auth_token else token_of(good_claims())
-    scope = with_headers(("user", "root"))
-    scope["headers"].append((b"authorization", f"Bearer {token}".encode()))
+    request = with_headers(("user", "root"), token=token)
     with pytest.raises(RequestError, match=f"'{username}' may not act as 'root'") as caught:
-        asyncio.run(callers.find(scope))
+        asyncio.run(settled(callers.find(request)))
     assert caught.value.code == 403
     assert not parts.store.enabled
 

@@ -20,6 +20,7 @@ from tests.support import (
     until,
 )
 from webhook.errors import Reason
+from webhook.server.request.message import settled
 from webhook.server.request.verifier import LOOKUP_SECONDS, TokenVerifier
 from webhook.token.bound_objects import Absence, Lookup, ObjectKey, ObjectState
 from webhook.token.outcome import Outcome
@@ -62,13 +63,13 @@ def pod_token(jti: str = "j", uid: str = "") -> str:
 
 def test_every_object_is_looked_up_once(source: Source) -> None:
     source.may_answer.set()
-    assert_accepted(asyncio.run(verifier_with(source).authenticate(pod_token(), [])))
+    assert_accepted(asyncio.run(settled(verifier_with(source).authenticate(pod_token(), []))))
     assert source.asked == [(SA, ACCOUNT_UID), (POD, "u-pod")]
 
 
 def test_what_is_known_is_not_looked_up(source: Source) -> None:
     source.known = dict(source.answers)
-    assert_accepted(asyncio.run(verifier_with(source).authenticate(pod_token(), [])))
+    assert_accepted(asyncio.run(settled(verifier_with(source).authenticate(pod_token(), []))))
     assert source.asked == []
 
 
@@ -78,7 +79,7 @@ def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
     async def run() -> list[Outcome]:
         verifier = verifier_with(source)
         reviews = [
-            asyncio.create_task(verifier.authenticate(pod_token(str(number)), []))
+            asyncio.create_task(settled(verifier.authenticate(pod_token(str(number)), [])))
             for number in range(50)
         ]
         await until(lambda: len(source.asked) > 0)
@@ -86,7 +87,7 @@ def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
         source.may_answer.set()
         outcomes = await asyncio.gather(*reviews)
         # Answered means forgotten: the next one asks again.
-        outcomes.append(await verifier.authenticate(pod_token("last"), []))
+        outcomes.append(await settled(verifier.authenticate(pod_token("last"), [])))
         return outcomes
 
     for outcome in asyncio.run(run()):
@@ -99,9 +100,9 @@ def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
 
     async def run() -> tuple[Outcome, Outcome]:
         verifier = verifier_with(source)
-        first = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        first = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
         await until(lambda: len(source.asked) == 1)
-        second = asyncio.create_task(verifier.authenticate(pod_token(uid="new"), []))
+        second = asyncio.create_task(settled(verifier.authenticate(pod_token(uid="new"), [])))
         await until(lambda: len(source.asked) == 2)
         source.may_answer.set()
         return await first, await second
@@ -125,7 +126,7 @@ def test_what_the_look_up_says(source: Source, answer: Lookup, reason: Reason) -
     source.may_answer.set()
     source.answers[POD] = answer
     token = pod_token()
-    outcome = asyncio.run(verifier_with(source).authenticate(token, []))
+    outcome = asyncio.run(settled(verifier_with(source).authenticate(token, [])))
     assert_refused(outcome, token, reason)
 
 
@@ -137,9 +138,9 @@ def test_a_look_up_without_end(source: Source) -> None:
     async def run() -> tuple[Outcome, float, Outcome]:
         verifier = verifier_with(source)
         started = time.monotonic()
-        waiting = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        waiting = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
         await until(lambda: len(source.asked) == 1)
-        meanwhile = await verifier.authenticate(token_of(good_claims()), [])
+        meanwhile = await settled(verifier.authenticate(token_of(good_claims()), []))
         assert not waiting.done()
         outcome = await waiting
         took = time.monotonic() - started
@@ -159,7 +160,7 @@ def test_both_look_ups_of_a_token_share_the_bound(source: Source) -> None:
     async def run() -> float:
         verifier = verifier_with(source)
         started = time.monotonic()
-        waiting = asyncio.create_task(verifier.authenticate(pod_token(), []))
+        waiting = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
         await asyncio.sleep(LOOKUP_SECONDS / 2)
         source.may_answer.set()
         await until(lambda: len(source.asked) == 1)

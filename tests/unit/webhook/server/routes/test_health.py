@@ -1,10 +1,8 @@
 """What a health route lists, and what decides."""
 
-import asyncio
-from typing import Any
-
 import pytest
 
+from webhook.server.request.message import Request, Response
 from webhook.server.routes.health import HealthCheck, health_routes
 
 
@@ -13,22 +11,10 @@ def get(
     warnings: list[HealthCheck],
     query: bytes = b"verbose",
     path: str = "/readyz",
-) -> Any:
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def receive() -> Any:
-        raise AssertionError
-
-    scope = {"type": "http", "method": "GET", "query_string": query}
-
-    async def call() -> None:
-        await health_routes("readyz", checks, warnings)[path](scope, receive, send)
-
-    asyncio.run(call())
-    return sent[0]["status"], sent[1]["body"].decode()
+) -> tuple[int, str]:
+    answer = health_routes("readyz", checks, warnings)[path](Request("GET", path, query))
+    assert isinstance(answer, Response)
+    return answer.code, answer.body.decode()
 
 
 @pytest.mark.parametrize(

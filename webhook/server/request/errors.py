@@ -1,4 +1,4 @@
-"""One table: what goes wrong, and the ``Status`` it is answered with.
+"""One table: what goes wrong, and the response to it.
 
 Source: kubernetes ``apimachinery/pkg/api/errors``.
 """
@@ -8,10 +8,17 @@ from typing import Final
 
 import msgspec
 
-from webhook.errors import InvalidObjectError, InvalidReviewError, LeewayError
+from webhook.errors import (
+    InvalidObjectError,
+    InvalidReviewError,
+    LeewayError,
+    LookupUnavailableError,
+    ObjectConflictError,
+    ObjectNotFoundError,
+)
 from webhook.rbac import errors as rbac
+from webhook.server.request.message import REQUEST_ID, Headers, Request, RequestError, Response
 
-JSON: Final = b"application/json"
 INTERNAL_ERROR: Final = "an internal error occurred; it is in the server's log"
 NOT_FOUND: Final = "the server could not find the requested resource"
 
@@ -39,6 +46,9 @@ _UNAUTHENTICATED: Final = (16, 401)
 _GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
     InvalidReviewError: _INVALID_ARGUMENT,
     InvalidObjectError: (3, 422),
+    ObjectNotFoundError: (5, 404),
+    ObjectConflictError: (10, 409),
+    LookupUnavailableError: _UNAVAILABLE,
     rbac.InvalidPasswordError: _INVALID_ARGUMENT,
     rbac.UserEmptyError: _INVALID_ARGUMENT,
     rbac.RoleEmptyError: _INVALID_ARGUMENT,
@@ -78,46 +88,46 @@ ETCD_PREFIX: Final = "/v3/"
 """The paths under which errors have the form of etcd's JSON gateway."""
 
 
-def code_of(error: LeewayError) -> int:
-    """Return the HTTP status of an error; 500 for one that no request should cause."""
-    return _GRPC.get(type(error), _INTERNAL)[1]
+def request_error_of(error: Exception) -> RequestError:
+    """Return what an error is answered with; 500 for one that is not expected, without its text."""
+    if isinstance(error, RequestError):
+        return error
+    grpc, code = _GRPC.get(type(error), _INTERNAL) if isinstance(error, LeewayError) else _INTERNAL
+    if code == 500:
+        return RequestError(code, INTERNAL_ERROR)
+    headers: Headers = ((b"retry-after", b"1"),) if code == 503 else ()
+    return RequestError(code, str(error), headers, details_of(error), grpc)
 
 
-def grpc_body(error: LeewayError) -> bytes:
-    """Render an error as etcd's JSON gateway does."""
-    code = _GRPC.get(type(error), _INTERNAL)[0]
-    return msgspec.json.encode({"code": code, "message": str(error)})
-
-
-def error_body(
-    path: str, code: int, message: str, details: Mapping[str, object] | None = None
-) -> bytes:
+def error_response(request: Request, error: RequestError) -> Response:
     """Render an error in the form of the routes around a path: etcd's, or a ``Status``."""
-    if path.startswith(ETCD_PREFIX):
-        return msgspec.json.encode(
-            {"code": _GRPC_CODES.get(code, _INTERNAL[0]), "message": message}
-        )
-    return status_body(code, message, details)
-
-
-def status_body(code: int, message: str, details: Mapping[str, object] | None = None) -> bytes:
-    """Render a ``Status`` of failure."""
-    return msgspec.json.encode(
-        {
+    code, message = error.code, str(error)
+    if request.path.startswith(ETCD_PREFIX):
+        grpc = _GRPC_CODES.get(code, _INTERNAL[0]) if error.grpc is None else error.grpc
+        body: dict[str, object] = {"code": grpc, "message": message}
+    else:
+        body = {
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
             "status": "Failure",
             "message": message,
             "reason": REASONS[code],
-            **({"details": details} if details else {}),
+            **({"details": error.details} if error.details else {}),
             "code": code,
         }
-    )
+    headers = (*error.headers, (REQUEST_ID, request.id.encode("ascii")))
+    return Response(code, msgspec.json.encode(body), headers=headers)
 
 
-def invalid_details(error: InvalidObjectError) -> dict[str, object]:
-    """Return the ``details`` of the ``Status`` of a 422; members that are empty are left out."""
+def details_of(error: Exception) -> Mapping[str, object] | None:
+    """Return the ``details`` of the ``Status`` of an error; members that are empty are left out."""
+    if isinstance(error, ObjectNotFoundError):
+        return {"name": error.name, "kind": error.resource}
+    if not isinstance(error, InvalidObjectError | ObjectConflictError):
+        return None
     named = {"name": error.name, "group": error.group, "kind": error.kind}
-    causes = [cause._asdict() for cause in error.causes]
-    return {key: value for key, value in named.items() if value} | {"causes": causes}
+    details: dict[str, object] = {key: value for key, value in named.items() if value}
+    if isinstance(error, InvalidObjectError):
+        details["causes"] = [cause._asdict() for cause in error.causes]
+    return details

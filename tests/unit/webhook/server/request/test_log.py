@@ -1,4 +1,4 @@
-"""Request ids, and bounds on what clients can make a server write."""
+"""Bounds on what clients can make a server write."""
 
 import logging
 from collections.abc import Iterator
@@ -6,52 +6,14 @@ from threading import Event
 
 import pytest
 
-from webhook.server.request.request_log import (
+from webhook.server.request.log import (
     CRASHES_A_SECOND,
     LINES_A_SECOND,
     BoundedLog,
     LineBudget,
     RequestLog,
-    request_id,
 )
-
-GOOD = "a" * 64
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ({"x-request-id": "abc"}, "abc"),
-        ({"x-request-id": "A.b_c-9"}, "A.b_c-9"),
-        ({"x-request-id": GOOD}, GOOD),
-        (
-            {"audit-id": "9c5d0c4e-9d1a-4d0f-8b7e-0d6c0e6b8f11"},
-            "9c5d0c4e-9d1a-4d0f-8b7e-0d6c0e6b8f11",
-        ),
-        ({"x-request-id": "one", "audit-id": "two"}, "one"),
-        ({"audit-id": "two", "x-request-id": "one"}, "one"),
-        ({"x-request-id": "not good", "audit-id": "two"}, "two"),
-    ],
-)
-def test_a_good_id_is_kept(headers: dict[str, str], expected: str) -> None:
-    assert request_id(scope_of(headers)) == expected
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["", GOOD + "a", "a b", "a\n", "a\nb", "a\r\nSet-Cookie: x", "a/b", "é", '"', "\x00", "a;b"],
-)
-def test_another_id_is_not(value: str) -> None:
-    scope = scope_of({"x-request-id": value, "audit-id": value})
-    made = request_id(scope)
-    assert len(made) == 16
-    assert int(made, 16) >= 0
-    assert request_id(scope) == made
-    assert request_id(scope_of({})) != made
-
-
-def scope_of(headers: dict[str, str]) -> dict[str, object]:
-    return {"headers": [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]}
+from webhook.server.request.message import Request
 
 
 def test_so_many_lines_a_second_and_the_rest_is_counted() -> None:
@@ -109,12 +71,12 @@ def test_what_is_left_out_is_told_once_a_second(kept: Kept) -> None:
 
 def test_crashes_are_bounded_and_keep_their_tracebacks(kept: Kept) -> None:
     crashes = 10 * CRASHES_A_SECOND
-    log, scope = RequestLog(), scope_of({}) | {"method": "POST", "path": "/v3/auth/authenticate"}
+    log, request = RequestLog(), Request("POST", "/v3/auth/authenticate")
     for number in range(crashes):
         try:
             raise RecursionError(number)
         except RecursionError as error:
-            log.crashed(scope, error)
+            log.crashed(request, error)
     assert kept.told.wait(10)
     *written, left_out = kept.records
     assert CRASHES_A_SECOND <= len(written) < crashes
@@ -131,9 +93,9 @@ def test_crashes_are_bounded_and_keep_their_tracebacks(kept: Kept) -> None:
 
 def test_answers_about_permissions_are_bounded(kept: Kept) -> None:
     logging.getLogger("leeway").setLevel(logging.DEBUG)
-    log, scope = RequestLog(), scope_of({})
+    log, request = RequestLog(), Request("POST", "/")
     for _ in range(LINES_A_SECOND + 7):
-        log.decided(scope, "alice", "granted by role viewers", allowed=True)
+        log.decided(request, "alice", "granted by role viewers", allowed=True)
     assert kept.told.wait(10)
     fields = [record.fields for record in kept.records]  # type: ignore[attr-defined]
     written = [found for found in fields if found["event"] == "accessreview"]

@@ -11,16 +11,13 @@ Invariants:
 """
 
 import logging
-import re
-import secrets
 from collections.abc import Callable
 from threading import Lock, Timer
 from time import monotonic
 from typing import Any, Final
 
 from webhook.errors import HandshakeFailure, Reason
-from webhook.server.request.caller import CALLER, Caller
-from webhook.server.request.http import Scope, header
+from webhook.server.request.message import Request
 from webhook.telemetry.audit import DONE, Audit, audit_fields, audit_message, fingerprint
 from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
@@ -30,7 +27,6 @@ from webhook.token.outcome import Authenticated, Outcome
 LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10
 HANDSHAKES_A_SECOND: Final = 10
-REQUEST_ID_HEADER: Final = b"x-request-id"
 _OVER_LIMIT: Final[dict[Limit, str]] = {
     "login": "log-ins were refused because too many were waiting",
     "connection": "connections without a client certificate were closed because there were too "
@@ -38,22 +34,9 @@ _OVER_LIMIT: Final[dict[Limit, str]] = {
     "file": "connections have to wait because this process has no file descriptor left; raise its "
     "limit (ulimit -n, LimitNOFILE= in systemd)",
 }
-_REQUEST_ID: Final = "leeway.request-id"
-_GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_PATH: Final = 256
 _logger = logging.getLogger(LOGGER)
 _audit_logger = logging.getLogger(AUDIT_LOGGER)
-
-
-def request_id(scope: Scope) -> str:
-    """Return what names a request: its X-Request-Id or Audit-Id if usable, else a new id."""
-    found: str | None = scope.get(_REQUEST_ID)
-    if found is None:
-        given = (header(scope, REQUEST_ID_HEADER), header(scope, b"audit-id"))
-        usable = [value for value in given if value and _GOOD_ID.fullmatch(value)]
-        found = usable[0].decode("ascii") if usable else secrets.token_hex(8)
-        scope[_REQUEST_ID] = found
-    return found
 
 
 class LineBudget:
@@ -138,7 +121,7 @@ class RequestLog:
         self._failed_audits = BoundedLog("audit")
         self._limits = {what: BoundedLog("over-limit", 1) for what in _OVER_LIMIT}
 
-    def reviewed(self, scope: Scope, token: str, outcome: Outcome, seconds: float) -> None:
+    def reviewed(self, request: Request, token: str, outcome: Outcome, seconds: float) -> None:
         """Log the outcome of a TokenReview: one that is accepted only at level debug."""
         if isinstance(outcome, Authenticated):
             if not _logger.isEnabledFor(logging.DEBUG):
@@ -154,8 +137,8 @@ class RequestLog:
             claims = outcome.claims
             return {
                 "event": "tokenreview",
-                "requestId": request_id(scope),
-                **_who(scope),
+                "requestId": request.id,
+                **_who(request),
                 "fingerprint": fingerprint(token),
                 "reason": reason,
                 "issuer": claims.issuer if claims else None,
@@ -165,7 +148,7 @@ class RequestLog:
 
         self._reviews.log(_logger, level, message, fields)
 
-    def decided(self, scope: Scope, user: str, reason: str, *, allowed: bool) -> None:
+    def decided(self, request: Request, user: str, reason: str, *, allowed: bool) -> None:
         """Log an answer about permissions at level debug."""
         if not _logger.isEnabledFor(logging.DEBUG):
             return
@@ -173,39 +156,29 @@ class RequestLog:
         def fields() -> Fields:
             return {
                 "event": "accessreview",
-                "requestId": request_id(scope),
-                **_who(scope),
+                "requestId": request.id,
+                **_who(request),
                 "user": user,
                 "allowed": allowed,
             }
 
         self._decisions.log(_logger, logging.DEBUG, reason, fields)
 
-    def answered(self, scope: Scope, code: int, message: str) -> None:
+    def answered(self, request: Request, code: int, message: str) -> None:
         """Log an answer of 400 or more."""
         denied = code in (401, 403)
         log = self._denials if denied else self._requests
         level = logging.ERROR if code >= 500 else logging.INFO
         event = "denied" if denied else "request"
-        log.log(_logger, level, message, lambda: _request_fields(event, scope, code))
+        log.log(_logger, level, message, lambda: _request_fields(event, request, code))
 
-    def crashed(self, scope: Scope, error: BaseException) -> None:
+    def crashed(self, request: Request, error: BaseException) -> None:
         """Log an exception that no request should cause."""
         self._crashes.log(
             _logger,
             logging.ERROR,
             "a request failed",
-            lambda: _request_fields("request", scope, 500),
-            error,
-        )
-
-    def fell_back(self, scope: Scope, error: BaseException) -> None:
-        """Log an exception after which a request is answered another way."""
-        self._crashes.log(
-            _logger,
-            logging.ERROR,
-            "a request was not answered at once as it should have been, and is tried another way",
-            lambda: _request_fields("fallback", scope, None),
+            lambda: _request_fields("request", request, 500),
             error,
         )
 
@@ -221,14 +194,14 @@ class RequestLog:
         level = logging.DEBUG if is_quiet else logging.INFO
         self._handshakes.log(_logger, level, f"a TLS handshake failed: {why}", lambda: fields)
 
-    def audit_of(self, scope: Scope) -> Audit:
+    def audit_of(self, request: Request) -> Audit:
         """Return what writes audit lines of a request."""
 
         def audit(action: str, outcome: str, fields: Fields) -> None:
             message = audit_message(action, outcome)
 
             def made() -> Fields:
-                who = _who(scope) | {"requestId": request_id(scope)}
+                who = _who(request) | {"requestId": request.id}
                 return audit_fields(action, outcome, "server", who, fields)
 
             if outcome == DONE:
@@ -239,29 +212,29 @@ class RequestLog:
         return audit
 
 
-def _who(scope: Scope) -> dict[str, Any]:
-    caller = scope.get(CALLER)
-    if not isinstance(caller, Caller) or not caller.username:
+def _who(request: Request) -> dict[str, Any]:
+    caller = request.caller
+    if caller is None or not caller.username:
         return {}
     if caller.impersonator:
         return {"caller": caller.impersonator, "actingAs": caller.username}
     return {"caller": caller.username}
 
 
-def _request_fields(event: str, scope: Scope, code: int | None) -> Fields:
+def _request_fields(event: str, request: Request, code: int) -> Fields:
     return {
         "event": event,
-        "requestId": request_id(scope),
-        **_who(scope),
-        "fingerprint": _shown_token(scope),
+        "requestId": request.id,
+        **_who(request),
+        "fingerprint": _shown_token(request),
         "code": code,
-        "method": scope["method"][:16],
-        "path": scope["path"][:_MAX_PATH],
+        "method": request.method[:16],
+        "path": request.path[:_MAX_PATH],
     }
 
 
-def _shown_token(scope: Scope) -> str | None:
+def _shown_token(request: Request) -> str | None:
     # Only of what can be a token of ours: of the password in a Basic header no hash may be kept.
-    value = header(scope, b"authorization")
+    value = request.header(b"authorization")
     kind, _, token = (value or b"").decode("latin-1").strip().rpartition(" ")
     return fingerprint(token) if token and kind.lower() in ("", "bearer") else None
