@@ -19,7 +19,8 @@ from webhook.config.paths import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.connection.tls import server_context, tls_extension
-from webhook.server.request.caller import Callers
+from webhook.server.request.caller import Callers, peer_certificate
+from webhook.server.request.message import Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)
@@ -62,44 +63,34 @@ def test_the_common_name(names: tuple[str, ...], expected: str) -> None:
     assert peer.not_after == NOT_AFTER.timestamp()
 
 
-def scope_of(pem: str | None, tls_version: int | None = TLS_1_2) -> Scope:
-    chain = [] if pem is None else [pem]
-    tls = {"client_cert_chain": chain, "tls_version": tls_version}
-    return {"type": "http", "headers": [], "extensions": {"tls": tls}}
-
-
-def caller(scope: Scope, now: float) -> str:
+def caller(pem: str, now: float) -> str:
     verifier = TokenVerifier(authenticator_with(), lambda: now)
     store = AuthStore(MemoryBackend())
     callers = Callers(store, NopTokens(), verifier, ISSUER, (AUDIENCE,), lambda: now)
-    return asyncio.run(callers.identify(scope)).username
+    request = Request("POST", "/", certificate=pem)
+    return asyncio.run(settled(callers.identify(request))).username
 
 
 @pytest.mark.parametrize(
-    ("scope", "now", "words"),
+    ("pem", "now", "words"),
     [
-        ({"type": "http", "headers": []}, NOW, "no identity"),
-        ({"type": "http", "headers": [], "extensions": {}}, NOW, "no identity"),
-        (scope_of(None), NOW, "no identity"),
-        (scope_of(certificate("root"), 0x0302), NOW, "no identity"),
-        (scope_of(certificate("root"), None), NOW, "no identity"),
-        (scope_of(certificate("root")), NOW - timedelta(seconds=1), "not valid at"),
-        (scope_of(certificate("root")), NOT_AFTER + timedelta(seconds=1), "not valid at"),
-        (scope_of(certificate()), NOW, "exactly one common name"),
-        (scope_of(certificate("root", "root")), NOW, "exactly one common name"),
+        ("", NOW, "no identity"),
+        (certificate("root"), NOW - timedelta(seconds=1), "not valid at"),
+        (certificate("root"), NOT_AFTER + timedelta(seconds=1), "not valid at"),
+        (certificate(), NOW, "exactly one common name"),
+        (certificate("root", "root"), NOW, "exactly one common name"),
     ],
 )
-def test_who_is_nobody(scope: Scope, now: datetime, words: str) -> None:
+def test_who_is_nobody(pem: str, now: datetime, words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
-        caller(scope, now.timestamp())
+        caller(pem, now.timestamp())
     assert caught.value.code == 401
     assert [name for name, _ in caught.value.headers] == [b"www-authenticate"]
 
 
 @pytest.mark.parametrize("now", [NOW, NOT_AFTER])
-@pytest.mark.parametrize("version", [TLS_1_2, 0x0304])
-def test_the_caller_is_the_common_name(now: datetime, version: int) -> None:
-    assert caller(scope_of(certificate("root"), version), now.timestamp()) == "root"
+def test_the_caller_is_the_common_name(now: datetime) -> None:
+    assert caller(certificate("root"), now.timestamp()) == "root"
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
