@@ -14,40 +14,31 @@ from typing import Any
 from webhook.config.load import load_configuration
 from webhook.config.paths import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
-from webhook.server.request.http import Receive, Scope, Send
+from webhook.server.request.message import Answer, Request, Response
 
 _Make = Callable[[Path, Path], Any]
 
 
-class Application:
-    """What a connection asks for answers, and a worker for its beginning and end."""
-
-    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
-        """Answer a request."""
-        raise NotImplementedError
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the lifespan; requests are answered at once here."""
-        if scope["type"] != "lifespan":
-            raise RuntimeError("a request did not take the short way")
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-
-
-class BareApplication(Application):
+class BareApplication:
     """Answers every request alike."""
 
     def __init__(self, answer: bytes) -> None:
-        self._answer = answer
+        self._response = Response(201, answer)
 
-    def answer_at_once(self, scope: Scope, body: bytes) -> bytes:  # noqa: ARG002
+    def __call__(self, request: Request) -> Response:  # noqa: ARG002
         """Answer a request."""
-        return self._answer
+        return self._response
+
+    answer = __call__
+
+    async def start(self) -> None:
+        """Start nothing."""
+
+    async def stop(self) -> None:
+        """Stop nothing."""
 
 
-class TracedApplication(Application):
+class TracedApplication:
     """Leeway, with the times of its functions in a file when it ends."""
 
     def __init__(self, data_dir: Path, file: Path) -> None:
@@ -59,17 +50,22 @@ class TracedApplication(Application):
         install(self._tracer)
         self._leeway = create_app(data_dir, lambda: load_configuration(data_dir, {}, {}))
 
-    def answer_at_once(self, scope: Scope, body: bytes) -> bytes | None:
+    def __call__(self, request: Request) -> Answer:
         """Answer a request."""
-        return self._leeway.answer_at_once(scope, body)
+        return self._leeway.answer(request)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
-        await self._leeway(scope, receive, send)
-        if scope["type"] == "lifespan":
-            from benchmarks.profile_trace import write_requests
+    answer = __call__
 
-            write_requests(self._tracer, self._file)
+    async def start(self) -> None:
+        """Start Leeway."""
+        await self._leeway.start()
+
+    async def stop(self) -> None:
+        """Stop Leeway, and write the times."""
+        await self._leeway.stop()
+        from benchmarks.profile_trace import write_requests
+
+        write_requests(self._tracer, self._file)
 
 
 def main(make: _Make, data_dir: Path, bind: str, file: Path) -> None:

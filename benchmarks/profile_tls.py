@@ -4,13 +4,12 @@ import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
 from webhook.config.paths import TLS_FOLDER, tls_files
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
-from webhook.server.connection.tls import load_context, tls_extension
+from webhook.server.connection.tls import load_context
 from webhook.setup.init import API_SERVER_USER
 
 
@@ -35,9 +34,9 @@ class MemoryConnection:
                 waiting.append(end)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
-    def extension(self) -> dict[str, Any]:
-        """Return what the server puts into the scope of a request."""
-        return tls_extension(self._server)
+    def certificate(self) -> str:
+        """Return the client's certificate in PEM, as the server sees it."""
+        return ssl.DER_cert_to_PEM_cert(self._server.getpeercert(binary_form=True) or b"")
 
     def nanoseconds(self, requests: Sequence[bytes], answer: bytes) -> float:
         """Return what the server's end takes to read a request and to write the answer."""

@@ -24,15 +24,13 @@ class Traced(NamedTuple):
 
 _AUTHENTICATOR: Final = "webhook.token.authenticator"
 _ROUTE: Final = "webhook.server.routes.token_reviews"
-ROOT: Final = Traced(
-    "Application.answer_at_once", "webhook.server.routes.dispatch", "Application.answer_at_once"
-)
+ROOT: Final = Traced("Application.answer", "webhook.server.routes.dispatch", "Application.answer")
 TRACED: Final = (
     ROOT,
-    Traced("Callers.of_certificate", "webhook.server.request.caller", "Callers.of_certificate"),
+    Traced("Callers.find", "webhook.server.request.caller", "Callers.find"),
     Traced("AuthStore.refresh", "webhook.rbac.auth_store", "AuthStore.refresh"),
     Traced("Callers.require", "webhook.server.request.caller", "Callers.require"),
-    Traced("TokenReviews.review_at_once", _ROUTE, "TokenReviews.review_at_once"),
+    Traced("TokenReviews.review", _ROUTE, "TokenReviews.review"),
     Traced("parse_token_review", _ROUTE, "parse_token_review"),
     Traced("Authenticator.authenticate", _AUTHENTICATOR, "Authenticator.authenticate"),
     Traced("hashlib.sha256", "hashlib", "sha256"),
@@ -52,7 +50,7 @@ TRACED: Final = (
     Traced("role_groups", _ROUTE, "role_groups"),
     Traced("render_token_review", _ROUTE, "render_token_review"),
     Traced("Metrics.count_review", "webhook.telemetry.metrics", "Metrics.count_review"),
-    Traced("RequestLog.reviewed", "webhook.server.request.request_log", "RequestLog.reviewed"),
+    Traced("RequestLog.reviewed", "webhook.server.request.log", "RequestLog.reviewed"),
 )
 _NOTHING: Final = ""
 _CALIBRATIONS: Final = 20_001

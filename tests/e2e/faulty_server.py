@@ -14,6 +14,7 @@ from webhook.server.connection.tls import load_context
 from webhook.server.flask import api_discovery
 from webhook.server.reload import live_application as server_app
 from webhook.server.reload.composition import compose
+from webhook.server.request.message import Request, Response
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJmYXVsdHkifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\n-----END PRIVATE KEY-----"
@@ -31,7 +32,7 @@ async def fail(*_: Any) -> None:
     crash()
 
 
-async def fail_beside(_scope: Any, _receive: Any, send: Any) -> None:
+async def fail_beside(_request: Request) -> Response:
     """Fail in a thread and in a task, warn, and print."""
     thread = threading.Thread(target=crash, name="planted")
     thread.start()
@@ -41,8 +42,7 @@ async def fail_beside(_scope: Any, _receive: Any, send: Any) -> None:
     del task
     warnings.warn(f"a warning with {JWT}", UserWarning, stacklevel=1)
     print(f"printed {JWT}\nand more", file=sys.stderr)
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+    return Response(204, b"")
 
 
 def crash_where_planted(place: str) -> None:

@@ -113,7 +113,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("", "a", "!"), ("bearer ", "a", " "), ("a", "=", "!")],
     ),
-    "webhook.server.request.request_log._GOOD_ID": ("fullmatch", [("", "a", "!")]),
+    "webhook.server.request.message._GOOD_ID": ("fullmatch", [("", "a", "!")]),
     "webhook.server.connection.whole_request._POST": (
         "fullmatch",
         [("POST /", "a", ""), ("POST / HTTP/1.1\r\n", "a: \r\n", "!")],

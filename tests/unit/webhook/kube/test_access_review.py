@@ -21,6 +21,7 @@ from webhook.kube.access_review import (
 )
 from webhook.kube.protobuf import json_of
 from webhook.kube.request_keys import Attributes, NonResourceAttributes, ResourceAttributes
+from webhook.server.request.errors import details_of
 
 V1 = "authorization.k8s.io/v1"
 V1BETA1 = "authorization.k8s.io/v1beta1"
@@ -342,7 +343,7 @@ def test_reviews_with_no_or_two_requests(
 ) -> None:
     with pytest.raises(InvalidObjectError) as caught:
         parse(body(kind, spec), kind)
-    assert invalid_details(caught.value) == {
+    assert details_of(caught.value) == {
         "group": "authorization.k8s.io",
         "kind": kind,
         "causes": causes,
