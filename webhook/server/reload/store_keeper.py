@@ -6,10 +6,10 @@ from time import monotonic
 from typing import Final
 
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 from webhook.rbac.replaced import lacking
 from webhook.rbac.state import AuthState
-from webhook.server.request.refreshing import Refreshing, StoreBusyError
+from webhook.server.request.refreshing import BRIEF_SECONDS
 from webhook.telemetry.audit import DONE, audit_fields, audit_message
 from webhook.telemetry.logs import AUDIT_LOGGER
 
@@ -22,7 +22,8 @@ class StoreKeeper:
     """Refreshes a store, and logs when it cannot be read and when it can: one line a second."""
 
     def __init__(self, store: AuthStore) -> None:
-        self._refreshing = Refreshing(store)
+        self._store = store
+        self._locked_since: float | None = None
         self._logged = ""
         self._logged_at = float("-inf")
         store.on_replaced = _report_replaced
@@ -38,20 +39,22 @@ class StoreKeeper:
 
     def problem(self) -> str:
         """Return why nothing can be answered from the store, empty where it can."""
+        now, problem, locked_since = monotonic(), "", None
         try:
-            self._refreshing.now()
-        except StoreBusyError:
-            problem = ""  # Requests wait for that.
+            self._store.refresh()
+        except StoreLockedError as error:
+            locked_since = self._locked_since if self._locked_since is not None else now
+            # Requests wait for so long.
+            problem = str(error) if now - locked_since >= BRIEF_SECONDS else ""
         except (StoreError, StoreUnavailableError) as error:
             problem = str(error)
-        else:
-            problem = ""
-        if problem != self._logged and monotonic() - self._logged_at >= _BETWEEN_LINES_SECONDS:
+        self._locked_since = locked_since
+        if problem != self._logged and now - self._logged_at >= _BETWEEN_LINES_SECONDS:
             if problem:
                 _logger.error("requests that need the store are refused: %s", problem)
             else:
                 _logger.info("the store can be read again")
-            self._logged, self._logged_at = problem, monotonic()
+            self._logged, self._logged_at = problem, now
         return problem
 
 

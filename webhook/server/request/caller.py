@@ -19,10 +19,10 @@ from webhook.kube.token_review import identity_of
 from webhook.rbac.access import is_key_permitted, roles_of
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenProvider, is_auth_jwt
-from webhook.rbac.errors import InvalidAuthTokenError, UnknownAuthKeyError
+from webhook.rbac.errors import InvalidAuthTokenError, StoreLockedError, UnknownAuthKeyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import AuthState
-from webhook.server.request.impersonation import PREFIX, wanted_identity
+from webhook.server.request.impersonation import wanted_identity
 from webhook.server.request.message import Caller, Later, Request, RequestError, settled
 from webhook.server.request.refreshing import Refreshing
 from webhook.server.request.verifier import TokenVerifier
@@ -136,8 +136,11 @@ class Callers:
         Raises RequestError 401 for an identity that is not accepted, and StoreUnavailableError and
         StoreError as ``AuthStore.refresh`` does.
         """
-        refreshed = self._refreshing.soon()
-        return self._find(request) if refreshed is None else self._find_after(refreshed, request)
+        try:
+            self._store.refresh()
+        except StoreLockedError as error:
+            return self._find_after(self._refreshing.wait(error), request)
+        return self._find(request)
 
     async def _find_after(self, refreshed: Later[None], request: Request) -> Caller | None:
         await refreshed
@@ -242,11 +245,9 @@ class Callers:
         return _caller_of(outcome)
 
     def _impersonating(self, caller: Caller, request: Request) -> Caller:
-        # Fields are selected before a name is decoded: this is the hot path.
-        fields = [field for field in request.headers if field[0].startswith(PREFIX)]
-        if not fields:
+        if not request.headers.impersonation:
             return caller
-        user, groups, uid, extra = wanted_identity(fields)
+        user, groups, uid, extra = wanted_identity(request.headers.impersonation)
         roles = roles_of(self._store.state, caller.username, caller.groups)
         # Auth may have been disabled since the token was looked at: then only certificates count.
         if (self._store.enabled or caller.by_token) and ROOT not in roles:

@@ -17,7 +17,7 @@ from webhook.errors import (
     ObjectNotFoundError,
 )
 from webhook.rbac import errors as rbac
-from webhook.server.request.message import REQUEST_ID, Headers, Request, RequestError, Response
+from webhook.server.request.message import REQUEST_ID, Fields, Request, RequestError, Response
 
 INTERNAL_ERROR: Final = "an internal error occurred; it is in the server's log"
 NOT_FOUND: Final = "the server could not find the requested resource"
@@ -95,7 +95,7 @@ def request_error_of(error: Exception) -> RequestError:
     grpc, code = _GRPC.get(type(error), _INTERNAL) if isinstance(error, LeewayError) else _INTERNAL
     if code == 500:
         return RequestError(code, INTERNAL_ERROR)
-    headers: Headers = ((b"retry-after", b"1"),) if code == 503 else ()
+    headers: Fields = ((b"retry-after", b"1"),) if code == 503 else ()
     return RequestError(code, str(error), headers, details_of(error), grpc)
 
 

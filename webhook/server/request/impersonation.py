@@ -12,7 +12,6 @@ from webhook.server.request.message import RequestError
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 from webhook.token.outcome import AUTHENTICATED_GROUP, groups_of
 
-PREFIX: Final = b"impersonate-"
 _EXTRA_PREFIX: Final = "impersonate-extra-"
 _KNOWN: Final = ("impersonate-user", "impersonate-group", "impersonate-uid")
 _ANONYMOUS: Final = "system:anonymous"
@@ -21,7 +20,7 @@ Wanted = tuple[str, tuple[str, ...], str, dict[str, tuple[str, ...]]]
 
 
 def wanted_identity(fields: Iterable[tuple[bytes, bytes]]) -> Wanted:
-    """Return the user, groups, UID and extra that the fields of ``PREFIX`` ask for.
+    """Return the user, groups, UID and extra that fields ``Impersonate-…`` ask for.
 
     Raises RequestError 400 for groups without a user, a header twice or one that is not known.
     """

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,8 +15,8 @@ REQUEST_ID: Final = b"x-request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _T = TypeVar("_T")
 
-Headers = tuple[tuple[bytes, bytes], ...]
-"""Field names in lower case, and values, in the order of the message."""
+Fields = tuple[tuple[bytes, bytes], ...]
+"""Names in lower case, and values."""
 Later = Coroutine[Any, Any, _T]
 
 
@@ -33,6 +33,27 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     extra: dict[str, tuple[str, ...]] = {}
     by_token: bool = False
     impersonator: str = ""
+
+
+class Headers(tuple[tuple[bytes, bytes], ...]):
+    """The fields of a head in their order.
+
+    Requests with the same head share it, and with it what most of them look for: the ``first``
+    value of each name, whether a browser may have sent them, and those that ask for
+    ``impersonation``.
+    """
+
+    first: dict[bytes, bytes]
+    of_browser: bool
+    impersonation: Fields
+
+    def __new__(cls, fields: Iterable[tuple[bytes, bytes]] = ()) -> "Headers":
+        """Take the fields in the order in which they came."""
+        self = super().__new__(cls, fields)
+        self.first = dict(reversed(self))
+        self.of_browser = b"origin" in self.first or b"sec-fetch-site" in self.first
+        self.impersonation = tuple(field for field in self if field[0].startswith(b"impersonate-"))
+        return self
 
 
 class Request:
@@ -70,7 +91,7 @@ class Request:
         method: str,
         path: str,
         query: bytes = b"",
-        headers: Headers = (),
+        headers: Fields = (),
         body: bytes = b"",
         *,
         length: int = 0,
@@ -80,7 +101,7 @@ class Request:
         self.method = method
         self.path = path
         self.query = query
-        self.headers = headers
+        self.headers = headers if type(headers) is Headers else Headers(headers)
         self.body = body
         self.length = length or len(body)
         self.certificate = certificate
@@ -93,10 +114,7 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header field, or None. ``name`` is in lower case."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self.headers.first.get(name)
 
     @property
     def id(self) -> str:
@@ -117,7 +135,7 @@ class Response:
     __slots__ = ("body", "code", "content_type", "headers")
 
     def __init__(
-        self, code: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()
+        self, code: int, body: bytes, content_type: bytes = JSON, headers: Fields = ()
     ) -> None:
         self.code = code
         self.body = body
@@ -140,7 +158,7 @@ class RequestError(Exception):
         self,
         code: int,
         message: str,
-        headers: Headers = (),
+        headers: Fields = (),
         details: Mapping[str, object] | None = None,
         grpc: int | None = None,
     ) -> None:

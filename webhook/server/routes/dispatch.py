@@ -141,11 +141,13 @@ class Application:
         return error_response(request, answer)
 
     def _route(self, request: Request) -> Route | Later[Route]:
-        refuse_cross_site(request)
+        if request.headers.of_browser:
+            refuse_cross_site(request)
         path = request.path
         public = self._public.get(path)
         if public is not None:
-            _require_method(request, "GET", "HEAD")
+            if request.method not in ("GET", "HEAD"):
+                raise _method_not_allowed(request, "GET", "HEAD")
             return public
         if path.startswith(_CHECKS):
             raise RequestError(404, NOT_FOUND)
@@ -181,7 +183,8 @@ class Application:
                 # Flask would take it for the same path with one slash.
                 raise RequestError(404, NOT_FOUND)
             return self._flask
-        _require_method(request, "POST")
+        if request.method != "POST":
+            raise _method_not_allowed(request, "POST")
         route, key, message = review
         if key:
             self._callers.require(caller, key)
@@ -203,10 +206,9 @@ def _require_ascii(request: Request) -> None:
         raise RequestError(400, "the path and query must be ASCII, percent-encoded")
 
 
-def _require_method(request: Request, *allowed: str) -> None:
-    if request.method not in allowed:
-        raise RequestError(
-            405,
-            f"method {request.method[:16]} is not served here; use {' or '.join(allowed)}",
-            ((b"allow", ", ".join(allowed).encode("ascii")),),
-        )
+def _method_not_allowed(request: Request, *allowed: str) -> RequestError:
+    return RequestError(
+        405,
+        f"method {request.method[:16]} is not served here; use {' or '.join(allowed)}",
+        ((b"allow", ", ".join(allowed).encode("ascii")),),
+    )

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from webhook.server.request.message import Headers, Request, Response, Route
+from webhook.server.request.message import Fields, Request, Response, Route
 
 _TEXT: Final = b"text/plain; charset=utf-8"
-_HEADERS: Final[Headers] = (
+_HEADERS: Final[Fields] = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )

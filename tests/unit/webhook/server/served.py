@@ -8,14 +8,14 @@ from pathlib import Path
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.server.reload.live_application import create_app
-from webhook.server.request.message import Headers, Request, Response, settled
+from webhook.server.request.message import Fields, Request, Response, settled
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 GOOD = b'"authenticated":true'
-JSON: Headers = ((b"content-type", b"application/json"),)
+JSON: Fields = ((b"content-type", b"application/json"),)
 
 
 class Served:
@@ -45,7 +45,7 @@ class Served:
         ).encode()
 
     def post(
-        self, body: bytes, path: str = PATH, headers: Headers = JSON, *, certified: bool = True
+        self, body: bytes, path: str = PATH, headers: Fields = JSON, *, certified: bool = True
     ) -> Request:
         """Return a request with that body; ``certified`` shows the API server's certificate."""
         certificate = self.certificate if certified else ""

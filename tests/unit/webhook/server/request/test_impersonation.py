@@ -15,7 +15,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
 from webhook.server.request.caller import Callers
 from webhook.server.request.impersonation import wanted_identity
-from webhook.server.request.message import Caller, Headers, Request, RequestError, settled
+from webhook.server.request.message import Caller, Fields, Headers, Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 
@@ -25,7 +25,7 @@ ACCOUNT = "system:serviceaccount:argo-run:loofah"
 OF_ACCOUNT = ("system:serviceaccounts", "system:serviceaccounts:argo-run", AUTHENTICATED)
 
 
-def fields_of(*headers: tuple[str, str]) -> Headers:
+def fields_of(*headers: tuple[str, str]) -> Fields:
     # As they reach an application: the names in lower case.
     return tuple((f"impersonate-{name}".encode(), value.encode()) for name, value in headers)
 
@@ -33,7 +33,8 @@ def fields_of(*headers: tuple[str, str]) -> Headers:
 def with_headers(*headers: tuple[str, str], certificate_of: str = "", token: str = "") -> Request:
     authorization = [f"Bearer {token}"] if token else []
     request = request_of(*authorization, certificate_of=certificate_of)
-    request.headers = ((b"user-agent", b"kubectl"), *request.headers, *fields_of(*headers))
+    fields = ((b"user-agent", b"kubectl"), *request.headers, *fields_of(*headers))
+    request.headers = Headers(fields)
     return request
 
 

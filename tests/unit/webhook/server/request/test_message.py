@@ -7,7 +7,7 @@ import pytest
 from webhook.kube.token_review import MESSAGE
 from webhook.server.request.errors import error_response
 from webhook.server.request.message import (
-    Headers,
+    Fields,
     Request,
     RequestError,
     json_body,
@@ -19,7 +19,7 @@ LIMIT = 10
 GOOD_ID = "a" * 64
 
 
-def post(body: bytes = b"", headers: Headers = (), length: int = 0) -> Request:
+def post(body: bytes = b"", headers: Fields = (), length: int = 0) -> Request:
     request = Request("POST", "/", headers=headers, body=body, length=length)
     request.max_length = LIMIT
     return request

@@ -18,7 +18,7 @@ from tests.unit.webhook.server.served import (
 )
 from webhook.errors import TokenRefusedError
 from webhook.server.request.log import RequestLog
-from webhook.server.request.message import Answer, Headers, Request, Response, settled
+from webhook.server.request.message import Answer, Fields, Request, Response, settled
 from webhook.server.routes.dispatch import ANONYMOUS_BODY_BYTES
 
 ETCD_PATH = "/v3/auth/user/list"
@@ -161,7 +161,7 @@ def test_members(served: Served, members: dict[str, Any], code: int) -> None:
 
 
 def head_of(
-    served: Served, method: str, path: str, headers: Headers, length: int, *, certified: bool
+    served: Served, method: str, path: str, headers: Fields, length: int, *, certified: bool
 ) -> Request:
     request = served.post(b"", path, headers, certified=certified)
     request.method, request.length = method, length
@@ -175,10 +175,10 @@ def admit(served: Served, request: Request) -> Response | None:
     return asyncio.run(settle())
 
 
-TEXT: Headers = ((b"content-type", b"text/plain"),)
-PAGE: Headers = (*JSON, (b"sec-fetch-site", b"cross-site"))
-ACTING: Headers = (*JSON, (b"impersonate-user", b"root"))
-BEARER: Headers = (*JSON, (b"authorization", b"Bearer x"))
+TEXT: Fields = ((b"content-type", b"text/plain"),)
+PAGE: Fields = (*JSON, (b"sec-fetch-site", b"cross-site"))
+ACTING: Fields = (*JSON, (b"impersonate-user", b"root"))
+BEARER: Fields = (*JSON, (b"authorization", b"Bearer x"))
 LIMIT = 3 * 1024 * 1024
 TOO_LONG = LIMIT + 1
 
@@ -222,7 +222,7 @@ def test_what_the_head_of_a_request_decides(
     served: Served,
     method: str,
     path: str,
-    headers: Headers,
+    headers: Fields,
     length: int,
     certified: bool,
     code: int | None,
