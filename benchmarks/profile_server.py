@@ -14,7 +14,7 @@ from typing import Any
 from webhook.config.load import load_configuration
 from webhook.config.paths import tls_files
 from webhook.server.gunicorn_settings import gunicorn_settings
-from webhook.server.request.message import Answer, Request, Response
+from webhook.server.request.message import Request, Response
 
 _Make = Callable[[Path, Path], Any]
 
@@ -22,50 +22,42 @@ _Make = Callable[[Path, Path], Any]
 class BareApplication:
     """Answers every request alike."""
 
+    max_anonymous_connections = 0
+
     def __init__(self, answer: bytes) -> None:
         self._response = Response(201, answer)
 
-    def __call__(self, request: Request) -> Response:  # noqa: ARG002
+    def __call__(self, request: Request) -> Response:
+        """Answer a request; gunicorn takes only what can be called."""
+        return self.answer(request)
+
+    def answer(self, _request: Request) -> Response:
         """Answer a request."""
         return self._response
 
-    answer = __call__
+    def admit(self, _request: Request) -> None:
+        """Wait for the body of every request."""
 
     async def start(self) -> None:
-        """Start nothing."""
+        """Do nothing, as there is nothing that runs in the background."""
 
-    async def stop(self) -> None:
-        """Stop nothing."""
+    stop = start
 
 
-class TracedApplication:
-    """Leeway, with the times of its functions in a file when it ends."""
+def traced_application(data_dir: Path, file: Path) -> Any:
+    """Return Leeway, with the times of its functions in a file when it ends."""
+    from benchmarks.profile_trace import Tracer, install, write_requests
+    from webhook.server.reload.live_application import LiveApplication
 
-    def __init__(self, data_dir: Path, file: Path) -> None:
-        from benchmarks.profile_trace import Tracer, install
-        from webhook.server.reload.live_application import create_app
+    tracer = Tracer()
+    install(tracer)
 
-        self._file = file
-        self._tracer = Tracer()
-        install(self._tracer)
-        self._leeway = create_app(data_dir, lambda: load_configuration(data_dir, {}, {}))
+    class TracedApplication(LiveApplication):
+        async def stop(self) -> None:
+            await super().stop()
+            write_requests(tracer, file)
 
-    def __call__(self, request: Request) -> Answer:
-        """Answer a request."""
-        return self._leeway.answer(request)
-
-    answer = __call__
-
-    async def start(self) -> None:
-        """Start Leeway."""
-        await self._leeway.start()
-
-    async def stop(self) -> None:
-        """Stop Leeway, and write the times."""
-        await self._leeway.stop()
-        from benchmarks.profile_trace import write_requests
-
-        write_requests(self._tracer, self._file)
+    return TracedApplication(data_dir, lambda: load_configuration(data_dir, {}, {}), None)
 
 
 def main(make: _Make, data_dir: Path, bind: str, file: Path) -> None:
@@ -90,6 +82,6 @@ def main(make: _Make, data_dir: Path, bind: str, file: Path) -> None:
 if __name__ == "__main__":
     _KINDS: dict[str, _Make] = {
         "bare": lambda _, file: BareApplication(file.read_bytes()),
-        "traced": TracedApplication,
+        "traced": traced_application,
     }
     main(_KINDS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -9,7 +9,7 @@ from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
 from webhook.config.paths import TLS_FOLDER, tls_files
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
-from webhook.server.connection.tls import load_context
+from webhook.server.connection.tls import certificate_of, load_context
 from webhook.setup.init import API_SERVER_USER
 
 
@@ -35,8 +35,8 @@ class MemoryConnection:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
     def certificate(self) -> str:
-        """Return the client's certificate in PEM, as the server sees it."""
-        return ssl.DER_cert_to_PEM_cert(self._server.getpeercert(binary_form=True) or b"")
+        """Return the certificate of the client in PEM, as the server knows it."""
+        return certificate_of(self._server)
 
     def nanoseconds(self, requests: Sequence[bytes], answer: bytes) -> float:
         """Return what the server's end takes to read a request and to write the answer."""
@@ -66,9 +66,10 @@ def request_bytes(body: bytes) -> bytes:
 
 
 def answer_bytes(body: bytes) -> bytes:
-    """Render an answer of the server, with the head that gunicorn gives it."""
+    """Render an answer of the server, with the head that the connection gives it."""
     head = (
-        "HTTP/1.1 201 Created\r\nServer: gunicorn\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        "HTTP/1.1 201 Created\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        "Server: leeway\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\n"
     )
     return head.encode("ascii") + body

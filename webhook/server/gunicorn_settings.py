@@ -30,8 +30,6 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
         "certfile": str(files.certificate),
         "keyfile": str(files.private_key),
         "ca_certs": str(files.client_ca),
-        "asgi_loop": "uvloop",
-        "http_parser": "python",
         "keepalive": KEEP_ALIVE_SECONDS,
         "graceful_timeout": GRACEFUL_SECONDS,
         "forwarded_allow_ips": "",

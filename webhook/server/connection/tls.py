@@ -1,4 +1,4 @@
-"""TLS of the server: the context, and who the peer is by its certificate.
+"""TLS of the server: the context, and the certificates of clients.
 
 Invariants:
 
@@ -15,9 +15,7 @@ Invariants:
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from cryptography import x509
+from typing import Final
 
 from keys.crl import RevocationLists, check_revocation_lists
 from keys.files import read_public_file
@@ -25,9 +23,8 @@ from webhook.config.paths import TLSFiles, check_tls_files
 from webhook.errors import DataDirectoryError
 from webhook.server.connection.client_trust import ClientTrust
 from webhook.server.connection.handshake import ServerContext
-from webhook.server.request.peer import TLS_1_2
 
-_TLS_VERSIONS = {"TLSv1.2": TLS_1_2, "TLSv1.3": 0x0304}
+_VERSIONS: Final = ("TLSv1.2", "TLSv1.3")
 
 
 def load_context(files: TLSFiles) -> ServerContext:
@@ -85,16 +82,7 @@ def server_context(files: TLSFiles) -> ServerContext:
     return context
 
 
-def tls_extension(ssl_object: ssl.SSLObject) -> dict[str, Any]:
-    """Describe a connection in the form of the ASGI TLS extension."""
-    der = ssl_object.getpeercert(binary_form=True)
-    chain = [ssl.DER_cert_to_PEM_cert(der)] if der else []
-    name = x509.load_der_x509_certificate(der).subject.rfc4514_string() if der else None
-    return {
-        "server_cert": None,
-        "client_cert_chain": chain,
-        "client_cert_name": name,
-        "client_cert_error": None,
-        "tls_version": _TLS_VERSIONS.get(ssl_object.version() or ""),
-        "cipher_suite": None,
-    }
+def certificate_of(connection: ssl.SSLObject) -> str:
+    """Return the client's certificate in PEM, empty where it has shown none."""
+    der = connection.getpeercert(binary_form=True) if connection.version() in _VERSIONS else None
+    return ssl.DER_cert_to_PEM_cert(der) if der else ""

@@ -1,15 +1,13 @@
-"""gunicorn's ``asgi`` worker with what it leaves out.
+"""The gunicorn worker: an event loop, its listeners and its connections.
 
-* A limit of 9 s for the handshake, and one on their number (``acceptor.py``); ``protocol.py`` has
-  those of requests.
+* TLS with a limit of 9 s for a handshake, and one on their number (``acceptor.py``).
 * A limit on connections without a client certificate (``anonymous.py``).
 * New certificates for new connections as soon as their files change; what is open stays open.
 * A drain that drops nothing: after SIGTERM connections are accepted until the listener closes,
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
   send one before it is closed.
 
-It leans on names inside gunicorn; ``test_worker.py`` notices when they move, and
-pyproject.toml pins the version range.
+It needs nothing of gunicorn but the public ``gunicorn.workers.base.Worker``.
 """
 
 import asyncio
@@ -24,20 +22,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
-from gunicorn.asgi.lifespan import LifespanManager
-from gunicorn.workers.gasgi import ASGIWorker
+import uvloop
+from gunicorn.workers.base import Worker
 
 from keys.file_watch import FileWatch
 from webhook.config.paths import TLSFiles, crl_beside
 from webhook.server.connection.acceptor import Acceptor
 from webhook.server.connection.anonymous import AnonymousConnections
-from webhook.server.connection.handshake import ServerContext, failure_of
-from webhook.server.connection.protocol import (
+from webhook.server.connection.connection import (
     ABORT_SECONDS,
     ANONYMOUS_RECEIVE_BYTES,
     STALL_SECONDS,
-    LeewayProtocol,
+    Connection,
+    HeadCache,
 )
+from webhook.server.connection.handshake import ServerContext, failure_of
 from webhook.server.connection.stop_signals import hold, leave_at_once, release
 from webhook.server.connection.tls import load_context
 from webhook.server.request.failures import in_words, traceback_of
@@ -52,21 +51,31 @@ _EVERYWHERE: Final = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared with, not 
 _GC_THRESHOLDS: Final = (50_000, 10, 10)
 
 
-class LeewayWorker(ASGIWorker):  # type: ignore[misc]
-    """One process: an event loop, its listeners and its connections."""
+class LeewayWorker(Worker):  # type: ignore[misc]
+    """One process."""
 
     alive: bool
+    nr: int
+    application: Any
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.draining = False
-        self.protocols: set[LeewayProtocol] = set()
+        self.keep_alive_seconds: float = self.cfg.keepalive
+        self.heads = HeadCache()
+        self.connections: set[Connection] = set()
         self.anonymous = AnonymousConnections(self._max_anonymous, self._over_limit)
         self._acceptor = Acceptor(self._connect, self._max_anonymous, self._over_limit)
-        self._wake = asyncio.Event()
         self._context: ServerContext | None = None
         self._watch: FileWatch | None = None
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Warn of settings of gunicorn's that have no effect here."""
+        for name in ("accesslog", "pre_request", "post_request"):
+            if cfg.settings[name].get() != cfg.settings[name].default:
+                log.warning("gunicorn's setting %s has no effect with Leeway's worker", name)
 
     def load_wsgi(self) -> None:
         """Load the application, and keep the garbage collector off what is there for good.
@@ -74,19 +83,10 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         Else each full collection walks all modules and cached tokens, and holds every request up.
         """
         super().load_wsgi()
+        self.application = self.wsgi
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-
-    def handle_exit_signal(self) -> None:
-        """Begin the drain on SIGTERM. ``alive`` stays true, so that open requests are answered."""
-        self.draining = True
-        self._wake.set()
-
-    def handle_quit_signal(self) -> None:
-        """Stop at once on SIGINT and SIGQUIT."""
-        super().handle_quit_signal()
-        self._wake.set()
 
     def init_process(self) -> None:
         """Start and serve, until the end of this process."""
@@ -113,27 +113,52 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         uvloop keeps a signal that comes before that to itself until another one comes.
         """
 
+    def run(self) -> None:
+        """Serve until a signal, or until the master is gone."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
     def _handle_signals(self) -> None:
         hold()
-        super().init_signals()
-        # The master passes it on.
-        self.loop.add_signal_handler(signal.SIGHUP, self.handle_hangup_signal)
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for numbers, handle in (
+            ((signal.SIGTERM,), self._drain_soon),
+            ((signal.SIGINT, signal.SIGQUIT), self._stop),
+            # The master passes it on.
+            ((signal.SIGHUP,), self._reload),
+            ((signal.SIGUSR1,), self.log.reopen_files),
+            ((signal.SIGABRT,), lambda: self.handle_abort(signal.SIGABRT, None)),
+        ):
+            for number in numbers:
+                self.loop.add_signal_handler(number, handle)
         release()
 
-    def handle_hangup_signal(self) -> None:
-        """Read everything again on SIGHUP, changed or not."""
-        self.asgi.reload_soon()
+    def _drain_soon(self) -> None:
+        # ``alive`` stays true, so that open requests are answered.
+        self.draining = True
+        self._wake.set()
+
+    def _stop(self) -> None:
+        self.alive = False
+        self.cfg.worker_int(self)
+        self._wake.set()
+
+    def _reload(self) -> None:
+        # Changed or not.
+        self.application.reload_soon()
         if self._watch is not None:
             self.loop.run_in_executor(None, self._watch.notify)
 
     async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
         self._handle_signals()
-        self.lifespan = LifespanManager(self.asgi, self.log, self.state)
         listeners = [listener.sock for listener in self.sockets]
         try:
             self._watch = self._tls_watch()
             self._context = self._load_context()
-            await self.lifespan.startup()
+            await self.application.start()
             self._acceptor.start(listeners)
             if self.age == 1:
                 self.log.info("%s", ready_line(self.cfg.bind[0], self.cfg.ca_certs))
@@ -146,6 +171,9 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             if self.ppid != os.getppid():
                 self.log.info("The master is gone, shutting down")
                 break
+            if self.nr >= self.max_requests:
+                self.log.info("This worker has had its %d requests", self.max_requests)
+                break
             await self._end_untrusted()
             await self._pause(1.0)
         if self._watch is not None:
@@ -155,7 +183,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             self.draining = True
             await self._drain(listeners)
         self.alive = False
-        await self.lifespan.shutdown()
+        await self.application.stop()
 
     def _tls_files(self) -> TLSFiles:
         ca = Path(self.cfg.ca_certs)
@@ -179,11 +207,11 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
         except Exception as error:
             problem = f"{in_words(error)}; what was loaded before stays in use"
-            if self.asgi.report("tls", problem, repr(error)):
+            if self.application.report("tls", problem, repr(error)):
                 text = "TLS was not loaded again: %s"
                 self.log.error(text, problem, exc_info=traceback_of(error))
             return False
-        self.asgi.report("tls", "")
+        self.application.report("tls", "")
         return True
 
     async def _use_context(self, context: ServerContext | None) -> None:
@@ -195,28 +223,28 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
     async def _end_untrusted(self) -> None:
         """End the connections whose certificate is not accepted since a change of files."""
         trust = self._context.trust if self._context is not None else None
-        stale = [p for p in self.protocols if p.trust is not trust and p.certificate]
+        stale = [c for c in self.connections if c.trust is not trust and c.certificate]
         if trust is None or not stale:
             return
-        shown = {p.certificate for p in stale if p.trust != trust}
-        refused = await asyncio.to_thread(lambda: {c for c in shown if not trust.accepts(c)})
+        shown = {c.certificate for c in stale if c.trust != trust}
+        refused = await asyncio.to_thread(lambda: {pem for pem in shown if not trust.accepts(pem)})
         ended = 0
-        for protocol in stale:
-            if protocol.certificate not in refused:
-                protocol.trust = trust
+        for connection in stale:
+            if connection.certificate not in refused:
+                connection.trust = trust
                 continue
-            ended += not protocol.is_ending
-            protocol.end()
+            ended += not connection.is_ending
+            connection.end()
         if ended:
             text = "Ending connections with a client certificate that is no longer accepted: %d"
             self.log.info(text, ended)
 
     def _max_anonymous(self) -> int:
-        limit: int = self.asgi.max_anonymous_connections
+        limit: int = self.application.max_anonymous_connections
         return limit
 
     def _over_limit(self, what: Literal["connection", "file"] = "connection") -> None:
-        self.asgi.over_limit(what)
+        self.application.over_limit(what)
 
     async def _connect(self, client: socket.socket) -> None:
         # What one read of an unknown client may bring, with all its copies on the way.
@@ -224,10 +252,10 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         address = client.getpeername()[0]
         try:
             await self.loop.connect_accepted_socket(
-                lambda: LeewayProtocol(self), client, **self._tls_options()
+                lambda: Connection(self), client, **self._tls_options()
             )
         except OSError as error:
-            self.asgi.handshake_failed(*failure_of(error), address)
+            self.application.handshake_failed(*failure_of(error), address)
             raise
 
     async def _pause(self, seconds: float) -> None:
@@ -235,7 +263,7 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
             await asyncio.wait_for(self._wake.wait(), seconds)
 
     async def _drain(self, listeners: list[socket.socket]) -> None:
-        self.log.info("Draining %d connections", len(self.protocols))
+        self.log.info("Draining %d connections", len(self.connections))
         deadline = self.loop.time() + self.cfg.graceful_timeout - ABORT_SECONDS
         await asyncio.sleep(_ACCEPT_WHILE_DRAINING_SECONDS)
         await self._acceptor.stop()
@@ -247,13 +275,13 @@ class LeewayWorker(ASGIWorker):  # type: ignore[misc]
         while self._is_busy() and self.loop.time() < deadline and self.alive:
             self.notify()
             if self.loop.time() >= idle_until:
-                for protocol in [p for p in self.protocols if p.is_idle]:
-                    protocol.close_idle()
+                for connection in [c for c in self.connections if c.is_idle]:
+                    connection.close_idle()
             await asyncio.sleep(0.05)
         self._acceptor.close()
 
     def _is_busy(self) -> bool:
-        return bool(self.protocols or self._acceptor.handshakes)
+        return bool(self.connections or self._acceptor.handshakes)
 
     def _tls_options(self) -> dict[str, Any]:
         if self._context is None:

@@ -18,7 +18,7 @@ from tests.support import AUDIENCE, ISSUER, authenticator_with, revocation_list
 from webhook.config.paths import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
-from webhook.server.connection.tls import server_context, tls_extension
+from webhook.server.connection.tls import certificate_of, server_context
 from webhook.server.request.caller import Callers, peer_certificate
 from webhook.server.request.message import Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
@@ -113,11 +113,11 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [(ssl.TLSVersion.TLSv1_2, 0x0303), (ssl.TLSVersion.TLSv1_3, 0x0304)],
+    [(ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")],
 )
 @pytest.mark.parametrize("user", ["", "kube-apiserver"])
-def test_the_extension_of_a_handshake(
-    tmp_path: Path, version: ssl.TLSVersion, expected: int, user: str
+def test_the_certificate_of_a_handshake(
+    tmp_path: Path, version: ssl.TLSVersion, expected: str, user: str
 ) -> None:
     now = datetime.now(UTC)
     ca = make_ca("leeway CA", now)
@@ -139,17 +139,14 @@ def test_the_extension_of_a_handshake(
     if user:
         client.load_cert_chain(tmp_path / "client.crt", tmp_path / "client.key")
     ours = handshake(context, client)
-    extension = tls_extension(ours)
-    assert extension["tls_version"] == expected
+    assert ours.version() == expected
     assert ours.selected_alpn_protocol() == "http/1.1"
+    pem = certificate_of(ours)
     if user:
-        (pem,) = extension["client_cert_chain"]
         assert peer_certificate(pem).common_name == user
-        assert extension["client_cert_name"] == f"CN={user}"
-        assert caller({"headers": [], "extensions": {"tls": extension}}, now.timestamp()) == user
+        assert caller(pem, now.timestamp()) == user
     else:
-        assert extension["client_cert_chain"] == []
-        assert extension["client_cert_name"] is None
+        assert pem == ""
 
 
 LISTS = ["none", "good", "expired", "not yet valid", "another CA's"]

@@ -1,0 +1,426 @@
+"""One connection: what a client sends becomes requests, and their responses become bytes.
+
+Invariants:
+
+1. Requests are answered one after the other, in their order. Of what a client sends ahead there is
+   no more here than ``_BUFFER_BYTES``, ``ANONYMOUS_BUFFER_BYTES`` without a certificate, and what a
+   single read of the socket brings beyond that; a head has at most ``MAX_HEAD`` bytes.
+2. A request is here completely within ``STALL_SECONDS`` of its first byte, or is not answered; a
+   client takes a byte of its answer within that time, or is cut off.
+3. Nothing is read as a request after one whose end is not certain, or is not here.
+4. A connection that has ended is not kept alive by its transport, its timer or its task.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import Any, Final, Protocol, TypeVar
+
+from webhook.server.connection.anonymous import AnonymousConnections
+from webhook.server.connection.chunked import ChunkedBody
+from webhook.server.connection.client_trust import ClientTrust
+from webhook.server.connection.read_head import (
+    Head,
+    Limits,
+    MessageError,
+    has_bare_lf,
+    read_head,
+)
+from webhook.server.connection.render import render
+from webhook.server.connection.tls import certificate_of
+from webhook.server.request.message import Answer, Request, Response
+
+# With the second until an abort, whoever stalls is gone after ten.
+STALL_SECONDS: Final = 9.0
+# How long a client that stalled or was idle may take to let go of a connection.
+ABORT_SECONDS: Final = 1.0
+MAX_HEAD: Final = 64 * 1024
+_LIMITS: Final = Limits(fields=100, field_bytes=8190)
+# A bearer token fits into one field.
+_ANONYMOUS_LIMITS: Final = Limits(fields=32, field_bytes=2048)
+_BUFFER_BYTES: Final = 256 * 1024
+ANONYMOUS_BUFFER_BYTES: Final = 16 * 1024
+# Linux doubles it. A connection begins with this, and gets more with a certificate.
+ANONYMOUS_RECEIVE_BYTES: Final = 32 * 1024
+_RECEIVE_BYTES: Final = 256 * 1024
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+# As far as a timer may be early.
+_TICK_SECONDS: Final = 0.01
+_T = TypeVar("_T")
+
+
+class Application(Protocol):
+    """What answers the requests of a worker. Neither a method nor its coroutine raises."""
+
+    def answer(self, request: Request) -> Answer:
+        """Answer a request that is here completely."""
+
+    def admit(self, request: Request) -> Response | Coroutine[Any, Any, Response | None] | None:
+        """Answer a request by its head alone; None where its body has to be waited for.
+
+        Sets ``request.max_length``. Called again once a chunked body has become longer than that.
+        """
+
+
+class ConnectionOwner(Protocol):
+    """The worker that a connection belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    draining: bool
+    nr: int
+    keep_alive_seconds: float
+    application: Application
+    heads: "HeadCache"
+    connections: "set[Connection]"
+    anonymous: AnonymousConnections
+
+
+class HeadCache(dict[bytes, Head]):
+    """The heads that clients with a certificate send again and again."""
+
+    def remember(self, raw: bytes, head: Head) -> None:
+        """Keep a head, unless it is long or has credentials."""
+        if len(raw) > 1024 or any(name == b"authorization" for name, _ in head.fields):
+            return
+        if len(self) >= 128:
+            self.clear()
+        self[raw] = head
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a worker."""
+
+    def __init__(self, worker: ConnectionOwner) -> None:
+        self.certificate = ""
+        """The client's certificate in PEM, empty where it has shown none."""
+        self.trust: ClientTrust | None = None
+        """What the certificate was checked against."""
+        self.is_ending = False
+        self._worker = worker
+        self._loop = worker.loop
+        self._transport: asyncio.Transport
+        self._address: tuple[str, int] | None = None
+        self._buffer_bytes = ANONYMOUS_BUFFER_BYTES
+        self._is_closed = self._is_write_paused = self._is_read_paused = False
+
+        # What has arrived and is not read yet begins at an offset.
+        self._data: bytes | bytearray = b""
+        self._at = 0
+        self._has_skipped_line = False
+        self._is_scheduled = False
+
+        # The request that is being read or answered.
+        self._head: Head
+        self._request: Request | None = None
+        self._chunked: ChunkedBody | None = None
+        self._is_admitted = self._is_answering = False
+        self._task: asyncio.Task[Any] | None = None
+
+        # One timer, which is looked at when it fires: most deadlines are put off before that.
+        self._expires_at = self._timer_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._is_request_timed = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take over a connection whose handshake is done."""
+        self._transport = transport
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.trust = tls.context.trust
+            self.certificate = certificate_of(tls)
+        if self.certificate:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+            self._buffer_bytes = _BUFFER_BYTES
+        elif not self._worker.anonymous.admit(self):
+            self._is_closed = True
+            transport.abort()
+            return
+        self._worker.connections.add(self)
+        self._address = transport.get_extra_info("peername")[:2]
+        self._start_request_clock()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Let go of everything, and cancel what is being answered: nobody is there any more."""
+        self._is_closed = True
+        self._worker.anonymous.discard(self)
+        self._worker.connections.discard(self)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._data, self._at = b"", 0
+        # In a circle with its transport a connection would stay, and all of its TLS with it, until
+        # a full collection, which comes once in hours.
+        del self._transport
+
+    # What the worker asks and does -----------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered, and no byte of the next one is here."""
+        is_reading = self._request is not None or self._at < len(self._data)
+        return not (is_reading or self._is_answering)
+
+    @property
+    def can_be_dropped(self) -> bool:
+        """Whether no request is being answered that is here completely, to a client that reads."""
+        return not self._is_answering or self._is_write_paused
+
+    def drop(self) -> None:
+        """Close the connection at once, whatever it is doing."""
+        self._transport.abort()
+
+    def close_idle(self) -> None:
+        """Close a connection that is between two requests."""
+        self._close(within=ABORT_SECONDS)
+
+    def end(self) -> None:
+        """Take no other request: close the connection, or let it be closed after an answer."""
+        self.is_ending = True
+        if not self._is_answering:
+            self.close_idle()
+
+    # Bytes in -------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Go on reading, or keep what is sent ahead."""
+        if self._is_closed:
+            return
+        if self._at == len(self._data):
+            self._data, self._at = data, 0
+        else:
+            if self._at or isinstance(self._data, bytes):
+                self._data, self._at = bytearray(self._data[self._at :]), 0
+            self._data += data
+        if self._task is None and not (self._is_write_paused or self._is_scheduled):
+            self._read()
+        elif len(self._data) - self._at > self._buffer_bytes and not self._is_read_paused:
+            self._is_read_paused = True
+            self._transport.pause_reading()
+
+    def _read(self) -> None:
+        self._is_scheduled = False
+        if self._is_closed or self._is_write_paused or self._task is not None:
+            return
+        try:
+            if self._request is None:
+                self._read_request()
+            else:
+                self._read_body(self._request)
+        except MessageError as error:
+            self._refuse(error)
+
+    def _read_request(self) -> None:
+        if not self._has_skipped_line and self._data.startswith(b"\r\n", self._at):
+            # RFC 9112 section 2.2: old clients send one after a body.
+            self._has_skipped_line = True
+            self._at += 2
+        data, at = self._data, self._at
+        end = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
+        if end < 4:
+            self._wait_for_head()
+            return
+        head = self._head = self._head_of(bytes(data[at:end]))
+        self._at = end
+        self._has_skipped_line = False
+        request = self._request = Request(
+            head.method,
+            head.path,
+            head.query,
+            head.fields,
+            length=head.length or 0,
+            certificate=self.certificate,
+            client=self._address,
+        )
+        if head.length is None:
+            self._chunked = ChunkedBody()
+        self._read_body(request)
+
+    def _head_of(self, raw: bytes) -> Head:
+        if not self.certificate:
+            # Anybody may connect, and memory is for those who have shown a certificate.
+            return read_head(raw, _ANONYMOUS_LIMITS)
+        heads = self._worker.heads
+        head = heads.get(raw)
+        if head is None:
+            head = read_head(raw, _LIMITS)
+            heads.remember(raw, head)
+        return head
+
+    def _wait_for_head(self) -> None:
+        arrived = self._data[self._at : self._at + MAX_HEAD]
+        if has_bare_lf(arrived):
+            raise MessageError(400, "a line does not end with CRLF")
+        if len(arrived) == MAX_HEAD:
+            code = 431 if b"\r\n" in arrived else 414
+            raise MessageError(code, f"the head is longer than {MAX_HEAD} bytes")
+        if arrived:
+            self._start_request_clock()
+            self._resume_reading()
+
+    def _read_body(self, request: Request) -> None:
+        chunked = self._chunked
+        if chunked is None:
+            end = self._at + request.length
+            if len(self._data) >= end:
+                request.body = bytes(self._data[self._at : end])
+                self._at = end
+                self._answer(request)
+                return
+            is_too_long = False
+        else:
+            self._at = chunked.feed(self._data, self._at)
+            request.length = chunked.length
+            if chunked.is_complete:
+                request.body = bytes(chunked.body)
+                self._answer(request)
+                return
+            is_too_long = request.length > request.max_length
+        self._start_request_clock()
+        if is_too_long or not self._is_admitted:
+            self._is_admitted = True
+            answer = self._worker.application.admit(request)
+            if answer is None or isinstance(answer, Response):
+                self._admitted(answer)
+            else:
+                self._wait(answer, self._admitted)
+        else:
+            self._resume_reading()
+
+    # Answers out ----------------------------------------------------------------------------
+
+    def _answer(self, request: Request) -> None:
+        self._is_answering = True
+        answer = self._worker.application.answer(request)
+        if isinstance(answer, Response):
+            self._write(answer)
+        else:
+            self._expires_at = inf
+            self._wait(answer, self._write)
+
+    def _admitted(self, response: Response | None) -> None:
+        if response is not None:
+            self._write(response)
+            return
+        if self._head.expects_continue:
+            self._transport.write(_CONTINUE)
+        self._read()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, _T], then: Callable[[_T], None]) -> None:
+        def done(task: asyncio.Task[_T]) -> None:
+            self._task = None
+            if self._is_closed or task.cancelled():
+                return
+            try:
+                result = task.result()
+            except Exception:
+                self.drop()
+                raise
+            then(result)
+
+        self._task = self._loop.create_task(coroutine)
+        self._task.add_done_callback(done)
+
+    def _write(self, response: Response) -> None:
+        worker, head = self._worker, self._head
+        closes = (
+            worker.draining
+            or self.is_ending
+            or not (head.keeps_alive and self._is_answering and worker.keep_alive_seconds)
+        )
+        is_head = head.method == "HEAD"
+        self._transport.write(render(response, head.version, is_head=is_head, closes=closes))
+        worker.nr += 1
+        if not self.certificate:
+            worker.anonymous.used(self)
+        if closes:
+            self._close()
+            return
+        self._request = self._chunked = None
+        self._is_admitted = self._is_answering = False
+        self._is_request_timed = False
+        self._expire_in(worker.keep_alive_seconds)
+        left = len(self._data) - self._at
+        if left == 0:
+            self._data, self._at = b"", 0
+        else:
+            # Others get their turn between two requests that have come together.
+            self._is_scheduled = True
+            self._loop.call_soon(self._read)
+        if left <= self._buffer_bytes:
+            self._resume_reading()
+
+    def _refuse(self, error: MessageError, within: float | None = None) -> None:
+        response = Response(error.code, str(error).encode(), b"text/plain")
+        self._transport.write(render(response, b"HTTP/1.1", is_head=False, closes=True))
+        self._close(within)
+
+    def _close(self, within: float | None = None) -> None:
+        """Close the connection; abort it where the client has not let go of it within seconds.
+
+        What the client still sends is read and thrown away: bytes unread would reset the
+        connection, and the answer be lost with it.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._data, self._at = b"", 0
+        self._resume_reading()
+        self._transport.close()
+        self._expires_at = inf
+        if within is not None:
+            self._expire_in(within)
+
+    def _resume_reading(self) -> None:
+        if self._is_read_paused:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Answer nothing more, and give up on the client where it does not go on reading."""
+        self._is_write_paused = True
+        self._write_timer = self._loop.call_later(STALL_SECONDS, self.drop)
+
+    def resume_writing(self) -> None:
+        """Go on answering."""
+        self._is_write_paused = False
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        if self._task is None and self._at < len(self._data):
+            self._read()
+
+    # Time -----------------------------------------------------------------------------------
+
+    def _start_request_clock(self) -> None:
+        if not self._is_request_timed:
+            self._is_request_timed = True
+            self._expire_in(STALL_SECONDS)
+
+    def _expire_in(self, seconds: float) -> None:
+        self._expires_at = self._loop.time() + seconds
+        if self._expires_at < self._timer_at:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._expires_at
+        self._timer = self._loop.call_at(self._timer_at, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer, self._timer_at = None, inf
+        if self._expires_at == inf:
+            return
+        if self._expires_at > self._loop.time() + _TICK_SECONDS:
+            self._arm()
+        elif self._is_closed:
+            self._transport.abort()
+        elif self._is_request_timed and self._request is None:
+            text = f"no complete request arrived within {STALL_SECONDS:.0f} s"
+            self._refuse(MessageError(408, text), ABORT_SECONDS)
+        else:
+            self.close_idle()
