@@ -81,7 +81,7 @@ class HeadCache(dict[bytes, Head]):
 
     def remember(self, raw: bytes, head: Head) -> None:
         """Keep a head, unless it is long or has credentials."""
-        if len(raw) > 1024 or any(name == b"authorization" for name, _ in head.fields):
+        if len(raw) > 1024 or b"authorization" in head.headers.first:
             return
         if len(self) >= 128:
             self.clear()
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
             head.method,
             head.path,
             head.query,
-            head.fields,
+            head.headers,
             length=head.length or 0,
             certificate=self.certificate,
             client=self._address,

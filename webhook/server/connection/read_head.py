@@ -21,6 +21,8 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
+from webhook.server.request.message import Headers
+
 MAX_TARGET: Final = 4094
 _REQUEST_LINE: Final = re.compile(rb"([A-Z-]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n")
 # Longer than llhttp can count. Whatever it means, it is more than anyone may send.
@@ -33,8 +35,6 @@ _ONCE: Final = (
     b"authorization",
 )
 
-Fields = tuple[tuple[bytes, bytes], ...]
-
 
 class Limits(NamedTuple):
     """The most fields in a head, and bytes in the line of one, CRLF included."""
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A head: ``path`` is percent-decoded, the names of ``fields`` are in lower case.
+    """A head: ``path`` is percent-decoded, the names of ``headers`` are in lower case.
 
     ``length`` is that of the body in bytes, None for a chunked one.
     """
@@ -52,7 +52,7 @@ class Head(NamedTuple):
     method: str
     path: str
     query: bytes
-    fields: Fields
+    headers: Headers
     length: int | None
     keeps_alive: bool
     expects_continue: bool
@@ -97,10 +97,10 @@ def read_head(head: bytes, limits: Limits) -> Head:
     if len(target) > MAX_TARGET:
         raise MessageError(414, f"the target is longer than {MAX_TARGET} bytes")  # check 2
     # llhttp has a list of methods, and refuses all others.
-    fields = read_fields(b"GET" + head[len(method) :], limits)
-    values = dict(fields)
-    if len(values) != len(fields):
-        names = [name for name, _ in fields]
+    headers = Headers(read_fields(b"GET" + head[len(method) :], limits))
+    values = headers.first
+    if len(values) != len(headers):
+        names = [name for name, _ in headers]
         for name in _ONCE:
             if names.count(name) > 1:
                 raise MessageError(400, f"the field {name.decode()} occurs twice")  # check 4
@@ -112,9 +112,9 @@ def read_head(head: bytes, limits: Limits) -> Head:
         method.decode(),
         unquote_to_bytes(path).decode("utf-8", "replace"),
         query,
-        tuple(fields),
+        headers,
         _length_of(values, is_newest),
-        is_newest and not any(n == b"connection" and b"close" in v.lower() for n, v in fields),
+        is_newest and not any(n == b"connection" and b"close" in v.lower() for n, v in headers),
         is_newest and values.get(b"expect", b"").lower() == b"100-continue",
         b"HTTP/1." + minor,
     )

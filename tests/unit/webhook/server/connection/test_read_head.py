@@ -35,10 +35,10 @@ def test_what_an_api_server_sends() -> None:
     )
     assert (found.method, found.path) == ("POST", "/apis/a/bé")
     assert (found.query, found.version) == (b"timeout=30s&x=%41", b"HTTP/1.1")
-    assert [name for name, _ in found.fields] == [
+    assert [name for name, _ in found.headers] == [
         b"host", b"user-agent", b"content-length", b"accept", b"content-type", b"accept-encoding"
     ]  # fmt: skip
-    assert found.fields[1][1] == b"kube-apiserver/v1.36.0 (linux/amd64)"
+    assert found.headers[1][1] == b"kube-apiserver/v1.36.0 (linux/amd64)"
     assert (found.length, found.keeps_alive, found.expects_continue) == (1234, True, False)
 
 
@@ -56,7 +56,7 @@ def test_what_an_api_server_sends() -> None:
     ids=repr,
 )
 def test_value_of_a_field(line: bytes, value: bytes) -> None:
-    assert read_head(head(HOST, line), LIMITS).fields == ((b"host", b"a"), (b"x", value))
+    assert read_head(head(HOST, line), LIMITS).headers == ((b"host", b"a"), (b"x", value))
 
 
 REFUSED = {
@@ -160,7 +160,7 @@ def test_bad_input_33_refused(kind: str) -> None:
 def test_length(lines: tuple[bytes, ...], length: int | None) -> None:
     found = read_head(head(HOST, *lines), LIMITS)
     assert (found.length, found.keeps_alive) == (length, True)
-    assert len(found.fields) == 1 + len(lines)
+    assert len(found.headers) == 1 + len(lines)
 
 
 @pytest.mark.parametrize("digits", [19, 20, 30, 5000, 8000])
@@ -169,7 +169,7 @@ def test_a_length_is_too_large_however_many_digits_it_has(digits: int) -> None:
     found = read_head(data, LIMITS)
     assert found.length is not None
     assert found.length > 10**17
-    assert found.fields[2] == (b"x", b"a")
+    assert found.headers[2] == (b"x", b"a")
 
 
 @pytest.mark.parametrize(
