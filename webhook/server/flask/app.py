@@ -34,8 +34,8 @@ from webhook.server.request.message import (
     Response,
     caller_of,
     json_body,
-    require_length,
     require_type,
+    too_long,
 )
 from webhook.skew.report import SKEW_PATH, report_of
 from webhook.skew.snapshots import SkewFiles
@@ -168,7 +168,8 @@ def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> FlaskResponse:
     if name in call_names():
         require_type(request, may_be_missing=False)
     caller = _etcd_caller(request, name)
-    require_length(request)
+    if request.length > request.max_length:
+        raise too_long(request)
     answer = auth.call(name, caller, request.body, log.audit_of(request))
     if answer is None:
         raise RequestError(404, "Not Found")

@@ -124,8 +124,6 @@ class RequestLog:
     def reviewed(self, request: Request, token: str, outcome: Outcome, seconds: float) -> None:
         """Log the outcome of a TokenReview: one that is accepted only at level debug."""
         if isinstance(outcome, Authenticated):
-            if not _logger.isEnabledFor(logging.DEBUG):
-                return
             level, message, reason = logging.DEBUG, "token accepted", None
         else:
             reason = outcome.error.reason

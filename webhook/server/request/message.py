@@ -39,24 +39,28 @@ class Headers(tuple[tuple[bytes, bytes], ...]):
     """The fields of a head in their order.
 
     Requests with the same head share it, and with it what most of them look for: the ``first``
-    value of each name, whether a browser may have sent them, and those that ask for
-    ``impersonation``.
+    value of each name, those that ask for ``impersonation``, whether a browser may have sent them,
+    and whether they declare plain JSON in the usual way.
     """
 
     first: dict[bytes, bytes]
     of_browser: bool
+    of_json: bool
     impersonation: Fields
 
     def __new__(cls, fields: Iterable[tuple[bytes, bytes]] = ()) -> "Headers":
         """Take the fields in the order in which they came."""
         self = super().__new__(cls, fields)
         self.first = dict(reversed(self))
+        self.of_json = (
+            self.first.get(b"content-type") == JSON and b"content-encoding" not in self.first
+        )
         self.of_browser = b"origin" in self.first or b"sec-fetch-site" in self.first
         self.impersonation = tuple(field for field in self if field[0].startswith(b"impersonate-"))
         return self
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One HTTP request.
 
     ``path`` is percent-decoded. ``body`` is complete when the request is answered, and empty
@@ -70,47 +74,19 @@ class Request:
     the route does not want a body.
     """
 
-    __slots__ = (
-        "_id",
-        "body",
-        "caller",
-        "certificate",
-        "client",
-        "headers",
-        "is_refused",
-        "length",
-        "max_length",
-        "method",
-        "path",
-        "query",
-        "route",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query: bytes = b"",
-        headers: Fields = (),
-        body: bytes = b"",
-        *,
-        length: int = 0,
-        certificate: str = "",
-        client: tuple[str, int] | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers if type(headers) is Headers else Headers(headers)
-        self.body = body
-        self.length = length or len(body)
-        self.certificate = certificate
-        self.client = client
-        self.caller: Caller | None = None
-        self.is_refused = False
-        self.route: Route | None = None
-        self.max_length = -1
-        self._id = ""
+    method: str
+    path: str
+    query: bytes = b""
+    headers: Headers = Headers()
+    body: bytes = b""
+    length: int = 0
+    certificate: str = ""
+    client: tuple[str, int] | None = None
+    caller: Caller | None = None
+    is_refused: bool = False
+    route: "Route | None" = None
+    max_length: int = -1
+    own_id: str = ""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header field, or None. ``name`` is in lower case."""
@@ -119,28 +95,23 @@ class Request:
     @property
     def id(self) -> str:
         """The request's X-Request-Id or Audit-Id if usable, else a new id."""
-        if not self._id:
+        if not self.own_id:
             given = (self.header(REQUEST_ID), self.header(b"audit-id"))
             usable = [value for value in given if value and _GOOD_ID.fullmatch(value)]
-            self._id = usable[0].decode("ascii") if usable else secrets.token_hex(8)
-        return self._id
+            self.own_id = usable[0].decode("ascii") if usable else secrets.token_hex(8)
+        return self.own_id
 
 
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """The answer to a request. The connection adds Content-Length, Date and Server.
 
     ``body`` is that of a GET also where the method is HEAD; the connection leaves it out.
     """
 
-    __slots__ = ("body", "code", "content_type", "headers")
-
-    def __init__(
-        self, code: int, body: bytes, content_type: bytes = JSON, headers: Fields = ()
-    ) -> None:
-        self.code = code
-        self.body = body
-        self.content_type = content_type
-        self.headers = headers
+    code: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: Fields = ()
 
 
 Answer = Response | Later[Response]
@@ -187,16 +158,16 @@ def json_body(request: Request, message: Message | None = None) -> bytes:
     Raises RequestError 415 and 413, and InvalidReviewError for a broken protocol buffer.
     """
     is_protobuf = require_type(request, message)
-    require_length(request)
+    if request.length > request.max_length:
+        raise too_long(request)
     return json_of(request.body, message) if is_protobuf and message else request.body
 
 
-def require_length(request: Request) -> None:
-    """Check that a body is not too long. Raises RequestError 413."""
-    if request.length > request.max_length:
-        raise RequestError(
-            413, f"the request body is too large; at most {request.max_length} bytes are served"
-        )
+def too_long(request: Request) -> RequestError:
+    """Return the error for a body that is longer than ``request.max_length``."""
+    return RequestError(
+        413, f"the request body is too large; at most {request.max_length} bytes are served"
+    )
 
 
 def require_type(

@@ -29,9 +29,9 @@ from webhook.server.request.message import (
     RequestError,
     Response,
     Route,
-    require_length,
     require_type,
     settled,
+    too_long,
 )
 
 # Below them there are the checks by name, and nothing else.
@@ -188,8 +188,9 @@ class Application:
         route, key, message = review
         if key:
             self._callers.require(caller, key)
-        is_protobuf = require_type(request, message)
-        require_length(request)
+        is_protobuf = not request.headers.of_json and require_type(request, message)
+        if request.length > request.max_length:
+            raise too_long(request)
         return _from_protobuf(message, route) if is_protobuf and message else route
 
 

@@ -1,5 +1,6 @@
 """``POST /apis/authentication.k8s.io/{v1,v1beta1}/tokenreviews``."""
 
+import logging
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -13,8 +14,11 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Later, Request, Response
 from webhook.server.request.verifier import TokenVerifier
+from webhook.telemetry.logs import LOGGER
 from webhook.telemetry.metrics import Metrics
 from webhook.token.outcome import Authenticated, Outcome, Refused
+
+_logger = logging.getLogger(LOGGER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class TokenReviews:
         groups = role_groups(outcome, self.store.state, self.role_group_prefix)
         answer = render_token_review(asked, outcome, groups)
         seconds = perf_counter() - started
-        self.log.reviewed(request, asked.token, outcome, seconds)
+        if isinstance(outcome, Refused) or _logger.isEnabledFor(logging.DEBUG):
+            self.log.reviewed(request, asked.token, outcome, seconds)
         # Last: a review that fails before this is not answered.
         self.metrics.count_review(outcome, seconds)
         return Response(201, answer)

@@ -21,7 +21,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.model import ROOT, Permission, PermissionType
 from webhook.server.request.caller import Callers
-from webhook.server.request.message import Caller, Request, settled
+from webhook.server.request.message import Caller, Headers, Request, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 
@@ -73,7 +73,7 @@ class Parts:
 
 
 def request_of(*authorization: str, certificate_of: str = "", start: datetime = START) -> Request:
-    headers = tuple((b"authorization", value.encode("latin-1")) for value in authorization)
+    headers = Headers((b"authorization", value.encode("latin-1")) for value in authorization)
     certificate = b""
     if certificate_of:
         certificate = make_client_certificate(CA, certificate_of, start).certificate

@@ -8,7 +8,7 @@ from pathlib import Path
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.server.reload.live_application import create_app
-from webhook.server.request.message import Fields, Request, Response, settled
+from webhook.server.request.message import Fields, Headers, Request, Response, settled
 from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
 from webhook.token.issuer import TokenRequest, issue_token
 
@@ -49,7 +49,8 @@ class Served:
     ) -> Request:
         """Return a request with that body; ``certified`` shows the API server's certificate."""
         certificate = self.certificate if certified else ""
-        return Request("POST", path, b"timeout=30s", headers, body, certificate=certificate)
+        fields = Headers(headers)
+        return Request("POST", path, b"timeout=30s", fields, body, len(body), certificate)
 
     def answer(self, request: Request) -> Response:
         """Answer a request, and wait where that is needed."""

@@ -23,7 +23,7 @@ from webhook.server.flask.auth_api import AuthAPI
 from webhook.server.flask.late import LateFlask, flask_threads, log_in_queue
 from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.log import RequestLog
-from webhook.server.request.message import Request, Response, settled
+from webhook.server.request.message import Headers, Request, Response, settled
 from webhook.server.routes.dispatch import Application
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
@@ -112,7 +112,7 @@ def test_what_is_not_there_with_a_slash(application: Application, path: str) -> 
 
 
 def post(application: Application, call: str, body: bytes) -> tuple[int, bytes]:
-    headers = ((b"content-type", b"application/json"),)
+    headers = Headers([(b"content-type", b"application/json")])
     response = answer(application, Request("POST", f"/v3/auth/{call}", b"", headers, body))
     return response.code, response.body
 

@@ -28,7 +28,7 @@ from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server.reload import use_writer
 from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.reload.parts import Background, started
-from webhook.server.request.message import Caller, Request, settled
+from webhook.server.request.message import Caller, Headers, Request, settled
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
 from webhook.token.outcome import Authenticated
@@ -463,7 +463,9 @@ def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path
 def test_a_reload_leaves_no_thread_behind(app: LiveApplication, tmp_path: Path) -> None:
     async def status_of(path: str) -> int:
         """Post to a path that Flask serves, without an identity."""
-        request = Request("POST", path, b"", ((b"content-type", b"application/json"),), b"{}")
+        request = Request(
+            "POST", path, b"", Headers([(b"content-type", b"application/json")]), b"{}"
+        )
         return (await settled(app.answer(request))).code
 
     async def reload_often() -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 
 from webhook.server.request.cross_site import refuse_cross_site
-from webhook.server.request.message import Request, RequestError
+from webhook.server.request.message import Headers, Request, RequestError
 
 pytestmark = pytest.mark.fault(56)
 HOST = (b"host", b"leeway.example:8443")
@@ -38,7 +38,7 @@ OWN = (b"origin", b"https://leeway.example:8443")
     ],
 )
 def test_a_change(headers: list[tuple[bytes, bytes]], is_served: bool) -> None:
-    request = Request("POST", "/v3/auth/disable", headers=tuple(headers))
+    request = Request("POST", "/v3/auth/disable", headers=Headers(headers))
     if is_served:
         refuse_cross_site(request)
     else:
