@@ -30,6 +30,7 @@ from tests.secrets_made import key_made, token_made
 from webhook.errors import Reason
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreLockedError
 from webhook.server.request.refreshing import Refreshing
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
@@ -189,7 +190,15 @@ async def until(condition: Callable[[], object]) -> None:
 
 def refresh_as_requests_do(store: AuthStore) -> None:
     """Refresh a store, and wait while another process keeps the database locked."""
-    asyncio.run(Refreshing(store).soon())
+    asyncio.run(refresh_or_wait(store, Refreshing(store)))
+
+
+async def refresh_or_wait(store: AuthStore, refreshing: Refreshing) -> None:
+    """Do the same on an event loop, where several may wait together."""
+    try:
+        store.refresh()
+    except StoreLockedError as error:
+        await refreshing.wait(error)
 
 
 def revocation_list(

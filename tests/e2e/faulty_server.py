@@ -27,7 +27,7 @@ def crash() -> Any:
     raise ValueError(f'a token {JWT} and a key {PEM}\n{{"level": "forged"}}\x1b[31m')
 
 
-async def fail(*_: Any) -> None:
+async def fail(*_: Any) -> Any:
     """Fail on the event loop."""
     crash()
 

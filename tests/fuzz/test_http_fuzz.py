@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httptools
+import pytest
 from gunicorn.asgi.parser import ParseError, PythonProtocol
 
 from tests.unit.webhook.server.connection.wire import Worker, answers
@@ -253,7 +254,8 @@ def check(data: bytes, source: random.Random) -> str:
     return f"{len(requests)} requests, then {'no answer' if last in (0, 200) else last}"
 
 
-def test_bad_input_33_mutated_requests() -> None:
+@pytest.mark.bad_input(33)
+def test_mutated_requests() -> None:
     print(f"TEST_HTTP_FUZZ_SEED={SEED} TEST_HTTP_FUZZ_COUNT={COUNT}")
     source = random.Random(SEED)
     outcomes = Counter(check(base, source) for base in BASES)

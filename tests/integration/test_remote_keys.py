@@ -28,6 +28,7 @@ from tests.support import (
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url
 from webhook.kube.token_review import identity_of
+from webhook.server.request.message import settled
 from webhook.server.request.verifier import KEYS_SECONDS, TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.outcome import Authenticated, Outcome, Refused
@@ -77,7 +78,7 @@ class Parts:
 
     async def review(self, token: str, now: float = NOW) -> Outcome:
         verifier = TokenVerifier(self.authenticator, lambda: now, issuer_keys=self.all)
-        return await verifier.authenticate(token, [AUDIENCE])
+        return await settled(verifier.authenticate(token, [AUDIENCE]))
 
     def review_now(self, token: str) -> Outcome:
         return asyncio.run(self.review(token))
@@ -362,7 +363,7 @@ def test_a_cluster_by_its_own_key_set(
         parts.authenticator, lambda: recorded["now_unix"], issuer_keys=parts.all
     )
     audience = "vault" if name == "audience_vault" else AUDIENCE
-    outcome = asyncio.run(verifier.authenticate(recorded["tokens"][name], [audience]))
+    outcome = asyncio.run(settled(verifier.authenticate(recorded["tokens"][name], [audience])))
     parts.all.close()
     assert isinstance(outcome, Authenticated)
     assert identity_of(outcome).username == "system:serviceaccount:argo-run:loofah"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import assert_within
+from tests.support import assert_within, refresh_or_wait
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes
 from webhook.rbac.access import explain_access
@@ -232,14 +232,6 @@ class Commits:
         self.other.execute("ROLLBACK")
 
 
-async def refresh(store: AuthStore, refreshing: Refreshing) -> None:
-    """Refresh a store as a request does."""
-    try:
-        store.refresh()
-    except StoreLockedError as error:
-        await refreshing.wait(error)
-
-
 @pytest.mark.fault(17, 18)
 def test_requests_wait_for_changes_locked_by_a_slow_commit(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
@@ -256,7 +248,7 @@ def test_requests_wait_for_changes_locked_by_a_slow_commit(
             turns += 1
 
     async def request() -> bool:
-        await refresh(store, refreshing)
+        await refresh_or_wait(store, refreshing)
         return may_read(store)
 
     async def run() -> list[bool]:
@@ -286,7 +278,7 @@ def test_a_request_is_refused_if_changes_stay_locked_too_long(
 
     async def refused() -> None:
         with pytest.raises(StoreLockedError, match="another process keeps locked"):
-            await refresh(store, refreshing)
+            await refresh_or_wait(store, refreshing)
 
     async def run() -> None:
         commits.lock()
@@ -297,7 +289,7 @@ def test_a_request_is_refused_if_changes_stay_locked_too_long(
             await refused()
         assert_within(time.monotonic() - before, 0.5)
         commits.unlock()
-        await refresh(store, refreshing)
+        await refresh_or_wait(store, refreshing)
         assert not may_read(store)
 
     asyncio.run(run())

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from webhook.server.request.error_map import invalid_details
 
 from tests.support import as_json
 from webhook.errors import InvalidObjectError, InvalidReviewError

@@ -81,9 +81,10 @@ def test_good(kind: str, size: int) -> None:
         assert all(read(data[:cut], size) is None for cut in range(len(data)))
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10**6])
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_33_bad(kind: str, size: int) -> None:
+def test_bad(kind: str, size: int) -> None:
     assert read(BAD[kind] + NEXT, size) == 400
 
 

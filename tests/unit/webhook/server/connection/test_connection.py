@@ -83,8 +83,9 @@ def test_every_split_gives_the_same(kind: str) -> None:
         assert bodies(sent((data + NEXT)[:cut], (data + NEXT)[cut:])) == expected
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("kind", REFUSED)
-def test_bad_input_33_nothing_is_read_after_a_request_that_is_refused(kind: str) -> None:
+def test_nothing_is_read_after_a_request_that_is_refused(kind: str) -> None:
     code, data = REFUSED[kind]
     for pieces in (
         [data + NEXT],
@@ -252,6 +253,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.001)
 
 
+@pytest.mark.bad_input(36)
 @pytest.mark.parametrize(
     ("data", "written"),
     [
@@ -265,9 +267,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "second"])
 @pytest.mark.usefixtures("short")
-def test_bad_input_36_a_client_that_stalls_is_let_go(
-    data: bytes, written: bytes, is_first: bool
-) -> None:
+def test_a_client_that_stalls_is_let_go(data: bytes, written: bytes, is_first: bool) -> None:
     async def test(worker: Worker) -> None:
         connection, wire = worker.connect()
         if not is_first:

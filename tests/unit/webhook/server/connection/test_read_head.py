@@ -136,8 +136,9 @@ REFUSED = {
 }
 
 
+@pytest.mark.bad_input(33)
 @pytest.mark.parametrize("kind", REFUSED)
-def test_bad_input_33_refused(kind: str) -> None:
+def test_refused(kind: str) -> None:
     code, data = REFUSED[kind]
     assert read(data) == code
 

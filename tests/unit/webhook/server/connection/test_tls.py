@@ -9,8 +9,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from webhook.server.request.http import RequestError, Scope
-from webhook.server.request.peer import TLS_1_2, peer_certificate
 
 from keys.pki import make_ca, make_client_certificate, make_server_certificate
 from tests.memory_backend import MemoryBackend

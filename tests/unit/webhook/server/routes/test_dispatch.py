@@ -99,9 +99,10 @@ def test_a_review_that_fails_is_logged_and_not_counted(
     assert counted() == before + 1
 
 
+@pytest.mark.bad_input(29)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("path", ["v1", "v1beta1"])
-def test_bad_input_29_both_paths_know_both_versions(served: Served, path: str) -> None:
+def test_both_paths_know_both_versions(served: Served, path: str) -> None:
     """As a kube-apiserver without version flags sends them to the URLs of the kubeconfigs."""
     attributes = {"path": "/metrics", "verb": "get"}
     access = {
