@@ -7,10 +7,11 @@ from pathlib import Path
 
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
+from webhook.config.paths import TLS_FOLDER
 from webhook.server.reload.live_application import create_app
 from webhook.server.request.message import Fields, Headers, Request, Response, settled
-from webhook.setup.init import API_SERVER_USER, TLS_FOLDER, InitOptions, initialise
-from webhook.token.issuer import TokenRequest, issue_token
+from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
+from webhook.token.issuer import TokenSpec, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_PATH = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -26,9 +27,9 @@ class Served:
         self.configuration = load_configuration(folder, {}, {})
         self.app = create_app(folder, lambda: load_configuration(folder, {}, {}))
         self.certificate = (folder / TLS_FOLDER / f"{API_SERVER_USER}.crt").read_text()
-        request = TokenRequest(namespace="demo", name="default", uid="1")
+        spec = TokenSpec(namespace="demo", name="default", uid="1")
         policy, keyring = policy_of(self.configuration), keyring_of(folder)
-        self.token = issue_token(request, policy, keyring, time.time()).token
+        self.token = issue_token(spec, policy, keyring, time.time()).token
 
     def review(self, token: str = "", **members: object) -> bytes:
         """Return the body of a TokenReview as kube-apiserver writes it."""

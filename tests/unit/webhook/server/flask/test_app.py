@@ -13,6 +13,7 @@ from tests.memory_backend import MemoryBackend
 from tests.support import AUDIENCE, ISSUER, NOW
 from tests.unit.webhook.server.caller_parts import CA, START, Parts
 from webhook.errors import DataDirectoryError, LeewayError
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -65,7 +66,7 @@ def application() -> Application:
 
 def application_of(backend: MemoryBackend) -> Application:
     parts, metrics, log = Parts(), Metrics(), RequestLog()
-    parts.store.disable()
+    parts.store.change(changes.disable)
     auth = AuthAPI(AuthStore(backend), Passwords(), NopTokens(), lambda: NOW)
     requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
     skew = SkewFiles(SkewTracker())

@@ -319,8 +319,8 @@ def test_a_part_that_cannot_start_ends_those_before_it() -> None:
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    parts: list[Any] = [Part(), Unable()]
-    with pytest.raises(RuntimeError, match="new thread"), started(parts):
+    parts = [Part(), Unable()]
+    with pytest.raises(RuntimeError, match="new thread"), started(list(parts)):
         pass
     assert not any(part.is_running for part in parts)
 

@@ -297,7 +297,8 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
         assert raised.value.code == 401
     assert newer_keys.asked == [ISSUER]
     tokens.use_keyring(old)
-    assert isinstance(asyncio.run(callers.subject_of(token)), Caller) is is_there
+    subject = asyncio.run(callers.subject_of(token))
+    assert isinstance(subject, Caller) is is_there
     assert newer_keys.asked == [ISSUER] * 2
 
 
@@ -391,7 +392,7 @@ def test_auth_tokens_and_service_account_tokens_of_one_key_are_told_apart(parts:
         return sign(msgspec.json.encode(claims), key, typ)
 
     account = signed(both, "JWT")
-    assert asyncio.run(callers.find(request_of(f"Bearer {account}"))) == SERVICE_ACCOUNT
+    assert asyncio.run(settled(callers.find(request_of(f"Bearer {account}")))) == SERVICE_ACCOUNT
     with pytest.raises(InvalidAuthTokenError):
         tokens.resolve(account, NOW)
     user = signed(both | {"aud": "leeway"}, AUTH_TOKEN_TYPE)

@@ -57,19 +57,24 @@ def verifier_with(source: Source) -> TokenVerifier:
     return TokenVerifier(authenticator_with(objects=source), lambda: NOW, source)
 
 
+async def outcome_of(verifier: TokenVerifier, token: str = "") -> Outcome:
+    outcome: Outcome = await settled(verifier.authenticate(token or pod_token(), []))
+    return outcome
+
+
 def pod_token(jti: str = "j", uid: str = "") -> str:
     return bound_token(POD, uid=uid, jti=jti)
 
 
 def test_every_object_is_looked_up_once(source: Source) -> None:
     source.may_answer.set()
-    assert_accepted(asyncio.run(settled(verifier_with(source).authenticate(pod_token(), []))))
+    assert_accepted(asyncio.run(outcome_of(verifier_with(source))))
     assert source.asked == [(SA, ACCOUNT_UID), (POD, "u-pod")]
 
 
 def test_what_is_known_is_not_looked_up(source: Source) -> None:
     source.known = dict(source.answers)
-    assert_accepted(asyncio.run(settled(verifier_with(source).authenticate(pod_token(), []))))
+    assert_accepted(asyncio.run(outcome_of(verifier_with(source))))
     assert source.asked == []
 
 
@@ -79,7 +84,7 @@ def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
     async def run() -> list[Outcome]:
         verifier = verifier_with(source)
         reviews = [
-            asyncio.create_task(settled(verifier.authenticate(pod_token(str(number)), [])))
+            asyncio.create_task(outcome_of(verifier, pod_token(str(number))))
             for number in range(50)
         ]
         await until(lambda: len(source.asked) > 0)
@@ -87,7 +92,7 @@ def test_many_tokens_wait_for_one_look_up(source: Source) -> None:
         source.may_answer.set()
         outcomes = await asyncio.gather(*reviews)
         # Answered means forgotten: the next one asks again.
-        outcomes.append(await settled(verifier.authenticate(pod_token("last"), [])))
+        outcomes.append(await outcome_of(verifier, pod_token("last")))
         return outcomes
 
     for outcome in asyncio.run(run()):
@@ -100,9 +105,9 @@ def test_another_uid_waits_for_a_look_up_of_its_own(source: Source) -> None:
 
     async def run() -> tuple[Outcome, Outcome]:
         verifier = verifier_with(source)
-        first = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
+        first = asyncio.create_task(outcome_of(verifier))
         await until(lambda: len(source.asked) == 1)
-        second = asyncio.create_task(settled(verifier.authenticate(pod_token(uid="new"), [])))
+        second = asyncio.create_task(outcome_of(verifier, pod_token(uid="new")))
         await until(lambda: len(source.asked) == 2)
         source.may_answer.set()
         return await first, await second
@@ -126,7 +131,7 @@ def test_what_the_look_up_says(source: Source, answer: Lookup, reason: Reason) -
     source.may_answer.set()
     source.answers[POD] = answer
     token = pod_token()
-    outcome = asyncio.run(settled(verifier_with(source).authenticate(token, [])))
+    outcome = asyncio.run(outcome_of(verifier_with(source), token))
     assert_refused(outcome, token, reason)
 
 
@@ -138,9 +143,9 @@ def test_a_look_up_without_end(source: Source) -> None:
     async def run() -> tuple[Outcome, float, Outcome]:
         verifier = verifier_with(source)
         started = time.monotonic()
-        waiting = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
+        waiting = asyncio.create_task(outcome_of(verifier))
         await until(lambda: len(source.asked) == 1)
-        meanwhile = await settled(verifier.authenticate(token_of(good_claims()), []))
+        meanwhile = await outcome_of(verifier, token_of(good_claims()))
         assert not waiting.done()
         outcome = await waiting
         took = time.monotonic() - started
@@ -160,7 +165,7 @@ def test_both_look_ups_of_a_token_share_the_bound(source: Source) -> None:
     async def run() -> float:
         verifier = verifier_with(source)
         started = time.monotonic()
-        waiting = asyncio.create_task(settled(verifier.authenticate(pod_token(), [])))
+        waiting = asyncio.create_task(outcome_of(verifier))
         await asyncio.sleep(LOOKUP_SECONDS / 2)
         source.may_answer.set()
         await until(lambda: len(source.asked) == 1)
