@@ -5,13 +5,25 @@ BIN := $(VENV)/bin
 # Several groups of tests (tests/conftest.py) beside each other, the longest first.
 BESIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-apiserver faults coverage lint bench bench-against profile soak chaos lock docs-tables clean
+.PHONY: demo test test-gunicorn test-apiserver faults coverage lint bench bench-against profile soak chaos lock docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(BESIDE)
+
+# The server with the oldest gunicorn that pyproject.toml allows, or another one:
+# make test-gunicorn GUNICORN=26.2.0
+GUNICORN ?= 25.1.0
+test-gunicorn: OTHER := build/gunicorn-$(GUNICORN)
+test-gunicorn:
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev \
+	    "gunicorn==$(GUNICORN)"
+	$(OTHER)/bin/python -m pytest tests/unit/webhook/server/connection tests/deploy/test_gunicorn_conf.py \
+	    tests/e2e/test_bad_http.py tests/e2e/test_sigterm.py tests/e2e/test_reload.py
 
 # Against a real kube-apiserver and etcd: make test-apiserver KUBEBUILDER_ASSETS=DIR
 test-apiserver: $(VENV)/.dev

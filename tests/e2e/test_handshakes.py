@@ -75,14 +75,15 @@ def plain_http(server: RunningServer, _folder: Path) -> None:
 def resumed(server: RunningServer, _folder: Path) -> None:
     context = server.context("root")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
+    # OpenSSL forgets the session of a connection that ended without a close_notify.
     with server.connect(context) as connection:
-        session = connection.session
-    # Two workers, and a session is known to the one that made it.
-    for _ in range(20):
-        with suppress(OSError), server.plain_connection() as plain:
-            context.wrap_socket(plain, server_hostname=HOST, session=session).close()
-            continue
-        return
+        # Two workers, and a session is known to the one that made it.
+        for _ in range(20):
+            with suppress(OSError), server.plain_connection() as plain:
+                session = connection.session
+                context.wrap_socket(plain, server_hostname=HOST, session=session).close()
+                continue
+            return
 
 
 def leaves(server: RunningServer, _folder: Path) -> None:

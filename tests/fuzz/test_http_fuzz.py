@@ -101,8 +101,9 @@ class Loop:
     def time(self) -> float:
         return 0.0
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[[], None]) -> "Loop":
         self.ready.append(callback)
+        return self
 
     def call_at(self, when: float, callback: Callable[[], None]) -> "Loop":
         return self

@@ -9,7 +9,6 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 from time import time
 from typing import Any
@@ -74,8 +73,6 @@ def _run(
 
     from webhook.server.reload.live_application import create_app
 
-    # Workers share what is imported before they are forked.
-    import_module("uvloop")
     log_to_stderr(configuration.server.log_format, configuration.server.log_level)
     prepare_to_serve(data_dir, configuration, files)
 

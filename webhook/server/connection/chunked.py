@@ -27,9 +27,11 @@ _FORBIDDEN: Final = frozenset(
         b"content-type",
         b"content-length",
         b"authorization",
-        b"transfer-encoding",
+        b"connection",
         b"te",
         b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     )
 )
 _BAD_CHUNK: Final = "a chunk of the body is malformed"

@@ -102,20 +102,22 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._address: tuple[str, int] | None = None
         self._buffer_bytes = ANONYMOUS_BUFFER_BYTES
+        self._heads: dict[bytes, Head] = {}
         self._is_closed = self._is_write_paused = self._is_read_paused = False
 
         # What has arrived and is not read yet begins at an offset.
         self._data: bytes | bytearray = b""
         self._at = 0
         self._has_skipped_line = False
-        self._is_scheduled = False
 
-        # The request that is being read or answered.
-        self._head: Head
+        # The request whose body is being read, once its head has been admitted.
         self._request: Request | None = None
         self._chunked: ChunkedBody | None = None
-        self._is_admitted = self._is_answering = False
-        self._task: asyncio.Task[Any] | None = None
+        # The head of that request, or of the one that is being answered.
+        self._head: Head
+        self._is_answering = False
+        # What has to come to an end before anything is read.
+        self._pending: asyncio.Task[Any] | asyncio.Handle | None = None
 
         # One timer, which is looked at when it fires: most deadlines are put off before that.
         self._expires_at = self._timer_at = inf
@@ -134,6 +136,7 @@ class Connection(asyncio.Protocol):
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
             self._buffer_bytes = _BUFFER_BYTES
+            self._heads = self._worker.heads
         elif not self._worker.anonymous.admit(self):
             self._is_closed = True
             transport.abort()
@@ -150,8 +153,8 @@ class Connection(asyncio.Protocol):
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._pending is not None:
+            self._pending.cancel()
         self._data, self._at = b"", 0
         # In a circle with its transport a connection would stay, and all of its TLS with it, until
         # a full collection, which comes once in hours.
@@ -188,23 +191,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Go on reading, or keep what is sent ahead."""
-        if self._is_closed:
-            return
         if self._at == len(self._data):
             self._data, self._at = data, 0
         else:
             if self._at or isinstance(self._data, bytes):
                 self._data, self._at = bytearray(self._data[self._at :]), 0
             self._data += data
-        if self._task is None and not (self._is_write_paused or self._is_scheduled):
-            self._read()
-        elif len(self._data) - self._at > self._buffer_bytes and not self._is_read_paused:
-            self._is_read_paused = True
-            self._transport.pause_reading()
+        self._read()
 
     def _read(self) -> None:
-        self._is_scheduled = False
-        if self._is_closed or self._is_write_paused or self._task is not None:
+        if self._pending is not None or self._is_closed or self._is_write_paused:
+            if len(self._data) - self._at > self._buffer_bytes and not self._is_read_paused:
+                self._is_read_paused = True
+                self._transport.pause_reading()
             return
         try:
             if self._request is None:
@@ -215,19 +214,14 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
 
     def _read_request(self) -> None:
-        if not self._has_skipped_line and self._data.startswith(b"\r\n", self._at):
-            # RFC 9112 section 2.2: old clients send one after a body.
-            self._has_skipped_line = True
-            self._at += 2
         data, at = self._data, self._at
-        end = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
-        if end < 4:
-            self._wait_for_head()
+        start = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
+        raw = bytes(data[at:start])
+        head = self._heads.get(raw) or self._parse(raw)
+        if head is None:
             return
-        head = self._head = self._head_of(bytes(data[at:end]))
-        self._at = end
-        self._has_skipped_line = False
-        request = self._request = Request(
+        self._head, self._at, self._has_skipped_line = head, start, False
+        request = Request(
             head.method,
             head.path,
             head.query,
@@ -240,15 +234,22 @@ class Connection(asyncio.Protocol):
             self._chunked = ChunkedBody()
         self._read_body(request)
 
-    def _head_of(self, raw: bytes) -> Head:
+    def _parse(self, raw: bytes) -> Head | None:
+        """Read a head that is not remembered; return None where it is not complete."""
+        if not self._has_skipped_line and self._data.startswith(b"\r\n", self._at):
+            # RFC 9112 section 2.2: old clients send one after a body.
+            self._has_skipped_line = True
+            self._at += 2
+            self._read()
+            return None
+        if not raw.endswith(b"\r\n\r\n"):
+            self._wait_for_head()
+            return None
         if not self.certificate:
             # Anybody may connect, and memory is for those who have shown a certificate.
             return read_head(raw, _ANONYMOUS_LIMITS)
-        heads = self._worker.heads
-        head = heads.get(raw)
-        if head is None:
-            head = read_head(raw, _LIMITS)
-            heads.remember(raw, head)
+        head = read_head(raw, _LIMITS)
+        self._worker.heads.remember(raw, head)
         return head
 
     def _wait_for_head(self) -> None:
@@ -266,34 +267,18 @@ class Connection(asyncio.Protocol):
         chunked = self._chunked
         if chunked is None:
             end = self._at + request.length
-            if len(self._data) >= end:
-                request.body = bytes(self._data[self._at : end])
-                self._at = end
-                self._answer(request)
+            if len(self._data) < end:
+                self._wait_for_body(request)
                 return
-            is_too_long = False
+            request.body = bytes(self._data[self._at : end])
+            self._at = end
         else:
             self._at = chunked.feed(self._data, self._at)
             request.length = chunked.length
-            if chunked.is_complete:
-                request.body = bytes(chunked.body)
-                self._answer(request)
+            if not chunked.is_complete:
+                self._wait_for_body(request)
                 return
-            is_too_long = request.length > request.max_length
-        self._start_request_clock()
-        if is_too_long or not self._is_admitted:
-            self._is_admitted = True
-            answer = self._worker.application.admit(request)
-            if answer is None or isinstance(answer, Response):
-                self._admitted(answer)
-            else:
-                self._wait(answer, self._admitted)
-        else:
-            self._resume_reading()
-
-    # Answers out ----------------------------------------------------------------------------
-
-    def _answer(self, request: Request) -> None:
+            request.body = bytes(chunked.body)
         self._is_answering = True
         answer = self._worker.application.answer(request)
         if isinstance(answer, Response):
@@ -301,6 +286,21 @@ class Connection(asyncio.Protocol):
         else:
             self._expires_at = inf
             self._wait(answer, self._write)
+
+    def _wait_for_body(self, request: Request) -> None:
+        self._start_request_clock()
+        is_too_long = self._chunked is not None and request.length > request.max_length
+        if self._request is not None and not is_too_long:
+            self._resume_reading()
+            return
+        self._request = request
+        answer = self._worker.application.admit(request)
+        if answer is None or isinstance(answer, Response):
+            self._admitted(answer)
+        else:
+            self._wait(answer, self._admitted)
+
+    # Answers out ----------------------------------------------------------------------------
 
     def _admitted(self, response: Response | None) -> None:
         if response is not None:
@@ -312,7 +312,7 @@ class Connection(asyncio.Protocol):
 
     def _wait(self, coroutine: Coroutine[Any, Any, _T], then: Callable[[_T], None]) -> None:
         def done(task: asyncio.Task[_T]) -> None:
-            self._task = None
+            self._pending = None
             if self._is_closed or task.cancelled():
                 return
             try:
@@ -322,18 +322,20 @@ class Connection(asyncio.Protocol):
                 raise
             then(result)
 
-        self._task = self._loop.create_task(coroutine)
-        self._task.add_done_callback(done)
+        self._pending = self._loop.create_task(coroutine)
+        self._pending.add_done_callback(done)
 
     def _write(self, response: Response) -> None:
         worker, head = self._worker, self._head
+        keep_alive = worker.keep_alive_seconds
         closes = (
             worker.draining
             or self.is_ending
-            or not (head.keeps_alive and self._is_answering and worker.keep_alive_seconds)
+            or not (head.keeps_alive and self._is_answering and keep_alive)
         )
-        is_head = head.method == "HEAD"
-        self._transport.write(render(response, head.version, is_head=is_head, closes=closes))
+        self._transport.write(
+            render(response, head.version, is_head=head.method == "HEAD", closes=closes)
+        )
         worker.nr += 1
         if not self.certificate:
             worker.anonymous.used(self)
@@ -341,18 +343,20 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._request = self._chunked = None
-        self._is_admitted = self._is_answering = False
-        self._is_request_timed = False
-        self._expire_in(worker.keep_alive_seconds)
+        self._is_answering = self._is_request_timed = False
+        self._expire_in(keep_alive)
         left = len(self._data) - self._at
         if left == 0:
             self._data, self._at = b"", 0
         else:
             # Others get their turn between two requests that have come together.
-            self._is_scheduled = True
-            self._loop.call_soon(self._read)
-        if left <= self._buffer_bytes:
+            self._pending = self._loop.call_soon(self._read_next)
+        if self._is_read_paused and left <= self._buffer_bytes:
             self._resume_reading()
+
+    def _read_next(self) -> None:
+        self._pending = None
+        self._read()
 
     def _refuse(self, error: MessageError, within: float | None = None) -> None:
         response = Response(error.code, str(error).encode(), b"text/plain")
@@ -390,7 +394,7 @@ class Connection(asyncio.Protocol):
         self._is_write_paused = False
         if self._write_timer is not None:
             self._write_timer.cancel()
-        if self._task is None and self._at < len(self._data):
+        if self._at < len(self._data):
             self._read()
 
     # Time -----------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ BAD = {
     "type in the trailer": b"0\r\nContent-Type: text/plain\r\n\r\n",
     "host in the trailer": b"0\r\nHOST: a\r\n\r\n",
     "authorization in the trailer": b"0\r\nX: a\r\nAuthorization: Bearer a\r\n\r\n",
+    "connection in the trailer": b"0\r\nConnection: close\r\n\r\n",
     "trailer without a colon": b"0\r\nX\r\n\r\n",
     "trailer with a blank before the colon": b"0\r\nX : a\r\n\r\n",
     "trailer folded": b"0\r\nX: a\r\n b\r\n\r\n",

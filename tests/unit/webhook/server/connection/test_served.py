@@ -43,7 +43,7 @@ def written(served: Served, pieces: Sequence[bytes], *, certified: bool = True) 
         connection, wire = worker.connect(certificate)
         for piece in pieces:
             connection.data_received(piece)
-            while connection._is_scheduled or connection._task is not None:
+            while connection._pending is not None:
                 await asyncio.sleep(0.001)
         connection.connection_lost(None)
         return wire.data

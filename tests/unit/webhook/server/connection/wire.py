@@ -148,7 +148,7 @@ async def exchange(
     connection, wire = worker.connect(certificate)
     for piece in pieces:
         connection.data_received(piece)
-        while connection._is_scheduled or connection._task is not None:
+        while connection._pending is not None:
             await asyncio.sleep(0)
     found = wire.data, wire.is_closed
     connection.connection_lost(None)
