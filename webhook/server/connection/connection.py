@@ -14,7 +14,11 @@ Invariants:
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 from math import inf
+from time import time
 from typing import Any, Final, Protocol, TypeVar
 
 from webhook.server.connection.anonymous import AnonymousConnections
@@ -27,7 +31,6 @@ from webhook.server.connection.read_head import (
     has_bare_lf,
     read_head,
 )
-from webhook.server.connection.render import render
 from webhook.server.connection.tls import certificate_of
 from webhook.server.request.message import Answer, Request, Response
 
@@ -44,6 +47,9 @@ ANONYMOUS_BUFFER_BYTES: Final = 16 * 1024
 # Linux doubles it. A connection begins with this, and gets more with a certificate.
 ANONYMOUS_RECEIVE_BYTES: Final = 32 * 1024
 _RECEIVE_BYTES: Final = 256 * 1024
+# A client sends the same heads again and again; what has a secret in it is not kept.
+_REMEMBERED_HEADS: Final = 128
+_REMEMBERED_BYTES: Final = 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # As far as a timer may be early.
 _TICK_SECONDS: Final = 0.01
@@ -71,21 +77,9 @@ class ConnectionOwner(Protocol):
     nr: int
     keep_alive_seconds: float
     application: Application
-    heads: "HeadCache"
+    heads: dict[bytes, Head]
     connections: "set[Connection]"
     anonymous: AnonymousConnections
-
-
-class HeadCache(dict[bytes, Head]):
-    """The heads that clients with a certificate send again and again."""
-
-    def remember(self, raw: bytes, head: Head) -> None:
-        """Keep a head, unless it is long or has credentials."""
-        if len(raw) > 1024 or b"authorization" in head.headers.first:
-            return
-        if len(self) >= 128:
-            self.clear()
-        self[raw] = head
 
 
 class Connection(asyncio.Protocol):
@@ -113,8 +107,9 @@ class Connection(asyncio.Protocol):
         # The request whose body is being read, once its head has been admitted.
         self._request: Request | None = None
         self._chunked: ChunkedBody | None = None
-        # The head of that request, or of the one that is being answered.
+        # The head of the last request, and its bytes if it is remembered.
         self._head: Head
+        self._raw = b""
         self._is_answering = False
         # What has to come to an end before anything is read.
         self._pending: asyncio.Task[Any] | asyncio.Handle | None = None
@@ -215,20 +210,26 @@ class Connection(asyncio.Protocol):
 
     def _read_request(self) -> None:
         data, at = self._data, self._at
-        start = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
-        raw = bytes(data[at:start])
-        head = self._heads.get(raw) or self._parse(raw)
-        if head is None:
-            return
-        self._head, self._at, self._has_skipped_line = head, start, False
+        if self._raw and data.startswith(self._raw, at):
+            head, start = self._head, at + len(self._raw)
+        else:
+            start = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
+            raw = bytes(data[at:start])
+            found = self._heads.get(raw) or self._parse(raw)
+            if found is None:
+                return
+            self._head = head = found
+            self._raw = raw if raw in self._heads else b""
+        self._at, self._has_skipped_line = start, False
         request = Request(
             head.method,
             head.path,
             head.query,
             head.headers,
-            length=head.length or 0,
-            certificate=self.certificate,
-            client=self._address,
+            b"",
+            head.length or 0,
+            self.certificate,
+            self._address,
         )
         if head.length is None:
             self._chunked = ChunkedBody()
@@ -249,7 +250,10 @@ class Connection(asyncio.Protocol):
             # Anybody may connect, and memory is for those who have shown a certificate.
             return read_head(raw, _ANONYMOUS_LIMITS)
         head = read_head(raw, _LIMITS)
-        self._worker.heads.remember(raw, head)
+        if len(raw) <= _REMEMBERED_BYTES and b"authorization" not in head.headers.first:
+            if len(self._heads) >= _REMEMBERED_HEADS:
+                self._heads.clear()
+            self._heads[raw] = head
         return head
 
     def _wait_for_head(self) -> None:
@@ -428,3 +432,28 @@ class Connection(asyncio.Protocol):
             self._refuse(MessageError(408, text), ABORT_SECONDS)
         else:
             self.close_idle()
+
+
+def render(response: Response, version: bytes, *, is_head: bool, closes: bool) -> bytes:
+    """Return a response as it is sent; ``is_head`` leaves the body out, and says its length."""
+    body, code = response.body, response.code
+    fields = b"Connection: close\r\n" if closes else b""
+    if response.headers:
+        fields += b"".join([b"%b: %b\r\n" % field for field in response.headers])
+    if code != 204:
+        fields = b"content-length: %d\r\n%b" % (len(body), fields)
+    if is_head or code in (204, 304):
+        body = b""
+    start = _start(version, code, response.content_type)
+    return b"%b%b%b\r\n%b" % (start, _date(int(time())), fields, body)
+
+
+@lru_cache(maxsize=256)
+def _start(version: bytes, code: int, content_type: bytes) -> bytes:
+    status = b"%b %d %b" % (version, code, HTTPStatus(code).phrase.encode("ascii"))
+    return b"%b\r\nServer: leeway\r\ncontent-type: %b\r\n" % (status, content_type)
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")

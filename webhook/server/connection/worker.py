@@ -34,9 +34,9 @@ from webhook.server.connection.connection import (
     ANONYMOUS_RECEIVE_BYTES,
     STALL_SECONDS,
     Connection,
-    HeadCache,
 )
 from webhook.server.connection.handshake import ServerContext, failure_of
+from webhook.server.connection.read_head import Head
 from webhook.server.connection.stop_signals import hold, leave_at_once, release
 from webhook.server.connection.tls import load_context
 from webhook.server.request.failures import in_words, traceback_of
@@ -63,12 +63,11 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.draining = False
         self.keep_alive_seconds: float = self.cfg.keepalive
-        self.heads = HeadCache()
+        self.heads: dict[bytes, Head] = {}
         self.connections: set[Connection] = set()
         self.anonymous = AnonymousConnections(self._max_anonymous, self._over_limit)
         self._acceptor = Acceptor(self._connect, self._max_anonymous, self._over_limit)
-        self._context: ServerContext | None = None
-        self._watch: FileWatch | None = None
+        self._context: ServerContext
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -122,16 +121,15 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         hold()
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for numbers, handle in (
-            ((signal.SIGTERM,), self._drain_soon),
-            ((signal.SIGINT, signal.SIGQUIT), self._stop),
-            # The master passes it on.
-            ((signal.SIGHUP,), self._reload),
-            ((signal.SIGUSR1,), self.log.reopen_files),
-            ((signal.SIGABRT,), lambda: self.handle_abort(signal.SIGABRT, None)),
-        ):
-            for number in numbers:
-                self.loop.add_signal_handler(number, handle)
+        for number, handle in {
+            signal.SIGTERM: self._drain_soon,
+            signal.SIGINT: self._stop,
+            signal.SIGQUIT: self._stop,
+            signal.SIGHUP: self._reload,  # which the master passes on
+            signal.SIGUSR1: self.log.reopen_files,
+            signal.SIGABRT: lambda: self.handle_abort(signal.SIGABRT, None),
+        }.items():
+            self.loop.add_signal_handler(number, handle)
         release()
 
     def _drain_soon(self) -> None:
@@ -147,8 +145,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
     def _reload(self) -> None:
         # Changed or not.
         self.application.reload_soon()
-        if self._watch is not None:
-            self.loop.run_in_executor(None, self._watch.notify)
+        self.loop.run_in_executor(None, self._watch.notify)
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -156,14 +153,16 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         self._handle_signals()
         listeners = [listener.sock for listener in self.sockets]
         try:
-            self._watch = self._tls_watch()
-            self._context = self._load_context()
+            files = self._tls_files()
+            crl = files.client_ca.with_suffix(".crl")
+            paths = (files.certificate, files.private_key, files.client_ca, crl)
+            self._watch = FileWatch(paths, self._reload_tls, "leeway-tls-files")
+            self._context = load_context(files)
             await self.application.start()
             self._acceptor.start(listeners)
             if self.age == 1:
                 self.log.info("%s", ready_line(self.cfg.bind[0], self.cfg.ca_certs))
-            if self._watch is not None:
-                self._watch.start()
+            self._watch.start()
         except Exception as error:
             self._give_up(error)
         while self.alive and not self.draining:
@@ -176,9 +175,8 @@ class LeewayWorker(Worker):  # type: ignore[misc]
                 break
             await self._end_untrusted()
             await self._pause(1.0)
-        if self._watch is not None:
-            # It may wait for its thread, which may wait for this loop.
-            await self.loop.run_in_executor(None, self._watch.close)
+        # It may wait for its thread, which may wait for this loop.
+        await self.loop.run_in_executor(None, self._watch.close)
         if self.alive:
             self.draining = True
             await self._drain(listeners)
@@ -189,21 +187,10 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         ca = Path(self.cfg.ca_certs)
         return TLSFiles(Path(self.cfg.certfile), Path(self.cfg.keyfile), ca, crl_beside(ca))
 
-    def _tls_watch(self) -> FileWatch | None:
-        if not self.cfg.is_ssl:
-            return None
-        files = self._tls_files()
-        crl = files.client_ca.with_suffix(".crl")
-        paths = (files.certificate, files.private_key, files.client_ca, crl)
-        return FileWatch(paths, self._reload_tls, "leeway-tls-files")
-
-    def _load_context(self) -> ServerContext | None:
-        return load_context(self._tls_files()) if self.cfg.is_ssl else None
-
     def _reload_tls(self) -> bool:
         """Load the files of TLS again, in any thread; broken ones change nothing."""
         try:
-            context = self._load_context()
+            context = load_context(self._tls_files())
             asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
         except Exception as error:
             problem = f"{in_words(error)}; what was loaded before stays in use"
@@ -214,7 +201,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         self.application.report("tls", "")
         return True
 
-    async def _use_context(self, context: ServerContext | None) -> None:
+    async def _use_context(self, context: ServerContext) -> None:
         if self.draining or not self.alive:
             return
         self._context = context
@@ -222,9 +209,9 @@ class LeewayWorker(Worker):  # type: ignore[misc]
 
     async def _end_untrusted(self) -> None:
         """End the connections whose certificate is not accepted since a change of files."""
-        trust = self._context.trust if self._context is not None else None
+        trust = self._context.trust
         stale = [c for c in self.connections if c.trust is not trust and c.certificate]
-        if trust is None or not stale:
+        if not stale:
             return
         shown = {c.certificate for c in stale if c.trust != trust}
         refused = await asyncio.to_thread(lambda: {pem for pem in shown if not trust.accepts(pem)})
@@ -252,7 +239,11 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         address = client.getpeername()[0]
         try:
             await self.loop.connect_accepted_socket(
-                lambda: Connection(self), client, **self._tls_options()
+                lambda: Connection(self),
+                client,
+                ssl=self._context,
+                ssl_handshake_timeout=STALL_SECONDS,
+                ssl_shutdown_timeout=_CLOSE_SECONDS,
             )
         except OSError as error:
             self.application.handshake_failed(*failure_of(error), address)
@@ -272,25 +263,15 @@ class LeewayWorker(Worker):  # type: ignore[misc]
             for client in _accept_backlog(listener):
                 self._acceptor.begin(client)
         idle_until = self.loop.time() + _IDLE_WHILE_DRAINING_SECONDS
-        while self._is_busy() and self.loop.time() < deadline and self.alive:
+        while self.loop.time() < deadline and self.alive:
+            if not (self.connections or self._acceptor.handshakes):
+                break
             self.notify()
             if self.loop.time() >= idle_until:
                 for connection in [c for c in self.connections if c.is_idle]:
                     connection.close_idle()
             await asyncio.sleep(0.05)
         self._acceptor.close()
-
-    def _is_busy(self) -> bool:
-        return bool(self.connections or self._acceptor.handshakes)
-
-    def _tls_options(self) -> dict[str, Any]:
-        if self._context is None:
-            return {}
-        return {
-            "ssl": self._context,
-            "ssl_handshake_timeout": STALL_SECONDS,
-            "ssl_shutdown_timeout": _CLOSE_SECONDS,
-        }
 
 
 def ready_line(bind: str, ca: str) -> str:

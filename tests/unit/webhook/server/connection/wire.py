@@ -9,7 +9,8 @@ from typing import Any
 
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.client_trust import ClientTrust
-from webhook.server.connection.connection import Application, Connection, HeadCache
+from webhook.server.connection.connection import Application, Connection
+from webhook.server.connection.read_head import Head
 from webhook.server.request.message import Answer, Request, Response
 
 MAX_BODY = 2000
@@ -123,7 +124,7 @@ class Worker:
         self.draining = False
         self.nr = 0
         self.keep_alive_seconds = keep_alive_seconds
-        self.heads = HeadCache()
+        self.heads: dict[bytes, Head] = {}
         self.connections: set[Connection] = set()
         self.anonymous = AnonymousConnections(lambda: max_anonymous, lambda: None)
 
