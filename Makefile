@@ -69,6 +69,7 @@ chaos: $(VENV)/.dev
 	TEST_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
 	TEST_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k replaced_under_load
 	TEST_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
+	TEST_HTTP_FUZZ_COUNT=2000000 $(BIN)/python -m pytest -s tests/fuzz/test_http_fuzz.py
 	TEST_ANONYMOUS=10000 $(BIN)/python -m pytest -s tests/e2e/test_limits.py
 	TEST_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py
 	$(BIN)/python -m pytest -s $$(grep -rl --include='test_*.py' assert_within tests)
