@@ -22,17 +22,8 @@ _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|\"[^\"\\\x00-\x1f\x7f]*+\"))?)*" % (_TOKEN, _TOKEN)
 )
 _FORBIDDEN: Final = frozenset(
-    (
-        b"host",
-        b"content-type",
-        b"content-length",
-        b"authorization",
-        b"connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
+    b"authorization connection content-length content-type host te trailer transfer-encoding "
+    b"upgrade".split()
 )
 _BAD_CHUNK: Final = "a chunk of the body is malformed"
 _BAD_TRAILER: Final = "the trailer section is malformed"

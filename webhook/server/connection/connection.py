@@ -24,13 +24,7 @@ from typing import Any, Final, Protocol, TypeVar
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.chunked import ChunkedBody
 from webhook.server.connection.client_trust import ClientTrust
-from webhook.server.connection.read_head import (
-    Head,
-    Limits,
-    MessageError,
-    has_bare_lf,
-    read_head,
-)
+from webhook.server.connection.read_head import Head, Limits, MessageError, has_bare_lf, read_head
 from webhook.server.connection.tls import certificate_of
 from webhook.server.request.message import Answer, Request, Response
 
@@ -186,6 +180,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Go on reading, or keep what is sent ahead."""
+        if self._is_closed:
+            return
         if self._at == len(self._data):
             self._data, self._at = data, 0
         else:
@@ -355,7 +351,7 @@ class Connection(asyncio.Protocol):
         else:
             # Others get their turn between two requests that have come together.
             self._pending = self._loop.call_soon(self._read_next)
-        if self._is_read_paused and left <= self._buffer_bytes:
+        if left <= self._buffer_bytes:
             self._resume_reading()
 
     def _read_next(self) -> None:

@@ -27,13 +27,7 @@ MAX_TARGET: Final = 4094
 _REQUEST_LINE: Final = re.compile(rb"([A-Z-]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n")
 # Longer than llhttp can count. Whatever it means, it is more than anyone may send.
 _HUGE_LENGTH: Final = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*+)[0-9]{19,}")
-_ONCE: Final = (
-    b"host",
-    b"content-length",
-    b"content-type",
-    b"transfer-encoding",
-    b"authorization",
-)
+_ONCE: Final = b"authorization content-length content-type host transfer-encoding".split()
 
 
 class Limits(NamedTuple):

@@ -174,7 +174,8 @@ class LeewayWorker(Worker):  # type: ignore[misc]
                 self.log.info("This worker has had its %d requests", self.max_requests)
                 break
             await self._end_untrusted()
-            await self._pause(1.0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 1.0)
         # It may wait for its thread, which may wait for this loop.
         await self.loop.run_in_executor(None, self._watch.close)
         if self.alive:
@@ -248,10 +249,6 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         except OSError as error:
             self.application.handshake_failed(*failure_of(error), address)
             raise
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
 
     async def _drain(self, listeners: list[socket.socket]) -> None:
         self.log.info("Draining %d connections", len(self.connections))

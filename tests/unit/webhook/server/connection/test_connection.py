@@ -429,7 +429,7 @@ def test_the_end_of_a_connection_lets_an_answer_out(data: bytes, is_closed: bool
         assert wire.is_closed
         assert [answer[1] for answer in answers(wire.data)] == [True] * (not is_closed)
         connection.data_received(NEXT)
-        assert connection.is_ending
+        assert (connection.is_ending, connection._data) == (True, b"")
 
     run(test)
 
