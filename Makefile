@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Several groups of tests (tests/conftest.py) beside each other, the longest first.
 BESIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-gunicorn test-apiserver faults coverage lint bench bench-against profile soak chaos lock docs-tables clean
+.PHONY: demo test test-gunicorn test-apiserver faults coverage lint bench bench-against profile way soak chaos lock docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -50,6 +50,10 @@ bench: $(VENV)/.dev
 # Whether this checkout is slower than another revision: make bench-against BASE=REVISION
 bench-against: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.against $(BASE) $(BENCH_FLAGS)
+
+# The files that a TokenReview passes through.
+way: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.way
 
 # Where the time of a TokenReview goes, part by part.
 profile: $(VENV)/.dev

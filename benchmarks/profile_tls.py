@@ -9,12 +9,12 @@ from benchmarks.load_client import API_SERVER_QUERY
 from benchmarks.servers import HOST
 from webhook.config.paths import TLS_FOLDER, tls_files
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
-from webhook.server.connection.tls import certificate_of, load_context
+from webhook.server.connection.tls import load_context
 from webhook.setup.init import API_SERVER_USER
 
 
 class MemoryConnection:
-    """Both ends of a connection whose handshake is done."""
+    """Both ends of a connection whose handshake is done. ``server`` is the server's."""
 
     def __init__(self, data_dir: Path) -> None:
         folder = data_dir / TLS_FOLDER
@@ -24,8 +24,8 @@ class MemoryConnection:
         self._to_server, self._to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         server_context = load_context(tls_files(data_dir))
         self._client = context.wrap_bio(self._to_client, self._to_server, server_hostname=HOST)
-        self._server = server_context.wrap_bio(self._to_server, self._to_client, server_side=True)
-        waiting = [self._client, self._server]
+        self.server = server_context.wrap_bio(self._to_server, self._to_client, server_side=True)
+        waiting = [self._client, self.server]
         while waiting:
             end = waiting.pop(0)
             try:
@@ -34,17 +34,13 @@ class MemoryConnection:
                 waiting.append(end)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
-    def certificate(self) -> str:
-        """Return the certificate of the client in PEM, as the server knows it."""
-        return certificate_of(self._server)
-
     def nanoseconds(self, requests: Sequence[bytes], answer: bytes) -> float:
         """Return what the server's end takes to read a request and to write the answer."""
         records = []
         for request in requests:
             self._client.write(request)
             records.append(self._to_server.read())
-        read, write = self._server.read, self._server.write
+        read, write = self.server.read, self.server.write
         put, take = self._to_server.write, self._to_client.read
         started = time.thread_time_ns()
         for record in records:

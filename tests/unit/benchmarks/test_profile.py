@@ -12,7 +12,9 @@ from benchmarks.profile import CARRIER, KERNEL, TLS, parts_of, render
 from benchmarks.profile_tls import MemoryConnection, answer_bytes, request_bytes
 from benchmarks.profile_trace import TRACED, Times, Traced, Tracer, median_times
 from benchmarks.servers import make_data_dir
+from webhook.server.connection.tls import certificate_of
 from webhook.server.request.caller import peer_certificate
+from webhook.server.request.message import Caller
 
 
 class Clock:
@@ -108,7 +110,7 @@ def test_the_parts_add_up_to_the_total() -> None:
 
 def test_a_connection_in_memory_carries_complete_requests(tmp_path: Any) -> None:
     connection = MemoryConnection(make_data_dir(tmp_path))
-    assert peer_certificate(connection.certificate()).common_name == "kube-apiserver"
+    assert peer_certificate(certificate_of(connection.server)).caller == Caller("kube-apiserver")
     request, answer = request_bytes(b"{}"), answer_bytes(b"[]")
     assert request.endswith(b"\r\n\r\n{}")
     assert b"content-length: 2\r\n" in answer

@@ -8,9 +8,8 @@ somebody else.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -39,14 +38,13 @@ _HOW_TO_AUTHORIZE: Final = (
 _CHALLENGE: Final = ((b"www-authenticate", b'Bearer realm="leeway"'),)
 
 
-@dataclass(frozen=True, slots=True)
-class PeerCertificate:
+class PeerCertificate(NamedTuple):
     """The fields of a client certificate that decide who the caller is; times are Unix seconds.
 
-    ``common_name`` is empty where the subject has none, or more than one.
+    ``caller`` is None where the subject has no common name, or more than one.
     """
 
-    common_name: str
+    caller: Caller | None
     not_before: float
     not_after: float
 
@@ -56,31 +54,30 @@ def peer_certificate(pem: str) -> PeerCertificate:
     """Parse a client certificate that the handshake has verified."""
     certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    name = str(names[0].value) if len(names) == 1 else ""
     return PeerCertificate(
-        common_name=str(names[0].value) if len(names) == 1 else "",
-        not_before=certificate.not_valid_before_utc.timestamp(),
-        not_after=certificate.not_valid_after_utc.timestamp(),
+        Caller(name) if name else None,
+        certificate.not_valid_before_utc.timestamp(),
+        certificate.not_valid_after_utc.timestamp(),
     )
 
 
-def certificate_user(request: Request, now: float) -> str:
-    """Return the user of the client certificate, empty where there is no certificate.
+def caller_of_certificate(pem: str, now: float) -> Caller:
+    """Return the user of a client certificate. Raises RequestError 401.
 
     The handshake has verified the certificate against our CA. A connection may outlive it, so
-    its dates are checked on every request. Raises RequestError 401.
+    its dates are checked on every request.
     """
-    if not request.certificate:
-        return ""
-    certificate = peer_certificate(request.certificate)
-    if not certificate.not_before <= now <= certificate.not_after:
+    caller, not_before, not_after = peer_certificate(pem)
+    if not not_before <= now <= not_after:
         raise RequestError(
             401, "the client certificate is not valid at this server's time; renew it", _CHALLENGE
         )
-    if not certificate.common_name:
+    if caller is None:
         raise RequestError(
             401, "the client certificate needs exactly one common name; make a new one", _CHALLENGE
         )
-    return certificate.common_name
+    return caller
 
 
 def authorization_token(request: Request) -> str:
@@ -147,9 +144,9 @@ class Callers:
         return await settled(self._find(request))
 
     def _find(self, request: Request) -> Caller | Later[Caller | None] | None:
-        user = certificate_user(request, self._clock())
-        if user:
-            return self._impersonating(_user(user), request)
+        if request.certificate:
+            caller = caller_of_certificate(request.certificate, self._clock())
+            return self._impersonating(caller, request) if request.headers.impersonation else caller
         token = authorization_token(request)
         if not token or not self._store.enabled:
             return None
@@ -165,7 +162,7 @@ class Callers:
                 caller = await self._user_of(token)
             except InvalidAuthTokenError as error:
                 raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
-        return self._impersonating(caller, request)
+        return self._impersonating(caller, request) if request.headers.impersonation else caller
 
     def identify(self, request: Request) -> Caller | Later[Caller]:
         """Return who a request comes from, as ``find`` does. Raises RequestError 401 for nobody."""
@@ -203,10 +200,10 @@ class Callers:
 
         To be called after ``identify``, which brings the store up to date.
         """
-        if not self._store.enabled and not caller.by_token:
+        state = self._store.state
+        if not state.meta.enabled and not caller.by_token:
             return
         user, groups = caller.username, caller.groups
-        state = self._store.state
         # Taken before the question: what is written meanwhile makes the answer void, at worst.
         revision = state.revision
         is_memorable = kind is PermissionType.WRITE and not caller.by_token
@@ -245,8 +242,6 @@ class Callers:
         return _caller_of(outcome)
 
     def _impersonating(self, caller: Caller, request: Request) -> Caller:
-        if not request.headers.impersonation:
-            return caller
         user, groups, uid, extra = wanted_identity(request.headers.impersonation)
         roles = roles_of(self._store.state, caller.username, caller.groups)
         # Auth may have been disabled since the token was looked at: then only certificates count.
@@ -267,7 +262,7 @@ class Callers:
             if not await self._verifier.wait_for_keys(self._issuer):
                 raise
             name = self._tokens.resolve(token, self._clock())
-        return _user(name, by_token=True)
+        return Caller(name, by_token=True)
 
 
 def _no_identity() -> RequestError:
@@ -282,8 +277,3 @@ def _no_identity() -> RequestError:
 def _caller_of(outcome: Authenticated) -> Caller:
     identity = identity_of(outcome)
     return Caller(identity.username, identity.groups, identity.uid, identity.extra, by_token=True)
-
-
-@lru_cache(maxsize=4096)
-def _user(name: str, *, by_token: bool = False) -> Caller:
-    return Caller(name, by_token=by_token)

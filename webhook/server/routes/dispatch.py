@@ -144,15 +144,16 @@ class Application:
         if request.headers.of_browser:
             refuse_cross_site(request)
         path = request.path
-        public = self._public.get(path)
-        if public is not None:
-            if request.method not in ("GET", "HEAD"):
-                raise _method_not_allowed(request, "GET", "HEAD")
-            return public
-        if path.startswith(_CHECKS):
-            raise RequestError(404, NOT_FOUND)
-        if path.startswith(ETCD_PREFIX):
-            return self._etcd_route(request)
+        if path not in self._reviews:
+            public = self._public.get(path)
+            if public is not None:
+                if request.method not in ("GET", "HEAD"):
+                    raise _method_not_allowed(request, "GET", "HEAD")
+                return public
+            if path.startswith(_CHECKS):
+                raise RequestError(404, NOT_FOUND)
+            if path.startswith(ETCD_PREFIX):
+                return self._etcd_route(request)
         caller = self._callers.identify(request)
         if isinstance(caller, Caller):
             return self._route_of(request, caller)

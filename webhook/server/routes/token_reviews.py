@@ -16,7 +16,7 @@ from webhook.server.request.message import Answer, Later, Request, Response
 from webhook.server.request.verifier import TokenVerifier
 from webhook.telemetry.logs import LOGGER
 from webhook.telemetry.metrics import Metrics
-from webhook.token.outcome import Authenticated, Outcome, Refused
+from webhook.token.outcome import Outcome, Refused
 
 _logger = logging.getLogger(LOGGER)
 
@@ -40,7 +40,7 @@ class TokenReviews:
         started = perf_counter()
         asked = parse_token_review(request.body, self.version)
         outcome = self.verifier.authenticate(asked.token, asked.audiences)
-        if isinstance(outcome, Authenticated | Refused):
+        if isinstance(outcome, Outcome):
             return self._answer(request, asked, outcome, started)
         return self._answer_later(request, asked, outcome, started)
 

@@ -18,7 +18,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.connection.tls import certificate_of, server_context
 from webhook.server.request.caller import Callers, peer_certificate
-from webhook.server.request.message import Request, RequestError, settled
+from webhook.server.request.message import Caller, Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 
 NOW = datetime(2027, 1, 15, tzinfo=UTC)
@@ -56,7 +56,7 @@ def certificate(*names: str, organisation: str = "system:masters") -> str:
 )
 def test_the_common_name(names: tuple[str, ...], expected: str) -> None:
     peer = peer_certificate(certificate(*names))
-    assert peer.common_name == expected
+    assert peer.caller == (Caller(expected) if expected else None)
     assert peer.not_before == NOW.timestamp()
     assert peer.not_after == NOT_AFTER.timestamp()
 
@@ -141,7 +141,7 @@ def test_the_certificate_of_a_handshake(
     assert ours.selected_alpn_protocol() == "http/1.1"
     pem = certificate_of(ours)
     if user:
-        assert peer_certificate(pem).common_name == user
+        assert peer_certificate(pem).caller == Caller(user)
         assert caller(pem, now.timestamp()) == user
     else:
         assert pem == ""
