@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
         else:
             # Others get their turn between two requests that have come together.
             self._pending = self._loop.call_soon(self._read_next)
-        if left <= self._buffer_bytes:
+        if self._is_read_paused and left <= self._buffer_bytes:
             self._resume_reading()
 
     def _read_next(self) -> None:
