@@ -24,15 +24,15 @@ GONE_WITHIN = 3.0
 STUCK_AFTER = 40.0
 _SCRATCH = """
 import os, signal, sys, time
-from webhook.server.connection.stop_signals import hold, leave_at_once
+from webhook.server.connection.stop_signals import hold, exit_on_signal
 hold()
 os.kill(os.getpid(), int(sys.argv[2]))
-leave_at_once(sys.argv[1])
+exit_on_signal(sys.argv[1])
 time.sleep(5)
 """
 _FORK = """
 import os, signal, time
-from webhook.server.connection.stop_signals import hold_over_forks, leave_at_once
+from webhook.server.connection.stop_signals import hold_over_forks, exit_on_signal
 def lost(number, frame):
     print("lost", flush=True)
 signal.signal(signal.SIGTERM, lost)
@@ -43,7 +43,7 @@ for _ in range(200):
     if pid == 0:
         # Once there is a child it may be signalled; here, by itself.
         os.kill(os.getpid(), signal.SIGTERM)
-        leave_at_once()
+        exit_on_signal()
         time.sleep(5)
         os._exit(1)
     children.append(pid)

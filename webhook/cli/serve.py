@@ -25,7 +25,7 @@ from webhook.errors import DataDirectoryError
 from webhook.rbac import revocations
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
-from webhook.server.connection.stop_signals import leave_at_once
+from webhook.server.connection.stop_signals import exit_on_signal
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
 from webhook.telemetry.logs import LOGGER, log_to_stderr
 
@@ -52,7 +52,7 @@ def serve(data_dir: Path, **options: object) -> None:
     # prometheus_client reads it when it is imported, which happens below.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
     master = os.getpid()
-    leave_at_once(metrics_dir)
+    exit_on_signal(metrics_dir)
     try:
         _run(data_dir, configure, configuration, files)
     finally:

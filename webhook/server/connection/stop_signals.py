@@ -30,7 +30,7 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
-def leave_at_once(scratch_folder: str | None = None) -> None:
+def exit_on_signal(scratch_folder: str | None = None) -> None:
     """End this process with status 0 at a signal, and remove its scratch folder.
 
     For a process that serves nobody yet. SIGHUP is ignored: what it asks to load is being loaded.

@@ -37,7 +37,7 @@ from webhook.server.connection.connection import (
 )
 from webhook.server.connection.handshake import ServerContext, failure_of
 from webhook.server.connection.read_head import Head
-from webhook.server.connection.stop_signals import hold, leave_at_once, release
+from webhook.server.connection.stop_signals import exit_on_signal, hold, release
 from webhook.server.connection.tls import load_context
 from webhook.server.request.failures import in_words, traceback_of
 
@@ -89,7 +89,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Start and serve, until the end of this process."""
-        leave_at_once()
+        exit_on_signal()
         try:
             super().init_process()
         except Exception as error:
