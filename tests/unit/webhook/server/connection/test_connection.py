@@ -14,11 +14,18 @@ from webhook.server.connection.connection import (
     Connection,
 )
 
-from .wire import MAX_BODY, Wire, Worker, answers, chunked, exchange, request, run, settle
-
-SHORT = 0.05
-MEANWHILE = 0.02
-AFTER = 0.15
+from .wire import (
+    MAX_BODY,
+    Wire,
+    Worker,
+    answers,
+    chunked,
+    exchange,
+    pass_time,
+    request,
+    run,
+    settle,
+)
 
 
 def sent(*pieces: bytes) -> list[tuple[int, bool, bytes]]:
@@ -246,13 +253,6 @@ def test_nothing_is_answered_to_a_client_that_does_not_read() -> None:
     run(test)
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STALL_SECONDS", "ABORT_SECONDS"):
-        monkeypatch.setattr(module, name, SHORT)
-    monkeypatch.setattr(module, "_TICK_SECONDS", 0.001)
-
-
 @pytest.mark.bad_input(36)
 @pytest.mark.parametrize(
     ("data", "written"),
@@ -266,7 +266,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["nothing", "head", "body", "chunk", "body while the head is judged"],
 )
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "second"])
-@pytest.mark.usefixtures("short")
 def test_a_client_that_stalls_is_let_go(data: bytes, written: bytes, is_first: bool) -> None:
     async def test(worker: Worker) -> None:
         connection, wire = worker.connect()
@@ -275,11 +274,13 @@ def test_a_client_that_stalls_is_let_go(data: bytes, written: bytes, is_first: b
             wire.data = b""
         for byte in data:
             connection.data_received(bytes([byte]))
-        await asyncio.sleep(MEANWHILE)
+            await pass_time(0.05)
+        await pass_time(8.9 - 0.05 * len(data))
         assert not wire.is_closed
-        await asyncio.sleep(AFTER)
         stays = not (is_first or data)
-        assert wire.is_closed is not stays
+        await pass_time(0.2)
+        assert (wire.is_closed, wire.is_aborted) == (not stays, False)
+        await pass_time(1.1)
         assert wire.is_aborted is not stays
         assert wire.data.startswith(b"" if stays else written)
         connection.connection_lost(None)
@@ -289,7 +290,6 @@ def test_a_client_that_stalls_is_let_go(data: bytes, written: bytes, is_first: b
     run(test)
 
 
-@pytest.mark.usefixtures("short")
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     async def test(worker: Worker) -> None:
         (connection, wire), (other, other_wire) = worker.connect(), worker.connect()
@@ -297,25 +297,26 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
             one.data_received(NEXT)
             one.pause_writing()
         other.resume_writing()
-        await asyncio.sleep(AFTER)
+        await pass_time(8.9)
+        assert not wire.is_closed
+        await pass_time(0.2)
         assert wire.is_aborted
         assert not other_wire.is_closed
 
     run(test)
 
 
-@pytest.mark.usefixtures("short")
 def test_no_clock_runs_while_a_request_is_answered() -> None:
     async def test(worker: Worker) -> None:
         connection, wire = worker.connect()
         connection.data_received(request(first=b"GET /later HTTP/1.1"))
-        await asyncio.sleep(AFTER)
+        await pass_time(1000)
         assert not wire.is_closed
         worker.application.may_go_on.set()
         await settle()
         assert len(bodies(answers(wire.data))) == 1
 
-    run(test, keep_alive_seconds=SHORT)
+    run(test)
 
 
 def test_a_connection_in_use_is_kept_and_an_idle_one_closed() -> None:
@@ -324,12 +325,12 @@ def test_a_connection_in_use_is_kept_and_an_idle_one_closed() -> None:
         for number in range(5):
             connection.data_received(NEXT)
             assert len(answers(wire.data)) == number + 1
-            await asyncio.sleep(0.1)
+            await pass_time(74)
         assert not wire.is_closed
-        await asyncio.sleep(0.4)
+        await pass_time(2)
         assert wire.is_closed
 
-    run(test, keep_alive_seconds=0.3)
+    run(test, keep_alive_seconds=75)
 
 
 def test_without_keep_alive_every_answer_closes() -> None:

@@ -156,13 +156,33 @@ async def exchange(
     return found
 
 
+class Clock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__()
+
+    def time(self) -> float:
+        return self.now
+
+
+async def pass_time(seconds: float) -> None:
+    """Let time pass, and what is due happen."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Clock)
+    loop.now += seconds
+    await settle()
+
+
 def run(test: Callable[[Worker], Coroutine[Any, Any, None]], **options: float) -> None:
     """Run a test with a worker."""
 
     async def with_worker() -> None:
         await test(Worker(**options))  # type: ignore[arg-type]
 
-    asyncio.run(with_worker())
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(with_worker())
 
 
 def answers(data: bytes) -> list[tuple[int, bool, bytes]]:
