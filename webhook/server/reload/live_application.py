@@ -30,12 +30,10 @@ from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.rbac.auth_tokens import TokenUses
 from webhook.server.flask.late import flask_threads, log_in_queue
+from webhook.server.reload.background import SkewWriter, StoreKeeper, UseWriter, every
 from webhook.server.reload.composition import Lasting, Parts, compose, cores_of_a_worker
 from webhook.server.reload.memory_keeper import MemoryKeeper
 from webhook.server.reload.parts import PartsMaker, differences, started, waiting_for_restart
-from webhook.server.reload.skew_writer import keep_written
-from webhook.server.reload.store_keeper import StoreKeeper
-from webhook.server.reload.use_writer import UseWriter
 from webhook.server.request.failures import in_words, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
@@ -49,7 +47,10 @@ _CLOSE_AFTER_SECONDS: Final = 5.0
 # How long what is counted may be known to this process alone.
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
-_FAILURES_SECONDS: Final = 1.0
+# How often something is looked at that tells nobody when it changes, or breaks.
+_LOOK_SECONDS: Final = 1.0
+_WRITE_SECONDS: Final = 1.0
+_REFRESH_SECONDS: Final = 0.1
 _LOOK_UP_THREADS: Final = 8
 _logger = logging.getLogger("leeway")
 
@@ -241,12 +242,6 @@ class LiveApplication:
             metrics.report_reload(what, failing=bool(problem))
         metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
 
-    async def _keep_reporting(self) -> None:
-        # What the parts follow by themselves tells nobody when it breaks or works again.
-        while True:
-            self._report_failures()
-            await asyncio.sleep(_FAILURES_SECONDS)
-
     def _waiting_for_restart(self) -> str:
         return waiting_for_restart(self._started_with, self._parts.configuration)
 
@@ -260,14 +255,15 @@ class LiveApplication:
     async def start(self) -> None:
         """Start what runs in the background; on the event loop that answers requests."""
         await self._memory.look()
+        self._report_failures()
         self._tasks = [
             asyncio.create_task(task)
             for task in (
-                keep_written(self._lasting.skew),
-                self._use_writer.keep(),
-                self._memory.keep(),
-                self._store_keeper.keep(),
-                self._keep_reporting(),
+                every(_WRITE_SECONDS, SkewWriter(self._lasting.skew).write_new),
+                every(_WRITE_SECONDS, self._use_writer.write_new),
+                every(_LOOK_SECONDS, self._memory.look),
+                every(_LOOK_SECONDS, self._report_failures),
+                every(_REFRESH_SECONDS, self._store_keeper.problem),
                 self._warm_up(),
             )
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from webhook.server.reload import skew_writer
+from webhook.server.reload.background import SkewWriter, every
 from webhook.skew.snapshots import FOLDER_VARIABLE, SkewFiles
 from webhook.skew.tracker import WINDOW_SECONDS, SkewTracker
 from webhook.token.claims import Claims, ObjectReference
@@ -109,18 +109,11 @@ class _Clock:
         return time.time() + self.ahead
 
 
-def run_writer(
-    monkeypatch: pytest.MonkeyPatch,
-    files: SkewFiles,
-    *steps: Callable[[], object],
-    clock: _Clock | None = None,
-) -> None:
+def run_writer(files: SkewFiles, *steps: Callable[[], object], clock: _Clock | None = None) -> None:
     """Run the task, and take each step once it had time to write."""
-    monkeypatch.setattr(skew_writer, "INTERVAL_SECONDS", 0.005)
-    monkeypatch.setattr(skew_writer, "time", clock or time.time)
 
     async def run() -> None:
-        task = asyncio.create_task(skew_writer.keep_written(files))
+        task = asyncio.create_task(every(0.005, SkewWriter(files, clock or time.time).write_new))
         for step in steps:
             await asyncio.sleep(0.1)
             step()
@@ -132,16 +125,14 @@ def run_writer(
     asyncio.run(run())
 
 
-def test_new_estimates_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_new_estimates_are_written(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     counts: list[int] = []
-    run_writer(monkeypatch, files, lambda: counts.append(len(files.estimates())))
+    run_writer(files, lambda: counts.append(len(files.estimates())))
     assert counts == [2]
 
 
-def test_a_step_of_this_clock_invalidates_all_estimates(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_step_of_this_clock_invalidates_all_estimates(tmp_path: Path) -> None:
     files, clock = files_in(tmp_path), _Clock()
     counts: list[int] = []
 
@@ -156,17 +147,17 @@ def test_a_step_of_this_clock_invalidates_all_estimates(
         count()
         clock.ahead -= 90
 
-    run_writer(monkeypatch, files, slew, step, count, clock=clock)
+    run_writer(files, slew, step, count, clock=clock)
     assert counts == [2, 2, 0]
 
 
 def test_a_folder_that_cannot_be_written_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "later"
     files = files_in(folder)
     counts: list[int] = []
     with caplog.at_level(logging.WARNING):
-        run_writer(monkeypatch, files, folder.mkdir, lambda: counts.append(len(files.estimates())))
+        run_writer(files, folder.mkdir, lambda: counts.append(len(files.estimates())))
     assert counts == [2]
     assert "not written down" in caplog.text

@@ -25,7 +25,8 @@ from webhook.objects.file import FileObjects
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
-from webhook.server.reload import use_writer
+from webhook.server.reload import live_application
+from webhook.server.reload.background import every
 from webhook.server.reload.live_application import LiveApplication, create_app
 from webhook.server.reload.parts import Background, started
 from webhook.server.request.message import Caller, Headers, Request, settled
@@ -111,7 +112,7 @@ def failing(app: LiveApplication) -> set[str]:
 
 def test_a_worker_that_nobody_asks_stays_fresh(app: LiveApplication, tmp_path: Path) -> None:
     async def is_seen(name: str) -> bool:
-        keeping = asyncio.ensure_future(app._store_keeper.keep())
+        keeping = asyncio.ensure_future(every(0.1, app._store_keeper.problem))
         for _ in range(100):
             if name in app.store.state.users:
                 break
@@ -430,7 +431,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
 def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
     app: LiveApplication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(live_application, "_WRITE_SECONDS", 3600.0)
     app.store.change(changes.add_user, "alice", b"hash")
     tokens, now = app._parts.tokens, time.time()
     assert isinstance(tokens, SimpleTokens)

@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from webhook.server.reload.memory_keeper import MemoryKeeper, resident_bytes
-from webhook.server.reload.memory_rule import FLOOR_BYTES, MIB
+from webhook.server.reload.memory_keeper import FLOOR_BYTES, MIB, MemoryKeeper, resident_bytes
 from webhook.token.fact_cache import FactCache
 
 BOUND = 128 * MIB

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from webhook.server.reload.memory_rule import (
+from webhook.server.reload.memory_keeper import (
     FLOOR_BYTES,
     MIB,
     RESERVE_BYTES,

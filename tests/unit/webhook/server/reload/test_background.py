@@ -13,8 +13,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.rbac.records import Record
-from webhook.server.reload import use_writer
-from webhook.server.reload.use_writer import UseWriter
+from webhook.server.reload.background import UseWriter, every
 
 
 class Backend(MemoryBackend):
@@ -34,9 +33,8 @@ class Backend(MemoryBackend):
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("locked"), StoreError("damaged")])
 def test_what_cannot_be_written_is_tried_again_and_said_once(
-    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(use_writer, "INTERVAL_SECONDS", 0.001)
     backend = Backend()
     store = AuthStore(backend)
     store.change(changes.add_user, "a", b"hash")
@@ -45,7 +43,7 @@ def test_what_cannot_be_written_is_tried_again_and_said_once(
     token = tokens.assign(store.user("a"), NOW)
 
     async def run() -> None:
-        keeping = asyncio.create_task(writer.keep())
+        keeping = asyncio.create_task(every(0.001, writer.write_new))
         for later in (100, 200):
             backend.error, backend.refused = error, 0
             tokens.resolve(token, NOW + later)

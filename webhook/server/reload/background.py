@@ -1,0 +1,134 @@
+"""What a worker does again and again, beside its requests."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from time import monotonic, time
+from typing import Any, Final
+
+from webhook.errors import LeewayError
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.auth_tokens import TokenUses
+from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
+from webhook.rbac.replaced import lacking
+from webhook.rbac.state import AuthState
+from webhook.server.request.refreshing import BRIEF_SECONDS
+from webhook.skew.snapshots import SkewFiles
+from webhook.telemetry.audit import DONE, audit_fields, audit_message
+from webhook.telemetry.logs import AUDIT_LOGGER
+
+# A clock that is slewed moves by less than 1 ms in a second.
+_STEP_SECONDS: Final = 1.0
+_BETWEEN_LINES_SECONDS: Final = 1.0
+_logger = logging.getLogger("leeway")
+
+
+async def every(seconds: float, job: Callable[[], Coroutine[Any, Any, None] | object]) -> None:
+    """Do a job after so many seconds, and again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(seconds)
+        result = job()
+        if isinstance(result, Coroutine):
+            await result
+
+
+class UseWriter:
+    """Stores the uses of auth tokens, and logs where that fails: once, until it works again."""
+
+    def __init__(self, uses: TokenUses) -> None:
+        self._uses = uses
+        self._is_failing = False
+
+    async def write_new(self) -> None:
+        """Write beside the event loop, if there is anything new."""
+        if self._uses:
+            await asyncio.to_thread(self.write)
+
+    def write(self) -> None:
+        """Write, and wait for the store; never on the event loop."""
+        try:
+            self._uses.write()
+        except LeewayError as error:
+            if not self._is_failing:
+                _logger.warning("the use of an auth token was not written down: %s", error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+
+class SkewWriter:
+    """Writes what a worker knows of clocks, and forgets it where this server's own is set.
+
+    ``clock`` returns Unix seconds.
+    """
+
+    def __init__(self, files: SkewFiles, clock: Callable[[], float] = time) -> None:
+        self._files = files
+        self._clock = clock
+        self._offset = self._offset_now()
+
+    async def write_new(self) -> None:
+        """Write beside the event loop, if there is anything new."""
+        before, self._offset = self._offset, self._offset_now()
+        if abs(self._offset - before) > _STEP_SECONDS:
+            # Every bound was against the clock as it was.
+            self._files.tracker.forget()
+        if not self._files.take_snapshot():
+            return
+        try:
+            await asyncio.to_thread(self._files.write)
+        except OSError as error:
+            self._files.tracker.changed = True
+            _logger.warning("what is known of clocks was not written down: %s", error)
+
+    def _offset_now(self) -> float:
+        # The time of the event loop stands still while a step of it takes long.
+        return self._clock() - monotonic()
+
+
+class StoreKeeper:
+    """Refreshes a store, and logs when it cannot be read and when it can: one line a second.
+
+    Without requests, a worker that is not refreshed is far behind when the database is locked.
+    """
+
+    def __init__(self, store: AuthStore) -> None:
+        self._store = store
+        self._locked_since: float | None = None
+        self._logged = ""
+        self._logged_at = float("-inf")
+        store.on_replaced = _report_replaced
+
+    def problem(self) -> str:
+        """Refresh the store; return why nothing can be answered from it, empty where it can."""
+        now, problem, locked_since = monotonic(), "", None
+        try:
+            self._store.refresh()
+        except StoreLockedError as error:
+            locked_since = self._locked_since if self._locked_since is not None else now
+            # Requests wait for so long.
+            problem = str(error) if now - locked_since >= BRIEF_SECONDS else ""
+        except (StoreError, StoreUnavailableError) as error:
+            problem = str(error)
+        self._locked_since = locked_since
+        if problem != self._logged and now - self._logged_at >= _BETWEEN_LINES_SECONDS:
+            if problem:
+                _logger.error("requests that need the store are refused: %s", problem)
+            else:
+                _logger.info("the store can be read again")
+            self._logged, self._logged_at = problem, now
+        return problem
+
+
+def _report_replaced(before: AuthState, after: AuthState) -> None:
+    lacks = lacking(before, after)
+    action = "store.replace"
+    _logger.warning(
+        "the store was replaced and taken over; it lacks: %s", "; ".join(lacks) or "nothing"
+    )
+    fields = {"revision": after.meta.revision, "storeRevision": after.revision, "lacks": lacks}
+    logging.getLogger(AUDIT_LOGGER).info(
+        "%s",
+        audit_message(action, DONE),
+        extra={"fields": audit_fields(action, DONE, "server", {}, fields)},
+    )
