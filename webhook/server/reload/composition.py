@@ -1,18 +1,27 @@
-"""The routes of one configuration and one keyring, put together."""
+"""Makes what serves one configuration and one keyring, and keeps of it what does not change.
+
+Invariant: a request that began before a change, and uses an authenticator or a provider of auth
+tokens that is no longer in use, is answered with the current keys too.
+"""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import time
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from pathlib import Path
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 from keys.errors import KeyScheduleError
 from keys.jwk import jwks_document
 from keys.keyring import Keyring
-from webhook.assembly import policy_of
+from webhook.assembly import authenticator_of, issuer_keys_of, policy_of, source_of
 from webhook.config.model import Configuration
+from webhook.errors import ConfigurationError
 from webhook.kube.access_review import (
     AUTHORIZATION_GROUP,
     AUTHORIZATION_VERSIONS,
@@ -53,8 +62,20 @@ if TYPE_CHECKING:
     from webhook.server.flask.app import FlaskApp
 
 
+READY_SECONDS: Final = 10.0
+"""How long a new source of objects or of keys may take until it is used."""
+_POLL_SECONDS: Final = 0.1
+_AT_RESTART: Final = {
+    "server.bind": "server.bind",
+    "server.workers": "server.workers",
+    "server.log_format": "server.logFormat",
+    "server.log_level": "server.logLevel",
+    "store.sqlite": "store.sqlite",
+}
+
+
 @dataclass(frozen=True, slots=True)
-class Lasting:
+class SharedState:
     """What stays through every reload.
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
@@ -77,7 +98,7 @@ class Lasting:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """What is made again where the configuration or the keys say so."""
 
     configuration: Configuration
@@ -86,6 +107,97 @@ class Parts:
     issuer_keys: IssuerKeys
     authenticator: Authenticator
     tokens: TokenProvider
+
+
+class Background(Protocol):
+    """A part that does something by itself."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def close(self) -> None:
+        """End."""
+
+    def problem(self) -> str:
+        """Return why it is not ready, empty where it is."""
+
+
+class ComponentMaker:
+    """Makes components from a data directory and what stays through every reload."""
+
+    def __init__(self, data_dir: Path, shared: SharedState) -> None:
+        self._data_dir = data_dir
+        self._shared = shared
+        # Each that a request may still be asking, and our issuer in its configuration.
+        self._authenticators: WeakKeyDictionary[Authenticator, str] = WeakKeyDictionary()
+        self._jwt_tokens: WeakSet[JWTTokens] = WeakSet()
+
+    def make(self, configuration: Configuration, keyring: Keyring) -> Components:
+        """Make all of them."""
+        objects = source_of(self._data_dir, configuration)
+        issuer_keys = self._issuer_keys(configuration)
+        authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
+        tokens = self._tokens(configuration, keyring)
+        return Components(configuration, keyring, objects, issuer_keys, authenticator, tokens)
+
+    def remake(self, old: Components, configuration: Configuration, keyring: Keyring) -> Components:
+        """Make those that another configuration changes; ``use_keys`` is for another keyring."""
+        same = {
+            name
+            for name in configuration.__struct_fields__
+            if getattr(old.configuration, name) == getattr(configuration, name)
+        }
+        objects, issuer_keys = old.objects, old.issuer_keys
+        authenticator, tokens = old.authenticator, old.tokens
+        if "objects" not in same:
+            objects = source_of(self._data_dir, configuration)
+        if not {"trusted_issuers", "audiences", "leeway"} <= same:
+            issuer_keys = self._issuer_keys(configuration)
+        if not {"issuer", "objects", "trusted_issuers", "audiences", "leeway"} <= same:
+            authenticator = self._authenticator(configuration, keyring, objects, issuer_keys)
+        if not {"issuer", "auth"} <= same:
+            tokens = self._tokens(configuration, keyring)
+        return Components(configuration, keyring, objects, issuer_keys, authenticator, tokens)
+
+    def use_keys(self, keyring: Keyring) -> None:
+        """Have all that is in use, or still asked, verify with the keys of a keyring."""
+        for authenticator, issuer in list(self._authenticators.items()):
+            authenticator.replace_keys(issuer, keyring.verification_keys())
+        for tokens in list(self._jwt_tokens):
+            tokens.use_keyring(keyring)
+
+    def _tokens(self, configuration: Configuration, keyring: Keyring) -> TokenProvider:
+        auth, store = configuration.auth, self._shared.store
+        if auth.token_provider == "none":
+            return NopTokens()
+        if auth.token_provider != "jwt":
+            return SimpleTokens(store, self._shared.uses, auth.auth_token_ttl)
+        made = JWTTokens(store, keyring, configuration.issuer, auth.auth_token_ttl)
+        self._jwt_tokens.add(made)
+        return made
+
+    def _issuer_keys(self, configuration: Configuration) -> IssuerKeys:
+        report = self._shared.metrics.report_issuer_keys
+        return issuer_keys_of(self._data_dir, configuration, report)
+
+    def _authenticator(
+        self,
+        configuration: Configuration,
+        keyring: Keyring,
+        objects: ObjectSource | None,
+        issuer_keys: IssuerKeys,
+    ) -> Authenticator:
+        made = authenticator_of(
+            self._data_dir,
+            configuration,
+            keyring,
+            objects=objects,
+            issuer_keys=issuer_keys,
+            revocations=self._shared.store,
+            skew=self._shared.skew.tracker,
+        )
+        self._authenticators[made] = configuration.issuer
+        return made
 
 
 class _NewerKeys:
@@ -102,15 +214,15 @@ class _NewerKeys:
         return own if others is None else all_done([own, others])
 
 
-def compose(lasting: Lasting, parts: Parts) -> Application:
-    """Make the application that answers by these parts."""
-    configuration, objects = parts.configuration, parts.objects
-    store, metrics, log = lasting.store, lasting.metrics, lasting.log
+def compose(shared: SharedState, components: Components) -> Application:
+    """Make the application that answers by these components."""
+    configuration, objects = components.configuration, components.objects
+    store, metrics, log = shared.store, shared.metrics, shared.log
     limit = configuration.server.max_body_bytes
-    newer_keys = _NewerKeys(configuration.issuer, lasting.ask_for_own_keys, parts.issuer_keys)
-    verifier = TokenVerifier(parts.authenticator, time, objects, newer_keys, lasting.look_ups)
+    newer_keys = _NewerKeys(configuration.issuer, shared.ask_for_own_keys, components.issuer_keys)
+    verifier = TokenVerifier(components.authenticator, time, objects, newer_keys, shared.look_ups)
     audiences = configuration.audiences
-    callers = Callers(store, parts.tokens, verifier, configuration.issuer, audiences, time)
+    callers = Callers(store, components.tokens, verifier, configuration.issuer, audiences, time)
     prefix = configuration.mapping.role_group_prefix
     allow_root = configuration.authorizer.allow_root
     reviews = AccessReviews(store, callers, metrics, log, allow_root)
@@ -133,25 +245,27 @@ def compose(lasting: Lasting, parts: Parts) -> Application:
             ACCESS_REVIEWS_KEY,
             message_of(SUBJECT_KIND, version),
         )
-    make = partial(_flask, lasting, parts, callers)
-    flask = LateFlask(make, lasting.log_ins, lasting.flask_threads)
-    public = _public_routes(parts, lasting)
+    make = partial(_flask, shared, components, callers)
+    flask = LateFlask(make, shared.log_ins, shared.flask_threads)
+    public = _public_routes(components, shared)
     return Application(public, table, flask, callers, log, limit)
 
 
-def _flask(lasting: Lasting, parts: Parts, callers: Callers) -> "FlaskApp":
+def _flask(shared: SharedState, components: Components, callers: Callers) -> "FlaskApp":
     # Imported here: LateFlask says why.
     from webhook.rbac.passwords import Passwords
     from webhook.server.flask.app import create_flask_app
     from webhook.server.flask.auth_api import AuthAPI
     from webhook.server.flask.token_requests import TokenRequests
 
-    configuration, metrics = parts.configuration, lasting.metrics
+    configuration, metrics = components.configuration, shared.metrics
     passwords = Passwords(configuration.auth.bcrypt_cost, cores_of_a_worker(configuration))
-    auth = AuthAPI(lasting.store, passwords, parts.tokens, time)
+    auth = AuthAPI(shared.store, passwords, components.tokens, time)
     policy, expiry = policy_of(configuration), configuration.leeway.expiry
-    requests = TokenRequests(callers, policy, parts.keyring, parts.objects, expiry, metrics, time)
-    return create_flask_app(metrics, auth, callers, requests, lasting.skew, lasting.log)
+    requests = TokenRequests(
+        callers, policy, components.keyring, components.objects, expiry, metrics, time
+    )
+    return create_flask_app(metrics, auth, callers, requests, shared.skew, shared.log)
 
 
 def cores_of_a_worker(configuration: Configuration) -> int:
@@ -159,20 +273,8 @@ def cores_of_a_worker(configuration: Configuration) -> int:
     return max(1, (os.cpu_count() or 1) // configuration.server.workers)
 
 
-def token_provider(
-    configuration: Configuration, store: AuthStore, keyring: Keyring, uses: TokenUses
-) -> TokenProvider:
-    """Make the provider of auth tokens that a configuration chooses."""
-    ttl = configuration.auth.auth_token_ttl
-    if configuration.auth.token_provider == "jwt":
-        return JWTTokens(store, keyring, configuration.issuer, ttl)
-    if configuration.auth.token_provider == "none":
-        return NopTokens()
-    return SimpleTokens(store, uses, ttl)
-
-
-def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
-    configuration, keyring = parts.configuration, parts.keyring
+def _public_routes(components: Components, shared: SharedState) -> dict[str, Route]:
+    configuration, keyring = components.configuration, components.keyring
     published = keyring.published_keys()
     max_age = MAX_AGE_SECONDS
     issuer, jwks_uri = configuration.issuer, configuration.jwks_uri
@@ -180,14 +282,14 @@ def _public_routes(parts: Parts, lasting: Lasting) -> dict[str, Route]:
     checks: list[HealthCheck] = [("ping", lambda: "")]
     ready = [
         *checks,
-        ("store", lasting.store_problem),
+        ("store", shared.store_problem),
         ("signing-key", lambda: _signing_problem(keyring)),
-        ("issuer-keys", parts.issuer_keys.problem),
+        ("issuer-keys", components.issuer_keys.problem),
     ]
-    warnings = [*lasting.warnings(), ("issuer-keys", parts.issuer_keys.warning)]
-    if parts.objects is not None:
-        ready.append(("objects", parts.objects.problem))
-        warnings.append(("objects", parts.objects.warning))
+    warnings = [*shared.warnings(), ("issuer-keys", components.issuer_keys.warning)]
+    if components.objects is not None:
+        ready.append(("objects", components.objects.problem))
+        warnings.append(("objects", components.objects.warning))
     version = document_route(version_body(), "application/json")
     return {
         CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
@@ -206,3 +308,47 @@ def _signing_problem(keyring: Keyring) -> str:
     except KeyScheduleError as error:
         return str(error)
     return ""
+
+
+def differences(
+    old: Components, new: Components
+) -> list[tuple[Background | None, Background | None]]:
+    """Return the components with a life of their own that differ, the old and the new one each."""
+    pairs: list[tuple[Background | None, Background | None]] = [
+        (old.objects, new.objects),
+        (old.issuer_keys, new.issuer_keys),
+    ]
+    return [(stale, fresh) for stale, fresh in pairs if stale is not fresh]
+
+
+def waiting_for_restart(running: Configuration, wanted: Configuration) -> str:
+    """Return what of a configuration only a restart brings into use; empty where nothing is."""
+    waiting = [
+        name
+        for path, name in _AT_RESTART.items()
+        if attrgetter(path)(running) != attrgetter(path)(wanted)
+    ]
+    return f"{' and '.join(waiting)} will change with a restart" if waiting else ""
+
+
+@contextmanager
+def started(components: list[Background]) -> Iterator[None]:
+    """Start components and wait until they are ready; close all if that, or what follows, fails.
+
+    Raises ConfigurationError where they are not ready in time.
+    """
+    try:
+        for part in components:
+            part.start()
+        deadline = monotonic() + READY_SECONDS
+        while problems := [problem for part in components if (problem := part.problem())]:
+            if monotonic() > deadline:
+                raise ConfigurationError(
+                    f"not ready within {READY_SECONDS:g}s: {'; '.join(problems)}"
+                )
+            sleep(_POLL_SECONDS)
+        yield
+    except BaseException:
+        for part in components:
+            part.close()
+        raise

@@ -31,9 +31,17 @@ from webhook.errors import HandshakeFailure
 from webhook.rbac.auth_tokens import TokenUses
 from webhook.server.flask.late import flask_threads, log_in_queue
 from webhook.server.reload.background import SkewWriter, StoreKeeper, UseWriter, every
-from webhook.server.reload.composition import Lasting, Parts, compose, cores_of_a_worker
+from webhook.server.reload.composition import (
+    ComponentMaker,
+    Components,
+    SharedState,
+    compose,
+    cores_of_a_worker,
+    differences,
+    started,
+    waiting_for_restart,
+)
 from webhook.server.reload.memory_keeper import MemoryKeeper
-from webhook.server.reload.parts import PartsMaker, differences, started, waiting_for_restart
 from webhook.server.request.failures import in_words, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
@@ -103,12 +111,12 @@ class LiveApplication:
             self._data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
         )
         self._memory = MemoryKeeper(
-            lambda: self._parts.configuration.server.max_worker_bytes,
-            lambda: self._parts.authenticator.verified,
+            lambda: self._components.configuration.server.max_worker_bytes,
+            lambda: self._components.authenticator.verified,
         )
         skew = SkewFiles.of_environment(SkewTracker())
         cores = cores_of_a_worker(self._started_with)
-        self._lasting = Lasting(
+        self._shared = SharedState(
             self.store,
             Metrics(skew.estimates, lambda: self.store.revision, self._key_age, _in_a_moment),
             skew,
@@ -121,8 +129,8 @@ class LiveApplication:
             flask_threads(),
             self._store_keeper.problem,
         )
-        self._use_writer = UseWriter(self._lasting.uses)
-        self._maker = PartsMaker(self._data_dir, self._lasting)
+        self._use_writer = UseWriter(self._shared.uses)
+        self._maker = ComponentMaker(self._data_dir, self._shared)
         self._take(self._maker.make(configuration, self._keys.keyring))
         self._is_composed = True
 
@@ -166,20 +174,20 @@ class LiveApplication:
     @property
     def max_anonymous_connections(self) -> int:
         """How many connections without a client certificate a worker keeps."""
-        return self._parts.configuration.server.max_anonymous_connections
+        return self._components.configuration.server.max_anonymous_connections
 
     def over_limit(self, what: Limit) -> None:
         """Count and log what was refused or closed because there was too much of it."""
-        self._lasting.metrics.count_over_limit(what)
-        self._lasting.log.over_limit(what)
+        self._shared.metrics.count_over_limit(what)
+        self._shared.log.over_limit(what)
 
     def handshake_failed(self, failure: HandshakeFailure, why: str, address: str) -> None:
         """Count and log a TLS handshake that failed."""
-        self._lasting.metrics.count_failed_handshake(failure)
-        self._lasting.log.handshake_failed(failure, why, address)
+        self._shared.metrics.count_failed_handshake(failure)
+        self._shared.log.handshake_failed(failure, why, address)
 
     def _reconfigure(self, configuration: Configuration) -> None:
-        before = self._parts.configuration
+        before = self._components.configuration
         if configuration == before:
             self.report("configuration", "")
             return
@@ -187,11 +195,11 @@ class LiveApplication:
             # Before a token is signed under it. A new key needs the lock, and waits for no source.
             self._keys.use(rotation_policy_of(configuration))
             with self._reloading:
-                old = self._parts
+                old = self._components
                 new = self._maker.remake(old, configuration, old.keyring)
             changed = differences(old, new)
             with started([fresh for _, fresh in changed if fresh is not None]), self._reloading:
-                self._take_with(self._parts.keyring, new)
+                self._take_with(self._components.keyring, new)
         except BaseException:
             self._keys.use(rotation_policy_of(before))
             raise
@@ -204,20 +212,20 @@ class LiveApplication:
     def _use_keyring(self, keyring: Keyring) -> None:
         if self._is_composed:
             with self._reloading:
-                self._take_with(keyring, self._parts)
+                self._take_with(keyring, self._components)
 
-    def _take_with(self, keyring: Keyring, parts: Parts) -> None:
+    def _take_with(self, keyring: Keyring, components: Components) -> None:
         # What a new key signs has to verify, so this comes first; also for a request that waits
         # for that key, and began before another authenticator came into use.
         self._maker.use_keys(keyring)
-        self._take(self._maker.remake(parts, parts.configuration, keyring))
+        self._take(self._maker.remake(components, components.configuration, keyring))
 
-    def _take(self, parts: Parts) -> None:
-        fresh = compose(self._lasting, parts)
+    def _take(self, components: Components) -> None:
+        fresh = compose(self._shared, components)
         if self._is_warm:
             fresh.warm_up()
         self._current = fresh
-        self._parts = parts
+        self._components = components
         self.answer, self.admit = fresh.answer, fresh.admit
 
     def _warnings(self) -> Iterable[HealthCheck]:
@@ -230,20 +238,20 @@ class LiveApplication:
         ]
 
     def _report_failures(self) -> None:
-        parts, metrics = self._parts, self._lasting.metrics
+        components, metrics = self._components, self._shared.metrics
         problems = {
             "configuration": self._reports.get("configuration", ""),
             "tls": self._reports.get("tls", ""),
             "signing-keys": self._keys.problem(),
-            "issuer-keys": parts.issuer_keys.broken_files(),
-            "objects": parts.objects.warning() if parts.objects else "",
+            "issuer-keys": components.issuer_keys.broken_files(),
+            "objects": components.objects.warning() if components.objects else "",
         }
         for what, problem in problems.items():
             metrics.report_reload(what, failing=bool(problem))
-        metrics.report_trusted(issuer.url for issuer in parts.issuer_keys.issuers)
+        metrics.report_trusted(issuer.url for issuer in components.issuer_keys.issuers)
 
     def _waiting_for_restart(self) -> str:
-        return waiting_for_restart(self._started_with, self._parts.configuration)
+        return waiting_for_restart(self._started_with, self._components.configuration)
 
     def _ask_for_own_keys(self) -> Future[None]:
         # Another worker may sign with a key that this one has not read of yet.
@@ -259,7 +267,7 @@ class LiveApplication:
         self._tasks = [
             asyncio.create_task(task)
             for task in (
-                every(_WRITE_SECONDS, SkewWriter(self._lasting.skew).write_new),
+                every(_WRITE_SECONDS, SkewWriter(self._shared.skew).write_new),
                 every(_WRITE_SECONDS, self._use_writer.write_new),
                 every(_LOOK_SECONDS, self._memory.look),
                 every(_LOOK_SECONDS, self._report_failures),
@@ -271,7 +279,7 @@ class LiveApplication:
 
     async def stop(self) -> None:
         """Stop it, after the last request."""
-        self._lasting.metrics.flush()
+        self._shared.metrics.flush()
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self._close)
@@ -284,7 +292,12 @@ class LiveApplication:
 
     def _start(self) -> None:
         try:
-            for part in (self._parts.objects, self._parts.issuer_keys, self._keys, self._watch):
+            for part in (
+                self._components.objects,
+                self._components.issuer_keys,
+                self._keys,
+                self._watch,
+            ):
                 if part is not None:
                     part.start()
         except Exception:
@@ -293,7 +306,12 @@ class LiveApplication:
             raise
 
     def _close(self) -> None:
-        for part in (self._watch, self._keys, self._parts.issuer_keys, self._parts.objects):
+        for part in (
+            self._watch,
+            self._keys,
+            self._components.issuer_keys,
+            self._components.objects,
+        ):
             if part is not None:
                 part.close()
         # No request is left that could use a token.

@@ -32,7 +32,7 @@ def main(data_dir: Path, tokens: int, users: int) -> None:
     app.store.change(
         lambda _: [user_record(User(f"user-{n}", b"", ("root",), 1)) for n in range(users)]
     )
-    key, parts = app._keys.keyring.signing_key(), app._parts
+    key, parts = app._keys.keyring.signing_key(), app._components
     now, issuer = time.time(), parts.configuration.issuer
     audiences = parts.configuration.audiences
     account = ObjectReference("checkout", str(uuid.uuid4()))

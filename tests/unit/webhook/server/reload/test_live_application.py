@@ -27,8 +27,8 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server.reload import live_application
 from webhook.server.reload.background import every
+from webhook.server.reload.composition import Background, started
 from webhook.server.reload.live_application import LiveApplication, create_app
-from webhook.server.reload.parts import Background, started
 from webhook.server.request.message import Caller, Headers, Request, settled
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
@@ -80,11 +80,11 @@ def set_section(data_dir: Path, name: str, value: str) -> None:
 def test_a_request_of_before_a_reload_gets_the_keys_of_after_it(
     app: LiveApplication, tmp_path: Path
 ) -> None:
-    began_with = [app._parts.authenticator]
+    began_with = [app._components.authenticator]
     for seconds in (70, 80):
         set_leeway(tmp_path, seconds)
         app.reload()
-        began_with.append(app._parts.authenticator)
+        began_with.append(app._components.authenticator)
     assert len(set(began_with)) == 3
     configuration, now = load_configuration(tmp_path, {}, {}), int(time.time())
     rotate_now(tmp_path)
@@ -106,7 +106,7 @@ def warnings(app: LiveApplication) -> dict[str, str]:
 
 def failing(app: LiveApplication) -> set[str]:
     """Return the labels of the gauges of failures that are 1."""
-    text = app._lasting.metrics.render().decode()
+    text = app._shared.metrics.render().decode()
     return set(re.findall(r'(?m)^leeway_\w+_failing{\w+="(.*)"} 1\.0$', text))
 
 
@@ -254,18 +254,18 @@ def test_what_a_reload_has_started_ends_where_it_fails(
     good = load_configuration(tmp_path, {}, {})
     # No text of a file comes to this, but what is composed of it may fail all the same.
     broken = msgspec.structs.replace(good, issuer="https://\ud800.example")
-    before = app._parts
+    before = app._components
     app._configure = lambda: broken
     assert not app.reload()
     assert "UnicodeEncodeError" in warnings(app)["configuration"]
     assert failing(app) == {"configuration"}
-    assert app._parts is before
+    assert app._components is before
     assert followers() == set()
     app._configure = lambda: good
     assert app.reload()
     assert failing(app) == set()
     assert len(followers()) == 2
-    for part in (app._parts.issuer_keys, app._parts.objects):
+    for part in (app._components.issuer_keys, app._components.objects):
         assert part is not None
         part.close()
     app.store.close()
@@ -291,14 +291,14 @@ def test_a_new_key_does_not_wait_for_a_reload_that_waits(
             yield
 
     monkeypatch.setattr("webhook.server.reload.live_application.started", slowly)
-    before = app._parts
+    before = app._components
     set_leeway(tmp_path, 70)
     assert app.reload(), warnings(app)
     request = TokenSpec("argo-run", "loofah")
     token = issue_token(request, policy_of(configuration), keyring_of(tmp_path), now).token
     kid = keyring_of(tmp_path).signing_key().verification_key.kid
-    assert app._parts.keyring.signing_key().verification_key.kid == kid
-    for authenticator in {before.authenticator, app._parts.authenticator}:
+    assert app._components.keyring.signing_key().verification_key.kid == kid
+    for authenticator in {before.authenticator, app._components.authenticator}:
         assert isinstance(authenticator.authenticate(token, (), now), Authenticated)
     app.store.close()
 
@@ -336,11 +336,11 @@ def trust_files_of(data_dir: Path, *names: str) -> None:
 def look(app: LiveApplication) -> None:
     """Have everything that is followed looked at twice, and told, as its threads do."""
     app._keys.catch_up()
-    for source in app._parts.issuer_keys._sources:
+    for source in app._components.issuer_keys._sources:
         assert isinstance(source, FileKeys)
         source.reload()
-    assert isinstance(app._parts.objects, FileObjects)
-    app._parts.objects._reload()
+    assert isinstance(app._components.objects, FileObjects)
+    app._components.objects._reload()
     app._report_failures()
 
 
@@ -384,7 +384,7 @@ def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
     app.reload()
     for name in ("one", "two"):
         (tmp_path / f"{name}.json").write_bytes(b"{")
-    stale = app._parts.issuer_keys
+    stale = app._components.issuer_keys
     for source in stale._sources:
         assert isinstance(source, FileKeys)
         source.reload()
@@ -394,10 +394,10 @@ def test_keys_of_an_issuer_that_is_trusted_no_more_are_not_failing(
     trust_files_of(tmp_path, "two")
     app.reload()
     # A source that is still closing may tell once more.
-    app._lasting.metrics.report_issuer_keys("https://one", True)
+    app._shared.metrics.report_issuer_keys("https://one", True)
     app._report_failures()
     assert failing(app) == set()
-    for parts in (stale, app._parts.issuer_keys):
+    for parts in (stale, app._components.issuer_keys):
         parts.close()
 
 
@@ -416,7 +416,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
     for application in began_with:
         rotate_now(tmp_path)
         app._keys.catch_up()
-        tokens = app._parts.tokens
+        tokens = app._components.tokens
         assert isinstance(tokens, JWTTokens)
         token = tokens.assign(app.store.user("alice"), time.time())
         active = keyring_of(tmp_path).active
@@ -433,7 +433,7 @@ def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
 ) -> None:
     monkeypatch.setattr(live_application, "_WRITE_SECONDS", 3600.0)
     app.store.change(changes.add_user, "alice", b"hash")
-    tokens, now = app._parts.tokens, time.time()
+    tokens, now = app._components.tokens, time.time()
     assert isinstance(tokens, SimpleTokens)
     token = tokens.assign(app.store.user("alice"), now)
 
@@ -452,11 +452,11 @@ def test_the_last_uses_of_auth_tokens_are_written_at_the_end(
 def test_a_reload_forgets_no_use_of_an_auth_token(app: LiveApplication, tmp_path: Path) -> None:
     app.store.change(changes.add_user, "alice", b"hash")
     now = time.time()
-    token = app._parts.tokens.assign(app.store.user("alice"), now)
-    assert app._parts.tokens.resolve(token, now + 300) == "alice"
+    token = app._components.tokens.assign(app.store.user("alice"), now)
+    assert app._components.tokens.resolve(token, now + 300) == "alice"
     set_auth(tmp_path, "{authTokenTTL: 200s}")
     app.reload()
-    assert app._parts.tokens.resolve(token, now + 500) == "alice"
+    assert app._components.tokens.resolve(token, now + 500) == "alice"
     app.store.close()
 
 

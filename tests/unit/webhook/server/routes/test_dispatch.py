@@ -75,7 +75,7 @@ def test_a_review_that_fails_is_logged_and_not_counted(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    metrics = served.app._lasting.metrics
+    metrics = served.app._shared.metrics
 
     def counted() -> float:
         metrics.flush()
@@ -248,7 +248,7 @@ def test_what_the_head_of_a_request_decides(
 def test_a_request_is_answered_by_the_application_that_admitted_it(served: Served) -> None:
     request = head_of(served, "POST", PATH, JSON, len(served.review()), certified=True)
     assert admit(served, request) is None
-    served.app._take(served.app._parts)
+    served.app._take(served.app._components)
     request.body = served.review()
     route = request.route
     response = served.answer(request)
