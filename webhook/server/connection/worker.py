@@ -39,7 +39,7 @@ from webhook.server.connection.handshake import ServerContext, failure_of
 from webhook.server.connection.read_head import Head
 from webhook.server.connection.stop_signals import exit_on_signal, hold, release
 from webhook.server.connection.tls import load_context
-from webhook.server.request.failures import in_words, traceback_of
+from webhook.server.request.errors import in_words, traceback_of
 
 # How long a client may take to let go of a connection that is being closed. What it still sends
 # is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.

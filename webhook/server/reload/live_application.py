@@ -42,7 +42,7 @@ from webhook.server.reload.composition import (
     waiting_for_restart,
 )
 from webhook.server.reload.memory_keeper import MemoryKeeper
-from webhook.server.request.failures import in_words, traceback_of
+from webhook.server.request.errors import in_words, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
 from webhook.server.routes.health import HealthCheck

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from keys.errors import KeysError
+from keys.messages import describe_os_error
 from webhook.errors import (
     InvalidObjectError,
     InvalidReviewError,
@@ -84,6 +86,7 @@ _GRPC_CODES: Final = {
     415: 3,
     503: 14,
 }
+_EXPECTED: Final = (OSError, LeewayError, KeysError)
 ETCD_PREFIX: Final = "/v3/"
 """The paths under which errors have the form of etcd's JSON gateway."""
 
@@ -131,3 +134,17 @@ def details_of(error: Exception) -> Mapping[str, object] | None:
     if isinstance(error, InvalidObjectError):
         details["causes"] = [cause._asdict() for cause in error.causes]
     return details
+
+
+def in_words(error: Exception) -> str:
+    """Return what is wrong. What nobody expected may say anything, so it is left to the log."""
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if isinstance(error, _EXPECTED):
+        return str(error)
+    return f"an internal error occurred ({type(error).__name__}); it is in the log"
+
+
+def traceback_of(error: Exception) -> Exception | None:
+    """Return what a log record gets as ``exc_info``: what is expected needs no traceback."""
+    return None if isinstance(error, _EXPECTED) else error

@@ -7,7 +7,7 @@ Invariants:
 3. What a page of another site makes a browser send changes nothing.
 """
 
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from webhook.kube.protobuf import Message, json_of
 from webhook.rbac.errors import TooManyRequestsError
@@ -38,7 +38,6 @@ from webhook.server.request.message import (
 _CHECKS: Final = ("/livez/", "/readyz/", "/healthz/")
 ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """What anybody may send, as a name and a password: it is in memory until it is complete."""
-_T = TypeVar("_T")
 
 
 class Review(NamedTuple):
@@ -88,7 +87,10 @@ class Application:
     def answer(self, request: Request) -> Answer:
         """Answer a request whose body is complete. Neither this nor its coroutine raises."""
         try:
-            route = request.route or self._route(request)
+            route: Route | Later[Route] | None = request.route
+            # Since the head was admitted, a chunked body may have become too long.
+            if route is None or request.length > request.max_length:
+                route = self._route(request)
             answer = route(request) if callable(route) else self._answer_later(request, route)
         except Exception as error:
             return self._failed(request, error)
@@ -97,39 +99,28 @@ class Application:
     async def _answer_later(self, request: Request, route: Later[Route]) -> Response:
         return await settled((await route)(request))
 
-    def admit(self, request: Request) -> Response | Later[Response | None] | None:
-        """Answer a request whose body is not complete if its head decides, else return None.
-
-        ``answer`` is to be called once the body is complete, or this again as soon as a chunked
-        body is longer than ``request.max_length``.
-        """
-        try:
-            route = self._route(request)
-            admitted = (
-                self._admitted(request, route)
-                if callable(route)
-                else self._admit_later(request, route)
-            )
-        except Exception as error:
-            return self._failed(request, error)
-        if admitted is None or isinstance(admitted, Response):
-            return admitted
-        return self._guarded(request, admitted)
-
-    async def _admit_later(self, request: Request, route: Later[Route]) -> Response | None:
-        return await settled(self._admitted(request, await route))
-
-    def _admitted(self, request: Request, route: Route) -> Answer | None:
-        if request.length > request.max_length:
-            return route(request)
-        request.route = route
-        return None
-
-    async def _guarded(self, request: Request, answer: Later[_T]) -> _T | Response:
+    async def _guarded(self, request: Request, answer: Later[Response]) -> Response:
         try:
             return await answer
         except Exception as error:
             return self._failed(request, error)
+
+    async def admit(self, request: Request) -> Response | None:
+        """Answer a request whose body is not complete if its head decides, else return None.
+
+        ``answer`` is to be called once the body is complete, or this again as soon as a chunked
+        body is longer than ``request.max_length``. Never raises.
+        """
+        try:
+            route = self._route(request)
+            if not callable(route):
+                route = await route
+            if request.length > request.max_length:
+                return await settled(route(request))
+        except Exception as error:
+            return self._failed(request, error)
+        request.route = route
+        return None
 
     def _failed(self, request: Request, error: Exception) -> Response:
         answer = request_error_of(error)
