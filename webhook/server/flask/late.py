@@ -13,9 +13,9 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.request.fair_queue import FairQueue, NoTurnError, network_of
@@ -32,17 +32,25 @@ LOG_IN_WAIT_SECONDS: Final = 5.0
 LOG_IN_PATH: Final = "/v3/auth/authenticate"
 
 
-class LateFlask:
-    """A Flask application behind bounded pools of threads, as a route.
+class FlaskThreads:
+    """Pools of threads and the queue of log-ins, which outlive an application.
 
-    ``log_ins`` is the queue of log-ins; it and the ``threads`` outlive this.
+    At most ``at_once`` passwords are checked at a time; ``refused`` is called for each log-in that
+    gets no turn.
     """
 
-    def __init__(
-        self, make: "Callable[[], FlaskApp]", log_ins: FairQueue, threads: "Threads"
-    ) -> None:
+    def __init__(self, at_once: int = 1, refused: Callable[[], None] = lambda: None) -> None:
+        self.others = ThreadPoolExecutor(THREADS, "leeway-flask")
+        self.log_ins = ThreadPoolExecutor(LOG_IN_THREADS, "leeway-log-in")
+        slots = min(at_once, LOG_IN_THREADS)
+        self.queue = FairQueue(slots, MAX_WAITING_LOG_INS, LOG_IN_WAIT_SECONDS, refused)
+
+
+class LateFlask:
+    """A Flask application behind bounded pools of threads, as a route."""
+
+    def __init__(self, make: "Callable[[], FlaskApp]", threads: FlaskThreads) -> None:
         self._make = make
-        self._log_ins = log_ins
         self._threads = threads
         self._making = Lock()
         self._flask: FlaskApp | None = None
@@ -56,7 +64,7 @@ class LateFlask:
         if request.path != LOG_IN_PATH:
             return await run(self._threads.others, flask.answer, request)
         try:
-            async with self._log_ins.turn(_client_of(request)):
+            async with self._threads.queue.turn(_client_of(request)):
                 checking = run(self._threads.log_ins, flask.answer, request)
                 try:
                     return await asyncio.shield(checking)
@@ -78,28 +86,7 @@ class LateFlask:
         return self.load().routes()
 
 
-def log_in_queue(at_once: int, refused: Callable[[], None] = lambda: None) -> FairQueue:
-    """Make the queue of log-ins for so many checks of passwords at once."""
-    slots = min(at_once, LOG_IN_THREADS)
-    return FairQueue(slots, MAX_WAITING_LOG_INS, LOG_IN_WAIT_SECONDS, refused)
-
-
 def _client_of(request: Request) -> tuple[str, str]:
     if request.caller is not None:
         return "user", request.caller.username
     return "address", network_of(request.client[0]) if request.client else ""
-
-
-class Threads(NamedTuple):
-    """The pools of threads, which every application of a worker uses in its time."""
-
-    log_ins: Executor
-    others: Executor
-
-
-def flask_threads() -> Threads:
-    """Make the pools; a thread of theirs begins when it is needed."""
-    return Threads(
-        ThreadPoolExecutor(LOG_IN_THREADS, "leeway-log-in"),
-        ThreadPoolExecutor(THREADS, "leeway-flask"),
-    )

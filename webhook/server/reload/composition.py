@@ -34,9 +34,8 @@ from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS, MESSAGE
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider, TokenUses
-from webhook.server.flask.late import LateFlask, Threads
+from webhook.server.flask.late import FlaskThreads, LateFlask
 from webhook.server.request.caller import Callers
-from webhook.server.request.fair_queue import FairQueue
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Route
 from webhook.server.request.verifier import TokenVerifier
@@ -80,8 +79,7 @@ class SharedState:
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
     at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects;
-    ``log_ins`` is the queue of log-ins; ``store_problem`` returns why nothing can be
-    answered from the store, empty where it can.
+    ``store_problem`` returns why nothing can be answered from the store, empty where it can.
     """
 
     store: AuthStore
@@ -92,8 +90,7 @@ class SharedState:
     warnings: Callable[[], Iterable[HealthCheck]]
     ask_for_own_keys: Callable[[], Future[None]]
     look_ups: Executor
-    log_ins: FairQueue
-    flask_threads: Threads
+    flask_threads: FlaskThreads
     store_problem: Callable[[], str]
 
 
@@ -246,7 +243,7 @@ def compose(shared: SharedState, components: Components) -> Application:
             message_of(SUBJECT_KIND, version),
         )
     make = partial(_flask, shared, components, callers)
-    flask = LateFlask(make, shared.log_ins, shared.flask_threads)
+    flask = LateFlask(make, shared.flask_threads)
     public = _public_routes(components, shared)
     return Application(public, table, flask, callers, log, limit)
 

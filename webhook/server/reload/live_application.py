@@ -29,7 +29,7 @@ from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.rbac.auth_tokens import TokenUses
-from webhook.server.flask.late import flask_threads, log_in_queue
+from webhook.server.flask.late import FlaskThreads
 from webhook.server.reload.background import SkewWriter, StoreKeeper, UseWriter, every
 from webhook.server.reload.composition import (
     ComponentMaker,
@@ -125,8 +125,7 @@ class LiveApplication:
             self._warnings,
             self._ask_for_own_keys,
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
-            log_in_queue(cores, lambda: self.over_limit("login")),
-            flask_threads(),
+            FlaskThreads(cores, lambda: self.over_limit("login")),
             self._store_keeper.problem,
         )
         self._use_writer = UseWriter(self._shared.uses)

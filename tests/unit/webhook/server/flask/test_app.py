@@ -21,7 +21,7 @@ from webhook.rbac.passwords import Passwords
 from webhook.rbac.records import Record
 from webhook.server.flask.app import create_flask_app
 from webhook.server.flask.auth_api import AuthAPI
-from webhook.server.flask.late import LateFlask, flask_threads, log_in_queue
+from webhook.server.flask.late import FlaskThreads, LateFlask
 from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Headers, Request, Response, settled
@@ -71,7 +71,7 @@ def application_of(backend: MemoryBackend) -> Application:
     requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
     skew = SkewFiles(SkewTracker())
     app = create_flask_app(metrics, auth, parts.callers, requests, skew, log)
-    flask = LateFlask(lambda: app, log_in_queue(1), flask_threads())
+    flask = LateFlask(lambda: app, FlaskThreads())
     return Application({}, {}, flask, parts.callers, log, 2**20)
 
 

@@ -12,15 +12,14 @@ from webhook.server.flask.app import FlaskApp
 from webhook.server.flask.late import (
     LOG_IN_PATH,
     MAX_WAITING_LOG_INS,
+    FlaskThreads,
     LateFlask,
-    flask_threads,
-    log_in_queue,
 )
 from webhook.server.request.message import Caller, Request
 
 
 def late_flask(made: list[FlaskApp]) -> LateFlask:
-    return LateFlask(lambda: make_flask(made), log_in_queue(1), flask_threads())
+    return LateFlask(lambda: make_flask(made), FlaskThreads())
 
 
 def make_flask(made: list[FlaskApp]) -> FlaskApp:
