@@ -39,42 +39,21 @@ _logger = logging.getLogger(LOGGER)
 _audit_logger = logging.getLogger(AUDIT_LOGGER)
 
 
-class LineBudget:
-    """How many lines may still be written this second. Safe for threads."""
-
-    def __init__(self, lines: int) -> None:
-        self._lines = lines
-        self._lock = Lock()
-        self._since = float("-inf")
-        self._taken = 0
-        self._left_out = 0
-
-    def take(self, now: float) -> bool:
-        """Take a line at a time (seconds of any clock that never goes back), or leave it out."""
-        with self._lock:
-            if now - self._since >= 1:
-                self._since, self._taken = now, 0
-            if self._taken < self._lines:
-                self._taken += 1
-                return True
-            self._left_out += 1
-            return False
-
-    def drain(self) -> int:
-        """Return how many lines have been left out since the last call."""
-        with self._lock:
-            left_out, self._left_out = self._left_out, 0
-            return left_out
-
-
 class BoundedLog:
-    """Logs lines of one kind within a budget. Safe for threads."""
+    """Logs so many lines of one kind a second. Safe for threads.
 
-    def __init__(self, event: str, lines: int = LINES_A_SECOND) -> None:
+    ``clock`` returns seconds, of any clock that never goes back.
+    """
+
+    def __init__(
+        self, event: str, lines: int = LINES_A_SECOND, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._event = event
         self._lines = lines
-        self._budget = LineBudget(lines)
+        self._clock = clock
         self._lock = Lock()
+        self._since = float("-inf")
+        self._taken = self._left_out = 0
         self._timer: Timer | None = None
         self._level = logging.NOTSET
 
@@ -87,23 +66,30 @@ class BoundedLog:
         error: BaseException | None = None,
     ) -> None:
         """Log a line, with an error's traceback; its fields are only made where it is written."""
-        if not logger.isEnabledFor(level):
-            return
-        if self._budget.take(monotonic()):
+        if logger.isEnabledFor(level) and self._take(level):
             logger.log(level, "%s", message, exc_info=error, extra={"fields": make()})
-            return
+
+    def _take(self, level: int) -> bool:
+        now = self._clock()
         with self._lock:
+            if now - self._since >= 1:
+                self._since, self._taken = now, 0
+            if self._taken < self._lines:
+                self._taken += 1
+                return True
+            self._left_out += 1
             self._level = max(self._level, level)
             if self._timer is None:
                 self._timer = Timer(1.0, self._report)
                 self._timer.daemon = True
                 self._timer.start()
+            return False
 
     def _report(self) -> None:
         with self._lock:
-            self._timer = None
-            level, self._level = self._level, logging.NOTSET
-        fields = {"event": "left-out", "of": self._event, "count": self._budget.drain()}
+            level, count, self._timer = self._level, self._left_out, None
+            self._level, self._left_out = logging.NOTSET, 0
+        fields = {"event": "left-out", "of": self._event, "count": count}
         message = f"only {self._lines} lines a second of event {self._event} are written"
         _logger.log(level, "%s", message, extra={"fields": fields})
 

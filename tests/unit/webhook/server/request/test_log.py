@@ -10,17 +10,9 @@ from webhook.server.request.log import (
     CRASHES_A_SECOND,
     LINES_A_SECOND,
     BoundedLog,
-    LineBudget,
     RequestLog,
 )
 from webhook.server.request.message import Request
-
-
-def test_so_many_lines_a_second_and_the_rest_is_counted() -> None:
-    budget = LineBudget(3)
-    taken = [budget.take(now) for now in (5.0, 5.1, 5.2, 5.3, 5.9, 6.0, 6.5, 6.9, 6.99, 9.0)]
-    assert taken == [True, True, True, False, False, True, True, True, False, True]
-    assert (budget.drain(), budget.drain()) == (3, 0)
 
 
 class Kept(logging.Handler):
@@ -47,6 +39,17 @@ def kept() -> Iterator[Kept]:
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(before)
+
+
+def test_so_many_lines_a_second_and_the_rest_is_counted(kept: Kept) -> None:
+    times = (5.0, 5.1, 5.2, 5.3, 5.9, 6.0, 6.5, 6.9, 6.99, 9.0)
+    log = BoundedLog("x", 3, iter(times).__next__)
+    for now in times:
+        log.log(logging.getLogger("leeway"), logging.INFO, str(now), dict)
+    written = [float(record.getMessage()) for record in kept.records]
+    assert written == [5.0, 5.1, 5.2, 6.0, 6.5, 6.9, 9.0]
+    assert kept.told.wait(10)
+    assert kept.records[-1].fields == {"event": "left-out", "of": "x", "count": 3}  # type: ignore[attr-defined]
 
 
 def test_what_is_left_out_is_told_once_a_second(kept: Kept) -> None:
