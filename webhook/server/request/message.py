@@ -60,7 +60,7 @@ class Headers(tuple[tuple[bytes, bytes], ...]):
         return self
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """One HTTP request.
 
     ``path`` is percent-decoded. ``body`` is complete when the request is answered, and empty
@@ -102,7 +102,7 @@ class Request(msgspec.Struct, eq=False):
         return self.own_id
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """The answer to a request. The connection adds Content-Length, Date and Server.
 
     ``body`` is that of a GET also where the method is HEAD; the connection leaves it out.
