@@ -1,9 +1,9 @@
-"""Who calls, and whether they may.
+"""The caller of a request, and its permissions.
 
-The common name of the client certificate is the user, as with etcd's ``--client-cert-auth``; who
-has none may present a service account token signed here, or an auth token. While auth is disabled
-any certificate allows anything, and nothing else counts. A user allowed to do anything can act as
-somebody else.
+The user is the common name of the client certificate, as with etcd's ``--client-cert-auth``. A
+client without one can present a service account token signed here, or an auth token. While auth is
+disabled, a certificate allows everything, and nothing else counts. A user with the role ``root``
+can act as somebody else.
 """
 
 import re
@@ -39,7 +39,7 @@ _CHALLENGE: Final = ((b"www-authenticate", b'Bearer realm="leeway"'),)
 
 
 class PeerCertificate(NamedTuple):
-    """The fields of a client certificate that decide who the caller is; times are Unix seconds.
+    """The fields of a client certificate that identify the caller; times are Unix seconds.
 
     ``caller`` is None where the subject has no common name, or more than one.
     """
@@ -99,10 +99,10 @@ def authorization_token(request: Request) -> str:
 
 
 class Callers:
-    """Finds out who calls, and asks the engine what they may do.
+    """Identifies callers, and checks their permissions.
 
-    ``issuer`` is our own: tokens of other issuers are reviewed here, but are not an identity.
-    ``audiences`` are those of which such a token must have one.
+    ``issuer`` is our own: tokens of other issuers are reviewed here, but are not an identity. A
+    token of ours must have one of the ``audiences``.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class Callers:
         self._writers: dict[tuple[str, bytes], tuple[AuthState, int]] = {}
 
     def find(self, request: Request) -> Caller | Later[Caller | None] | None:
-        """Return who a request comes from, None where it shows no identity.
+        """Return the caller of a request, None if it shows no identity.
 
-        First everything that other processes have written is taken over, so that auth that they
-        enabled, and tokens that they ended, count for all of this request.
+        The store is refreshed first, so that this request is answered by everything that other
+        processes have written before it.
 
         Raises RequestError 401 for an identity that is not accepted, and StoreUnavailableError and
         StoreError as ``AuthStore.refresh`` does.
@@ -136,11 +136,11 @@ class Callers:
         try:
             self._store.refresh()
         except StoreLockedError as error:
-            return self._find_after(self._refreshing.wait(error), request)
+            return self._find_after(error, request)
         return self._find(request)
 
-    async def _find_after(self, refreshed: Later[None], request: Request) -> Caller | None:
-        await refreshed
+    async def _find_after(self, locked: StoreLockedError, request: Request) -> Caller | None:
+        await self._refreshing.wait(locked)
         return await settled(self._find(request))
 
     def _find(self, request: Request) -> Caller | Later[Caller | None] | None:
@@ -165,7 +165,7 @@ class Callers:
         return self._impersonating(caller, request) if request.headers.impersonation else caller
 
     def identify(self, request: Request) -> Caller | Later[Caller]:
-        """Return who a request comes from, as ``find`` does. Raises RequestError 401 for nobody."""
+        """Return the caller as ``find`` does. Raises RequestError 401 if there is none."""
         found = self.find(request)
         if found is None:
             raise _no_identity()
