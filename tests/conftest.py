@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from tests.secrets_made import SecretSearch
 # The tests start hundreds of processes, and each would compile what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+gc.disable()
 TESTS = Path(__file__).resolve().parent
 DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
 # Each file is a group of tests that one process runs, and those that take longest start first.
@@ -98,6 +100,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             keywords = (f"{name}_{number:02}" for number in numbers_of(item, name))
             item.extra_keyword_matches.update(keywords)
         item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the thousands of tests that were collected out of each collection of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
