@@ -19,7 +19,7 @@ from webhook.config.load import load_configuration
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.connection import Application, Connection
 from webhook.server.connection.read_head import Head
-from webhook.server.reload.live_application import create_app
+from webhook.server.reload.live_application import LiveApplication
 
 MOST_FILES: Final = 12
 _ROOT: Final = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def way_of_a_review() -> dict[str, list[str]]:
                 names.append(code.co_name)
 
     async def run(data_dir: Path) -> None:
-        application = create_app(data_dir, lambda: load_configuration(data_dir, {}, {}))
+        application = LiveApplication(data_dir, lambda: load_configuration(data_dir, {}, {}))
         transport = _Transport(MemoryConnection(data_dir).server)
         connection = Connection(_Worker(application))
         connection.connection_made(transport)

@@ -13,7 +13,7 @@ import pytest
 
 from keys.pki import make_ca, make_client_certificate
 from webhook.config.load import load_configuration
-from webhook.server.reload.live_application import create_app
+from webhook.server.reload.live_application import LiveApplication
 from webhook.skew.report import SKEW_PATH
 
 from .auth import (
@@ -222,7 +222,7 @@ def assert_status(answer: Answer, code: int, reason: str) -> None:
 
 
 def test_the_table_names_every_route(server: RunningServer) -> None:
-    app = create_app(server.data_dir, lambda: load_configuration(server.data_dir, {}, {}))
+    app = LiveApplication(server.data_dir, lambda: load_configuration(server.data_dir, {}, {}))
     try:
         routes = app.routes()
     finally:

@@ -71,7 +71,7 @@ def _run(
     from gunicorn.app.base import BaseApplication
     from gunicorn.arbiter import Arbiter
 
-    from webhook.server.reload.live_application import create_app
+    from webhook.server.reload.live_application import LiveApplication
 
     log_to_stderr(configuration.server.log_format, configuration.server.log_level)
     prepare_to_serve(data_dir, configuration, files)
@@ -82,7 +82,7 @@ def _run(
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return create_app(data_dir, configure, configuration)
+            return LiveApplication(data_dir, configure, configuration)
 
     class Master(Arbiter):  # type: ignore[misc]
         def reload(self) -> None:

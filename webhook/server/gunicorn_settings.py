@@ -51,10 +51,10 @@ def pass_on_hangup(arbiter: Any) -> None:
 
 def application() -> Any:
     """Make the application of one worker, as the environment configures it."""
-    from webhook.server.reload.live_application import create_app
+    from webhook.server.reload.live_application import LiveApplication
 
     data_dir = data_dir_of(os.environ)
-    return create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
+    return LiveApplication(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
 
 
 def shared_memory() -> str | None:

@@ -4,10 +4,11 @@ The dispatcher lets only callers with an identity in, and leaves them in the req
 everybody comes in, and etcd's rules and answers hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from time import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 from flask import Flask
@@ -25,7 +26,7 @@ from webhook.server.flask import api_discovery, openapi_v2
 from webhook.server.flask.auth_api import AuthAPI, call_names
 from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.caller import NOBODY, Callers
-from webhook.server.request.errors import NOT_FOUND, REASONS
+from webhook.server.request.errors import NOT_FOUND, STATUSES
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import (
     Caller,
@@ -45,6 +46,16 @@ _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"
 _AUTH_RULE = f"/v3/auth/{_AUTH_NAME}"
 _RULES_PATH = f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectrulesreviews"
+_RENDERED: Final[Mapping[str, Callable[..., object]]] = {
+    "/api": api_discovery.core_versions,
+    "/api/v1": partial(api_discovery.resource_list, "", "v1"),
+    "/apis": api_discovery.group_list,
+    "/apis/<name>": api_discovery.group,
+    "/apis/<name>/<version>": api_discovery.resource_list,
+    "/openapi/v3": api_discovery.openapi_index,
+    "/openapi/v3/api/<version>": partial(api_discovery.openapi_document, ""),
+    "/openapi/v3/apis/<name>/<version>": api_discovery.openapi_document,
+}
 _REQUEST = "leeway.request"
 _JSON = "application/json"
 
@@ -130,37 +141,19 @@ def create_flask_app(
     @app.get(SKEW_PATH)
     def show_skew() -> FlaskResponse:
         callers.require(caller_of(_request()), SKEW_KEY, PermissionType.READ)
-        return _json(report_of(skew.estimates(), time()))
+        return _show(lambda: report_of(skew.estimates(), time()))
 
     @app.get("/openapi/v2")
     def show_openapi_v2() -> FlaskResponse:
         return FlaskResponse(openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE)
 
-    for rule, view in _discovery_views().items():
+    for rule, render in _RENDERED.items():
+        view = partial(_show, render)
         app.add_url_rule(rule, rule, view, methods=["GET"])
         if rule.startswith("/api"):
-            # The kubernetes client of Python asks with a slash at the end.
+            # The kubernetes client of Python requests these with a slash at the end.
             app.add_url_rule(f"{rule}/", f"{rule}/", view, methods=["GET"])
     return app
-
-
-def _discovery_views() -> dict[str, Callable[..., FlaskResponse]]:
-    return {
-        "/api": lambda: _json(api_discovery.core_versions()),
-        "/api/v1": lambda: _json(api_discovery.resource_list("", "v1")),
-        "/apis": lambda: _json(api_discovery.group_list()),
-        "/apis/<name>": lambda name: _json(api_discovery.group(name)),
-        "/apis/<name>/<version>": lambda name, version: _json(
-            api_discovery.resource_list(name, version)
-        ),
-        "/openapi/v3/api/<version>": lambda version: _json(
-            api_discovery.openapi_document("", version)
-        ),
-        "/openapi/v3": lambda: _json(api_discovery.openapi_index()),
-        "/openapi/v3/apis/<name>/<version>": lambda name, version: _json(
-            api_discovery.openapi_document(name, version)
-        ),
-    }
 
 
 def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> FlaskResponse:
@@ -215,14 +208,15 @@ def _review_rules(store: AuthStore) -> FlaskResponse:
     return FlaskResponse(rules_review.render_rules_review(rules), 201, content_type=_JSON)
 
 
-def _json(value: object) -> FlaskResponse:
+def _show(render: Callable[..., object], **names: str) -> FlaskResponse:
+    value = render(**names)
     if value is None:
         raise RequestError(404, NOT_FOUND)
     return FlaskResponse(msgspec.json.encode(value), content_type=_JSON)
 
 
 def _raise_request_error(error: HTTPException) -> NoReturn:
-    code = error.code if error.code in REASONS else 500
+    code = error.code if error.code in STATUSES else 500
     message = NOT_FOUND if code == 404 else f"{error.name}: {error.description}"
     allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
     headers = ((b"allow", allowed.encode("ascii")),) if allowed else ()

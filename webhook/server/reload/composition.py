@@ -106,8 +106,8 @@ class Components:
     tokens: TokenProvider
 
 
-class Background(Protocol):
-    """A part that does something by itself."""
+class Startable(Protocol):
+    """Something that runs in the background."""
 
     def start(self) -> None:
         """Begin."""
@@ -115,8 +115,12 @@ class Background(Protocol):
     def close(self) -> None:
         """End."""
 
+
+class Background(Startable, Protocol):
+    """A component that runs in the background."""
+
     def problem(self) -> str:
-        """Return why it is not ready, empty where it is."""
+        """Return why it is not ready, empty if it is."""
 
 
 class ComponentMaker:

@@ -35,6 +35,7 @@ from webhook.server.reload.composition import (
     ComponentMaker,
     Components,
     SharedState,
+    Startable,
     compose,
     cores_of_a_worker,
     differences,
@@ -65,28 +66,18 @@ _logger = logging.getLogger("leeway")
 Configure = Callable[[], Configuration]
 
 
-def create_app(
-    data_dir: Path, configure: Configure, started_with: Configuration | None = None
-) -> "LiveApplication":
-    """Make the application of one worker from its data directory.
+class LiveApplication:
+    """The application of one worker, which follows its configuration and its keys.
 
     ``configure`` reads the configuration, now and at each reload. ``started_with`` is the one that
-    the server was started with, which a worker that takes the place of another reads no more; None
-    where that is what ``configure`` returns now. Raises the errors of ``webhook.assembly`` and of
-    ``configure`` where the directory cannot be served.
-    """
-    return LiveApplication(data_dir, configure, started_with)
-
-
-class LiveApplication:
-    """An application that follows its configuration and its keys.
-
-    ``answer`` and ``admit`` are those of the ``Application`` in use.
+    the server was started with, None if that is what ``configure`` returns now. ``answer`` and
+    ``admit`` are those of the ``Application`` in use.
     """
 
     def __init__(
-        self, data_dir: Path, configure: Configure, started_with: Configuration | None
+        self, data_dir: Path, configure: Configure, started_with: Configuration | None = None
     ) -> None:
+        """Raises the errors of ``webhook.assembly`` and of ``configure``."""
         self._data_dir = data_dir
         self._configure = configure
         self._reloading = RLock()
@@ -116,9 +107,13 @@ class LiveApplication:
         )
         skew = SkewFiles.of_environment(SkewTracker())
         cores = cores_of_a_worker(self._started_with)
+
+        def age() -> float:
+            return signing_key_age(self._keys.keyring, time())
+
         self._shared = SharedState(
             self.store,
-            Metrics(skew.estimates, lambda: self.store.revision, self._key_age, _in_a_moment),
+            Metrics(skew.estimates, lambda: self.store.revision, age, _in_a_moment),
             skew,
             RequestLog(),
             TokenUses(self.store),
@@ -256,9 +251,6 @@ class LiveApplication:
         # Another worker may sign with a key that this one has not read of yet.
         return self._key_looks.submit(self._keys.catch_up)
 
-    def _key_age(self) -> float:
-        return signing_key_age(self._keys.keyring, time())
-
     async def start(self) -> None:
         """Start what runs in the background; on the event loop that answers requests."""
         await self._memory.look()
@@ -289,30 +281,23 @@ class LiveApplication:
         self._is_warm = True
         await asyncio.to_thread(self._current.warm_up)
 
+    def _background(self) -> list[Startable]:
+        components = self._components
+        found = (components.objects, components.issuer_keys, self._keys, self._watch)
+        return [part for part in found if part is not None]
+
     def _start(self) -> None:
         try:
-            for part in (
-                self._components.objects,
-                self._components.issuer_keys,
-                self._keys,
-                self._watch,
-            ):
-                if part is not None:
-                    part.start()
+            for part in self._background():
+                part.start()
         except Exception:
             # gunicorn tells of it, but not where it came from.
             _logger.exception("what a worker does in the background did not start")
             raise
 
     def _close(self) -> None:
-        for part in (
-            self._watch,
-            self._keys,
-            self._components.issuer_keys,
-            self._components.objects,
-        ):
-            if part is not None:
-                part.close()
+        for part in reversed(self._background()):
+            part.close()
         # No request is left that could use a token.
         self._use_writer.write()
 

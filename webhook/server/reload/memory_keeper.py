@@ -17,7 +17,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final
+
+from webhook.token.fact_cache import FactCache
 
 MIB: Final = 1024 * 1024
 RESERVE_BYTES: Final = 32 * MIB
@@ -63,21 +65,6 @@ def next_budget(budget: Budget, bound: int, resident: int, booked: int) -> Budge
     return Budget(less, resident, max(0, booked - less))
 
 
-class Cache(Protocol):
-    """A cache whose bytes can be changed."""
-
-    @property
-    def max_bytes(self) -> int:
-        """The bytes that it may have."""
-
-    @property
-    def booked_bytes(self) -> int:
-        """The bytes that it has."""
-
-    def resize(self, max_bytes: int, at_most: int) -> bool:
-        """Take another bound, and drop at most so many facts; True when it is done."""
-
-
 class MemoryKeeper:
     """Looks each second at what is resident.
 
@@ -88,7 +75,7 @@ class MemoryKeeper:
     def __init__(
         self,
         bound: Callable[[], int],
-        cache: Callable[[], Cache],
+        cache: Callable[[], FactCache[Any]],
         resident: "Callable[[], int | None] | None" = None,
     ) -> None:
         self._bound = bound

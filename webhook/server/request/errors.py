@@ -24,67 +24,50 @@ from webhook.server.request.message import REQUEST_ID, Fields, Request, RequestE
 INTERNAL_ERROR: Final = "an internal error occurred; it is in the server's log"
 NOT_FOUND: Final = "the server could not find the requested resource"
 
-REASONS: Final = {
-    400: "BadRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    405: "MethodNotAllowed",
-    409: "Conflict",
-    413: "RequestEntityTooLarge",
-    415: "UnsupportedMediaType",
-    422: "Invalid",
-    500: "InternalError",
-    503: "ServiceUnavailable",
+# Of each status: the reason of a ``Status``, and the closest of gRPC's codes.
+STATUSES: Final = {
+    400: ("BadRequest", 3),
+    401: ("Unauthorized", 16),
+    403: ("Forbidden", 7),
+    404: ("NotFound", 5),
+    405: ("MethodNotAllowed", 12),
+    409: ("Conflict", 13),
+    413: ("RequestEntityTooLarge", 3),
+    415: ("UnsupportedMediaType", 3),
+    422: ("Invalid", 13),
+    500: ("InternalError", 13),
+    503: ("ServiceUnavailable", 14),
 }
-# gRPC's codes, and the HTTP status that grpc-gateway gives each.
-_INVALID_ARGUMENT: Final = (3, 400)
-_PERMISSION_DENIED: Final = (7, 403)
-_FAILED_PRECONDITION: Final = (9, 400)
-_UNAVAILABLE: Final = (14, 503)
-_UNAUTHENTICATED: Final = (16, 401)
-
-# etcd ``api/v3rpc/rpctypes/error.go``.
-_GRPC: Final[dict[type[LeewayError], tuple[int, int]]] = {
-    InvalidReviewError: _INVALID_ARGUMENT,
+# Of each error: gRPC's code in etcd ``api/v3rpc/rpctypes/error.go``, and the status that
+# grpc-gateway gives it.
+_ERRORS: Final[dict[type[Exception], tuple[int, int]]] = {
+    InvalidReviewError: (3, 400),
     InvalidObjectError: (3, 422),
     ObjectNotFoundError: (5, 404),
     ObjectConflictError: (10, 409),
-    LookupUnavailableError: _UNAVAILABLE,
-    rbac.InvalidPasswordError: _INVALID_ARGUMENT,
-    rbac.UserEmptyError: _INVALID_ARGUMENT,
-    rbac.RoleEmptyError: _INVALID_ARGUMENT,
-    rbac.AuthFailedError: _INVALID_ARGUMENT,
-    rbac.PermissionNotGivenError: _INVALID_ARGUMENT,
-    rbac.InvalidAuthManagementError: _INVALID_ARGUMENT,
-    rbac.PermissionDeniedError: _PERMISSION_DENIED,
-    rbac.RootUserNotExistError: _FAILED_PRECONDITION,
-    rbac.RootRoleNotExistError: _FAILED_PRECONDITION,
-    rbac.UserAlreadyExistsError: _FAILED_PRECONDITION,
-    rbac.UserNotFoundError: _FAILED_PRECONDITION,
-    rbac.RoleAlreadyExistsError: _FAILED_PRECONDITION,
-    rbac.RoleNotFoundError: _FAILED_PRECONDITION,
-    rbac.RoleNotGrantedError: _FAILED_PRECONDITION,
-    rbac.PermissionNotGrantedError: _FAILED_PRECONDITION,
-    rbac.AuthNotEnabledError: _FAILED_PRECONDITION,
-    rbac.InvalidAuthTokenError: _UNAUTHENTICATED,
-    rbac.UnknownAuthKeyError: _UNAUTHENTICATED,
-    rbac.StoreError: _UNAVAILABLE,
-    rbac.StoreLockedError: _UNAVAILABLE,
-    rbac.StoreUnavailableError: _UNAVAILABLE,
-    rbac.TooManyRequestsError: _UNAVAILABLE,
-}
-_INTERNAL: Final = (13, 500)
-# For answers to requests that no call has seen: a status, and the code closest to it.
-_GRPC_CODES: Final = {
-    400: 3,
-    401: 16,
-    403: 7,
-    404: 5,
-    405: 12,
-    413: 3,
-    415: 3,
-    503: 14,
+    LookupUnavailableError: (14, 503),
+    rbac.InvalidPasswordError: (3, 400),
+    rbac.UserEmptyError: (3, 400),
+    rbac.RoleEmptyError: (3, 400),
+    rbac.AuthFailedError: (3, 400),
+    rbac.PermissionNotGivenError: (3, 400),
+    rbac.InvalidAuthManagementError: (3, 400),
+    rbac.PermissionDeniedError: (7, 403),
+    rbac.RootUserNotExistError: (9, 400),
+    rbac.RootRoleNotExistError: (9, 400),
+    rbac.UserAlreadyExistsError: (9, 400),
+    rbac.UserNotFoundError: (9, 400),
+    rbac.RoleAlreadyExistsError: (9, 400),
+    rbac.RoleNotFoundError: (9, 400),
+    rbac.RoleNotGrantedError: (9, 400),
+    rbac.PermissionNotGrantedError: (9, 400),
+    rbac.AuthNotEnabledError: (9, 400),
+    rbac.InvalidAuthTokenError: (16, 401),
+    rbac.UnknownAuthKeyError: (16, 401),
+    rbac.StoreError: (14, 503),
+    rbac.StoreLockedError: (14, 503),
+    rbac.StoreUnavailableError: (14, 503),
+    rbac.TooManyRequestsError: (14, 503),
 }
 _EXPECTED: Final = (OSError, LeewayError, KeysError)
 ETCD_PREFIX: Final = "/v3/"
@@ -95,9 +78,9 @@ def request_error_of(error: Exception) -> RequestError:
     """Return what an error is answered with; 500 for one that is not expected, without its text."""
     if isinstance(error, RequestError):
         return error
-    grpc, code = _GRPC.get(type(error), _INTERNAL) if isinstance(error, LeewayError) else _INTERNAL
-    if code == 500:
-        return RequestError(code, INTERNAL_ERROR)
+    if type(error) not in _ERRORS:
+        return RequestError(500, INTERNAL_ERROR)
+    grpc, code = _ERRORS[type(error)]
     headers: Fields = ((b"retry-after", b"1"),) if code == 503 else ()
     return RequestError(code, str(error), headers, details_of(error), grpc)
 
@@ -105,9 +88,9 @@ def request_error_of(error: Exception) -> RequestError:
 def error_response(request: Request, error: RequestError) -> Response:
     """Render an error in the form of the routes around a path: etcd's, or a ``Status``."""
     code, message = error.code, str(error)
+    reason, grpc = STATUSES[code]
     if request.path.startswith(ETCD_PREFIX):
-        grpc = _GRPC_CODES.get(code, _INTERNAL[0]) if error.grpc is None else error.grpc
-        body: dict[str, object] = {"code": grpc, "message": message}
+        body: dict[str, object] = {"code": error.grpc or grpc, "message": message}
     else:
         body = {
             "kind": "Status",
@@ -115,7 +98,7 @@ def error_response(request: Request, error: RequestError) -> Response:
             "metadata": {},
             "status": "Failure",
             "message": message,
-            "reason": REASONS[code],
+            "reason": reason,
             **({"details": error.details} if error.details else {}),
             "code": code,
         }

@@ -122,7 +122,7 @@ Route = Callable[[Request], Answer]
 class RequestError(Exception):
     """A request that is answered with an error.
 
-    ``grpc`` is the gRPC code in the answers of etcd's API, None for the usual one of ``code``.
+    ``grpc`` is the gRPC code in the answers of etcd's API, 0 for the usual one of ``code``.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RequestError(Exception):
         message: str,
         headers: Fields = (),
         details: Mapping[str, object] | None = None,
-        grpc: int | None = None,
+        grpc: int = 0,
     ) -> None:
         super().__init__(message)
         self.code = code

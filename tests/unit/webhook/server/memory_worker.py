@@ -17,7 +17,7 @@ from keys import jws
 from webhook.config.load import load_configuration
 from webhook.rbac.model import User
 from webhook.rbac.records import user_record
-from webhook.server.reload.live_application import create_app
+from webhook.server.reload.live_application import LiveApplication
 from webhook.server.reload.memory_keeper import resident_bytes
 from webhook.token.claims import ObjectReference, build_projected
 from webhook.token.outcome import Authenticated
@@ -26,7 +26,7 @@ LOOK_EVERY = 5_000
 
 
 def main(data_dir: Path, tokens: int, users: int) -> None:
-    app = create_app(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
+    app = LiveApplication(data_dir, lambda: load_configuration(data_dir, os.environ, {}))
     gc.collect()
     gc.freeze()
     app.store.change(

@@ -8,7 +8,7 @@ from pathlib import Path
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
-from webhook.server.reload.live_application import create_app
+from webhook.server.reload.live_application import LiveApplication
 from webhook.server.request.message import Fields, Headers, Request, Response, settled
 from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
@@ -25,7 +25,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         initialise(folder, InitOptions(algorithm="ES256"), time.time())
         self.configuration = load_configuration(folder, {}, {})
-        self.app = create_app(folder, lambda: load_configuration(folder, {}, {}))
+        self.app = LiveApplication(folder, lambda: load_configuration(folder, {}, {}))
         self.certificate = (folder / TLS_FOLDER / f"{API_SERVER_USER}.crt").read_text()
         spec = TokenSpec(namespace="demo", name="default", uid="1")
         policy, keyring = policy_of(self.configuration), keyring_of(folder)

@@ -28,7 +28,7 @@ from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
 from webhook.server.reload import live_application
 from webhook.server.reload.background import every
 from webhook.server.reload.composition import Background, started
-from webhook.server.reload.live_application import LiveApplication, create_app
+from webhook.server.reload.live_application import LiveApplication
 from webhook.server.request.message import Caller, Headers, Request, settled
 from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
@@ -46,7 +46,7 @@ def app(tmp_path: Path) -> LiveApplication:
 
 
 def app_of(data_dir: Path, started_with: Configuration | None = None) -> LiveApplication:
-    return create_app(data_dir, lambda: load_configuration(data_dir, {}, {}), started_with)
+    return LiveApplication(data_dir, lambda: load_configuration(data_dir, {}, {}), started_with)
 
 
 def rotate_now(data_dir: Path) -> None:
@@ -406,7 +406,7 @@ def test_an_auth_token_of_a_new_key_is_accepted_by_the_other_worker_at_once(
 ) -> None:
     set_auth(tmp_path, "{tokenProvider: jwt}")
     app.reload()
-    other = create_app(tmp_path, lambda: load_configuration(tmp_path, {}, {}))
+    other = LiveApplication(tmp_path, lambda: load_configuration(tmp_path, {}, {}))
     app.store.change(changes.add_user, "alice", b"hash")
     # A request may begin before a reload, and wait.
     began_with = [other._current]
