@@ -66,7 +66,7 @@ class Acceptor:
             self._over_limit("connection")
         task = asyncio.create_task(self._handshake(client))
         self._handshakes[task] = None
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -85,6 +85,3 @@ class Acceptor:
         # A failure is the client's; ssl.SSLError is an OSError too.
         with contextlib.suppress(OSError):
             await self._connect(client)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._handshakes.pop(task, None)

@@ -13,7 +13,7 @@ Invariants:
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,7 +26,7 @@ from webhook.server.connection.chunked import ChunkedBody
 from webhook.server.connection.client_trust import ClientTrust
 from webhook.server.connection.read_head import Head, Limits, MessageError, has_bare_lf, read_head
 from webhook.server.connection.tls import certificate_of
-from webhook.server.request.message import Answer, Request, Response
+from webhook.server.request.message import Answer, Later, Request, Response
 
 # With the second until an abort, whoever stalls is gone after ten.
 STALL_SECONDS: Final = 9.0
@@ -51,16 +51,14 @@ _T = TypeVar("_T")
 
 
 class Application(Protocol):
-    """What answers the requests of a worker. Neither a method nor its coroutine raises."""
+    """What answers the requests of a worker. Neither a method nor its coroutine raises.
 
-    def answer(self, request: Request) -> Answer:
-        """Answer a request that is here completely."""
+    ``admit`` is for a request whose body is not complete: it returns the response that the head
+    decides, or None, and sets ``max_length``. It is called again once a chunked body is longer.
+    """
 
-    def admit(self, request: Request) -> Response | Coroutine[Any, Any, Response | None] | None:
-        """Answer a request by its head alone; None where its body has to be waited for.
-
-        Sets ``request.max_length``. Called again once a chunked body has become longer than that.
-        """
+    def answer(self, request: Request) -> Answer: ...  # noqa: D102
+    def admit(self, request: Request) -> Response | Later[Response | None] | None: ...  # noqa: D102
 
 
 class ConnectionOwner(Protocol):
@@ -149,8 +147,6 @@ class Connection(asyncio.Protocol):
         # a full collection, which comes once in hours.
         del self._transport
 
-    # What the worker asks and does -----------------------------------------------------------
-
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered, and no byte of the next one is here."""
@@ -166,17 +162,11 @@ class Connection(asyncio.Protocol):
         """Close the connection at once, whatever it is doing."""
         self._transport.abort()
 
-    def close_idle(self) -> None:
-        """Close a connection that is between two requests."""
-        self._close(within=ABORT_SECONDS)
-
     def end(self) -> None:
-        """Take no other request: close the connection, or let it be closed after an answer."""
+        """Take no other request: close the connection, after the answer that is under way."""
         self.is_ending = True
         if not self._is_answering:
-            self.close_idle()
-
-    # Bytes in -------------------------------------------------------------------------------
+            self._close(within=ABORT_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """Go on reading, or keep what is sent ahead."""
@@ -300,8 +290,6 @@ class Connection(asyncio.Protocol):
         else:
             self._wait(answer, self._admitted)
 
-    # Answers out ----------------------------------------------------------------------------
-
     def _admitted(self, response: Response | None) -> None:
         if response is not None:
             self._write(response)
@@ -310,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
         self._read()
 
-    def _wait(self, coroutine: Coroutine[Any, Any, _T], then: Callable[[_T], None]) -> None:
+    def _wait(self, coroutine: Later[_T], then: Callable[[_T], None]) -> None:
         def done(task: asyncio.Task[_T]) -> None:
             self._pending = None
             if self._is_closed or task.cancelled():
@@ -397,8 +385,6 @@ class Connection(asyncio.Protocol):
         if self._at < len(self._data):
             self._read()
 
-    # Time -----------------------------------------------------------------------------------
-
     def _start_request_clock(self) -> None:
         if not self._is_request_timed:
             self._is_request_timed = True
@@ -427,7 +413,7 @@ class Connection(asyncio.Protocol):
             text = f"no complete request arrived within {STALL_SECONDS:.0f} s"
             self._refuse(MessageError(408, text), ABORT_SECONDS)
         else:
-            self.close_idle()
+            self._close(within=ABORT_SECONDS)
 
 
 def render(response: Response, version: bytes, *, is_head: bool, closes: bool) -> bytes:

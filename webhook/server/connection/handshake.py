@@ -29,22 +29,19 @@ _VERIFY_CODES: Final = {
     23: HandshakeFailure.CERTIFICATE_REVOKED,
     26: HandshakeFailure.CERTIFICATE_NOT_FOR_CLIENTS,
 }
-_REASONS: Final = {
-    **dict.fromkeys(
-        ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
-        HandshakeFailure.NOT_TLS,
-    ),
-    **dict.fromkeys(
-        (
-            "NO_SHARED_CIPHER",
-            "NO_SUITABLE_KEY_SHARE",
-            "NO_SHARED_SIGNATURE_ALGORITHMS",
-            "UNSUPPORTED_PROTOCOL",
-            "VERSION_TOO_LOW",
-        ),
-        HandshakeFailure.NO_COMMON_VERSION,
-    ),
-}
+_REASONS: Final = dict.fromkeys(
+    ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
+    HandshakeFailure.NOT_TLS,
+) | dict.fromkeys(
+    [
+        "NO_SHARED_CIPHER",
+        "NO_SUITABLE_KEY_SHARE",
+        "NO_SHARED_SIGNATURE_ALGORITHMS",
+        "UNSUPPORTED_PROTOCOL",
+        "VERSION_TOO_LOW",
+    ],
+    HandshakeFailure.NO_COMMON_VERSION,
+)
 _ADVICE: Final = {
     HandshakeFailure.CERTIFICATE_EXPIRED: "; renew it",
     HandshakeFailure.CERTIFICATE_UNTRUSTED: "; use one that the CA in tls/ca.crt has signed",

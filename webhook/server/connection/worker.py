@@ -69,13 +69,6 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         self._acceptor = Acceptor(self._connect, self._max_anonymous, self._over_limit)
         self._context: ServerContext
 
-    @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """Warn of settings of gunicorn's that have no effect here."""
-        for name in ("accesslog", "pre_request", "post_request"):
-            if cfg.settings[name].get() != cfg.settings[name].default:
-                log.warning("gunicorn's setting %s has no effect with Leeway's worker", name)
-
     def load_wsgi(self) -> None:
         """Load the application, and keep the garbage collector off what is there for good.
 
@@ -107,10 +100,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         raise SystemExit(1) from error
 
     def init_signals(self) -> None:
-        """Leave the handlers of the start in place until the event loop runs.
-
-        uvloop keeps a signal that comes before that to itself until another one comes.
-        """
+        """Do nothing: until its loop runs, uvloop keeps a signal to itself until another comes."""
 
     def run(self) -> None:
         """Serve until a signal, or until the master is gone."""
@@ -192,21 +182,16 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         """Load the files of TLS again, in any thread; broken ones change nothing."""
         try:
             context = load_context(self._tls_files())
-            asyncio.run_coroutine_threadsafe(self._use_context(context), self.loop).result()
         except Exception as error:
             problem = f"{in_words(error)}; what was loaded before stays in use"
             if self.application.report("tls", problem, repr(error)):
                 text = "TLS was not loaded again: %s"
                 self.log.error(text, problem, exc_info=traceback_of(error))
             return False
-        self.application.report("tls", "")
-        return True
-
-    async def _use_context(self, context: ServerContext) -> None:
-        if self.draining or not self.alive:
-            return
         self._context = context
+        self.application.report("tls", "")
         self.log.info("New connections get the certificates that are there now")
+        return True
 
     async def _end_untrusted(self) -> None:
         """End the connections whose certificate is not accepted since a change of files."""
@@ -266,7 +251,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
             self.notify()
             if self.loop.time() >= idle_until:
                 for connection in [c for c in self.connections if c.is_idle]:
-                    connection.close_idle()
+                    connection.end()
             await asyncio.sleep(0.05)
         self._acceptor.close()
 

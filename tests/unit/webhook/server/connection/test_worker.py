@@ -1,9 +1,7 @@
 """The worker and what it needs of gunicorn, which is public."""
 
 import ast
-import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 from gunicorn.arbiter import Arbiter
@@ -55,27 +53,6 @@ def test_the_worker_class_is_what_gunicorn_takes() -> None:
     config = Config()
     config.set("worker_class", "webhook.server.connection.worker.LeewayWorker")
     assert config.worker_class is LeewayWorker
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("accesslog", "-"),
-        ("pre_request", lambda _worker, _request: None),
-        ("post_request", lambda _worker, _request, _environ, _response: None),
-    ],
-)
-def test_a_setting_without_effect_is_named(
-    name: str, value: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = Config()
-    LeewayWorker.check_config(config, logging.getLogger("gunicorn.error"))
-    assert caplog.records == []
-    config.set(name, value)
-    LeewayWorker.check_config(config, logging.getLogger("gunicorn.error"))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"gunicorn's setting {name} has no effect with Leeway's worker"
-    ]
 
 
 @pytest.mark.fault(23)
