@@ -1,7 +1,7 @@
-"""The routes that are not hot, called with a complete Request.
+"""The rarely used routes, called with a complete Request.
 
-The dispatcher lets only callers with an identity in, and leaves them in the request; under ``/v3``
-everybody comes in, and etcd's rules and answers hold.
+The dispatcher has identified the caller; only under ``/v3`` may it be missing, where etcd's rules
+and answers hold.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,12 +66,12 @@ class FlaskApp(Flask):
     def __init__(self) -> None:
         super().__init__("webhook", static_folder=None)
         self.url_map.merge_slashes = False
-        # OPTIONS is a method like any other that a route does not have: nothing answers it unasked.
+        # OPTIONS gets 405 like any other method that a route does not have.
         self.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
         self.register_error_handler(HTTPException, _raise_request_error)
 
     def answer(self, request: Request) -> Response:
-        """Answer a request. Raises RequestError, and whatever the views raise."""
+        """Answer a request. Raises RequestError, and the errors of the views."""
         environ = {
             "REQUEST_METHOD": request.method,
             "SCRIPT_NAME": "",
@@ -96,7 +96,7 @@ class FlaskApp(Flask):
         return Response(answer.status_code, answer.get_data(), content_type, tuple(headers))
 
     def routes(self) -> list[tuple[str, str]]:
-        """Return the method and the path of every route, etcd's calls one by one."""
+        """Return the method and the path of every route, with one for each of etcd's calls."""
         found: list[tuple[str, str]] = []
         for rule in self.url_map.iter_rules():
             methods = sorted((rule.methods or set()) - {"HEAD"})
@@ -192,7 +192,7 @@ def _create_token(
     body = json_body(request, token_request.MESSAGE)
     answer, warnings = token_requests.create(namespace, name, body, log.audit_of(request))
     response = FlaskResponse(answer, 201, content_type=_JSON)
-    # What is in it opens doors, so no cache on the way may keep it.
+    # It contains a credential, which no cache may keep.
     response.headers["Cache-Control"] = "no-store"
     for warning in warnings:
         quoted = warning.replace('"', '\\"')

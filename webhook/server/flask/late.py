@@ -1,14 +1,12 @@
-"""Flask, which comes late: no review waits for it when a server starts.
+"""Flask, imported late, so that no review waits for it when a server starts.
 
-It is imported, and its application made, by the first request that needs it or by ``load``, in
-a thread beside the event loop.
+The first request that needs it, or ``load``, imports it in a thread beside the event loop.
 
 Invariants:
 
-1. A request takes a thread once its body is complete. A thread that waited for a client would be
-   one that nobody else has.
-2. Log-ins, which anybody may try and which hash a password each, have threads of their own, and
-   a bounded queue for them that no address can fill for the others.
+1. A request takes a thread once its body is complete. No thread waits for a client.
+2. Log-ins, which anybody can try and which hash a password each, have threads of their own, and a
+   bounded queue that one address cannot fill for the others.
 """
 
 import asyncio
@@ -35,8 +33,8 @@ LOG_IN_PATH: Final = "/v3/auth/authenticate"
 class FlaskThreads:
     """Pools of threads and the queue of log-ins, which outlive an application.
 
-    At most ``at_once`` passwords are checked at a time; ``refused`` is called for each log-in that
-    gets no turn.
+    At most ``at_once`` passwords are checked at a time. ``refused`` is called for each log-in that
+    is refused.
     """
 
     def __init__(self, at_once: int = 1, refused: Callable[[], None] = lambda: None) -> None:
@@ -56,7 +54,7 @@ class LateFlask:
         self._flask: FlaskApp | None = None
 
     async def __call__(self, request: Request) -> Response:
-        """Answer a request. Raises TooManyRequestsError for a log-in that gets no turn."""
+        """Answer a request. Raises TooManyRequestsError for a log-in that is refused."""
         flask = self._flask
         if flask is None:
             flask = await asyncio.to_thread(self.load)
@@ -69,13 +67,13 @@ class LateFlask:
                 try:
                     return await asyncio.shield(checking)
                 finally:
-                    # A client that leaves does not stop the thread: the turn ends with it.
+                    # A client that leaves does not stop the thread, which keeps the turn.
                     await asyncio.wait([checking])
         except NoTurnError as error:
             raise TooManyRequestsError from error
 
     def load(self) -> "FlaskApp":
-        """Make the application where it is not there yet; in any thread but the event loop's."""
+        """Make the application if there is none yet; in any thread but the event loop's."""
         with self._making:
             if self._flask is None:
                 self._flask = self._make()

@@ -20,7 +20,7 @@ _LENGTH_DELIMITED: Final = 2
 
 
 def document() -> bytes:
-    """Render the definitions of every kind; paths are left out, kubectl does not need them."""
+    """Render the definitions of every kind, without paths, which kubectl does not need."""
     definitions = b"".join(
         _named(f"{name}.{version}.{resource.kind}", _schema(schema(name, version, resource)))
         for name, version, resource in served()

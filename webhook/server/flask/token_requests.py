@@ -25,7 +25,7 @@ from webhook.token.issuer import TokenPolicy, issue_token
 
 @dataclass(frozen=True, slots=True)
 class TokenRequests:
-    """Makes tokens for callers who may. ``leeway`` is in seconds, for objects being deleted."""
+    """Signs tokens. ``leeway`` is in seconds, for objects that are being deleted."""
 
     callers: Callers
     policy: TokenPolicy
@@ -36,7 +36,7 @@ class TokenRequests:
     clock: Callable[[], float]
 
     def authorize(self, caller: Caller, namespace: str, name: str) -> None:
-        """Let a caller through who is allowed to make tokens of a service account.
+        """Check that a caller is allowed to create tokens of a service account.
 
         Neither name has a slash, or it would reach into the keys of another. Raises RequestError
         403.

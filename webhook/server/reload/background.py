@@ -1,4 +1,4 @@
-"""What a worker does again and again, beside its requests."""
+"""The work that a worker repeats beside its requests."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ _logger = logging.getLogger("leeway")
 
 
 async def every(seconds: float, job: Callable[[], Coroutine[Any, Any, None] | object]) -> None:
-    """Do a job after so many seconds, and again and again, until cancelled."""
+    """Run a job every so many seconds, the first time after one interval, until cancelled."""
     while True:
         await asyncio.sleep(seconds)
         result = job()
@@ -33,7 +33,7 @@ async def every(seconds: float, job: Callable[[], Coroutine[Any, Any, None] | ob
 
 
 class UseWriter:
-    """Stores the uses of auth tokens, and logs where that fails: once, until it works again."""
+    """Stores the uses of auth tokens. A failure is logged once, until writing works again."""
 
     def __init__(self, uses: TokenUses) -> None:
         self._uses = uses
@@ -57,7 +57,7 @@ class UseWriter:
 
 
 class SkewWriter:
-    """Writes what a worker knows of clocks, and forgets it where this server's own is set.
+    """Writes what a worker knows of clocks, and forgets it if this server's own clock is set.
 
     ``clock`` returns Unix seconds.
     """
@@ -71,7 +71,7 @@ class SkewWriter:
         """Write beside the event loop, if there is anything new."""
         before, self._offset = self._offset, self._offset_now()
         if abs(self._offset - before) > _STEP_SECONDS:
-            # Every bound was against the clock as it was.
+            # Every bound was measured against the old clock.
             self._files.tracker.forget()
         if not self._files.take_snapshot():
             return
@@ -82,14 +82,14 @@ class SkewWriter:
             _logger.warning("what is known of clocks was not written down: %s", error)
 
     def _offset_now(self) -> float:
-        # The time of the event loop stands still while a step of it takes long.
+        # The event loop caches its time while a step takes long.
         return self._clock() - monotonic()
 
 
 class StoreKeeper:
     """Refreshes a store, and logs when it cannot be read and when it can: one line a second.
 
-    Without requests, a worker that is not refreshed is far behind when the database is locked.
+    A worker without requests would otherwise be far behind when the database is locked.
     """
 
     def __init__(self, store: AuthStore) -> None:
@@ -100,13 +100,13 @@ class StoreKeeper:
         store.on_replaced = _report_replaced
 
     def problem(self) -> str:
-        """Refresh the store; return why nothing can be answered from it, empty where it can."""
+        """Refresh the store; return why nothing can be answered from it, empty if it can."""
         now, problem, locked_since = monotonic(), "", None
         try:
             self._store.refresh()
         except StoreLockedError as error:
             locked_since = self._locked_since if self._locked_since is not None else now
-            # Requests wait for so long.
+            # Requests wait that long.
             problem = str(error) if now - locked_since >= BRIEF_SECONDS else ""
         except (StoreError, StoreUnavailableError) as error:
             problem = str(error)

@@ -1,7 +1,7 @@
-"""Makes what serves one configuration and one keyring, and keeps of it what does not change.
+"""Puts together what serves one configuration and one keyring, and reuses what has not changed.
 
 Invariant: a request that began before a change, and uses an authenticator or a provider of auth
-tokens that is no longer in use, is answered with the current keys too.
+tokens that has been replaced, is answered with the current keys too.
 """
 
 import os
@@ -77,9 +77,9 @@ _AT_RESTART: Final = {
 class SharedState:
     """What stays through every reload.
 
-    ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys looked
-    at, for a token with a key that is not known; ``look_ups`` runs the look-ups of objects;
-    ``store_problem`` returns why nothing can be answered from the store, empty where it can.
+    ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys read, for
+    a token with an unknown key; ``look_ups`` runs the look-ups of objects; ``store_problem``
+    returns why nothing can be answered from the store, empty if it can.
     """
 
     store: AuthStore
@@ -96,7 +96,7 @@ class SharedState:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What is made again where the configuration or the keys say so."""
+    """What is replaced when the configuration or the keys change."""
 
     configuration: Configuration
     keyring: Keyring
@@ -124,12 +124,12 @@ class Background(Startable, Protocol):
 
 
 class ComponentMaker:
-    """Makes components from a data directory and what stays through every reload."""
+    """Makes components from a data directory and the shared state."""
 
     def __init__(self, data_dir: Path, shared: SharedState) -> None:
         self._data_dir = data_dir
         self._shared = shared
-        # Each that a request may still be asking, and our issuer in its configuration.
+        # Each that a request may still be using, and our issuer in its configuration.
         self._authenticators: WeakKeyDictionary[Authenticator, str] = WeakKeyDictionary()
         self._jwt_tokens: WeakSet[JWTTokens] = WeakSet()
 
@@ -142,7 +142,7 @@ class ComponentMaker:
         return Components(configuration, keyring, objects, issuer_keys, authenticator, tokens)
 
     def remake(self, old: Components, configuration: Configuration, keyring: Keyring) -> Components:
-        """Make those that another configuration changes; ``use_keys`` is for another keyring."""
+        """Make those that another configuration changes; see ``use_keys`` for another keyring."""
         same = {
             name
             for name in configuration.__struct_fields__
@@ -161,7 +161,7 @@ class ComponentMaker:
         return Components(configuration, keyring, objects, issuer_keys, authenticator, tokens)
 
     def use_keys(self, keyring: Keyring) -> None:
-        """Have all that is in use, or still asked, verify with the keys of a keyring."""
+        """Verify with the keys of a keyring, also in what a waiting request still uses."""
         for authenticator, issuer in list(self._authenticators.items()):
             authenticator.replace_keys(issuer, keyring.verification_keys())
         for tokens in list(self._jwt_tokens):
@@ -216,7 +216,7 @@ class _NewerKeys:
 
 
 def compose(shared: SharedState, components: Components) -> Application:
-    """Make the application that answers by these components."""
+    """Make the application that uses these components."""
     configuration, objects = components.configuration, components.objects
     store, metrics, log = shared.store, shared.metrics, shared.log
     limit = configuration.server.max_body_bytes
@@ -253,7 +253,7 @@ def compose(shared: SharedState, components: Components) -> Application:
 
 
 def _flask(shared: SharedState, components: Components, callers: Callers) -> "FlaskApp":
-    # Imported here: LateFlask says why.
+    # Imported here for the reason in late.py.
     from webhook.rbac.passwords import Passwords
     from webhook.server.flask.app import create_flask_app
     from webhook.server.flask.auth_api import AuthAPI
@@ -270,7 +270,7 @@ def _flask(shared: SharedState, components: Components, callers: Callers) -> "Fl
 
 
 def cores_of_a_worker(configuration: Configuration) -> int:
-    """Return how many cores each worker has for itself, at least one."""
+    """Return the number of cores for each worker, at least one."""
     return max(1, (os.cpu_count() or 1) // configuration.server.workers)
 
 
@@ -314,7 +314,7 @@ def _signing_problem(keyring: Keyring) -> str:
 def differences(
     old: Components, new: Components
 ) -> list[tuple[Background | None, Background | None]]:
-    """Return the components with a life of their own that differ, the old and the new one each."""
+    """Return the background components that differ, the old and the new one of each."""
     pairs: list[tuple[Background | None, Background | None]] = [
         (old.objects, new.objects),
         (old.issuer_keys, new.issuer_keys),
@@ -323,7 +323,7 @@ def differences(
 
 
 def waiting_for_restart(running: Configuration, wanted: Configuration) -> str:
-    """Return what of a configuration only a restart brings into use; empty where nothing is."""
+    """Return which changes of a configuration need a restart; empty if there are none."""
     waiting = [
         name
         for path, name in _AT_RESTART.items()

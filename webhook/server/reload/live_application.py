@@ -1,13 +1,11 @@
-"""What a worker serves, from its start to its end, while files change under it.
+"""What a worker serves, from its start to its end, while files change.
 
 Invariants:
 
-1. A request is answered from its beginning to its end by one application, made of one
-   configuration and one keyring.
-2. What cannot be loaded changes nothing; it is a warning of ``/readyz?verbose`` until it can be.
-   So is what waits for a restart, against what the server was started with.
-3. What runs in the background begins with ``start``, which is after the fork, and ends with
-   ``stop``.
+1. A request is answered by one application, made of one configuration and one keyring.
+2. A file that cannot be loaded changes nothing, and is a warning of ``/readyz?verbose`` until it
+   can be. So is a change that needs a restart.
+3. The background work begins with ``start``, which is after the fork, and ends with ``stop``.
 """
 
 import asyncio
@@ -51,12 +49,12 @@ from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Limit, Metrics
 
-# A request that has begun may still ask what it began with.
+# Requests that have begun may still use the replaced components.
 _CLOSE_AFTER_SECONDS: Final = 5.0
-# How long what is counted may be known to this process alone.
+# The time until other workers see a count.
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
-# How often something is looked at that tells nobody when it changes, or breaks.
+# The interval for what gives no notice when it changes or breaks.
 _LOOK_SECONDS: Final = 1.0
 _WRITE_SECONDS: Final = 1.0
 _REFRESH_SECONDS: Final = 0.1
@@ -85,7 +83,7 @@ class LiveApplication:
         self._reports: dict[str, str] = {}
         self._logged: dict[str, str] = {}
         self._is_composed = self._is_warm = False
-        # Before anything is read: what changes from here on is taken over.
+        # Created before anything is read, so that later changes are noticed.
         self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
         configuration = configure()
         self._started_with = started_with or configuration
@@ -129,7 +127,7 @@ class LiveApplication:
         self._is_composed = True
 
     def __call__(self, request: Request) -> Answer:
-        """Answer as ``Application.answer`` does; gunicorn insists on an application it can call."""
+        """Do the same as ``answer``: gunicorn requires an application to be callable."""
         return self.answer(request)
 
     def routes(self) -> list[tuple[str, str]]:
@@ -137,7 +135,7 @@ class LiveApplication:
         return self._current.routes()
 
     def reload(self) -> bool:
-        """Read the configuration again, beside the event loop; returns whether it is in use."""
+        """Read the configuration again, beside the event loop; return whether it is in use."""
         try:
             self._reconfigure(self._configure())
         except Exception as error:
@@ -149,16 +147,16 @@ class LiveApplication:
         return True
 
     def reload_soon(self) -> None:
-        """Read the configuration and the keys, beside the event loop; what is wrong is news."""
+        """Read the configuration and the keys beside the event loop, and log errors again."""
         self._logged.clear()
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, self._keys.poll)
         loop.run_in_executor(None, self._watch.notify)
 
     def report(self, name: str, problem: str, cause: str = "") -> bool:
-        """Take note that something cannot be loaded, or, with an empty text, that it can.
+        """Note that something cannot be loaded, or, with an empty text, that it can.
 
-        Returns whether that is news, by the ``cause`` where the problem does not tell all of it.
+        Return whether that is news, by the ``cause`` if the problem does not contain all of it.
         """
         before = self._logged.get(name, "")
         self._reports[name], self._logged[name] = problem, cause or problem
@@ -167,11 +165,11 @@ class LiveApplication:
 
     @property
     def max_anonymous_connections(self) -> int:
-        """How many connections without a client certificate a worker keeps."""
+        """The most connections without a client certificate in a worker."""
         return self._components.configuration.server.max_anonymous_connections
 
     def over_limit(self, what: Limit) -> None:
-        """Count and log what was refused or closed because there was too much of it."""
+        """Count and log what was refused or closed because a limit was reached."""
         self._shared.metrics.count_over_limit(what)
         self._shared.log.over_limit(what)
 
@@ -209,7 +207,7 @@ class LiveApplication:
                 self._take_with(keyring, self._components)
 
     def _take_with(self, keyring: Keyring, components: Components) -> None:
-        # What a new key signs has to verify, so this comes first; also for a request that waits
+        # What a new key signs has to verify, so this comes first, also for a request that waits
         # for that key, and began before another authenticator came into use.
         self._maker.use_keys(keyring)
         self._take(self._maker.remake(components, components.configuration, keyring))
@@ -248,11 +246,11 @@ class LiveApplication:
         return waiting_for_restart(self._started_with, self._components.configuration)
 
     def _ask_for_own_keys(self) -> Future[None]:
-        # Another worker may sign with a key that this one has not read of yet.
+        # Another worker may sign with a key that this one has not read yet.
         return self._key_looks.submit(self._keys.catch_up)
 
     async def start(self) -> None:
-        """Start what runs in the background; on the event loop that answers requests."""
+        """Start the background work, on the event loop that answers requests."""
         await self._memory.look()
         self._report_failures()
         self._tasks = [
@@ -276,7 +274,7 @@ class LiveApplication:
         await asyncio.to_thread(self._close)
 
     async def _warm_up(self) -> None:
-        # Not at once, or the first reviews would wait for what they do not need.
+        # Later, because the first reviews do not need it.
         await asyncio.sleep(_WARM_UP_AFTER_SECONDS)
         self._is_warm = True
         await asyncio.to_thread(self._current.warm_up)
@@ -291,7 +289,7 @@ class LiveApplication:
             for part in self._background():
                 part.start()
         except Exception:
-            # gunicorn tells of it, but not where it came from.
+            # gunicorn logs the error, but not its traceback.
             _logger.exception("what a worker does in the background did not start")
             raise
 

@@ -1,12 +1,12 @@
-"""Keeps a worker within the memory that it may have, by the bytes of its cache of tokens.
+"""Keeps a worker within its memory limit, by the bytes of its cache of tokens.
 
-Of the bound a reserve is left for what requests need while they are answered. Below it the cache
-may have what it has and whatever room there is. ``SLACK_BYTES`` into it and further the cache is
-shrunk by what is too much; from there to the edge nothing happens, so that it does not go to and
-fro. The slack is small: within it a process grows, by memory in pieces that nothing fits into.
+Part of the limit is reserved for the requests being answered. While the process is below the rest,
+the cache can grow into it. Once it is over by more than ``SLACK_BYTES``, the cache shrinks by the
+excess; in between nothing happens, so that it does not oscillate. The slack is small, because
+within it a process grows by fragmented memory.
 
-Memory that is freed may stay with the process. So after a shrinking that gave next to nothing back
-nothing is shrunk again until the process has grown: a cache is never emptied for nothing.
+Freed memory may stay with the process. After shrinking has returned next to nothing, the cache is
+not shrunk again until the process has grown, so that it is never emptied in vain.
 
 Invariant: nothing here holds the event loop for longer than it takes to drop a thousand facts.
 """
@@ -38,10 +38,10 @@ _logger = logging.getLogger("leeway")
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The bytes that the cache may book, and the last shrinking.
+    """The bytes that the cache may use, and its last shrinking.
 
-    ``shrunk_by`` is 0 where there was none since the process was within its bound;
-    ``shrunk_at`` is what was resident then.
+    ``shrunk_by`` is 0 if it was not shrunk since the process was within its limit; ``shrunk_at`` is
+    the resident memory at that time.
     """
 
     bytes: int
@@ -50,7 +50,7 @@ class Budget:
 
 
 def next_budget(budget: Budget, bound: int, resident: int, booked: int) -> Budget:
-    """Decide by what is resident in the process and what the cache has booked, all in bytes."""
+    """Return the next budget, by the resident memory and the bytes that the cache uses."""
     room = bound - RESERVE_BYTES - resident
     if room >= 0:
         return Budget(max(FLOOR_BYTES, booked + room))
@@ -66,10 +66,10 @@ def next_budget(budget: Budget, bound: int, resident: int, booked: int) -> Budge
 
 
 class MemoryKeeper:
-    """Looks each second at what is resident.
+    """Compares the resident memory with its limit.
 
-    ``bound`` is in bytes; it and ``cache`` are asked each time, for both may be replaced.
-    ``resident`` returns bytes, or None where the system does not tell.
+    ``bound`` returns the limit in bytes; it and ``cache`` are called each time, because both can be
+    replaced. ``resident`` returns bytes, or None if the system does not provide them.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class MemoryKeeper:
         self._problem = ""
 
     def problem(self) -> str:
-        """Return by how much the worker is over its bound; empty where it is not, or only just."""
+        """Return by how much the worker is over its limit; empty if it is not, or only just."""
         return self._problem
 
     async def look(self) -> None:
-        """Look, and change the bytes of the cache."""
+        """Compare once, and change the bytes of the cache."""
         bound, cache, resident = self._bound(), self._cache(), self._resident()
         if resident is None:
             return
@@ -119,7 +119,7 @@ class MemoryKeeper:
 
 
 def resident_bytes() -> int | None:
-    """Return the resident memory of this process, None where the system does not tell."""
+    """Return the resident memory of this process, None if the system does not provide it."""
     try:
         pages = int(_STATM.read_bytes().split()[1])
     except (OSError, ValueError, IndexError):

@@ -1,7 +1,7 @@
-"""Refuses what a page of another site makes a browser send.
+"""Refuses requests that a page of another site makes a browser send.
 
-A browser that holds a client certificate shows it with every request, whichever page has caused
-it; what changes something must come from a page of this server, or from no page.
+A browser that holds a client certificate shows it with every request, whichever page has caused it.
+A request that changes something must therefore come from a page of this server, or from no page.
 
 Source: Go ``net/http/csrf.go`` (CrossOriginProtection); W3C Fetch Metadata, ``Sec-Fetch-Site``.
 """

@@ -1,4 +1,4 @@
-"""One table: what goes wrong, and the response to it.
+"""Two tables: from an error to a status, and from a status to the response.
 
 Source: kubernetes ``apimachinery/pkg/api/errors``.
 """
@@ -24,7 +24,7 @@ from webhook.server.request.message import REQUEST_ID, Fields, Request, RequestE
 INTERNAL_ERROR: Final = "an internal error occurred; it is in the server's log"
 NOT_FOUND: Final = "the server could not find the requested resource"
 
-# Of each status: the reason of a ``Status``, and the closest of gRPC's codes.
+# For each status, the reason of a ``Status`` and the closest gRPC code.
 STATUSES: Final = {
     400: ("BadRequest", 3),
     401: ("Unauthorized", 16),
@@ -38,7 +38,7 @@ STATUSES: Final = {
     500: ("InternalError", 13),
     503: ("ServiceUnavailable", 14),
 }
-# Of each error: gRPC's code in etcd ``api/v3rpc/rpctypes/error.go``, and the status that
+# For each error, the gRPC code in etcd ``api/v3rpc/rpctypes/error.go`` and the status that
 # grpc-gateway gives it.
 _ERRORS: Final[dict[type[Exception], tuple[int, int]]] = {
     InvalidReviewError: (3, 400),
@@ -75,7 +75,7 @@ ETCD_PREFIX: Final = "/v3/"
 
 
 def request_error_of(error: Exception) -> RequestError:
-    """Return what an error is answered with; 500 for one that is not expected, without its text."""
+    """Return the error to answer with: 500, without its text, for an unexpected one."""
     if isinstance(error, RequestError):
         return error
     if type(error) not in _ERRORS:
@@ -86,7 +86,7 @@ def request_error_of(error: Exception) -> RequestError:
 
 
 def error_response(request: Request, error: RequestError) -> Response:
-    """Render an error in the form of the routes around a path: etcd's, or a ``Status``."""
+    """Render an error in the form of the routes at its path: etcd's, or a ``Status``."""
     code, message = error.code, str(error)
     reason, grpc = STATUSES[code]
     if request.path.startswith(ETCD_PREFIX):
@@ -107,7 +107,7 @@ def error_response(request: Request, error: RequestError) -> Response:
 
 
 def details_of(error: Exception) -> Mapping[str, object] | None:
-    """Return the ``details`` of the ``Status`` of an error; members that are empty are left out."""
+    """Return the ``details`` of the ``Status`` of an error, without empty members."""
     if isinstance(error, ObjectNotFoundError):
         return {"name": error.name, "kind": error.resource}
     if not isinstance(error, InvalidObjectError | ObjectConflictError):
@@ -120,7 +120,7 @@ def details_of(error: Exception) -> Mapping[str, object] | None:
 
 
 def in_words(error: Exception) -> str:
-    """Return what is wrong. What nobody expected may say anything, so it is left to the log."""
+    """Return the text of an error, without that of an unexpected one, which may be anything."""
     if isinstance(error, OSError):
         return describe_os_error(error)
     if isinstance(error, _EXPECTED):
@@ -129,5 +129,5 @@ def in_words(error: Exception) -> str:
 
 
 def traceback_of(error: Exception) -> Exception | None:
-    """Return what a log record gets as ``exc_info``: what is expected needs no traceback."""
+    """Return the ``exc_info`` of a log record; an expected error needs no traceback."""
     return None if isinstance(error, _EXPECTED) else error

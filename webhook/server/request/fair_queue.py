@@ -27,7 +27,7 @@ class NoTurnError(Exception):
 
 
 class FairQueue:
-    """A queue for one event loop. ``refused`` is called for each caller that gets no turn."""
+    """A queue for one event loop. ``refused`` is called for each caller that is refused."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class FairQueue:
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._refused = refused
-        # The key that is next comes first. No key is here without a caller.
+        # The next key comes first. Each key has a caller.
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
         self._count = 0
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """The number of callers that wait."""
         return self._count
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ class FairQueue:
             if turn.cancelled():
                 self._forget(key, turn)
             elif turn.exception() is None:
-                # It was given, but its caller is gone.
+                # The turn was given, but its caller is gone.
                 self._release()
             raise
         finally:
@@ -115,7 +115,7 @@ class FairQueue:
                 self._waiting.move_to_end(key)
             else:
                 del self._waiting[key]
-            # A cancelled one is here until its caller runs again.
+            # A cancelled one stays here until its caller runs again.
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -123,7 +123,7 @@ class FairQueue:
 
 
 def network_of(host: str) -> str:
-    """Return an address without the part that its host chooses: the last 64 bits in IPv6."""
+    """Return an address without the part that its host chooses: in IPv6, the last 64 bits."""
     if ":" not in host:
         return host
     address = IPv6Address(host.partition("%")[0])

@@ -1,7 +1,7 @@
-"""``kubectl --as``: a caller that is allowed to do anything acts as somebody else.
+"""``kubectl --as``: a caller with the role ``root`` acts as somebody else.
 
-Source: kubernetes ``apiserver/pkg/endpoints/filters/impersonation.go``: the headers, and the groups
-that come by themselves.
+Source: kubernetes ``apiserver/pkg/endpoints/filters/impersonation.go``: the header fields, and the
+groups that are added.
 """
 
 from collections.abc import Iterable
@@ -20,9 +20,10 @@ Wanted = tuple[str, tuple[str, ...], str, dict[str, tuple[str, ...]]]
 
 
 def wanted_identity(fields: Iterable[tuple[bytes, bytes]]) -> Wanted:
-    """Return the user, groups, UID and extra that fields ``Impersonate-…`` ask for.
+    """Return the user, groups, UID and extra in the header fields ``Impersonate-…``.
 
-    Raises RequestError 400 for groups without a user, a header twice or one that is not known.
+    Raises RequestError 400 for groups without a user, and for a field that is duplicated or
+    unknown.
     """
     values: dict[str, list[str]] = {}
     for raw_name, value in fields:

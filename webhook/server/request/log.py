@@ -1,13 +1,14 @@
-"""What the server says of requests: refused tokens, denials, errors, audit lines.
+"""The log of requests: refused tokens, denials, errors, audit lines.
 
 Invariants:
 
-1. Nothing a client does makes more than ``LINES_A_SECOND`` lines of a kind in a worker,
-   ``HANDSHAKES_A_SECOND`` of failed handshakes, and ``CRASHES_A_SECOND`` with a traceback; how many
-   more there would have been is one line a second. Changes that were made are never left out, and
-   limits that were reached have a line a second each.
-2. Never a token: its fingerprint. Issuer and subject of a token only once its signature held.
-3. What is not logged costs the hot path the question whether it is, and nothing else.
+1. A client cannot cause more than ``LINES_A_SECOND`` lines of a kind in a worker,
+   ``HANDSHAKES_A_SECOND`` of failed handshakes, and ``CRASHES_A_SECOND`` with a traceback. The
+   number of lines left out is logged once a second. Changes are always logged, and a limit that was
+   reached once a second.
+2. A token is never logged, only its fingerprint; its issuer and subject only if its signature is
+   valid.
+3. A line that is not logged costs the hot path only the check of the level.
 """
 
 import logging
@@ -40,9 +41,9 @@ _audit_logger = logging.getLogger(AUDIT_LOGGER)
 
 
 class BoundedLog:
-    """Logs so many lines of one kind a second. Safe for threads.
+    """Logs up to ``lines`` lines of one kind a second. Safe for threads.
 
-    ``clock`` returns seconds, of any clock that never goes back.
+    ``clock`` returns seconds and never goes back.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class BoundedLog:
         make: Callable[[], Fields],
         error: BaseException | None = None,
     ) -> None:
-        """Log a line, with an error's traceback; its fields are only made where it is written."""
+        """Log a line, with an error's traceback. Its fields are only made if it is written."""
         if logger.isEnabledFor(level) and self._take(level):
             logger.log(level, "%s", message, exc_info=error, extra={"fields": make()})
 
@@ -108,7 +109,7 @@ class RequestLog:
         self._limits = {what: BoundedLog("over-limit", 1) for what in _OVER_LIMIT}
 
     def reviewed(self, request: Request, token: str, outcome: Outcome, seconds: float) -> None:
-        """Log the outcome of a TokenReview: one that is accepted only at level debug."""
+        """Log the outcome of a TokenReview; an accepted token only at level debug."""
         if isinstance(outcome, Authenticated):
             level, message, reason = logging.DEBUG, "token accepted", None
         else:
@@ -157,7 +158,7 @@ class RequestLog:
         log.log(_logger, level, message, lambda: _request_fields(event, request, code))
 
     def crashed(self, request: Request, error: BaseException) -> None:
-        """Log an exception that no request should cause."""
+        """Log an unexpected exception."""
         self._crashes.log(
             _logger,
             logging.ERROR,
@@ -172,14 +173,14 @@ class RequestLog:
         self._limits[what].log(_logger, logging.WARNING, _OVER_LIMIT[what], lambda: fields)
 
     def handshake_failed(self, failure: HandshakeFailure, why: str, address: str) -> None:
-        """Log a TLS handshake that failed; at level debug where the client only left."""
+        """Log a TLS handshake that failed; at level debug if the client left."""
         fields: Fields = {"event": "handshake", "reason": failure, "address": address}
         is_quiet = failure is HandshakeFailure.UNFINISHED
         level = logging.DEBUG if is_quiet else logging.INFO
         self._handshakes.log(_logger, level, f"a TLS handshake failed: {why}", lambda: fields)
 
     def audit_of(self, request: Request) -> Audit:
-        """Return what writes audit lines of a request."""
+        """Return a function that writes audit lines of a request."""
 
         def audit(action: str, outcome: str, fields: Fields) -> None:
             message = audit_message(action, outcome)
@@ -218,7 +219,7 @@ def _request_fields(event: str, request: Request, code: int) -> Fields:
 
 
 def _shown_token(request: Request) -> str | None:
-    # Only of what can be a token of ours: of the password in a Basic header no hash may be kept.
+    # Only if it can be a token of ours: no hash of the password in a Basic header may be kept.
     value = request.header(b"authorization")
     kind, _, token = (value or b"").decode("latin-1").strip().rpartition(" ")
     return fingerprint(token) if token and kind.lower() in ("", "bearer") else None

@@ -1,4 +1,4 @@
-"""Waits for a store whose news somebody else keeps locked, beside the event loop."""
+"""Waits for a store that another process keeps locked, beside the event loop."""
 
 import asyncio
 from time import monotonic
@@ -22,17 +22,17 @@ class Refreshing:
         self._began = 0.0
 
     async def wait(self, locked: StoreLockedError) -> None:
-        """Wait until the store that was found ``locked`` is fresh.
+        """Wait until the store, which was found ``locked``, is up to date.
 
         Raises that error once the store has been locked for longer than BRIEF_SECONDS, and the
-        others of ``AuthStore.refresh``.
+        other errors of ``AuthStore.refresh``.
         """
         if self._trying is None or self._trying.done():
             self._began = monotonic()
             self._trying = asyncio.create_task(self._try())
         try:
             async with asyncio.timeout(self._began + BRIEF_SECONDS - monotonic()):
-                # It goes on for the others where one that waits is cancelled.
+                # It continues for the others if one that waits is cancelled.
                 error = await asyncio.shield(self._trying)
         except TimeoutError:
             raise locked from None

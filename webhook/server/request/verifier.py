@@ -1,4 +1,4 @@
-"""Authenticates tokens on the event loop, and looks objects up and asks for keys beside it."""
+"""Authenticates tokens on the event loop; looks up objects and requests newer keys beside it."""
 
 import asyncio
 import contextlib
@@ -19,16 +19,17 @@ KEYS_SECONDS: Final = 2.0
 
 
 class KeyRefresher(Protocol):
-    """What gets newer keys of an issuer."""
+    """Fetches newer keys of an issuer."""
 
     def request_refresh(self, issuer: str) -> Future[None] | None:
-        """Return what is done when newer keys are there or cannot be had; None: do not wait."""
+        """Return a future that ends when newer keys are in use or cannot be had, or None."""
 
 
 class TokenVerifier:
-    """An authenticator, with its clock, its source of objects, and what gets newer keys.
+    """An authenticator with its clock, its source of objects, and a source of newer keys.
 
-    ``look_ups`` runs the look-ups of objects and outlives this; None is the event loop's own.
+    ``look_ups`` runs the look-ups of objects and outlives this; None is the event loop's own
+    executor.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class TokenVerifier:
         self._objects = objects
         self._issuer_keys = issuer_keys
         self._look_ups = look_ups
-        # Look-ups on their way: many tokens of one Pod wait for one answer. A token with another
+        # Running look-ups: many tokens of one Pod wait for one answer. A token with another
         # UID does not: the answer may be from before its Pod was made.
         self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Lookup]] = {}
 
     def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome | Later[Outcome]:
-        """Return who a token speaks for now, or why it is refused.
+        """Return the outcome for a token now.
 
-        A coroutine where an object has to be looked up, or newer keys may be on their way.
+        A coroutine if an object has to be looked up, or if newer keys may be available.
         """
         try:
             outcome = self._authenticator.authenticate(token, audiences, self._clock())
@@ -67,9 +68,9 @@ class TokenVerifier:
         return entry is not None and not entry.is_foreign
 
     async def wait_for_keys(self, issuer: str) -> bool:
-        """Wait until newer keys of an issuer are in use, or are not to be had in time.
+        """Wait until newer keys of an issuer are in use, or cannot be had in time.
 
-        False where there is nothing to wait for.
+        Return False if there is nothing to wait for.
         """
         asked = self._issuer_keys.request_refresh(issuer) if self._issuer_keys else None
         if asked is None:

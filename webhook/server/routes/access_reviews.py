@@ -26,7 +26,7 @@ from webhook.telemetry.metrics import Metrics
 class AccessReviews:
     """The routes of the reviews that the engine answers.
 
-    ``allow_root`` makes the cluster's user ``root`` Leeway's.
+    With ``allow_root`` the cluster's user ``root`` is Leeway's.
     """
 
     store: AuthStore
@@ -36,7 +36,7 @@ class AccessReviews:
     allow_root: bool
 
     def subject(self, version: str, request: Request) -> Response:
-        """SubjectAccessReview: may a user of an API server make a request."""
+        """SubjectAccessReview: is a user allowed to send a request to an API server."""
         asked = parse_access_review(request.body, SUBJECT_KIND, version)
         decision = decide_for_cluster(
             self.store, asked.user, asked.groups, asked.request, allow_root=self.allow_root
@@ -44,27 +44,27 @@ class AccessReviews:
         return self._answer(request, asked.user, asked, decision)
 
     def self_subject(self, request: Request) -> Response:
-        """SelfSubjectAccessReview: may the caller."""
+        """SelfSubjectAccessReview: is the caller."""
         asked, caller = parse_access_review(request.body, SELF_KIND), caller_of(request)
         decision = decide(self.store, caller.username, caller.groups, asked.request)
         return self._answer(request, caller.username, asked, decision)
 
     def who_am_i(self, request: Request) -> Response:
-        """SelfSubjectReview: who is the caller."""
+        """SelfSubjectReview: the caller."""
         parse_who_am_i(request.body)
         caller = caller_of(request)
         user = UserInfo(caller.username, caller.uid, caller.groups, caller.extra)
         return Response(201, render_who_am_i(user))
 
     async def ranges(self, request: Request) -> Response:
-        """RangeAccessReview: may a user, or who shows a token, read or write a range of keys."""
+        """RangeAccessReview: is a user or the subject of a token allowed to use a range."""
         asked = parse_range_review(request.body)
         revision = self.store.revision
         subject = asked.subject
         if asked.token:
             found = await self.callers.subject_of(asked.token)
             if isinstance(found, str):
-                # Of a token that is refused nothing is asked, so nothing is covered.
+                # Nothing is covered for a refused token.
                 refused = AccessDecision(False, (), (asked.span,))
                 return Response(201, render_range_review(asked, refused, revision, found))
             subject = found.username, found.groups

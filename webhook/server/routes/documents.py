@@ -1,4 +1,4 @@
-"""Answers that are the same bytes for everybody: discovery, JWKS and version."""
+"""Responses that are the same for everybody: discovery, JWKS and version."""
 
 from platform import machine, python_implementation, system
 
@@ -9,7 +9,7 @@ from webhook.version import COMMIT, VERSION
 
 
 def version_body() -> bytes:
-    """Render ``GET /version`` as ``apimachinery/pkg/version.Info``, which clients insist on."""
+    """Render ``GET /version`` as ``apimachinery/pkg/version.Info``, which clients require."""
     major, minor, *_ = VERSION.split(".")
     members = {
         "major": major,

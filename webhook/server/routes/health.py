@@ -1,7 +1,7 @@
 """``/livez``, ``/readyz`` and ``/healthz``, and each of their checks as a path below.
 
-Source: kubernetes ``apiserver/pkg/server/healthz/healthz.go``, parameters and texts. Other than
-there, a check that fails says why and is answered with 503, and warnings are listed.
+Source: kubernetes ``apiserver/pkg/server/healthz/healthz.go``, parameters and texts. Unlike there,
+a failed check gives its reason and is answered with 503, and warnings are listed.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,8 +28,7 @@ def health_routes(
     """Make the route ``/NAME`` and one for each of its checks, ``/NAME/CHECK``.
 
     The first takes ``?verbose``, with any value, to list its checks, and ``?exclude=CHECK``, any
-    number of times, to leave checks out. Those of ``warnings`` that have something to say are
-    listed too, and decide nothing.
+    number of times, to leave checks out. Warnings are listed too, and do not affect the status.
     """
     checks, warnings = tuple(checks), tuple(warnings)
 

@@ -25,7 +25,7 @@ _logger = logging.getLogger(LOGGER)
 class TokenReviews:
     """The route of one API version.
 
-    The roles of the subject come back as groups with that prefix, unless it is empty.
+    The roles of the subject are returned as groups with that prefix, unless it is empty.
     """
 
     version: str
