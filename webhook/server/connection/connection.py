@@ -332,7 +332,9 @@ class Connection(asyncio.Protocol):
             return
         self._request = self._chunked = None
         self._is_answering = self._is_request_timed = False
-        self._expire_in(keep_alive)
+        self._expires_at = self._loop.time() + keep_alive
+        if self._expires_at < self._timer_at:
+            self._arm()
         left = len(self._data) - self._at
         if left == 0:
             self._data, self._at = b"", 0
