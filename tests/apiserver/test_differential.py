@@ -72,13 +72,18 @@ def test_random_tokens_have_the_same_verdict(cluster: APIServer, leeway: Running
             draft = Draft(chance, int(time.time()), account_uid, objects)
             for name in names:
                 MUTATIONS[name](draft)
-            review = review_of(draft.sign(), draft.audiences)
+            token = draft.sign()
+            review = review_of(token, draft.audiences)
             expected = exchange(kubernetes, "POST", TOKEN_REVIEWS, review)
             body = json.dumps(review).encode()
             found = request_on(
                 connection, "POST", REVIEWS, body, {"Content-Type": "application/json"}
             )
-            assert (expected.status, found.status) == (201, 201), (names, expected, found)
+            # Two cuts can leave nothing, and a review without a token is not one.
+            status = 201 if token else 400
+            assert (expected.status, found.status) == (status, status), (names, expected, found)
+            if status == 400:
+                continue
             theirs, ours = judged(expected.json), judged(found.json)
             verdicts[theirs[0], ours[0]] += 1
             if theirs == ours:
@@ -93,7 +98,7 @@ def test_random_tokens_have_the_same_verdict(cluster: APIServer, leeway: Running
                 )
     print(dict(verdicts), dict(differences))
     assert unexpected == [], "\n".join(unexpected)
-    assert sum(verdicts.values()) >= count
+    assert sum(verdicts.values()) >= count - count // 100
     # Each entry of the tables is still true.
     assert differences.keys() == ONLY_LEEWAY_REFUSES.keys() | ONLY_KUBERNETES_REFUSES.keys()
     assert min(verdicts[True, True], verdicts[False, False]) > count // 20
