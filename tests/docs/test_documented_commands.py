@@ -36,7 +36,7 @@ CHANGING = [
     (r"(?<![\w-])[\w-]{43}(?![\w-])", "KID"),
     (r"\bToken [0-9a-f]{12}\b", "Token FINGERPRINT"),
     (r"\ba JWT of \d+ characters", "a JWT of N characters"),
-    (r"\b[0-9A-F]{40}\b", "SERIAL"),
+    (r"\b[0-9A-F]{32,40}\b", "SERIAL"),
     (r'"(pid|durationMs)":[0-9.]+', r'"\1":N'),
     (r'"(requestId|fingerprint)":"[0-9a-f]+"', r'"\1":"HEX"'),
     (r"\b1[789]\d{8}\b", "SECONDS"),
