@@ -5,7 +5,7 @@ import pytest
 from .pair import Pair, running_pair
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _running_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with running_pair(tmp_path_factory.mktemp("pair")) as running:
         yield running
