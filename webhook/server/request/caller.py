@@ -164,19 +164,6 @@ class Callers:
                 raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
         return self._impersonating(caller, request) if request.headers.impersonation else caller
 
-    def identify(self, request: Request) -> Caller | Later[Caller]:
-        """Return the caller as ``find`` does. Raises RequestError 401 if there is none."""
-        found = self.find(request)
-        if found is None:
-            raise _no_identity()
-        return found if isinstance(found, Caller) else self._identified(found)
-
-    async def _identified(self, found: Later[Caller | None]) -> Caller:
-        caller = await found
-        if caller is None:
-            raise _no_identity()
-        return caller
-
     async def subject_of(self, token: str) -> Caller | str:
         """Return whom a token speaks for, or why it is refused.
 
@@ -198,7 +185,7 @@ class Callers:
     ) -> None:
         """Let a caller through who may write a key, or read it. Raises RequestError 403.
 
-        To be called after ``identify``, which brings the store up to date.
+        To be called after ``find``, which brings the store up to date.
         """
         state = self._store.state
         if not state.meta.enabled and not caller.by_token:
@@ -265,13 +252,16 @@ class Callers:
         return Caller(name, by_token=True)
 
 
-def _no_identity() -> RequestError:
-    return RequestError(
-        401,
-        "no identity; present a client certificate signed by this server's CA, or a token "
-        "with Authorization: Bearer",
-        _CHALLENGE,
-    )
+def require_identity(caller: Caller | None) -> Caller:
+    """Return a caller. Raises RequestError 401 if there is none."""
+    if caller is None:
+        raise RequestError(
+            401,
+            "no identity; present a client certificate signed by this server's CA, or a token "
+            "with Authorization: Bearer",
+            _CHALLENGE,
+        )
+    return caller
 
 
 def _caller_of(outcome: Authenticated) -> Caller:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from webhook.kube.protobuf import Message, json_of
 from webhook.rbac.errors import TooManyRequestsError
 from webhook.server.flask.late import LateFlask
-from webhook.server.request.caller import Callers
+from webhook.server.request.caller import Callers, require_identity
 from webhook.server.request.cross_site import refuse_cross_site
 from webhook.server.request.errors import (
     ETCD_PREFIX,
@@ -145,13 +145,13 @@ class Application:
                 raise RequestError(404, NOT_FOUND)
             if path.startswith(ETCD_PREFIX):
                 return self._etcd_route(request)
-        caller = self._callers.identify(request)
-        if isinstance(caller, Caller):
-            return self._route_of(request, caller)
-        return self._route_later(request, caller)
+        found = self._callers.find(request)
+        if found is None or isinstance(found, Caller):
+            return self._route_of(request, found)
+        return self._route_later(request, found)
 
-    async def _route_later(self, request: Request, caller: Later[Caller]) -> Route:
-        return self._route_of(request, await caller)
+    async def _route_later(self, request: Request, found: Later[Caller | None]) -> Route:
+        return self._route_of(request, await found)
 
     async def _etcd_route(self, request: Request) -> Route:
         _require_ascii(request)
@@ -165,8 +165,8 @@ class Application:
             request.max_length = min(self._max_body_bytes, ANONYMOUS_BODY_BYTES)
         return self._flask
 
-    def _route_of(self, request: Request, caller: Caller) -> Route:
-        request.caller = caller
+    def _route_of(self, request: Request, found: Caller | None) -> Route:
+        caller = request.caller = require_identity(found)
         request.max_length = self._max_body_bytes
         review = self._reviews.get(request.path)
         if review is None:

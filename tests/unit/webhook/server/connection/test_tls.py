@@ -17,7 +17,7 @@ from webhook.config.paths import TLSFiles
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.server.connection.tls import certificate_of, server_context
-from webhook.server.request.caller import Callers, peer_certificate
+from webhook.server.request.caller import Callers, peer_certificate, require_identity
 from webhook.server.request.message import Caller, Request, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 
@@ -66,7 +66,7 @@ def caller(pem: str, now: float) -> str:
     store = AuthStore(MemoryBackend())
     callers = Callers(store, NopTokens(), verifier, ISSUER, (AUDIENCE,), lambda: now)
     request = Request("POST", "/", certificate=pem)
-    return asyncio.run(settled(callers.identify(request))).username
+    return require_identity(asyncio.run(settled(callers.find(request)))).username
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from webhook.rbac.errors import (
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
 from webhook.server.flask.auth_api import AuthAPI
-from webhook.server.request.caller import NOBODY, Callers
+from webhook.server.request.caller import NOBODY, Callers, require_identity
 from webhook.server.request.message import Caller, RequestError, settled
 from webhook.server.request.verifier import TokenVerifier
 from webhook.telemetry.log_lines import Fields
@@ -74,7 +74,7 @@ def test_the_user_of_an_auth_token(parts: Parts) -> None:
 def test_nobody(parts: Parts, values: tuple[str, ...]) -> None:
     assert parts.find(request_of(*values)) is None
     with pytest.raises(RequestError, match="no identity"):
-        parts.callers.identify(request_of(*values))
+        require_identity(parts.find(request_of(*values)))
 
 
 def foreign() -> str:
