@@ -66,9 +66,11 @@ class LateFlask:
                 checking = run(self._threads.log_ins, flask.answer, request)
                 try:
                     return await asyncio.shield(checking)
-                finally:
+                except asyncio.CancelledError:
                     # A client that leaves does not stop the thread, which keeps the turn.
                     await asyncio.wait([checking])
+                    checking.exception()  # Nobody else retrieves it.
+                    raise
         except NoTurnError as error:
             raise TooManyRequestsError from error
 
