@@ -35,7 +35,7 @@ class BareApplication:
         """Answer a request."""
         return self._response
 
-    def admit(self, _request: Request) -> None:
+    async def admit(self, _request: Request) -> None:
         """Wait for the body of every request."""
 
     async def start(self) -> None:

@@ -11,8 +11,9 @@ printed.
 import os
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -93,23 +94,33 @@ def mutated(source: random.Random) -> bytes:
 
 
 class Loop:
-    """As much of an event loop as a connection needs whose requests are all answered at once."""
+    """As much of an event loop as a connection needs whose requests never have to wait."""
 
     def __init__(self) -> None:
-        self.ready: deque[Callable[[], None]] = deque()
+        self.ready: deque[Callable[[], object]] = deque()
 
     def time(self) -> float:
         return 0.0
 
-    def call_soon(self, callback: Callable[[], None]) -> "Loop":
+    def call_soon(self, callback: Callable[[], object]) -> "Loop":
         self.ready.append(callback)
         return self
 
     def call_at(self, when: float, callback: Callable[[], None]) -> "Loop":
         return self
 
-    def cancel(self) -> None:
+    def create_task(self, coroutine: Coroutine[object, None, None]) -> "Loop":
+        with suppress(StopIteration):
+            coroutine.send(None)
+        return self
+
+    def add_done_callback(self, callback: Callable[["Loop"], object]) -> None:
+        self.ready.append(partial(callback, self))
+
+    def result(self) -> None:
         pass
+
+    cancel = result
 
     def run(self) -> None:
         while self.ready:
@@ -126,7 +137,7 @@ class Recorder:
         self.requests.append(request)
         return Response(200, b"{}")
 
-    def admit(self, request: Request) -> None:
+    async def admit(self, request: Request) -> None:
         request.max_length = 1 << 80
 
 

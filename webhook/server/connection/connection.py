@@ -24,7 +24,13 @@ from typing import Any, Final, Protocol, TypeVar
 from webhook.server.connection.anonymous import AnonymousConnections
 from webhook.server.connection.chunked import ChunkedBody
 from webhook.server.connection.client_trust import ClientTrust
-from webhook.server.connection.read_head import Head, Limits, MessageError, has_bare_lf, read_head
+from webhook.server.connection.read_head import (
+    Head,
+    Limits,
+    MessageError,
+    check_beginning,
+    read_head,
+)
 from webhook.server.connection.tls import certificate_of
 from webhook.server.request.message import Answer, Later, Request, Response
 
@@ -44,6 +50,7 @@ _RECEIVE_BYTES: Final = 256 * 1024
 # A client sends the same heads again and again; what has a secret in it is not kept.
 _REMEMBERED_HEADS: Final = 128
 _REMEMBERED_BYTES: Final = 1024
+_SECRETS: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # As far as a timer may be early.
 _TICK_SECONDS: Final = 0.01
@@ -58,7 +65,7 @@ class Application(Protocol):
     """
 
     def answer(self, request: Request) -> Answer: ...  # noqa: D102
-    def admit(self, request: Request) -> Response | Later[Response | None] | None: ...  # noqa: D102
+    def admit(self, request: Request) -> Later[Response | None]: ...  # noqa: D102
 
 
 class ConnectionOwner(Protocol):
@@ -236,7 +243,7 @@ class Connection(asyncio.Protocol):
             # Anybody may connect, and memory is for those who have shown a certificate.
             return read_head(raw, _ANONYMOUS_LIMITS)
         head = read_head(raw, _LIMITS)
-        if len(raw) <= _REMEMBERED_BYTES and b"authorization" not in head.headers.first:
+        if len(raw) <= _REMEMBERED_BYTES and _SECRETS.isdisjoint(head.headers.first):
             if len(self._heads) >= _REMEMBERED_HEADS:
                 self._heads.clear()
             self._heads[raw] = head
@@ -244,11 +251,9 @@ class Connection(asyncio.Protocol):
 
     def _wait_for_head(self) -> None:
         arrived = self._data[self._at : self._at + MAX_HEAD]
-        if has_bare_lf(arrived):
-            raise MessageError(400, "a line does not end with CRLF")
+        check_beginning(arrived, _LIMITS if self.certificate else _ANONYMOUS_LIMITS)
         if len(arrived) == MAX_HEAD:
-            code = 431 if b"\r\n" in arrived else 414
-            raise MessageError(code, f"the head is longer than {MAX_HEAD} bytes")
+            raise MessageError(431, f"the head is longer than {MAX_HEAD} bytes")
         if arrived:
             self._start_request_clock()
             self._resume_reading()
@@ -284,11 +289,7 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
             return
         self._request = request
-        answer = self._worker.application.admit(request)
-        if answer is None or isinstance(answer, Response):
-            self._admitted(answer)
-        else:
-            self._wait(answer, self._admitted)
+        self._wait(self._worker.application.admit(request), self._admitted)
 
     def _admitted(self, response: Response | None) -> None:
         if response is not None:
@@ -301,11 +302,11 @@ class Connection(asyncio.Protocol):
     def _wait(self, coroutine: Later[_T], then: Callable[[_T], None]) -> None:
         def done(task: asyncio.Task[_T]) -> None:
             self._pending = None
-            if self._is_closed or task.cancelled():
+            if self._is_closed:
                 return
             try:
                 result = task.result()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 self.drop()
                 raise
             then(result)
@@ -364,7 +365,9 @@ class Connection(asyncio.Protocol):
         self._is_closed = True
         self._data, self._at = b"", 0
         self._resume_reading()
-        self._transport.close()
+        # TLS has a time limit for all that is left to write when it is closed.
+        if within is not None or not self._is_write_paused:
+            self._transport.close()
         self._expires_at = inf
         if within is not None:
             self._expire_in(within)
@@ -377,14 +380,23 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answer nothing more, and give up on the client where it does not go on reading."""
         self._is_write_paused = True
-        self._write_timer = self._loop.call_later(STALL_SECONDS, self.drop)
+        unwritten = self._transport.get_write_buffer_size()
+        self._write_timer = self._loop.call_later(STALL_SECONDS, self._check_writing, unwritten)
+
+    def _check_writing(self, unwritten: int) -> None:
+        if self._transport.get_write_buffer_size() < unwritten:
+            self.pause_writing()
+        else:
+            self.drop()
 
     def resume_writing(self) -> None:
         """Go on answering."""
         self._is_write_paused = False
         if self._write_timer is not None:
             self._write_timer.cancel()
-        if self._at < len(self._data):
+        if self._is_closed:
+            self._transport.close()
+        elif self._at < len(self._data):
             self._read()
 
     def _start_request_clock(self) -> None:

@@ -24,6 +24,9 @@ import httptools
 from webhook.server.request.message import Headers
 
 MAX_TARGET: Final = 4094
+# The method, two spaces and the version.
+_AROUND_TARGET: Final = 30
+_BAD_LINE_END: Final = "a line does not end with CRLF"
 _REQUEST_LINE: Final = re.compile(rb"([A-Z-]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n")
 # Longer than llhttp can count. Whatever it means, it is more than anyone may send.
 _HUGE_LENGTH: Final = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*+)[0-9]{19,}")
@@ -35,6 +38,10 @@ class Limits(NamedTuple):
 
     fields: int
     field_bytes: int
+
+    def exceeded(self) -> str:
+        """Return what is wrong with a head beyond them."""
+        return f"at most {self.fields} fields of {self.field_bytes} bytes are served"
 
 
 class Head(NamedTuple):
@@ -118,13 +125,11 @@ def read_fields(head: bytes, limits: Limits) -> list[tuple[bytes, bytes]]:
     """Return the fields of a head, the names in lower case. Raises MessageError."""
     lines = head.count(b"\r\n")
     if head.count(b"\n") != lines or head.count(b"\r") != lines:
-        raise MessageError(400, "a line does not end with CRLF")  # check 1
-    if lines - 2 > limits.fields:
-        raise MessageError(431, f"there are more than {limits.fields} fields")  # check 2
-    if len(head) > limits.field_bytes:
-        _, *rest = head.split(b"\r\n")
-        if max(map(len, rest)) + 2 > limits.field_bytes:
-            raise MessageError(431, f"a field is longer than {limits.field_bytes} bytes")
+        raise MessageError(400, _BAD_LINE_END)  # check 1
+    is_long = len(head) > limits.field_bytes
+    longest = max(map(len, head.split(b"\r\n")[1:])) if is_long else 0
+    if lines - 2 > limits.fields or longest + 2 > limits.field_bytes:
+        raise MessageError(431, limits.exceeded())  # check 2
     found = _Fields()
     try:
         httptools.HttpRequestParser(found).feed_data(head)
@@ -141,6 +146,18 @@ def read_fields(head: bytes, limits: Limits) -> list[tuple[bytes, bytes]]:
     if not found.is_complete:
         raise MessageError(400, "a field is malformed")  # check 3
     return found.fields
+
+
+def check_beginning(arrived: bytes | bytearray, limits: Limits) -> None:
+    """Check the beginning of a head that is not complete. Raises MessageError."""
+    if has_bare_lf(arrived):
+        raise MessageError(400, _BAD_LINE_END)  # check 1
+    lines, last = arrived.count(b"\r\n"), arrived.rfind(b"\r\n") + 2
+    length = len(arrived) - last - arrived.endswith(b"\r")
+    if not lines and length > MAX_TARGET + _AROUND_TARGET:
+        raise MessageError(414, f"the target is longer than {MAX_TARGET} bytes")  # check 2
+    if lines and (length + 2 > limits.field_bytes or lines - 1 > limits.fields):
+        raise MessageError(431, limits.exceeded())  # check 2
 
 
 def has_bare_lf(data: bytes | bytearray) -> bool:

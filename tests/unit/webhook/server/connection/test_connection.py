@@ -15,6 +15,7 @@ from webhook.server.connection.connection import (
 )
 
 from .wire import (
+    CERTIFICATE,
     MAX_BODY,
     Wire,
     Worker,
@@ -102,6 +103,30 @@ def test_nothing_is_read_after_a_request_that_is_refused(kind: str) -> None:
     ):
         found = sent(*pieces)
         assert [answer[:2] for answer in found[pieces[0].startswith(NEXT) :]] == [(code, True)]
+
+
+@pytest.mark.bad_input(59)
+@pytest.mark.parametrize(
+    ("certified", "data", "code"),
+    [
+        (True, b"GET /" + b"a" * 4094, None),
+        (True, b"GET /" + b"a" * 4200, 414),
+        (True, b"GET / HTTP/1.1\r\nX: " + b"a" * 8185 + b"\r", None),
+        (True, b"GET / HTTP/1.1\r\nX: " + b"a" * 8186, 431),
+        (False, b"GET / HTTP/1.1\r\nX: " + b"a" * 2043 + b"\r", None),
+        (False, b"GET / HTTP/1.1\r\nX: " + b"a" * 2044, 431),
+        (False, b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 32, None),
+        (False, b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 33, 431),
+    ],
+    ids=lambda value: repr(value)[:10] + str(len(repr(value))),
+)
+def test_what_is_too_long_is_refused_before_it_ends(
+    certified: bool, data: bytes, code: int | None
+) -> None:
+    certificate = CERTIFICATE if certified else None
+    written, is_closed = asyncio.run(exchange([data[:30], data[30:]], certificate))
+    assert [answer[0] for answer in answers(written)] == ([] if code is None else [code])
+    assert is_closed is (code is not None)
 
 
 def test_requests_sent_ahead_are_answered_in_their_order() -> None:
@@ -290,18 +315,40 @@ def test_a_client_that_stalls_is_let_go(data: bytes, written: bytes, is_first: b
     run(test)
 
 
-def test_a_client_that_does_not_read_is_cut_off() -> None:
+def test_a_client_that_takes_no_byte_of_its_answer_is_cut_off() -> None:
     async def test(worker: Worker) -> None:
-        (connection, wire), (other, other_wire) = worker.connect(), worker.connect()
-        for one in (connection, other):
-            one.data_received(NEXT)
-            one.pause_writing()
-        other.resume_writing()
+        (stuck, wire), (slow, slow_wire), (fast, fast_wire) = (worker.connect() for _ in range(3))
+        for one in (wire, slow_wire, fast_wire):
+            one.unwritten = 100_000
+        for connection in (stuck, slow, fast):
+            connection.data_received(NEXT)
+            connection.pause_writing()
+        fast.resume_writing()
         await pass_time(8.9)
         assert not wire.is_closed
+        slow_wire.unwritten -= 1
         await pass_time(0.2)
         assert wire.is_aborted
-        assert not other_wire.is_closed
+        await pass_time(8.9)
+        assert not slow_wire.is_closed
+        await pass_time(0.2)
+        assert slow_wire.is_aborted
+        assert not fast_wire.is_closed
+
+    run(test)
+
+
+def test_a_connection_closes_once_its_last_answer_is_nearly_written() -> None:
+    async def test(worker: Worker) -> None:
+        connection, wire = worker.connect()
+        worker.draining = True
+        connection.data_received(request(first=b"GET /later HTTP/1.1"))
+        connection.pause_writing()
+        worker.application.may_go_on.set()
+        await settle()
+        assert (answers(wire.data)[0][1], wire.is_closed) == (True, False)
+        connection.resume_writing()
+        assert wire.is_closed
 
     run(test)
 
@@ -367,6 +414,19 @@ def test_an_error_of_the_application_ends_the_connection() -> None:
         connection.connection_lost(None)
         await settle()
         assert len(told) == 1
+
+    run(test)
+
+
+def test_an_answer_that_is_cancelled_ends_the_connection() -> None:
+    async def test(worker: Worker) -> None:
+        worker.loop.set_exception_handler(lambda _loop, _context: None)
+        connection, wire = worker.connect()
+        connection.data_received(request(first=b"GET /later HTTP/1.1"))
+        assert isinstance(connection._pending, asyncio.Task)
+        connection._pending.cancel()
+        await settle()
+        assert wire.is_aborted
 
     run(test)
 
@@ -470,8 +530,9 @@ def test_who_shows_no_certificate() -> None:
         (b"X: a", False, False),
         (b"X: " + b"a" * 1100, True, False),
         (b"Authorization: Bearer a", True, False),
+        (b"Cookie: a=b", True, False),
     ],
-    ids=["short", "anonymous", "long", "secret"],
+    ids=["short", "anonymous", "long", "token", "cookie"],
 )
 def test_which_heads_are_remembered(line: bytes, certified: bool, is_remembered: bool) -> None:
     async def test(worker: Worker) -> None:

@@ -27,6 +27,7 @@ class Wire(asyncio.Transport):
         self.certificate = certificate
         self.data = b""
         self.is_closed = self.is_aborted = self.is_paused = False
+        self.unwritten = 0
         self.trust = ClientTrust(b"", b"")
 
     @property
@@ -55,6 +56,9 @@ class Wire(asyncio.Transport):
     def abort(self) -> None:
         self.is_closed = self.is_aborted = True
 
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
     def pause_reading(self) -> None:
         assert not self.is_paused
         self.is_paused = True
@@ -80,14 +84,16 @@ class Echo:
             return self._break()
         return self._later(request) if request.path == "/later" else echo(request)
 
-    def admit(self, request: Request) -> Response | Coroutine[Any, Any, Response | None] | None:
+    async def admit(self, request: Request) -> Response | None:
         assert request.body == b""
         request.max_length = MAX_BODY
         if request.length > MAX_BODY:
             return Response(413, b"{}")
         if request.path == "/forbidden":
             return Response(403, b"{}")
-        return self._wait() if request.path == "/admit-later" else None
+        if request.path == "/admit-later":
+            await self._wait()
+        return None
 
     async def _later(self, request: Request) -> Response:
         await self._wait()
