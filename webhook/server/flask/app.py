@@ -45,6 +45,7 @@ from webhook.telemetry.metrics import CONTENT_TYPE, Metrics
 _AUTHENTICATE = "authenticate"
 _AUTH_NAME = "<path:name>"
 _AUTH_RULE = f"/v3/auth/{_AUTH_NAME}"
+_TOKEN_RULE = "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token"
 _RULES_PATH = f"/apis/{AUTHORIZATION_GROUP}/v1/selfsubjectrulesreviews"
 _RENDERED: Final[Mapping[str, Callable[..., object]]] = {
     "/api": api_discovery.core_versions,
@@ -56,6 +57,7 @@ _RENDERED: Final[Mapping[str, Callable[..., object]]] = {
     "/openapi/v3/api/<version>": partial(api_discovery.openapi_document, ""),
     "/openapi/v3/apis/<name>/<version>": api_discovery.openapi_document,
 }
+_Views = dict[str, Callable[..., FlaskResponse]]
 _REQUEST = "leeway.request"
 _JSON = "application/json"
 
@@ -86,14 +88,13 @@ class FlaskApp(Flask):
         }
         with self.request_context(environ):
             answer = self.full_dispatch_request()
-        fields = [(name.lower(), value) for name, value in answer.headers]
-        headers = [
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in fields
-            if name not in ("content-type", "content-length")
-        ]
+        headers = tuple(
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in answer.headers
+            if name not in ("Content-Type", "Content-Length")
+        )
         content_type = answer.headers["Content-Type"].encode("latin-1")
-        return Response(answer.status_code, answer.get_data(), content_type, tuple(headers))
+        return Response(answer.status_code, answer.get_data(), content_type, headers)
 
     def routes(self) -> list[tuple[str, str]]:
         """Return the method and the path of every route, with one for each of etcd's calls."""
@@ -115,48 +116,31 @@ def create_flask_app(
     log: RequestLog,
 ) -> FlaskApp:
     """Make the Flask application."""
-    app = FlaskApp()
-
-    @app.post(_AUTH_RULE)
-    def call_auth(name: str) -> FlaskResponse:
-        return _call_auth(auth, name, log)
-
-    def create_token(namespace: str, name: str) -> FlaskResponse:
-        return _create_token(token_requests, namespace, name, log)
-
-    app.add_url_rule(
-        "/api/v1/namespaces/<namespace>/serviceaccounts/<name>/token",
-        view_func=create_token,
-        methods=["POST"],
-    )
-
-    @app.post(_RULES_PATH)
-    def review_rules() -> FlaskResponse:
-        return _review_rules(auth.store)
-
-    @app.get("/metrics")
-    def show_metrics() -> FlaskResponse:
-        return FlaskResponse(metrics.render(), content_type=CONTENT_TYPE)
-
-    @app.get(SKEW_PATH)
-    def show_skew() -> FlaskResponse:
-        callers.require(caller_of(_request()), SKEW_KEY, PermissionType.READ)
-        return _show(lambda: report_of(skew.estimates(), time()))
-
-    @app.get("/openapi/v2")
-    def show_openapi_v2() -> FlaskResponse:
-        return FlaskResponse(openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE)
-
+    posted: _Views = {
+        _AUTH_RULE: partial(_call_auth, auth, log),
+        _TOKEN_RULE: partial(_create_token, token_requests, log),
+        _RULES_PATH: partial(_review_rules, auth.store),
+    }
+    read: _Views = {
+        "/metrics": lambda: FlaskResponse(metrics.render(), content_type=CONTENT_TYPE),
+        SKEW_PATH: partial(_show_skew, callers, skew),
+        "/openapi/v2": lambda: FlaskResponse(
+            openapi_v2.document(), content_type=openapi_v2.CONTENT_TYPE
+        ),
+    }
     for rule, render in _RENDERED.items():
-        view = partial(_show, render)
-        app.add_url_rule(rule, rule, view, methods=["GET"])
+        read[rule] = partial(_show, render)
         if rule.startswith("/api"):
             # The kubernetes client of Python requests these with a slash at the end.
-            app.add_url_rule(f"{rule}/", f"{rule}/", view, methods=["GET"])
+            read[f"{rule}/"] = read[rule]
+    app = FlaskApp()
+    for method, views in (("POST", posted), ("GET", read)):
+        for rule, view in views.items():
+            app.add_url_rule(rule, rule, view, methods=[method])
     return app
 
 
-def _call_auth(auth: AuthAPI, name: str, log: RequestLog) -> FlaskResponse:
+def _call_auth(auth: AuthAPI, log: RequestLog, name: str) -> FlaskResponse:
     request = _request()
     if name in call_names():
         require_type(request, may_be_missing=False)
@@ -185,7 +169,7 @@ def _request() -> Request:
 
 
 def _create_token(
-    token_requests: TokenRequests, namespace: str, name: str, log: RequestLog
+    token_requests: TokenRequests, log: RequestLog, namespace: str, name: str
 ) -> FlaskResponse:
     request = _request()
     token_requests.authorize(caller_of(request), namespace, name)
@@ -206,6 +190,11 @@ def _review_rules(store: AuthStore) -> FlaskResponse:
     namespace = rules_review.parse_rules_review(json_body(request, rules_review.MESSAGE))
     rules = rules_review.rules_of(store, caller.username, caller.groups, namespace)
     return FlaskResponse(rules_review.render_rules_review(rules), 201, content_type=_JSON)
+
+
+def _show_skew(callers: Callers, skew: SkewFiles) -> FlaskResponse:
+    callers.require(caller_of(_request()), SKEW_KEY, PermissionType.READ)
+    return _show(lambda: report_of(skew.estimates(), time()))
 
 
 def _show(render: Callable[..., object], **names: str) -> FlaskResponse:

@@ -315,11 +315,8 @@ def differences(
     old: Components, new: Components
 ) -> list[tuple[Background | None, Background | None]]:
     """Return the background components that differ, the old and the new one of each."""
-    pairs: list[tuple[Background | None, Background | None]] = [
-        (old.objects, new.objects),
-        (old.issuer_keys, new.issuer_keys),
-    ]
-    return [(stale, fresh) for stale, fresh in pairs if stale is not fresh]
+    pairs = ((old.objects, new.objects), (old.issuer_keys, new.issuer_keys))
+    return [pair for pair in pairs if pair[0] is not pair[1]]
 
 
 def waiting_for_restart(running: Configuration, wanted: Configuration) -> str:
