@@ -93,17 +93,19 @@ def write_schedule(directory: Path, now: int) -> None:
         folder.write(folder.keyring)
 
 
-def advance(directory: Path, policy: RotationPolicy, now: int) -> FolderChange:
+def advance(
+    directory: Path, policy: RotationPolicy, now: int, *, held: bool = False
+) -> FolderChange:
     """Update the times in the schedule if they lag behind, and take the steps that are due.
 
-    Any number of processes can call this at any time; a step is taken once. Raises the errors of
-    ``write_schedule``.
+    While steps are ``held``, only the end of the last token is updated. Any number of processes can
+    call this at any time; a step is taken once. Raises the errors of ``write_schedule``.
     """
     with _locked(directory, now) as folder:
-        if are_times_outdated(folder.keyring, policy, now):
-            folder.write(with_times(folder.keyring, policy, now))
+        if are_times_outdated(folder.keyring, policy, now, held=held):
+            folder.write(with_times(folder.keyring, policy, now, held=held))
         steps = []
-        while (step := due_step(folder.keyring, policy, now)) is not None:
+        while not held and (step := due_step(folder.keyring, policy, now)) is not None:
             steps.append(folder.take(step, policy, now))
         return FolderChange(folder.keyring, tuple(steps))
 

@@ -5,7 +5,7 @@ Invariants:
 1. The keys in use are those of one folder that could be read completely: a broken one changes
    nothing.
 2. A jump of the clock causes no step: after it, steps wait for as long as a new key does, by a
-   clock that does not jump.
+   clock that does not jump. Meanwhile keys sign, so the end of their tokens is still recorded.
 
 Each worker of a server has a watcher. The first to poll takes a step, and the others see it with
 their next poll.
@@ -97,18 +97,18 @@ class KeyFolderWatcher:
     def use(self, policy: RotationPolicy) -> None:
         """Change the policy; to be called before the first token is signed under the new one."""
         with self._polling:
+            # A token of the old lifetime can have been signed since the last poll.
+            longest = max(policy.token_seconds, self._policy.token_seconds)
             self._policy = policy
             self._retry_at = self._steady()
-            # The new lifetime of tokens has to be in the schedule even if no step is allowed now.
-            self._advance(replace(policy, rotate_every=0))
+            self._advance(replace(policy, token_seconds=longest), held=True)
 
     def poll(self) -> None:
         """Load the keys again if the folder has changed, and take the steps that are due."""
         with self._polling:
             self._changes.poll()
             self._watch_clock()
-            if self._steady() >= self._held_until:
-                self._advance(self._policy)
+            self._advance(self._policy, held=self._steady() < self._held_until)
 
     def catch_up(self) -> None:
         """Load what is in the folder now, because a token has a key that is not known here.
@@ -157,14 +157,15 @@ class KeyFolderWatcher:
             )
         self._offset = offset
 
-    def _advance(self, policy: RotationPolicy) -> None:
+    def _advance(self, policy: RotationPolicy, *, held: bool) -> None:
         now, keyring = int(self._clock()), self._keyring
         if self._problem or self._steady() < self._retry_at:
             return
-        if not are_times_outdated(keyring, policy, now) and due_step(keyring, policy, now) is None:
+        due = not held and due_step(keyring, policy, now) is not None
+        if not due and not are_times_outdated(keyring, policy, now, held=held):
             return
         try:
-            changed = advance(self._directory, policy, now)
+            changed = advance(self._directory, policy, now, held=held)
         except (KeysError, OSError) as error:
             self._retry_at = self._steady() + _RETRY_SECONDS
             self._report(getattr(error, "strerror", None) or str(error))

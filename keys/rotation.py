@@ -218,19 +218,26 @@ def forgotten(keyring: Keyring, kid: str) -> Keyring:
     return replace(keyring, keys=tuple(key for key in keyring.keys if key.kid != kid))
 
 
-def with_times(keyring: Keyring, policy: RotationPolicy, now: int) -> Keyring:
-    """Record the time, and when the last token that the active key can have signed expires."""
+def with_times(
+    keyring: Keyring, policy: RotationPolicy, now: int, *, held: bool = False
+) -> Keyring:
+    """Record the time, and when the last token that the active key can have signed expires.
+
+    While steps are ``held`` because the clock may be wrong, the time is not recorded.
+    """
     moment = max(now, keyring.clock)
     until = moment + policy.keep_seconds
     keys = tuple(
         replace(key, until=max(key.until or 0, until)) if key.state is KeyState.ACTIVE else key
         for key in keyring.keys
     )
-    return Keyring(keys, moment)
+    return Keyring(keys, keyring.clock if held else moment)
 
 
-def are_times_outdated(keyring: Keyring, policy: RotationPolicy, now: int) -> bool:
-    """Return whether the recorded times lag too far behind.
+def are_times_outdated(
+    keyring: Keyring, policy: RotationPolicy, now: int, *, held: bool = False
+) -> bool:
+    """Return whether the times that ``with_times`` records lag too far behind.
 
     To be checked before the first token is signed under other settings.
     """
@@ -239,7 +246,7 @@ def are_times_outdated(keyring: Keyring, policy: RotationPolicy, now: int) -> bo
         return False
     until = max(now, keyring.clock) + policy.keep_seconds
     lags = active.until is None or until - active.until >= MARK_SECONDS
-    return lags or now - keyring.clock >= MARK_SECONDS
+    return lags or (not held and now - keyring.clock >= MARK_SECONDS)
 
 
 def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:

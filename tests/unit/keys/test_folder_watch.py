@@ -24,6 +24,8 @@ T = 1_800_000_000
 POLICY = RotationPolicy(jwks_max_age=3600, token_seconds=DAY, rotate_every=30 * DAY)
 BY_HAND = replace(POLICY, rotate_every=0)
 PUBLISH = POLICY.publish_seconds
+# What the leeways of `iat` and `exp` may add to a token's life.
+LEEWAY = 300
 ROOT = Path(__file__).parents[3]
 
 
@@ -137,6 +139,14 @@ def test_longer_lifetimes_are_recorded_before_the_first_token(watched: Watched) 
     assert key.until == T + year.keep_seconds
 
 
+@pytest.mark.parametrize("jump", [0, 2 * 3600, 365 * DAY])
+def test_tokens_of_earlier_settings_count(watched: Watched, jump: int) -> None:
+    watched.clock.now += jump
+    watched.watcher.use(replace(POLICY, token_seconds=600))
+    (key,) = load_keyring(watched.folder).keys
+    assert key.until == T + jump + POLICY.keep_seconds
+
+
 def test_a_folder_that_cannot_be_read_changes_nothing(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,7 +208,11 @@ def test_a_clock_that_jumps_takes_no_step(
     assert [record.levelno for record in caplog.records if "jumped" in record.message] == [
         logging.WARNING
     ]
-    assert load_keyring(watched.folder).clock == T + POLICY.rotate_every - PUBLISH
+    held = load_keyring(watched.folder)
+    assert held.clock == T + POLICY.rotate_every - PUBLISH
+    # The active key signs meanwhile, and its tokens outlive a server with other settings.
+    assert held.active is not None
+    assert (held.active.until or 0) > watched.clock.now + POLICY.token_seconds + LEEWAY
     if jump < 0:
         watched.look_after(PUBLISH)
         assert len(watched.taken) == 1

@@ -305,20 +305,29 @@ class World:
 
     def advance(self) -> None:
         """Do what ``keys.folder_watch`` and ``keys.folder_changes`` do, without a folder."""
-        if self.true < self.held_until:
-            return
-        self.note()
-        while (step := due_step(self.keyring, self.policy, self.seen)) is not None:
+        held = self.true < self.held_until
+        self.note(self.policy, held=held)
+        while not held and (step := due_step(self.keyring, self.policy, self.seen)) is not None:
             self.take(step)
 
-    def note(self) -> None:
-        if are_times_outdated(self.keyring, self.policy, self.seen):
-            self.keyring = with_times(self.keyring, self.policy, self.seen)
+    def note(self, policy: RotationPolicy, *, held: bool) -> None:
+        if are_times_outdated(self.keyring, policy, self.seen, held=held):
+            self.keyring = with_times(self.keyring, policy, self.seen, held=held)
 
     def use(self, policy: RotationPolicy) -> None:
+        longest = max(policy.token_seconds, self.policy.token_seconds)
         self.policy = policy
-        self.note()
+        self.note(replace(policy, token_seconds=longest), held=True)
         self.advance()
+
+    def restart(self, policy: RotationPolicy) -> None:
+        """Stop after the last poll, and start with other settings; the jump is forgotten."""
+        self.advance()
+        self.policy, self.held_until = policy, self.true
+        self.advance()
+
+    def is_any_pending(self) -> bool:
+        return any(key.state is KeyState.PENDING for key in self.keyring.keys)
 
     def take(self, step: Step) -> None:
         match step.kind:
@@ -373,6 +382,9 @@ class Rotation(RuleBasedStateMachine):
         self.world = World()
         self.set_right = 0
 
+    def is_clock_sound(self) -> bool:
+        return self.world.true - self.set_right > PUBLISH
+
     @rule(seconds=st.one_of(st.integers(1, 7200), st.integers(1, 40 * DAY)))
     def time_passes(self, seconds: int) -> None:
         # A server polls each second; what matters is that it polls while a mark is fresh.
@@ -400,8 +412,15 @@ class Rotation(RuleBasedStateMachine):
         policy = self.world.policy
         self.world.use(replace(policy, token_seconds=seconds, rotate_every=every * DAY))
 
-    # Rotation by hand relies on the clock: it must not have been wrong a moment ago.
-    @precondition(lambda self: self.world.true - self.set_right > PUBLISH)
+    # A start relies on the clock as soon as a key is pending, rotation by hand always does: it must
+    # not have been wrong a moment ago.
+    @precondition(lambda self: self.is_clock_sound() or not self.world.is_any_pending())
+    @rule(seconds=st.sampled_from([600, 3600, DAY, 365 * DAY]), every=st.sampled_from([0, 1, 30]))
+    def server_restarts(self, seconds: int, every: int) -> None:
+        policy = self.world.policy
+        self.world.restart(replace(policy, token_seconds=seconds, rotate_every=every * DAY))
+
+    @precondition(lambda self: self.is_clock_sound())
     @rule()
     def somebody_rotates(self) -> None:
         with contextlib.suppress(UnsafeStepError):
@@ -420,6 +439,42 @@ class Rotation(RuleBasedStateMachine):
     @invariant()
     def nothing_is_broken(self) -> None:
         self.world.check()
+
+
+SIGNED_AFTER_A_JUMP: list[tuple[str, dict[str, int]]] = [
+    ("clock_steps_back", {"seconds": 75000}),
+    ("time_passes", {"seconds": 75600}),
+    ("clock_is_set_right", {}),
+    ("a_token_is_signed", {}),
+]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(
+            [
+                *SIGNED_AFTER_A_JUMP,
+                ("settings_change", {"every": 1, "seconds": 600}),
+                ("time_passes", {"seconds": 15000}),
+            ],
+            id="shorter-lifetimes",
+        ),
+        pytest.param(
+            [
+                *SIGNED_AFTER_A_JUMP,
+                ("server_restarts", {"every": 1, "seconds": 600}),
+                ("time_passes", {"seconds": 15000}),
+            ],
+            id="shorter-lifetimes-after-a-restart",
+        ),
+    ],
+)
+def test_no_valid_token_loses_its_key(events: list[tuple[str, dict[str, int]]]) -> None:
+    machine = Rotation()
+    for event, arguments in events:
+        getattr(machine, event)(**arguments)
+        machine.nothing_is_broken()
 
 
 TestRotation = Rotation.TestCase
