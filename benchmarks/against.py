@@ -1,21 +1,25 @@
 """``python -m benchmarks.against REVISION``: is this checkout slower than an older one?
 
-Both serve the same data directory and the same tokens with the same Python and libraries, in turn,
-on the same machine. Exit code 1 if the median of the ratios of the pairs is below the floor.
+Both serve the same data directory and the same tokens, in turn, on the same machine. The older one
+gets the libraries that it names, in the versions installed here where it allows them. Exit code 1 if the median of the ratios of the pairs is below the floor.
 """
 
+import importlib.metadata
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
+from packaging.requirements import Requirement
 
 from benchmarks.load_client import build
 from benchmarks.report import Row, rate_row, render
-from benchmarks.servers import ROOT, leeway_server, make_data_dir
+from benchmarks.servers import PYTHON, ROOT, leeway_server, make_data_dir
 from benchmarks.tokenreview import FULL, Server, measure_in_turn, prepare
 
 _KINDS: Final = ("warm", "cold")
@@ -53,13 +57,26 @@ def _row(
 
 
 def _check_out(revision: str, folder: Path) -> Path:
-    """Write the files of a revision into a folder."""
+    """Write the files of a revision into a folder, and install what it needs beside them."""
     folder.mkdir()
     archive = subprocess.run(
         ["git", "archive", revision], cwd=ROOT, check=True, capture_output=True
     )
     subprocess.run(["tar", "-x"], cwd=folder, check=True, input=archive.stdout)
+    click.echo(f"installing what {revision} needs", err=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
+    project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+    here = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
+    wanted = [_in_version_here(Requirement(text), here) for text in project["dependencies"]]
+    pip = [folder / PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *wanted], check=True)
     return folder
+
+
+def _in_version_here(requirement: Requirement, here: Mapping[str, str]) -> str:
+    version = here.get(requirement.name.lower())
+    allowed = version is not None and requirement.specifier.contains(version)
+    return f"{requirement.name}=={version}" if allowed else str(requirement)
 
 
 if __name__ == "__main__":

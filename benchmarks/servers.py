@@ -32,18 +32,22 @@ _LOG_CHARACTERS: Final = 2000
 
 ROOT: Final = Path(__file__).parent.parent
 
+# Of a checkout with dependencies of its own.
+PYTHON: Final = Path(".venv", "bin", "python")
+
 
 def make_data_dir(folder: Path, algorithm: str = "RS256", tree: Path = ROOT) -> Path:
     """Run ``leeway init``, of the checkout in ``tree``."""
     data_dir = folder / "data"
-    command = [*_leeway("init", data_dir), "--algorithm", algorithm]
+    command = [*_leeway("init", data_dir, tree), "--algorithm", algorithm]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=tree)
     return data_dir
 
 
-def _leeway(command: str, data_dir: Path) -> list[str]:
+def _leeway(command: str, data_dir: Path, tree: Path) -> list[str]:
     # Python looks for the package in its working directory first.
-    return [sys.executable, "-m", "webhook", command, "--data-dir", str(data_dir)]
+    python = sys.executable if tree == ROOT else tree / PYTHON
+    return [str(python), "-m", "webhook", command, "--data-dir", str(data_dir)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def leeway_process(
 ) -> Iterator[RunningServer]:
     """Run ``leeway serve`` of the checkout in ``tree``, and yield it."""
     port = _free_port()
-    command = [*_leeway("serve", data_dir)]
+    command = _leeway("serve", data_dir, tree)
     command += ["--bind", f"{HOST}:{port}", "--workers", str(workers)]
     with _running(command, {}, port, data_dir / SERVER_LOG, wait=wait, tree=tree) as process:
         yield RunningServer(port, process.pid)
