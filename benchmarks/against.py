@@ -1,7 +1,8 @@
 """``python -m benchmarks.against REVISION``: is this checkout slower than an older one?
 
 Both serve the same data directory and the same tokens, in turn, on the same machine. The older one
-gets the libraries that it names, in the versions installed here where it allows them. Exit code 1 if the median of the ratios of the pairs is below the floor.
+gets the libraries that it names, in the versions installed here where it allows them. Exit code 1
+if the median of the ratios of the pairs is below the floor.
 """
 
 import importlib.metadata
