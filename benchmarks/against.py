@@ -69,8 +69,8 @@ def _check_out(revision: str, folder: Path) -> Path:
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
     here = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
     wanted = [_in_version_here(Requirement(text), here) for text in project["dependencies"]]
-    pip = [folder / PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *wanted], check=True)
+    pip = (str(folder / PYTHON), "-m", "pip", "--disable-pip-version-check")
+    subprocess.run([*pip, "install", "--quiet", *wanted], check=True)
     return folder
 
 
