@@ -22,7 +22,7 @@ _Make = Callable[[Path, Path], Any]
 class BareApplication:
     """Answers every request alike."""
 
-    max_anonymous_connections = 0
+    max_anonymous_connections = 1000
 
     def __init__(self, answer: bytes) -> None:
         self._response = Response(201, answer)
