@@ -179,10 +179,11 @@ def test_nobody_waits_for_anonymous_clients(server: RunningServer, kind: str, co
 @pytest.mark.parametrize(
     ("user", "fields", "size", "status"),
     [
-        ("", 32, 1000, 200),
-        ("", 33, 1000, 431),
+        ("", 32, 500, 200),
+        ("", 33, 450, 431),
         ("", 3, 2048, 200),
         ("", 3, 2049, 431),
+        ("", 20, 1000, 431),
         ("kube-apiserver", 100, 500, 200),
         ("kube-apiserver", 101, 500, 431),
         ("kube-apiserver", 3, 8190, 200),

@@ -4,9 +4,10 @@ Invariants:
 
 1. Requests are answered one after the other, in their order. Of what a client sends ahead there is
    no more here than ``_BUFFER_BYTES``, ``ANONYMOUS_BUFFER_BYTES`` without a certificate, and what a
-   single read of the socket brings beyond that; a head has at most ``MAX_HEAD`` bytes.
-2. A request is here completely within ``STALL_SECONDS`` of its first byte, or is not answered; a
-   client takes a byte of its answer within that time, or is cut off.
+   single read of the socket brings beyond that. A head has at most ``MAX_HEAD`` bytes, and
+   ``ANONYMOUS_BUFFER_BYTES`` without a certificate.
+2. A request is here completely within ``STALL_SECONDS`` of its first byte, or is not answered. A
+   client for which writing is paused for that long is cut off.
 3. Nothing is read as a request after one whose end is not certain, or is not here.
 4. A connection that has ended is not kept alive by its transport, its timer or its task.
 """
@@ -94,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._loop = worker.loop
         self._transport: asyncio.Transport
         self._address: tuple[str, int] | None = None
-        self._buffer_bytes = ANONYMOUS_BUFFER_BYTES
+        self._buffer_bytes = self._max_head = ANONYMOUS_BUFFER_BYTES
         self._heads: dict[bytes, Head] = {}
         self._is_closed = self._is_write_paused = self._is_read_paused = False
 
@@ -129,7 +130,7 @@ class Connection(asyncio.Protocol):
         if self.certificate:
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
-            self._buffer_bytes = _BUFFER_BYTES
+            self._buffer_bytes, self._max_head = _BUFFER_BYTES, MAX_HEAD
             self._heads = self._worker.heads
         elif not self._worker.anonymous.admit(self):
             self._is_closed = True
@@ -206,7 +207,7 @@ class Connection(asyncio.Protocol):
         if self._raw and data.startswith(self._raw, at):
             head, start = self._head, at + len(self._raw)
         else:
-            start = data.find(b"\r\n\r\n", at, at + MAX_HEAD) + 4
+            start = data.find(b"\r\n\r\n", at, at + self._max_head) + 4
             raw = bytes(data[at:start])
             found = self._heads.get(raw) or self._parse(raw)
             if found is None:
@@ -250,13 +251,13 @@ class Connection(asyncio.Protocol):
         return head
 
     def _wait_for_head(self) -> None:
-        arrived = self._data[self._at : self._at + MAX_HEAD]
+        arrived = self._data[self._at : self._at + self._max_head]
         check_beginning(arrived, _LIMITS if self.certificate else _ANONYMOUS_LIMITS)
-        if len(arrived) == MAX_HEAD:
-            raise MessageError(431, f"the head is longer than {MAX_HEAD} bytes")
+        if len(arrived) == self._max_head:
+            raise MessageError(431, f"the head is longer than {self._max_head} bytes")
         if arrived:
             self._start_request_clock()
-            self._resume_reading()
+        self._resume_reading()
 
     def _read_body(self, request: Request) -> None:
         chunked = self._chunked
@@ -304,9 +305,12 @@ class Connection(asyncio.Protocol):
             self._pending = None
             if self._is_closed:
                 return
+            if task.cancelled():
+                self.drop()
+                return
             try:
                 result = task.result()
-            except (Exception, asyncio.CancelledError):
+            except Exception:
                 self.drop()
                 raise
             then(result)
@@ -365,9 +369,7 @@ class Connection(asyncio.Protocol):
         self._is_closed = True
         self._data, self._at = b"", 0
         self._resume_reading()
-        # TLS has a time limit for all that is left to write when it is closed.
-        if within is not None or not self._is_write_paused:
-            self._transport.close()
+        self._transport.close()
         self._expires_at = inf
         if within is not None:
             self._expire_in(within)
@@ -380,23 +382,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answer nothing more, and give up on the client where it does not go on reading."""
         self._is_write_paused = True
-        unwritten = self._transport.get_write_buffer_size()
-        self._write_timer = self._loop.call_later(STALL_SECONDS, self._check_writing, unwritten)
-
-    def _check_writing(self, unwritten: int) -> None:
-        if self._transport.get_write_buffer_size() < unwritten:
-            self.pause_writing()
-        else:
-            self.drop()
+        self._write_timer = self._loop.call_later(STALL_SECONDS, self.drop)
 
     def resume_writing(self) -> None:
         """Go on answering."""
         self._is_write_paused = False
         if self._write_timer is not None:
             self._write_timer.cancel()
-        if self._is_closed:
-            self._transport.close()
-        elif self._at < len(self._data):
+        if self._at < len(self._data) or self._request is not None:
             self._read()
 
     def _start_request_clock(self) -> None:

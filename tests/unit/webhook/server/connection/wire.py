@@ -27,7 +27,6 @@ class Wire(asyncio.Transport):
         self.certificate = certificate
         self.data = b""
         self.is_closed = self.is_aborted = self.is_paused = False
-        self.unwritten = 0
         self.trust = ClientTrust(b"", b"")
 
     @property
@@ -55,9 +54,6 @@ class Wire(asyncio.Transport):
 
     def abort(self) -> None:
         self.is_closed = self.is_aborted = True
-
-    def get_write_buffer_size(self) -> int:
-        return self.unwritten
 
     def pause_reading(self) -> None:
         assert not self.is_paused
