@@ -120,7 +120,7 @@ class Loop:
     def result(self) -> None:
         pass
 
-    cancel = result
+    cancel = cancelled = result
 
     def run(self) -> None:
         while self.ready:
