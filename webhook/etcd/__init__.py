@@ -1,1 +1,1 @@
-"""Parses and renders etcd's auth API in JSON."""
+"""etcd's auth API in JSON: parses its requests and renders its answers."""

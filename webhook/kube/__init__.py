@@ -1,1 +1,4 @@
-"""Kubernetes' reviews and token requests: bytes in, values out, and back. Pure."""
+"""Kubernetes' reviews and token requests, and its requests as ranges of keys. No I/O.
+
+Each review has a module that parses its bytes to a value, and renders the answer.
+"""

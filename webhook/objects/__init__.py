@@ -1,1 +1,4 @@
-"""Looks up the ServiceAccounts, Pods, Secrets and Nodes that tokens are bound to."""
+"""Looks up the objects that tokens are bound to, in a file or from an API server.
+
+They are ServiceAccounts, Pods, Secrets and Nodes.
+"""

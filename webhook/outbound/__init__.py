@@ -1,1 +1,1 @@
-"""The one HTTPS client for everything that Leeway fetches from others."""
+"""The HTTPS client for all requests that Leeway sends to other servers."""

@@ -1,4 +1,4 @@
-"""Decides who is allowed to read and write which ranges of keys, by etcd's users and roles. No I/O.
+"""Users, roles, permissions on ranges of keys, auth tokens and revocations, as in etcd. No I/O.
 
-What it stores goes as records through the protocol ``Backend`` in ``records``.
+They are stored as records in a ``Backend``, a protocol that ``records`` defines.
 """

@@ -1,1 +1,1 @@
-"""Measures by tokens how far signers' clocks are ahead, and decides whose clock is wrong."""
+"""Estimates from tokens how far signers' clocks are ahead, and decides whose clock is wrong."""

@@ -1,1 +1,1 @@
-"""What Leeway says about itself: metrics, the log and the audit log."""
+"""Metrics, the log and the audit log."""

@@ -1,1 +1,1 @@
-"""Verifies and signs service account tokens: bytes and the time in, an outcome out. Pure."""
+"""Verifies and signs service account tokens. No I/O: the time is an argument."""

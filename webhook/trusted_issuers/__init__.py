@@ -1,1 +1,1 @@
-"""The verification keys of other issuers, read from files or fetched from URLs."""
+"""The keys of other issuers, read from files or fetched from URLs, and refreshed."""
