@@ -1,11 +1,7 @@
 """Accepts connections, and bounds the handshakes that are under way.
 
-Invariants:
-
-1. At most ``limit()`` handshakes are under way. One more takes the place of the oldest, which a
-   client that means to finish has long finished.
-2. A process without a free file descriptor accepts again as soon as it has one; until then clients
-   wait in the kernel's queue.
+At most ``limit()`` are under way; one more takes the place of the oldest. A process without a free
+file descriptor leaves clients in the kernel's queue until it has one.
 """
 
 import asyncio

@@ -1,13 +1,8 @@
 """The connections of a worker whose clients showed no certificate, and their limit.
 
-Anybody can open them, so a full house must not keep out a log-in or a probe of the kubelet: what
-makes room is the connection that has been without a request for the longest time.
-
-Invariants:
-
-1. There are at most ``limit()`` of them.
-2. A connection whose request is being answered is not closed for another. Where there is no other
-   kind, the new one is refused.
+There are at most ``limit()``. Anybody can open them, so a new one takes the place of the connection
+that has been without a request for the longest time, but never of one whose request is being
+answered. If all are answering, the new one is refused.
 """
 
 from collections.abc import Callable
@@ -15,14 +10,11 @@ from typing import Protocol
 
 
 class Connection(Protocol):
-    """What is known of a connection here."""
+    """A connection, which can be dropped unless a request of it is being answered."""
 
     @property
-    def can_be_dropped(self) -> bool:
-        """Whether no request of it is being answered."""
-
-    def drop(self) -> None:
-        """Close it at once."""
+    def can_be_dropped(self) -> bool: ...  # noqa: D102
+    def drop(self) -> None: ...  # noqa: D102
 
 
 class AnonymousConnections:

@@ -15,8 +15,7 @@ from webhook.server.connection.read_head import Limits, MessageError, has_bare_l
 _MAX_LINE: Final = 256
 _MAX_SMALL_CHUNKS: Final = 1024
 _SMALL_CHUNK: Final = 64
-_MAX_TRAILER_BYTES: Final = 8190
-_TRAILERS: Final = Limits(100, _MAX_TRAILER_BYTES)
+_TRAILERS: Final = Limits(100, 8190)
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|\"[^\"\\\x00-\x1f\x7f]*+\"))?)*" % (_TOKEN, _TOKEN)
@@ -98,10 +97,10 @@ class ChunkedBody:
         if data.startswith(b"\r\n", at):
             self.is_complete = True
             return at + 2
-        section = bytes(data[at : at + _MAX_TRAILER_BYTES + 4])
+        section = bytes(data[at : at + _TRAILERS.field_bytes + 4])
         end = section.find(b"\r\n\r\n") + 4
         if end < 4:
-            if len(section) > _MAX_TRAILER_BYTES + 3 or has_bare_lf(section):
+            if len(section) > _TRAILERS.field_bytes + 3 or has_bare_lf(section):
                 raise MessageError(400, _BAD_TRAILER)
             return at
         fields = read_fields(b"GET / HTTP/1.1\r\n" + section[:end], _TRAILERS)

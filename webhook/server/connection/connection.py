@@ -41,8 +41,7 @@ STALL_SECONDS: Final = 9.0
 ABORT_SECONDS: Final = 1.0
 MAX_HEAD: Final = 64 * 1024
 _LIMITS: Final = Limits(fields=100, field_bytes=8190)
-# A bearer token fits into one field.
-_ANONYMOUS_LIMITS: Final = Limits(fields=32, field_bytes=2048)
+_ANONYMOUS_LIMITS: Final = Limits(fields=32, field_bytes=2048)  # a bearer token fits into one
 _BUFFER_BYTES: Final = 256 * 1024
 ANONYMOUS_BUFFER_BYTES: Final = 16 * 1024
 # Linux doubles it. A connection begins with this, and gets more with a certificate.
@@ -53,8 +52,7 @@ _REMEMBERED_HEADS: Final = 128
 _REMEMBERED_BYTES: Final = 1024
 _SECRETS: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# As far as a timer may be early.
-_TICK_SECONDS: Final = 0.01
+_TICK_SECONDS: Final = 0.01  # as far as a timer may be early
 _T = TypeVar("_T")
 
 
@@ -87,9 +85,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, worker: ConnectionOwner) -> None:
         self.certificate = ""
-        """The client's certificate in PEM, empty where it has shown none."""
+        """The client's certificate in PEM, empty without one; checked against ``trust``."""
         self.trust: ClientTrust | None = None
-        """What the certificate was checked against."""
         self.is_ending = False
         self._worker = worker
         self._loop = worker.loop
@@ -151,15 +148,14 @@ class Connection(asyncio.Protocol):
         if self._pending is not None:
             self._pending.cancel()
         self._data, self._at = b"", 0
-        # In a circle with its transport a connection would stay, and all of its TLS with it, until
-        # a full collection, which comes once in hours.
+        # A circle, with all of its TLS, would stay until a full collection, once in hours.
         del self._transport
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered, and no byte of the next one is here."""
-        is_reading = self._request is not None or self._at < len(self._data)
-        return not (is_reading or self._is_answering)
+        is_busy = self._request is not None or self._is_answering
+        return not is_busy and self._at == len(self._data)
 
     @property
     def can_be_dropped(self) -> bool:
@@ -359,15 +355,12 @@ class Connection(asyncio.Protocol):
         self._close(within)
 
     def _close(self, within: float | None = None) -> None:
-        """Close the connection; abort it where the client has not let go of it within seconds.
-
-        What the client still sends is read and thrown away: bytes unread would reset the
-        connection, and the answer be lost with it.
-        """
+        """Close the connection; abort it where the client has not let go of it within seconds."""
         if self._is_closed:
             return
         self._is_closed = True
         self._data, self._at = b"", 0
+        # Bytes left unread would reset the connection, and the answer would be lost with it.
         self._resume_reading()
         self._transport.close()
         self._expires_at = inf

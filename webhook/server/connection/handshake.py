@@ -8,7 +8,7 @@ resumes one is called off before the server has answered.
 
 import ssl
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from webhook.errors import HandshakeFailure
 from webhook.server.connection.client_trust import ClientTrust
@@ -29,18 +29,16 @@ _VERIFY_CODES: Final = {
     23: HandshakeFailure.CERTIFICATE_REVOKED,
     26: HandshakeFailure.CERTIFICATE_NOT_FOR_CLIENTS,
 }
-_REASONS: Final = dict.fromkeys(
-    ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
-    HandshakeFailure.NOT_TLS,
-) | dict.fromkeys(
-    [
-        "NO_SHARED_CIPHER",
-        "NO_SUITABLE_KEY_SHARE",
-        "NO_SHARED_SIGNATURE_ALGORITHMS",
-        "UNSUPPORTED_PROTOCOL",
-        "VERSION_TOO_LOW",
-    ],
-    HandshakeFailure.NO_COMMON_VERSION,
+_REASONS: Final = (
+    dict.fromkeys(
+        ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
+        HandshakeFailure.NOT_TLS,
+    )
+    | dict.fromkeys(
+        ("NO_SHARED_CIPHER", "NO_SUITABLE_KEY_SHARE", "NO_SHARED_SIGNATURE_ALGORITHMS"),
+        HandshakeFailure.NO_COMMON_VERSION,
+    )
+    | dict.fromkeys(("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW"), HandshakeFailure.NO_COMMON_VERSION)
 )
 _ADVICE: Final = {
     HandshakeFailure.CERTIFICATE_EXPIRED: "; renew it",
@@ -64,16 +62,9 @@ class ServerContext(ssl.SSLContext):
 
     trust: ClientTrust = ClientTrust(b"", b"")
 
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
+    def wrap_bio(self, incoming: ssl.MemoryBIO, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """Make the TLS of a connection, as asyncio and uvloop do."""
-        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        made = super().wrap_bio(incoming, *args, **kwargs)
         if isinstance(made, _Handshake):
             made.incoming = incoming
         return made

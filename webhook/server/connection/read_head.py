@@ -24,8 +24,7 @@ import httptools
 from webhook.server.request.message import Headers
 
 MAX_TARGET: Final = 4094
-# The method, two spaces and the version.
-_AROUND_TARGET: Final = 30
+_TOO_LONG: Final = "at most {} fields of {} bytes are served"
 _BAD_LINE_END: Final = "a line does not end with CRLF"
 _REQUEST_LINE: Final = re.compile(rb"([A-Z-]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n")
 # Longer than llhttp can count. Whatever it means, it is more than anyone may send.
@@ -38,10 +37,6 @@ class Limits(NamedTuple):
 
     fields: int
     field_bytes: int
-
-    def exceeded(self) -> str:
-        """Return what is wrong with a head beyond them."""
-        return f"at most {self.fields} fields of {self.field_bytes} bytes are served"
 
 
 class Head(NamedTuple):
@@ -129,7 +124,7 @@ def read_fields(head: bytes, limits: Limits) -> list[tuple[bytes, bytes]]:
     is_long = len(head) > limits.field_bytes
     longest = max(map(len, head.split(b"\r\n")[1:])) if is_long else 0
     if lines - 2 > limits.fields or longest + 2 > limits.field_bytes:
-        raise MessageError(431, limits.exceeded())  # check 2
+        raise MessageError(431, _TOO_LONG.format(*limits))  # check 2
     found = _Fields()
     try:
         httptools.HttpRequestParser(found).feed_data(head)
@@ -154,10 +149,10 @@ def check_beginning(arrived: bytes | bytearray, limits: Limits) -> None:
         raise MessageError(400, _BAD_LINE_END)  # check 1
     lines, last = arrived.count(b"\r\n"), arrived.rfind(b"\r\n") + 2
     length = len(arrived) - last - arrived.endswith(b"\r")
-    if not lines and length > MAX_TARGET + _AROUND_TARGET:
+    if not lines and length > MAX_TARGET + 30:  # a method, two spaces and the version
         raise MessageError(414, f"the target is longer than {MAX_TARGET} bytes")  # check 2
     if lines and (length + 2 > limits.field_bytes or lines - 1 > limits.fields):
-        raise MessageError(431, limits.exceeded())  # check 2
+        raise MessageError(431, _TOO_LONG.format(*limits))  # check 2
 
 
 def has_bare_lf(data: bytes | bytearray) -> bool:

@@ -70,10 +70,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         self._context: ServerContext
 
     def load_wsgi(self) -> None:
-        """Load the application, and keep the garbage collector off what is there for good.
-
-        Else each full collection walks all modules and cached tokens, and holds every request up.
-        """
+        """Load the application, and spare each full garbage collection the walk through it."""
         super().load_wsgi()
         self.application = self.wsgi
         gc.collect()
@@ -89,11 +86,8 @@ class LeewayWorker(Worker):  # type: ignore[misc]
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> NoReturn:
-        """Leave, after a moment; the master starts another worker.
-
-        gunicorn would stop the whole server where one worker cannot start. But what cannot be
-        loaded now has broken since the others loaded it, and they serve on.
-        """
+        # The master starts another worker. At other statuses it stops the others, which still
+        # serve what they have loaded.
         text = "This worker cannot start, another one will try: %s"
         self.log.error(text, error, exc_info=traceback_of(error))
         time.sleep(_RETRY_SECONDS)
@@ -213,8 +207,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
             self.log.info(text, ended)
 
     def _max_anonymous(self) -> int:
-        limit: int = self.application.max_anonymous_connections
-        return limit
+        return int(self.application.max_anonymous_connections)
 
     def _over_limit(self, what: Literal["connection", "file"] = "connection") -> None:
         self.application.over_limit(what)
