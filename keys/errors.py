@@ -2,7 +2,7 @@
 
 
 class KeysError(Exception):
-    """Base of all errors of this package. The message is one sentence, fit to be shown."""
+    """Base of all errors of this package. The message is one sentence for users."""
 
 
 class EncodingError(KeysError):

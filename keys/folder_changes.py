@@ -233,7 +233,7 @@ class _Folder:
     def _drop_private_halves(self) -> None:
         # Invariant 4.
         for key in self.keyring.keys:
-            # A key without an end was copied here, and can be the only copy.
+            # A key without ``until`` was copied into the folder, and may be the only copy.
             ours = key.until is not None
             if key.state in _NEVER_SIGNS_AGAIN and ours and key.kid in self._private:
                 path = self._directory / self._files[key.kid]

@@ -226,7 +226,7 @@ def _parse_jwk(entry: object) -> VerificationKey:
     if not isinstance(entry, dict):
         raise EncodingError("a key must be a JSON object")
     kind = _text(entry, "kty")
-    # 1. It is not secret, whatever it is for (invariant 3).
+    # 1. It is not secret, whatever its ``use`` (invariant 3).
     if kind == "oct":
         raise UnusableKeyError("a symmetric key is not accepted; publish public keys only")
     if any(member in entry for member in _PRIVATE_MEMBERS):

@@ -101,7 +101,7 @@ class Keyring:
         return tuple(key.verification_key for key in published)
 
     def with_new_key(self, key: SigningKey, now: int) -> "Keyring":
-        """Return a keyring with another key at its end: active if none is, else pending."""
+        """Return a keyring with a key appended: active if no other key is, else pending."""
         state = KeyState.PENDING if self.active else KeyState.ACTIVE
         moment = max(now, self.clock)
         added = ScheduledKey(key.verification_key, key, state, moment)

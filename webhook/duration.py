@@ -43,6 +43,6 @@ def format_duration(seconds: float) -> str:
 
 
 def rounded_duration(seconds: float) -> str:
-    """Render seconds rounded down: to days from two days on, else to seconds."""
+    """Render seconds, rounded down to days if they are at least two days, else to seconds."""
     days = int(seconds // 86400)
     return f"{days} days" if days >= 2 else format_duration(int(seconds))

@@ -1,7 +1,7 @@
-"""The errors of Leeway. The base is never raised; messages are one sentence, fit to be shown.
+"""The errors of Leeway. The base is never raised; a message is one sentence for users.
 
 ``TokenRefusedError`` and its subclasses are outcomes: the authenticator returns them and never
-lets them out as exceptions.
+raises them to its callers.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from math import ceil
 from typing import Final, NamedTuple, Self
 
 MAX_SHOWN: Final = 256
-"""How many characters of a text of a client are repeated; Kubernetes repeats all of it."""
+"""How many characters of a client's text a message repeats; Kubernetes repeats all of it."""
 _GO_ESCAPES: Final = {
     '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
     "\t": "\\t", "\v": "\\v",
@@ -18,7 +18,7 @@ _GO_ESCAPES: Final = {
 
 
 def go_quoted(text: str) -> str:
-    """Quote a text as Go's ``%q`` does, and as Kubernetes so does, cut after 256 characters."""
+    """Quote a text as Go's ``%q`` does, which Kubernetes uses; cut after 256 characters."""
     return f'"{"".join(map(_go_character, text[:MAX_SHOWN]))}"'
 
 
@@ -99,9 +99,9 @@ class InvalidObjectError(LeewayError):
 class IssueError(LeewayError):
     """A token that cannot be issued as requested.
 
-    ``field`` is the field of a TokenRequest that is wrong: it is ``required`` but empty, or its
-    ``value`` is not allowed; without a value, the request as such is not allowed. ``detail`` is
-    Kubernetes' text for it.
+    ``field`` is the wrong field of a TokenRequest: it is ``required`` but empty, or its ``value``
+    is not allowed; without a value, the request is not allowed at all. ``detail`` is Kubernetes'
+    text for it.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ObjectNotFoundError(LeewayError):
 
 
 class ObjectConflictError(LeewayError):
-    """An object exists, but it is not the one that the request means."""
+    """An object exists, but it does not match the request, for example because of its UID."""
 
     def __init__(self, kind: str, group: str, name: str, why: str) -> None:
         qualified = f"{kind}.{group}" if group else kind

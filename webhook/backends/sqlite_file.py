@@ -122,7 +122,7 @@ class StoreFile:
             raise _cannot_be_opened(self._path, error) from error
 
     def require_own_journal(self) -> None:
-        """Raise StoreError if the journal beside the file is that of another file."""
+        """Raise StoreError if the journal beside the file belongs to another file."""
         if is_foreign(self._path, lambda: self.read_mark().counter):
             name = shown_path(self._path)
             raise StoreError(

@@ -31,7 +31,7 @@ class Journal(NamedTuple):
 
 def read_journal(database: Path) -> Journal | None:
     """Return the journal of a database, None if no transaction is being written."""
-    # SQLite puts it beside the file that a symbolic link leads to.
+    # SQLite creates it beside the target of a symbolic link.
     path = f"{os.path.realpath(database)}-journal"
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123 - requests may come here
         header = file.read(_HEADER_SIZE)
@@ -54,7 +54,7 @@ def _counter_in(data: bytes, step: int) -> int | None:
 
 
 def is_foreign(database: Path, read_counter: Callable[[], bytes]) -> bool:
-    """Return whether the journal beside a database is that of another file.
+    """Return whether the journal beside a database belongs to another file.
 
     SQLite would write the pages of that other file into this one. The counter of the journal's own
     file is that in the journal, or 1 more.

@@ -44,7 +44,7 @@ def serve(data_dir: Path, **options: object) -> None:
     def configure() -> Configuration:
         return load_configuration(data_dir, os.environ, fields_of(options))
 
-    # Almost nothing is garbage before the workers are forked, and a collection takes long.
+    # Before the fork there is almost no garbage, and a collection takes long.
     gc.disable()
     configuration = configure()
     files = tls_files(data_dir)

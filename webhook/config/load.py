@@ -216,7 +216,7 @@ def _as_yaml(value: object) -> str:
 
 
 def _without_types(text: str) -> str:
-    """Return a message of msgspec with its types in words, if it does not show the value."""
+    """Describe a message's msgspec types in words; drop that of the value if the value is shown."""
     if text.startswith("found"):
         text = re.sub(r", got `[^`]*`", "", text)
     return re.sub(r"`([^`]*)`", lambda name: describe_types(name[1]), text)

@@ -85,6 +85,6 @@ def yaml_problem(error: Exception) -> str:
 
 
 def _without_text(quoted: re.Match[str]) -> str:
-    """Return a quoted part of a message if it is a character or a token of YAML, else dots."""
+    """Return a quoted part of a message unchanged if it is YAML syntax, else ``...``."""
     part = quoted[0]
     return part if len(part) == len("','") or part.startswith("'<") else "..."

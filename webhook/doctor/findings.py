@@ -3,8 +3,8 @@
 Invariants:
 
 1. A check that raises is a failure of its own and stops no other.
-2. A check whose prerequisite has failed is not made but listed as such: one fault is one finding.
-3. Of an exception that no check expects only the type is shown: its text may hold a secret.
+2. A check whose prerequisite has failed is skipped and listed as such: one fault is one finding.
+3. Only the type of an unexpected exception is shown, since its text may contain a secret.
 
 >>> exam = Examination()
 >>> port = exam.load("port", lambda: 8443, lambda found: ok(f"port {found}"), "leeway init")
@@ -125,7 +125,7 @@ class Examination:
     def load(
         self, name: str, load: Callable[[], _T], judge: Callable[[_T], Verdict], fix: str
     ) -> Prerequisite[_T]:
-        """Load and judge a value that other checks need; after a failure they do not get it."""
+        """Load and judge a value that other checks need; if that fails, they are skipped."""
         value = None
         try:
             found = load()

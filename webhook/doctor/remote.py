@@ -1,4 +1,4 @@
-"""Checks over the network: a running server of ours, and the clock of an API server."""
+"""Checks over the network: a running Leeway, and the clock of an API server."""
 
 import ssl
 from contextlib import closing

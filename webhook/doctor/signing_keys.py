@@ -26,7 +26,7 @@ def check_keyring(keyring: Keyring, fix: str) -> Verdict:
 
 
 def check_schedule(keyring: Keyring, policy: RotationPolicy, now: int, fix: str) -> Verdict:
-    """Check that no key waits longer for a step than it has to."""
+    """Check that no key is still pending long after it could sign safely."""
     for key in keyring.keys:
         if key.state is KeyState.PENDING:
             safe_from = next_step(keyring, key, policy).safe_from

@@ -35,11 +35,11 @@ _SHOWN_KEY_BYTES: Final = 512
 class AuthRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Base of the requests, and the request of calls without fields, such as AuthEnable.
 
-    A user is ``user`` and a role is ``role`` in all of them, whatever etcd calls it in each.
+    All of them call a user ``user`` and a role ``role``; etcd uses several names.
     """
 
     def arguments(self) -> tuple[object, ...]:
-        """Return the arguments of the operation in ``rbac.changes``, where there is one."""
+        """Return the arguments of the operation in ``rbac.changes``, if it has one."""
         return msgspec.structs.astuple(self)
 
     def audited(self) -> dict[str, object]:
@@ -203,7 +203,7 @@ _FIELDS: Final = frozenset(
 
 
 def _normalized(value: object) -> object:
-    """Give members the proto's names, decode keys, and drop null members: a default, in proto JSON.
+    """Rename members as in the proto, decode keys, and drop null members, which mean the default.
 
     Raises InvalidReviewError for a member under both of its names, and for a key that is not
     base64.

@@ -2,7 +2,8 @@
 
 Invariants:
 
-1. The state of an object is that of the last list or event; a list replaces the whole kind at once.
+1. The state of an object is that of the last list or event; a list replaces all objects
+   at once.
 2. The most recently deleted UIDs are remembered, to be refused without a look-up. A UID is never
    reused; if a list or an event has one after all, it is not deleted.
 3. One thread writes, look-ups add deleted UIDs, and any thread reads: each step is one operation on

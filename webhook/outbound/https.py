@@ -348,7 +348,7 @@ class _Received(io.RawIOBase):
         return size
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the stream, as http.client requests it from a socket."""
+        """Return the stream that http.client reads; it calls this as a socket's method."""
         return io.BufferedReader(self, _CHUNK_BYTES)
 
     def response(self, method: str = "GET") -> http.client.HTTPResponse:
@@ -357,6 +357,6 @@ class _Received(io.RawIOBase):
 
     def interrupt(self) -> None:
         self._interrupted = True
-        # Not the method of SSLSocket, after which the other thread would read without TLS.
+        # Not SSLSocket's own method, after which the other thread would read without TLS.
         with suppress(OSError):
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)

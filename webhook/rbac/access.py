@@ -53,7 +53,7 @@ def is_key_permitted(
 ) -> bool:
     """Return whether a subject is allowed to READ or WRITE (``kind``) a single key."""
     state = store.state
-    # Not between the records of one `apply`: such a state never existed.
+    # Not in the middle of an `apply`, between two records of one commit.
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:

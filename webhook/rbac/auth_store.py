@@ -88,7 +88,7 @@ class AuthStore:
                 return not self._backend.misses_commit()
             finally:
                 self._lock.release()
-        # A thread of ours that writes has applied everything before its commit.
+        # A thread of this process that writes has applied all commits before its own.
         return self._backend.is_writing or not unread or not self._backend.misses_commit()
 
     def find_revocation(self, claims: Claims) -> str:
@@ -97,8 +97,8 @@ class AuthStore:
         A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in
         another encoding it is the same token.
 
-        A revocation counts as long as it is stored, even after its ``until``: the clock may have
-        been wrong when that was written (invariant 3 of ``revocations.py``).
+        A revocation applies while it is stored, even after its ``until``: the clock may have been
+        wrong when that was written (invariant 3 of ``revocations.py``).
         """
         state = self.state
         revocation = state.revoked_jtis.get(claims.jti)

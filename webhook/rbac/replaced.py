@@ -1,4 +1,4 @@
-"""Finds out what a store lacks that replaces another one."""
+"""Lists what is missing from a store that has replaced another."""
 
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -9,7 +9,7 @@ _NAMED: Final = 10
 
 
 def lacking(before: AuthState, after: AuthState) -> list[str]:
-    """Return what is in the state before and not in the one after, revocations first.
+    """Return what ``before`` has and ``after`` lacks, revocations first.
 
     Each text is a kind and its names, such as ``user ann, bob``.
     """

@@ -12,9 +12,9 @@ seen, their clock looks slow: see ``SlowClockRule``.
 
 Invariants:
 
-1. Only claims whose signature is valid are seen here, also those of a token that a clock check
-   then refuses.
-2. No bound is above the truth, whichever tokens are seen, and however often.
+1. Only claims with a valid signature are counted, also those of a token that a clock check then
+   refuses.
+2. No bound exceeds the true value, whichever tokens are seen, and however often.
 3. Tokens are forgotten after the window, and all at once by ``forget``.
 4. Memory is bounded by the number of nodes, and for each node. The configuration bounds issuers.
 

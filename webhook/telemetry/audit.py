@@ -90,7 +90,7 @@ def append_line(path: Path, seconds: float, message: str, fields: Fields) -> Non
                 # A second write raises the error that stopped the first.
                 os.write(descriptor, data[written:])
         except OSError:
-            # Part of a line would spoil the next one.
+            # A partial line would corrupt the next one.
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, size)
             raise

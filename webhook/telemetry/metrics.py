@@ -86,10 +86,7 @@ class _Computed(Collector):
         self._key_age = key_age
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the gauges. Clocks have a series for each claim of each issuer, but not of nodes.
-
-        There are too many names of nodes.
-        """
+        """Return the gauges. Clocks have a series for each claim of an issuer; nodes have none."""
         skew = GaugeMetricFamily(
             "leeway_token_skew_seconds",
             "How far a claim of the newest token of the last 15 minutes was ahead of this server's "
