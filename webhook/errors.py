@@ -130,7 +130,7 @@ class ObjectNotFoundError(LeewayError):
 
 
 class ObjectConflictError(LeewayError):
-    """An object exists, but it does not match the request, for example because of its UID."""
+    """An object exists, but has another UID than the request."""
 
     def __init__(self, kind: str, group: str, name: str, why: str) -> None:
         qualified = f"{kind}.{group}" if group else kind

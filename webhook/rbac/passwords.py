@@ -51,7 +51,7 @@ class Passwords:
             if password_hash:
                 if checkpw(shown, password_hash) and fits:
                     return
-                # Each cost doubles the work: with the check above they take as long as one at `top`.
+                # Each cost doubles the work: with the check above, these take as long as `top`.
                 costs = range(cost_of(password_hash), top)
             else:
                 costs = range(top, top + 1)
