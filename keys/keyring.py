@@ -105,4 +105,5 @@ class Keyring:
         state = KeyState.PENDING if self.active else KeyState.ACTIVE
         moment = max(now, self.clock)
         added = ScheduledKey(key.verification_key, key, state, moment)
+        # Invariant 3.
         return replace(self, keys=(*self.keys, added), clock=moment)

@@ -27,7 +27,6 @@ PAGES = [
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "("}
-NOT_NAMED = {"__init__", "__main__"}
 # What has one value only.
 NO_ROW = {"apiVersion", "kind"}
 

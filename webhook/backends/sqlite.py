@@ -74,7 +74,7 @@ class SQLiteBackend:
         may_create = create and not read_only
         if may_create:
             self._create()
-        self._file = StoreFile(self._path, read_only=read_only, fill=may_create)
+        self._file = StoreFile(self._path, read_only=read_only, fill=may_create)  # Invariant 4.
         self._seen = self._file.check()
         # Whether to open the file again, and check all of it, before it is read again.
         self._must_reopen = False

@@ -26,6 +26,7 @@ def read_store(connection: Connection, path: Path) -> tuple[int, int]:
 def read_records(connection: Connection, path: Path, after: int = -1) -> list[Record]:
     """Return the records written after a revision, tombstones included. Raises StoreError."""
     rows = connection.execute("SELECT * FROM records WHERE revision > ?", (after,))
+    # Invariant 2 of ``sqlite.py``.
     found = [_checked(path, row) for row in rows]
     return [record for record in found if record.kind != _HEAD]
 

@@ -65,6 +65,7 @@ def prepare(
         # Invariant 1 of `sqlite.py`. No write-ahead log: SQLite before 3.51.3 can corrupt a
         # database when it resets one.
         execute("PRAGMA journal_mode = PERSIST")
+        # Invariant 1 of ``sqlite.py``.
         execute("PRAGMA synchronous = FULL")
     if version < SCHEMA_VERSION and not read_only:
         with transaction(connection, "BEGIN IMMEDIATE"):

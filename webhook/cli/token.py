@@ -166,12 +166,12 @@ def _lines(value: object, prefix: str = "") -> list[str]:
         if isinstance(member, dict):
             lines += _lines(member, f"{prefix}{name} ")
         else:
-            shown = _json(member) + _in_words(name, member)
+            shown = _json(member) + _time_of_claim(name, member)
             lines.append(f"  {printable(prefix + str(name)):<36} {shown}")
     return lines
 
 
-def _in_words(name: object, value: object) -> str:
+def _time_of_claim(name: object, value: object) -> str:
     if name not in _TIME_CLAIMS or isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     try:

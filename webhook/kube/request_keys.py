@@ -176,6 +176,7 @@ def _resource_spans(request: ResourceAttributes) -> tuple[Range, ...]:
     verb, group, resource, subresource = (
         request.verb, request.group, request.resource, request.subresource
     )  # fmt: skip
+    # Invariant 1: also for a resource that is not known.
     stem = _STEMS.get((group, resource), "")
     if not stem:
         if group == "*" or (resource in _ALL and not group):
@@ -186,7 +187,7 @@ def _resource_spans(request: ResourceAttributes) -> tuple[Range, ...]:
             return (_prefix(stem),)
         stem += resource.translate(_ESCAPED_WITH_COLON)
     if subresource == "*":
-        return (_prefix(f"{stem}:"),)
+        return (_prefix(f"{stem}:"),)  # Invariant 3.
     if subresource:
         stem += f":{_subresource(subresource)}"
     if _grants_more(verb):

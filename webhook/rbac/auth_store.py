@@ -143,6 +143,7 @@ class AuthStore:
                         continue
                     self.state.apply(revision, records)
                     self._backend.applied()
+                # Invariant 2: ``commit`` has returned.
                 self._own.revision = self.revision
                 return
         raise StoreUnavailableError("other processes change the store all the time; try again")

@@ -114,6 +114,7 @@ def grant_role(state: AuthState, name: str, role: str) -> list[Record]:
 
     Raises UserNotFoundError or RoleNotFoundError.
     """
+    # Invariant 2.
     user = user_of(state, name)
     if role != ROOT and role not in state.roles:
         raise RoleNotFoundError

@@ -34,6 +34,7 @@ class Permissions:
     __slots__ = ("read", "write")
 
     def __init__(self, roles: Iterable[Role]) -> None:
+        # Invariant 1.
         granted = [permission for role in roles for permission in role.permissions]
         self.read: RangeSet = merge(p.span for p in granted if p.type.reads)
         self.write: RangeSet = merge(p.span for p in granted if p.type.writes)
@@ -76,7 +77,7 @@ class SnapshotCache:
 
     def __init__(self, role_of: Callable[[str], Role | None]) -> None:
         self._role_of = role_of
-        self._snapshots: dict[RoleSet, Permissions] = {}
+        self._snapshots: dict[RoleSet, Permissions] = {}  # Invariant 2.
         self._sets_of_role: dict[str, set[RoleSet]] = {}
 
     def get(self, roles: RoleSet) -> Permissions | None:

@@ -75,7 +75,7 @@ def merge(spans: Iterable[Range]) -> RangeSet:
     """Return the union. Ranges that contain no key are ignored."""
     bounds: list[bytes] = []
     open_ended = False
-    for start, end in sorted(spans, key=lambda span: span.start):
+    for start, end in sorted(spans, key=lambda span: span.start):  # Invariant 1.
         if open_ended:
             break
         if end is not None and end <= start:

@@ -283,6 +283,7 @@ class Authenticator:
         size += 2 * len(parsed.unverified_payload)
         fact = _Fact(issuer, key, claims, size)
         self._facts.put(digest, fact)
+        # Here, so that the tracker sees verified claims only (invariant 1 of ``skew/tracker.py``).
         if self._skew is not None:
             self._skew.see(claims, now, int.from_bytes(digest[:4]))
         return fact
