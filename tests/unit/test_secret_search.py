@@ -208,6 +208,7 @@ def test_a_run_that_leaves_secrets_fails(
     assert done.returncode == bool(plants), done.stdout + done.stderr
     for place in PLACES:
         assert bool(re.search(f"^{place}$", done.stdout, re.M)) is bool(plants), done.stdout
-    shown = done.stdout.partition("bad_input(56)")[2]
+    shown = done.stdout.partition("test_no_secret")[2]
+    assert bool(shown) is bool(plants)
     assert PASSWORD_PLANTED not in shown
     assert "ecretecret" not in shown
