@@ -148,7 +148,8 @@ class Connection(asyncio.Protocol):
         if self._pending is not None:
             self._pending.cancel()
         self._data, self._at = b"", 0
-        # A circle, with all of its TLS, would stay until a full collection, once in hours.
+        # Invariant 4. A circle, with all of its TLS, would stay until a full collection, once in
+        # hours.
         del self._transport
 
     @property
@@ -185,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._read()
 
     def _read(self) -> None:
+        # Invariant 1.
         if self._pending is not None or self._is_closed or self._is_write_paused:
             if len(self._data) - self._at > self._buffer_bytes and not self._is_read_paused:
                 self._is_read_paused = True
@@ -329,7 +331,7 @@ class Connection(asyncio.Protocol):
         if not self.certificate:
             worker.anonymous.used(self)
         if closes:
-            self._close()
+            self._close()  # Invariant 3.
             return
         self._request = self._chunked = None
         self._is_answering = self._is_request_timed = False
@@ -375,7 +377,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answer nothing more, and give up on the client where it does not go on reading."""
         self._is_write_paused = True
-        self._write_timer = self._loop.call_later(STALL_SECONDS, self.drop)
+        self._write_timer = self._loop.call_later(STALL_SECONDS, self.drop)  # Invariant 2.
 
     def resume_writing(self) -> None:
         """Go on answering."""
@@ -388,7 +390,7 @@ class Connection(asyncio.Protocol):
     def _start_request_clock(self) -> None:
         if not self._is_request_timed:
             self._is_request_timed = True
-            self._expire_in(STALL_SECONDS)
+            self._expire_in(STALL_SECONDS)  # Invariant 2.
 
     def _expire_in(self, seconds: float) -> None:
         self._expires_at = self._loop.time() + seconds

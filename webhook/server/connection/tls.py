@@ -45,6 +45,7 @@ def load_context(files: TLSFiles) -> ServerContext:
             "pair and run `leeway init`"
         ) from error
     lists = b"" if files.client_crl is None else read_public_file(files.client_crl)
+    # Invariant 4.
     context.trust = ClientTrust(read_public_file(files.client_ca), lists)
     return context
 
@@ -60,7 +61,7 @@ def revocations_of(files: TLSFiles, lists: Path) -> RevocationLists:
 def server_context(files: TLSFiles) -> ServerContext:
     """Make a context of files that have been checked. Raises OSError (ssl.SSLError)."""
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Invariant 1.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
 
@@ -73,11 +74,11 @@ def server_context(files: TLSFiles) -> ServerContext:
 
     context.load_cert_chain(files.certificate, files.private_key, no_password)
     context.load_verify_locations(files.client_ca)
-    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_mode = ssl.CERT_OPTIONAL  # Invariant 2.
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     if files.client_crl is not None:
         context.load_verify_locations(files.client_crl)
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF  # Invariant 3.
     context.set_alpn_protocols(["http/1.1"])
     return context
 

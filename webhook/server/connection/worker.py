@@ -39,7 +39,7 @@ from webhook.server.connection.handshake import ServerContext, failure_of
 from webhook.server.connection.read_head import Head
 from webhook.server.connection.stop_signals import exit_on_signal, hold, release
 from webhook.server.connection.tls import load_context
-from webhook.server.request.errors import in_words, traceback_of
+from webhook.server.request.errors import describe_error, traceback_of
 
 # How long a client may take to let go of a connection that is being closed. What it still sends
 # is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.
@@ -177,7 +177,7 @@ class LeewayWorker(Worker):  # type: ignore[misc]
         try:
             context = load_context(self._tls_files())
         except Exception as error:
-            problem = f"{in_words(error)}; what was loaded before stays in use"
+            problem = f"{describe_error(error)}; what was loaded before stays in use"
             if self.application.report("tls", problem, repr(error)):
                 text = "TLS was not loaded again: %s"
                 self.log.error(text, problem, exc_info=traceback_of(error))

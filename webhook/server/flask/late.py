@@ -54,13 +54,17 @@ class LateFlask:
         self._flask: FlaskApp | None = None
 
     async def __call__(self, request: Request) -> Response:
-        """Answer a request. Raises TooManyRequestsError for a log-in that is refused."""
+        """Answer a request, which is complete (invariant 1).
+
+        Raises TooManyRequestsError for a log-in that is refused.
+        """
         flask = self._flask
         if flask is None:
             flask = await asyncio.to_thread(self.load)
         run = asyncio.get_running_loop().run_in_executor
         if request.path != LOG_IN_PATH:
             return await run(self._threads.others, flask.answer, request)
+        # Invariant 2.
         try:
             async with self._threads.queue.turn(_client_of(request)):
                 checking = run(self._threads.log_ins, flask.answer, request)

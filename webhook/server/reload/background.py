@@ -24,12 +24,18 @@ _logger = logging.getLogger("leeway")
 
 
 async def every(seconds: float, job: Callable[[], Coroutine[Any, Any, None] | object]) -> None:
-    """Run a job every so many seconds, the first time after one interval, until cancelled."""
+    """Run a job every so many seconds, the first time after one interval, until cancelled.
+
+    An exception of the job is logged.
+    """
     while True:
         await asyncio.sleep(seconds)
-        result = job()
-        if isinstance(result, Coroutine):
-            await result
+        try:
+            result = job()
+            if isinstance(result, Coroutine):
+                await result
+        except Exception:
+            _logger.exception("a job of the event loop failed and is repeated")
 
 
 class UseWriter:

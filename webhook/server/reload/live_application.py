@@ -41,7 +41,7 @@ from webhook.server.reload.composition import (
     waiting_for_restart,
 )
 from webhook.server.reload.memory_keeper import MemoryKeeper
-from webhook.server.request.errors import in_words, traceback_of
+from webhook.server.request.errors import describe_error, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
 from webhook.server.routes.health import HealthCheck
@@ -55,7 +55,7 @@ _CLOSE_AFTER_SECONDS: Final = 5.0
 _COUNTS_SECONDS: Final = 0.05
 _WARM_UP_AFTER_SECONDS: Final = 1.0
 # The interval for what gives no notice when it changes or breaks.
-_LOOK_SECONDS: Final = 1.0
+_CHECK_SECONDS: Final = 1.0
 _WRITE_SECONDS: Final = 1.0
 _REFRESH_SECONDS: Final = 0.1
 _LOOK_UP_THREADS: Final = 8
@@ -138,8 +138,8 @@ class LiveApplication:
         """Read the configuration again, beside the event loop; return whether it is in use."""
         try:
             self._reconfigure(self._configure())
-        except Exception as error:
-            problem = f"{in_words(error)}; the configuration from before stays in use"
+        except Exception as error:  # Invariant 2.
+            problem = f"{describe_error(error)}; the configuration from before stays in use"
             if self.report("configuration", problem, repr(error)):
                 text = "the configuration was not loaded again: %s"
                 _logger.error(text, problem, exc_info=traceback_of(error))
@@ -218,7 +218,7 @@ class LiveApplication:
             fresh.warm_up()
         self._current = fresh
         self._components = components
-        self.answer, self.admit = fresh.answer, fresh.admit
+        self.answer, self.admit = fresh.answer, fresh.admit  # Invariant 1.
 
     def _warnings(self) -> Iterable[HealthCheck]:
         return [
@@ -250,16 +250,16 @@ class LiveApplication:
         return self._key_looks.submit(self._keys.catch_up)
 
     async def start(self) -> None:
-        """Start the background work, on the event loop that answers requests."""
-        await self._memory.look()
+        """Start the background work (invariant 3), on the event loop that answers requests."""
+        await self._memory.check()
         self._report_failures()
         self._tasks = [
             asyncio.create_task(task)
             for task in (
                 every(_WRITE_SECONDS, SkewWriter(self._shared.skew).write_new),
                 every(_WRITE_SECONDS, self._use_writer.write_new),
-                every(_LOOK_SECONDS, self._memory.look),
-                every(_LOOK_SECONDS, self._report_failures),
+                every(_CHECK_SECONDS, self._memory.check),
+                every(_CHECK_SECONDS, self._report_failures),
                 every(_REFRESH_SECONDS, self._store_keeper.problem),
                 self._warm_up(),
             )

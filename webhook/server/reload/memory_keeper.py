@@ -30,7 +30,7 @@ FLOOR_BYTES: Final = 2 * MIB
 _WORTH_IT: Final = 8
 _GROWTH_BYTES: Final = 2 * MIB
 # One look may be a peak.
-_LOOKS_UNTIL_A_PROBLEM: Final = 5
+_CHECKS_UNTIL_A_PROBLEM: Final = 5
 _FACTS_AT_ONCE: Final = 1000
 _STATM: Final = Path("/proc/self/statm")
 _logger = logging.getLogger("leeway")
@@ -82,14 +82,14 @@ class MemoryKeeper:
         self._cache = cache
         self._resident = resident or resident_bytes
         self._last: Budget | None = None
-        self._looks_over = 0
+        self._checks_over = 0
         self._problem = ""
 
     def problem(self) -> str:
         """Return by how much the worker is over its limit; empty if it is not, or only just."""
         return self._problem
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Compare once, and change the bytes of the cache."""
         bound, cache, resident = self._bound(), self._cache(), self._resident()
         if resident is None:
@@ -104,10 +104,10 @@ class MemoryKeeper:
         if resident <= bound:
             if self._problem:
                 _logger.info("this worker is within server.maxWorkerBytes again")
-            self._looks_over, self._problem = 0, ""
+            self._checks_over, self._problem = 0, ""
             return
-        self._looks_over += 1
-        if self._looks_over < _LOOKS_UNTIL_A_PROBLEM:
+        self._checks_over += 1
+        if self._checks_over < _CHECKS_UNTIL_A_PROBLEM:
             return
         first = not self._problem
         self._problem = (

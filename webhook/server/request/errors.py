@@ -119,7 +119,7 @@ def details_of(error: Exception) -> Mapping[str, object] | None:
     return details
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return the text of an error, without that of an unexpected one, which may be anything."""
     if isinstance(error, OSError):
         return describe_os_error(error)

@@ -63,6 +63,7 @@ class FairQueue:
             self._release()
 
     async def _acquire(self, key: Hashable) -> None:
+        # Invariant 1.
         if self._free:
             self._free -= 1
             return
@@ -87,6 +88,7 @@ class FairQueue:
     def _make_room(self, key: Hashable) -> None:
         if self._count < self._max_waiting:
             return
+        # Invariant 3.
         longest = max(self._waiting, key=lambda other: len(self._waiting[other]), default=key)
         if len(self._waiting.get(longest, ())) <= len(self._waiting.get(key, ())) + 1:
             raise NoTurnError
@@ -112,7 +114,7 @@ class FairQueue:
             turn = turns.popleft()
             self._count -= 1
             if turns:
-                self._waiting.move_to_end(key)
+                self._waiting.move_to_end(key)  # Invariant 2.
             else:
                 del self._waiting[key]
             # A cancelled one stays here until its caller runs again.

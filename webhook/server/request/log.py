@@ -67,6 +67,7 @@ class BoundedLog:
         error: BaseException | None = None,
     ) -> None:
         """Log a line, with an error's traceback. Its fields are only made if it is written."""
+        # Invariant 3.
         if logger.isEnabledFor(level) and self._take(level):
             logger.log(level, "%s", message, exc_info=error, extra={"fields": make()})
 
@@ -75,7 +76,7 @@ class BoundedLog:
         with self._lock:
             if now - self._since >= 1:
                 self._since, self._taken = now, 0
-            if self._taken < self._lines:
+            if self._taken < self._lines:  # Invariant 1.
                 self._taken += 1
                 return True
             self._left_out += 1
@@ -124,7 +125,7 @@ class RequestLog:
                 "event": "tokenreview",
                 "requestId": request.id,
                 **_who(request),
-                "fingerprint": fingerprint(token),
+                "fingerprint": fingerprint(token),  # Invariant 2.
                 "reason": reason,
                 "issuer": claims.issuer if claims else None,
                 "subject": claims.subject if claims else None,

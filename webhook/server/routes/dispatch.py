@@ -133,7 +133,7 @@ class Application:
 
     def _route(self, request: Request) -> Route | Later[Route]:
         if request.headers.of_browser:
-            refuse_cross_site(request)
+            refuse_cross_site(request)  # Invariant 3.
         path = request.path
         if path not in self._reviews:
             public = self._public.get(path)
@@ -166,7 +166,7 @@ class Application:
         return self._flask
 
     def _route_of(self, request: Request, found: Caller | None) -> Route:
-        caller = request.caller = require_identity(found)
+        caller = request.caller = require_identity(found)  # Invariant 1.
         request.max_length = self._max_body_bytes
         review = self._reviews.get(request.path)
         if review is None:
@@ -174,7 +174,7 @@ class Application:
             if request.path.startswith("//"):
                 # Flask would take it for the same path with one slash.
                 raise RequestError(404, NOT_FOUND)
-            return self._flask
+            return self._flask  # Invariant 2.
         if request.method != "POST":
             raise _method_not_allowed(request, "POST")
         route, key, message = review

@@ -53,9 +53,9 @@ def main(data_dir: Path, tokens: int, users: int) -> None:
         outcome = parts.authenticator.authenticate(jws.sign(payload, key), audiences, now)
         assert isinstance(outcome, Authenticated)
         if number % LOOK_EVERY == 0:
-            asyncio.run(app._memory.look())
+            asyncio.run(app._memory.check())
             most = max(most, resident_bytes() or 0)
-    asyncio.run(app._memory.look())
+    asyncio.run(app._memory.check())
     found = {
         "bound": parts.configuration.server.max_worker_bytes,
         "cached": len(parts.authenticator.verified),

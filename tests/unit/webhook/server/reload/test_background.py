@@ -57,3 +57,20 @@ def test_what_cannot_be_written_is_tried_again_and_said_once(
     assert [record.used for record in store.state.tokens.values()] == [NOW + 200]
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"the use of an auth token was not written down: {error}"] * 2
+
+
+def test_a_job_that_fails_is_logged_and_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    ran = 0
+
+    async def job() -> None:
+        nonlocal ran
+        ran += 1
+        raise OSError("Too many open files")
+
+    async def run() -> None:
+        task = asyncio.create_task(every(0.001, job))
+        await until(lambda: ran > 1)
+        task.cancel()
+
+    asyncio.run(run())
+    assert "Too many open files" in caplog.text

@@ -29,23 +29,23 @@ class Process:
     def resident(self) -> int:
         return self.base + self.cache.booked_bytes
 
-    def look(self, times: int = 1) -> None:
+    def check(self, times: int = 1) -> None:
         for _ in range(times):
-            asyncio.run(self.keeper.look())
+            asyncio.run(self.keeper.check())
 
 
 def test_cache_gets_the_room_that_there_is_and_gives_it_back() -> None:
     process = Process(facts=10_000)
-    process.look()
+    process.check()
     assert process.cache.max_bytes == BOUND - 32 * MIB - 40 * MIB
     assert len(process.cache) == 10_000
     process.base = 90 * MIB
-    process.look(5)
+    process.check(5)
     assert process.resident() <= BOUND - 16 * MIB
     assert process.cache.get((9_999).to_bytes(4)) is not None
     assert process.cache.get((0).to_bytes(4)) is None
     process.base = 40 * MIB
-    process.look()
+    process.check()
     assert process.cache.max_bytes == BOUND - 32 * MIB - 40 * MIB
 
 
@@ -61,7 +61,7 @@ def test_others_run_while_much_is_dropped() -> None:
 
     async def both() -> None:
         task = asyncio.create_task(others())
-        await process.keeper.look()
+        await process.keeper.check()
         task.cancel()
 
     asyncio.run(both())
@@ -76,15 +76,15 @@ def test_a_worker_that_cannot_get_within_its_bound_says_so_once(
     caplog.set_level(logging.INFO, "leeway")
     process = Process(facts=100)
     process.base = 200 * MIB
-    process.look(4)
+    process.check(4)
     assert process.keeper.problem() == ""
-    process.look(100)
+    process.check(100)
     assert process.keeper.problem() == (
         "a worker has 200 MiB resident, server.maxWorkerBytes allows 128 MiB, and its cache of "
         "tokens cannot give back the rest; raise it"
     )
     process.base = 50 * MIB
-    process.look(2)
+    process.check(2)
     assert process.keeper.problem() == ""
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -92,7 +92,7 @@ def test_a_worker_that_cannot_get_within_its_bound_says_so_once(
 def test_where_the_system_does_not_tell_nothing_changes() -> None:
     cache: FactCache[Fact] = FactCache(64 * MIB)
     keeper = MemoryKeeper(lambda: BOUND, lambda: cache, lambda: None)
-    asyncio.run(keeper.look())
+    asyncio.run(keeper.check())
     assert (cache.max_bytes, keeper.problem()) == (64 * MIB, "")
 
 
