@@ -1,1 +1,1 @@
-"""The HTTPS server: one worker process of gunicorn, from the connection to the answer."""
+"""The HTTPS server: worker processes of gunicorn, from the connection to the response."""

@@ -1,4 +1,4 @@
-"""How gunicorn runs this, for ``leeway serve`` and for ``deploy/gunicorn.conf.py``.
+"""The settings of gunicorn, for ``leeway serve`` and for ``deploy/gunicorn.conf.py``.
 
 prometheus_client reads ``PROMETHEUS_MULTIPROC_DIR`` as soon as it is imported, and the application
 imports it: so nothing at the top of this module does.
@@ -44,7 +44,7 @@ def gunicorn_settings(configuration: Configuration, files: TLSFiles) -> dict[str
 
 
 def pass_on_hangup(arbiter: Any) -> None:
-    """Have the workers of a master load everything again, instead of starting others."""
+    """Make SIGHUP reload the files in the workers, instead of replacing the workers."""
     for pid in list(arbiter.WORKERS):
         arbiter.kill_worker(pid, signal.SIGHUP)
 

@@ -16,8 +16,8 @@ _RETRY_SECONDS: Final = 0.1
 class Acceptor:
     """Accepts for one event loop.
 
-    ``connect`` does the handshake on an accepted socket, and owns it. ``over_limit`` is told of
-    handshakes that were given up (``connection``), and of a lack of file descriptors (``file``).
+    ``connect`` does the handshake on an accepted socket, and owns it. ``over_limit`` is called for
+    aborted handshakes (``connection``), and when file descriptors run out (``file``).
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Acceptor:
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
 
     async def stop(self) -> None:
-        """Accept no longer; handshakes go on."""
+        """Stop accepting; handshakes continue."""
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
 
     def close(self) -> None:
-        """Give up all handshakes."""
+        """Abort all handshakes."""
         for task in list(self._handshakes):
             task.cancel()
 

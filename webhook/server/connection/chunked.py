@@ -29,7 +29,7 @@ _BAD_TRAILER: Final = "the trailer section is malformed"
 
 
 class ChunkedBody:
-    """The body of one request, in ``body``, which is all there once ``is_complete`` is true."""
+    """The body of one request, in ``body``, complete once ``is_complete`` is true."""
 
     __slots__ = ("_chunks", "_is_last", "_left", "body", "is_complete")
 
@@ -37,7 +37,7 @@ class ChunkedBody:
         self.body = bytearray()
         self.is_complete = False
         self._chunks = 0
-        # What is to come of a chunk, in bytes, with the CRLF after it.
+        # How many bytes of the chunk are missing, including the CRLF after it.
         self._left = 0
         self._is_last = False
 

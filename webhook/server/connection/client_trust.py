@@ -1,7 +1,7 @@
-"""Which client certificates the files of now accept, of those that a handshake has accepted before.
+"""Checks the client certificates of open connections again when the CAs or lists change.
 
 Invariant: a certificate that was revoked, or whose CA is no longer trusted, is never accepted. Of
-what a handshake checks only that is looked at which other files change: the CAs and the lists.
+the checks of a handshake only those are repeated that depend on files: the CAs and the lists.
 """
 
 from dataclasses import dataclass

@@ -35,9 +35,9 @@ from webhook.server.connection.read_head import (
 from webhook.server.connection.tls import certificate_of
 from webhook.server.request.message import Answer, Later, Request, Response
 
-# With the second until an abort, whoever stalls is gone after ten.
+# With the second until an abort, a client that stalls is disconnected after ten.
 STALL_SECONDS: Final = 9.0
-# How long a client that stalled or was idle may take to let go of a connection.
+# How long a client that stalled or was idle may take to close the connection.
 ABORT_SECONDS: Final = 1.0
 MAX_HEAD: Final = 64 * 1024
 _LIMITS: Final = Limits(fields=100, field_bytes=8190)
@@ -108,10 +108,10 @@ class Connection(asyncio.Protocol):
         self._head: Head
         self._raw = b""
         self._is_answering = False
-        # What has to come to an end before anything is read.
+        # What must finish before anything more is read.
         self._pending: asyncio.Task[Any] | asyncio.Handle | None = None
 
-        # One timer, which is looked at when it fires: most deadlines are put off before that.
+        # One timer; most deadlines are postponed before it fires, and it checks them then.
         self._expires_at = self._timer_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._start_request_clock()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Let go of everything, and cancel what is being answered: nobody is there any more."""
+        """Release everything, and cancel the answer in progress: the client has disconnected."""
         self._is_closed = True
         self._worker.anonymous.discard(self)
         self._worker.connections.discard(self)
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def end(self) -> None:
-        """Take no other request: close the connection, after the answer that is under way."""
+        """Accept no more requests: close the connection after the answer in progress."""
         self.is_ending = True
         if not self._is_answering:
             self._close(within=ABORT_SECONDS)
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
             self._wait_for_head()
             return None
         if not self.certificate:
-            # Anybody may connect, and memory is for those who have shown a certificate.
+            # Anyone can connect, so clients without a certificate get little memory.
             return read_head(raw, _ANONYMOUS_LIMITS)
         head = read_head(raw, _LIMITS)
         if len(raw) <= _REMEMBERED_BYTES and _SECRETS.isdisjoint(head.headers.first):
@@ -342,7 +342,7 @@ class Connection(asyncio.Protocol):
         if left == 0:
             self._data, self._at = b"", 0
         else:
-            # Others get their turn between two requests that have come together.
+            # Other connections get a turn between two pipelined requests.
             self._pending = self._loop.call_soon(self._read_next)
         if self._is_read_paused and left <= self._buffer_bytes:
             self._resume_reading()

@@ -1,4 +1,4 @@
-"""gunicorn's own lines, as records like all others."""
+"""Logs gunicorn's own lines as records like all others."""
 
 import sys
 from typing import Any, ClassVar

@@ -3,7 +3,7 @@
 Invariant: a handshake is complete only if it was a full one, in which the client's certificate was
 checked against the CA and the list of revoked certificates of that moment. OpenSSL keeps the
 sessions of TLS 1.2 whatever the options say, and Python has no setting for it: so a handshake that
-resumes one is called off before the server has answered.
+resumes one is aborted before the server has answered.
 """
 
 import ssl

@@ -1,7 +1,7 @@
-"""Signals that end a process while it starts: none is lost, whenever it comes.
+"""Handles the signals that end a process while it starts, so that none is lost.
 
 A worker begins as a copy of its master, with the master's handlers, which only queue a signal.
-Python forgets what was queued when it forks. So these signals are blocked over each fork, and a
+Python drops queued signals when it forks. So these signals are blocked over each fork, and a
 worker lets them through once it has handlers of its own.
 """
 

@@ -66,7 +66,7 @@ def server_context(files: TLSFiles) -> ServerContext:
     context.num_tickets = 0
 
     def no_password() -> str:
-        # Without this OpenSSL would ask whoever sits at the terminal.
+        # Without this OpenSSL would prompt on the terminal.
         raise DataDirectoryError(
             f"{files.private_key} is encrypted, and a server knows no password; write it without "
             f"one with `openssl pkey -in {files.private_key.name} -out NEW.key`"

@@ -2,7 +2,7 @@
 
 * TLS with a limit of 9 s for a handshake, and one on their number (``acceptor.py``).
 * A limit on connections without a client certificate (``anonymous.py``).
-* New certificates for new connections as soon as their files change; what is open stays open.
+* New certificates for new connections as soon as their files change; open connections stay open.
 * A drain that drops nothing: after SIGTERM connections are accepted until the listener closes,
   every answer says ``Connection: close``, and a connection between two requests gets a moment to
   send one before it is closed.
@@ -41,7 +41,7 @@ from webhook.server.connection.stop_signals import exit_on_signal, hold, release
 from webhook.server.connection.tls import load_context
 from webhook.server.request.errors import describe_error, traceback_of
 
-# How long a client may take to let go of a connection that is being closed. What it still sends
+# How long a client may take to close a connection that the server is closing. What it still sends
 # is read and thrown away: bytes unread would reset the connection, and the answer be lost with it.
 _CLOSE_SECONDS: Final = 2.0
 _ACCEPT_WHILE_DRAINING_SECONDS: Final = 0.5

@@ -176,7 +176,7 @@ def _create_token(
     body = json_body(request, token_request.MESSAGE)
     answer, warnings = token_requests.create(namespace, name, body, log.audit_of(request))
     response = FlaskResponse(answer, 201, content_type=_JSON)
-    # It contains a credential, which no cache may keep.
+    # It contains a credential, which must not be cached.
     response.headers["Cache-Control"] = "no-store"
     for warning in warnings:
         quoted = warning.replace('"', '\\"')

@@ -1,1 +1,1 @@
-"""Puts the routes together, and again when the configuration, a key or a file changes."""
+"""Creates the application of a worker, and another when the configuration or a file changes."""

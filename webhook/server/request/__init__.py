@@ -1,1 +1,1 @@
-"""What every request goes through: who calls, what is allowed, what an error becomes, the log."""
+"""What every request needs: its caller, permissions, the response to an error, the log."""

@@ -183,7 +183,7 @@ class Callers:
     def require(
         self, caller: Caller, key: bytes, kind: PermissionType = PermissionType.WRITE
     ) -> None:
-        """Let a caller through who may write a key, or read it. Raises RequestError 403.
+        """Check that a caller is allowed to write a key, or to read it. Raises RequestError 403.
 
         To be called after ``find``, which brings the store up to date.
         """
@@ -245,7 +245,7 @@ class Callers:
         try:
             name = self._tokens.resolve(token, self._clock())
         except UnknownAuthKeyError:
-            # Another worker may sign with a key that this one has not read of yet.
+            # Another worker may sign with a key that this one has not read yet.
             if not await self._verifier.wait_for_keys(self._issuer):
                 raise
             name = self._tokens.resolve(token, self._clock())

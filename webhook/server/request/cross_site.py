@@ -17,7 +17,7 @@ _DEFAULT_PORT: Final = b":443"
 
 
 def refuse_cross_site(request: Request) -> None:
-    """Let a request through that no page of another site has caused.
+    """Raise an error for a request that a page of another site may have caused.
 
     Checks, in order:
 

@@ -220,7 +220,7 @@ def _request_fields(event: str, request: Request, code: int) -> Fields:
 
 
 def _shown_token(request: Request) -> str | None:
-    # Only if it can be a token of ours: no hash of the password in a Basic header may be kept.
+    # Only if it can be a token of ours: the hash of a Basic password must not be logged.
     value = request.header(b"authorization")
     kind, _, token = (value or b"").decode("latin-1").strip().rpartition(" ")
     return fingerprint(token) if token and kind.lower() in ("", "bearer") else None

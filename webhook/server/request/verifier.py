@@ -22,7 +22,7 @@ class KeyRefresher(Protocol):
     """Fetches newer keys of an issuer."""
 
     def request_refresh(self, issuer: str) -> Future[None] | None:
-        """Return a future that ends when newer keys are in use or cannot be had, or None."""
+        """Return a future that is done when newer keys are in use or not available, or None."""
 
 
 class TokenVerifier:
@@ -68,7 +68,7 @@ class TokenVerifier:
         return entry is not None and not entry.is_foreign
 
     async def wait_for_keys(self, issuer: str) -> bool:
-        """Wait until newer keys of an issuer are in use, or cannot be had in time.
+        """Wait until newer keys of an issuer are in use, or the time for that is over.
 
         Return False if there is nothing to wait for.
         """

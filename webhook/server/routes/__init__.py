@@ -1,1 +1,1 @@
-"""The hot routes, and the table that leads a request to its route."""
+"""The hot routes, and the dispatcher, which finds the route of each request."""

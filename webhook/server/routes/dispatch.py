@@ -81,7 +81,7 @@ class Application:
         return here + self._flask.routes()
 
     def warm_up(self) -> None:
-        """Make what was not needed to start; in any thread but the event loop's."""
+        """Create what was not needed to start; in any thread but the event loop's."""
         self._flask.load()
 
     def answer(self, request: Request) -> Answer:
@@ -156,7 +156,7 @@ class Application:
     async def _etcd_route(self, request: Request) -> Route:
         _require_ascii(request)
         request.max_length = self._max_body_bytes
-        # etcd answers in its own words whom it does not know.
+        # etcd has its own answer for an unknown caller.
         try:
             request.caller = await settled(self._callers.find(request))
         except RequestError:
