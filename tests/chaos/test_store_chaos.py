@@ -27,6 +27,7 @@ import os, sys
 from itertools import count
 from pathlib import Path
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 
