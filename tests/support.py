@@ -74,6 +74,11 @@ def unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+def jti_of(token: str) -> str:
+    jti: str = json.loads(unb64(token.split(".")[1]))["jti"]
+    return jti
+
+
 def raw_signature(message: bytes, key: SigningKey, algorithm: str) -> bytes:
     """Sign with any algorithm of the key's kind, whatever algorithm the key is bound to."""
     private = key.private_key

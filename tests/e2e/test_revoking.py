@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import unb64
+from tests.support import jti_of, unb64
 
 from .auth import (
     PASSWORD,
@@ -55,11 +55,6 @@ def revoke(server: RunningServer, *arguments: str) -> str:
     command = [LEEWAY, "revoke", *arguments, "--data-dir", str(server.data_dir)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     return done.stdout
-
-
-def jti_of(token: str) -> str:
-    jti: str = json.loads(unb64(token.split(".")[1]))["jti"]
-    return jti
 
 
 def reviewed_by_every_worker(server: RunningServer, token: str, caller: str) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import unb64, wait_until
+from tests.support import jti_of, wait_until
 from webhook.backends.sqlite_schema import store_checksum
 
 from .auth import as_root, call, connections_to_every_worker
@@ -71,11 +71,6 @@ class Site:
 def leeway(server: RunningServer, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [LEEWAY, *arguments, "--data-dir", str(server.data_dir)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
-
-
-def jti_of(token: str) -> str:
-    jti: str = json.loads(unb64(token.split(".")[1]))["jti"]
-    return jti
 
 
 @pytest.fixture(scope="module")
