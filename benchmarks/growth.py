@@ -71,7 +71,7 @@ class Sizes:
 
 _REVIEWS: Final = ("review, token seen before", "review, token not seen before")
 _QUESTIONS: Final = ("question", "grant", "question after it")
-# What is measured for each, and below it what has no limit.
+# The measurements of each quantity; those in _GROWS have no limit.
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "users": (_REVIEWS[0], *_QUESTIONS),
     "roles": (_REVIEWS[0], *_QUESTIONS),

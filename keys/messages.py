@@ -179,7 +179,7 @@ def os_error_with_advice(error: OSError) -> str:
 def utc(moment: float | datetime, timespec: str = "seconds") -> str:
     """Render Unix seconds, or an aware time, as RFC 3339 in UTC: ``2026-11-30T16:55:00Z``.
 
-    What is smaller than ``timespec`` (see ``datetime.isoformat``) is cut off.
+    Digits below ``timespec`` (see ``datetime.isoformat``) are cut off.
     """
     if isinstance(moment, datetime):
         date = moment.astimezone(UTC)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import assert_within
+from tests.unit.webhook.server.connection.test_chunked import BAD as BAD_CHUNKS
 
 from .harness import (
     HOST,
@@ -364,26 +365,6 @@ NOT_IMPLEMENTED = {
     "unknown coding": raw(HOST_LINE, TYPE, b"Transfer-Encoding: xchunked", body=CHUNK),
     "unknown before chunked": raw(HOST_LINE, TYPE, b"Transfer-Encoding: cow, chunked", body=CHUNK),
     "quoted chunked": raw(HOST_LINE, TYPE, b'Transfer-Encoding: "chunked"', body=CHUNK),
-}
-BAD_CHUNKS = {
-    "sign": b"+5\r\nhello\r\n0\r\n\r\n",
-    "minus": b"-1\r\nhello\r\n0\r\n\r\n",
-    "underscore": b"0_5\r\nhello\r\n0\r\n\r\n",
-    "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
-    "space before": b" 5\r\nhello\r\n0\r\n\r\n",
-    "space after": b"5 \r\nhello\r\n0\r\n\r\n",
-    "empty": b"\r\nhello\r\n0\r\n\r\n",
-    "not hex": b"g\r\nhello\r\n0\r\n\r\n",
-    "LF only": b"5\nhello\n0\n\n",
-    "LF in the extension": b"5;a\nb\r\nhello\r\n0\r\n\r\n",
-    "CR in the extension": b"5;a\rb\r\nhello\r\n0\r\n\r\n",
-    "data too long": b"5\r\nhello!!\r\n0\r\n\r\n",
-    "no end of line after data": b"5\r\nhello0\r\n\r\n",
-    "length in the trailer": b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
-    "malformed trailer": b"5\r\nhello\r\n0\r\nX : a\r\n\r\n",
-    "17 digits": b"00000000000000005\r\nhello\r\n0\r\n\r\n",
-    "chunks of one byte": b"1\r\na\r\n" * 1025 + b"0\r\n\r\n",
-    "coding in the trailer": b"5\r\nhello\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
 }
 
 

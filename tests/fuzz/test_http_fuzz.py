@@ -195,7 +195,7 @@ class LlhttpReader:
         self.fields.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        # What comes later is the trailer section.
+        # The rest is the trailer section.
         self.own_fields = tuple(self.fields)
 
     def on_body(self, body: bytes) -> None:

@@ -150,7 +150,7 @@ def test_a_body_without_end(server: IssuerServer) -> None:
 
     server.behaviours[JWKS_PATH] = endless
     assert "1048576 bytes" in refused(location(server))
-    # What was sent before the cut is in buffers.
+    # Bytes sent before the cut are still in buffers.
     assert sum(sent) < 16 * MEGABYTE
 
 

@@ -1,4 +1,4 @@
-"""What a set of roles is allowed to do. The hot path of every permission check.
+"""The permissions of a set of roles. Every permission check goes through this hot path.
 
 Invariants:
 

@@ -24,7 +24,7 @@ T = 1_800_000_000
 POLICY = RotationPolicy(jwks_max_age=3600, token_seconds=DAY, rotate_every=30 * DAY)
 BY_HAND = replace(POLICY, rotate_every=0)
 PUBLISH = POLICY.publish_seconds
-# What the leeways of `iat` and `exp` may add to a token's life.
+# Seconds that the leeways of `iat` and `exp` can add to a token's life.
 LEEWAY = 300
 ROOT = Path(__file__).parents[3]
 

@@ -33,7 +33,7 @@ from tests.support import signing_key
 
 DAY = 86400
 MAX_AGE = 3600
-# What the leeways of `iat` and `exp` may add to a token's life.
+# Seconds that the leeways of `iat` and `exp` can add to a token's life.
 LEEWAY = 300
 POLICY = RotationPolicy(jwks_max_age=MAX_AGE, token_seconds=DAY, rotate_every=30 * DAY)
 T = 1_800_000_000

@@ -1,4 +1,4 @@
-"""What is known from watches: what exists, what is gone, and what must be looked up."""
+"""Objects that watches report, objects that they report as deleted, and objects to look up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

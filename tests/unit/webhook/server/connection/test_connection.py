@@ -32,7 +32,7 @@ from .wire import (
 def sent(*pieces: bytes) -> list[tuple[int, bool, bytes]]:
     data, is_closed = asyncio.run(exchange(pieces))
     found = answers(data)
-    # Who is told that the connection closes is not left waiting, and nobody else is cut off.
+    # The connection closes if and only if the answer says so.
     assert is_closed is bool(found and found[-1][1])
     return found
 
