@@ -50,6 +50,7 @@ from keys.rotation import (
     due_step,
     forgotten,
     requested_step,
+    require_allowed,
     retired,
     what_breaks,
     with_times,
@@ -178,7 +179,9 @@ class _Folder:
         keyring = self.keyring
         match step.kind:
             case StepKind.PUBLISH:
-                key = self.add(generate_signing_key(self._algorithm(policy)), now)
+                algorithm = self._algorithm(policy)
+                require_allowed(algorithm, policy)
+                key = self.add(generate_signing_key(algorithm), now)
                 return Step(step.kind, key.kid)
             case StepKind.ACTIVATE:
                 self.write(activated(keyring, step.kid, policy, now, force=force))

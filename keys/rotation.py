@@ -4,13 +4,15 @@ A key is pending (published, but not signing), then active, then verify-only, th
 
 Invariants:
 
-1. A key signs only after it was published for as long as clients can use a JWKS without it. Only
-   the first key signs immediately.
+1. A key signs only after it was published for as long as clients can use a JWKS without it, and
+   the API servers that a signer signs for can go without fetching it. Only the first key signs
+   immediately.
 2. A key is retired only after the last token that it signed has expired, by the longest lifetime
    that was granted while it was active.
 3. Recorded times never decrease, and safety is judged by the present clock: if it is set back, a
    wait becomes longer, never shorter. ``keys.folder_watch`` notices if it is set forward.
 4. Only a forced step can break 1 and 2, and no step retires the active key.
+5. No step makes or activates a key of an algorithm that is not allowed.
 
 >>> from keys.pem import generate_signing_key
 >>> policy = RotationPolicy(jwks_max_age=3600, token_seconds=3600, rotate_every=86400)
@@ -32,6 +34,7 @@ from typing import Final
 from keys.errors import KeyScheduleError, UnsafeStepError
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
+from keys.pem import ALGORITHMS
 
 MARK_SECONDS: Final = 600
 """How far the recorded clock and the end of the last token can lag behind."""
@@ -53,18 +56,24 @@ class RotationPolicy:
     """How long a JWKS is cached, a token lives and a key signs at most; in seconds.
 
     With ``rotate_every`` 0 there is no automatic rotation. ``algorithm`` is that of new keys; empty
-    means the active key's.
+    means the active key's. Where a signer signs for API servers, ``refresh_hint`` is how often
+    they fetch the keys, and ``algorithms`` are those of the keys that they accept.
     """
 
     jwks_max_age: int
     token_seconds: int
     rotate_every: int = 0
     algorithm: str = ""
+    refresh_hint: int = 0
+    algorithms: tuple[str, ...] = ALGORITHMS
 
     @property
     def publish_seconds(self) -> int:
-        """How long a key is published before it signs."""
-        return self.jwks_max_age + PROPAGATION_SECONDS
+        """How long a key is published before it signs.
+
+        An API server's own JWKS lags behind by up to ``refresh_hint`` when a client fetches it.
+        """
+        return self.jwks_max_age + self.refresh_hint + PROPAGATION_SECONDS
 
     @property
     def keep_seconds(self) -> int:
@@ -104,11 +113,13 @@ class NextStep:
 def next_step(keyring: Keyring, key: ScheduledKey, policy: RotationPolicy) -> NextStep:
     """Return the next state of a key and when it is safe."""
     match key.state:
+        case KeyState.PENDING if not _is_allowed(key, policy):
+            return NextStep(KeyState.RETIRED, key.since, "it has signed nothing")
         case KeyState.PENDING:
             why = "clients that keep a JWKS from before it was published would refuse its tokens"
             return NextStep(KeyState.ACTIVE, key.since + policy.publish_seconds, why)
         case KeyState.ACTIVE:
-            ready = [other.since + policy.publish_seconds for other in _pending(keyring)]
+            ready = [other.since + policy.publish_seconds for other in _pending(keyring, policy)]
             why = "another key must have been published long enough to take over"
             return NextStep(KeyState.VERIFY_ONLY, min(ready, default=None), why)
         case KeyState.VERIFY_ONLY if key.until is None:
@@ -132,7 +143,7 @@ def due_step(keyring: Keyring, policy: RotationPolicy, now: int) -> Step | None:
     step = _run_out(keyring, now) or _forgettable(keyring, now)
     if step is not None:
         return step
-    age, pending = now - active.since, _pending(keyring)
+    age, pending = now - active.since, _pending(keyring, policy)
     if pending and age >= policy.rotate_every and _is_ready(pending[0], policy, now):
         return Step(StepKind.ACTIVATE, pending[0].kid)
     if not pending and age >= policy.rotate_every - policy.publish_seconds:
@@ -147,7 +158,7 @@ def requested_step(
 
     Raises UnsafeStepError if the only step is to activate a key too early, without ``force``.
     """
-    pending = _pending(keyring)
+    pending = _pending(keyring, policy)
     if pending and (force or _is_ready(pending[0], policy, now)):
         return Step(StepKind.ACTIVATE, pending[0].kid)
     step = _run_out(keyring, now)
@@ -168,6 +179,7 @@ def activated(
     key = keyring.key(kid)
     if key.state is not KeyState.PENDING:
         raise KeyScheduleError(f"key {kid} is {key.state}; only a pending key can become active")
+    require_allowed(key.verification_key.algorithm, policy)  # Invariant 5.
     if not force:
         _require_safe(keyring, key, policy, now)  # Invariant 1.
     moment = max(now, keyring.clock)  # Invariant 3.
@@ -251,10 +263,15 @@ def are_times_outdated(
 
 def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
     """Return a sentence on what the next step of a key breaks now, empty if it is safe."""
-    if key.state is KeyState.PENDING and not _is_ready(key, policy, now):
+    # A key of an algorithm that is not allowed never signs.
+    waits = key.state is KeyState.PENDING and _is_allowed(key, policy)
+    if waits and not _is_ready(key, policy, now):
         safe = utc(key.since + policy.publish_seconds)
+        # kubernetes ``pkg/serviceaccount/externaljwt/plugin/keycache.go``, GetPublicKeys
+        fetches = "; kube-apiserver fetches the keys when it sees an unknown kid"
         return (
             f"until {safe} clients that keep an older JWKS may refuse the tokens of key {key.kid}"
+            f"{fetches if policy.refresh_hint else ''}"
         )
     if key.state is KeyState.VERIFY_ONLY and key.until is None:
         return f"every token signed with key {key.kid} is refused from now on"
@@ -267,15 +284,33 @@ def what_breaks(key: ScheduledKey, policy: RotationPolicy, now: int) -> str:
     return ""
 
 
+def require_allowed(algorithm: str, policy: RotationPolicy) -> None:
+    """Raise KeyScheduleError for the algorithm of a key that must not sign."""
+    if algorithm not in policy.algorithms:
+        raise KeyScheduleError(
+            f"a key for {algorithm} cannot sign here, because kube-apiserver accepts none from "
+            f"`leeway signer`; {', '.join(policy.algorithms)} are allowed, with `leeway keys "
+            "generate --algorithm`, or any after the section signer is removed from leeway.yaml"
+        )
+
+
 def signing_key_age(keyring: Keyring, now: float) -> float:
     """Return for how many seconds the active key has been signing; 0 if none is active."""
     return max(0.0, now - keyring.active.since) if keyring.active else 0.0
 
 
-def _pending(keyring: Keyring) -> Sequence[ScheduledKey]:
+def _pending(keyring: Keyring, policy: RotationPolicy) -> Sequence[ScheduledKey]:
     """Return the pending keys that can sign, the one published first at the front."""
-    pending = [key for key in keyring.keys if key.state is KeyState.PENDING and key.signing_key]
+    pending = [
+        key
+        for key in keyring.keys
+        if key.state is KeyState.PENDING and key.signing_key and _is_allowed(key, policy)
+    ]
     return sorted(pending, key=lambda key: key.since)
+
+
+def _is_allowed(key: ScheduledKey, policy: RotationPolicy) -> bool:
+    return key.verification_key.algorithm in policy.algorithms
 
 
 def _is_ready(key: ScheduledKey, policy: RotationPolicy, now: int) -> bool:

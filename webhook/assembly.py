@@ -11,9 +11,15 @@ from keys.errors import UnusableKeyError
 from keys.folder import load_keyring
 from keys.folder_changes import advance
 from keys.keyring import Keyring
+from keys.pem import ALGORITHMS
 from keys.rotation import RotationPolicy, are_times_outdated
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config.model import Configuration, IssuerKeysSection, LeewaySection
+from webhook.config.model import (
+    SIGNER_ALGORITHMS,
+    Configuration,
+    IssuerKeysSection,
+    LeewaySection,
+)
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
@@ -210,15 +216,18 @@ def rotation_policy_of(configuration: Configuration) -> RotationPolicy:
     """Return how the signing keys rotate.
 
     A key is kept for the longest lifetime of the tokens it signs, including the auth tokens of
-    provider ``jwt``.
+    provider ``jwt``. A token of the signer lives for ``tokens.maxExpiration`` at most. The signer
+    counts as in use while there is a section for it, even when it is not running.
     """
-    auth = configuration.auth
+    auth, signer = configuration.auth, configuration.signer
     auth_seconds = auth.auth_token_ttl if auth.token_provider == "jwt" else 0.0
     return RotationPolicy(
         jwks_max_age=MAX_AGE_SECONDS,
         token_seconds=ceil(max(lifetimes_of(configuration).own, auth_seconds)),
         rotate_every=int(configuration.keys.rotate_every),
         algorithm=configuration.keys.algorithm,
+        refresh_hint=ceil(signer.refresh_hint) if signer else 0,
+        algorithms=SIGNER_ALGORITHMS if signer else ALGORITHMS,
     )
 
 

@@ -201,8 +201,10 @@ def value_of(dotted: str) -> Any:
     value: Any = Configuration()
     for part in dotted.split("."):
         (field,) = [f for f in msgspec.structs.fields(value) if f.encode_name == part]
-        # None is derived from other fields.
-        name = f"{field.name}_seconds" if getattr(value, field.name) is None else field.name
+        name = field.name
+        if getattr(value, name) is None:
+            # A section that is missing, or a time that is derived from another.
+            name += "_settings" if name == "signer" else "_seconds"
         value = getattr(value, name)
     return value
 

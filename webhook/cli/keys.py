@@ -15,7 +15,7 @@ from keys.jwk import jwks_document
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
 from keys.pem import ALGORITHMS
-from keys.rotation import RotationPolicy, StepKind, next_step
+from keys.rotation import RotationPolicy, StepKind, next_step, require_allowed
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
@@ -57,7 +57,11 @@ def list_keys(data_dir: Path, output: str) -> None:
 @data_dir_option
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="RS256", show_default=True)
 def generate(data_dir: Path, algorithm: str) -> None:
-    """Create a key. The first key is active; any other is pending: published, but not used yet."""
+    """Create a key. The first key is active; any other is pending: published, but not used yet.
+
+    With a section signer in leeway.yaml, only the algorithms that kube-apiserver accepts.
+    """
+    require_allowed(algorithm, _policy(data_dir))
     key = generate_key(_checked(data_dir) / KEYS_FOLDER, algorithm, int(time()))
     audit(data_dir, "keys.generate", kid=key.kid, algorithm=algorithm, state=key.state.value)
     say(f"key {key.kid} created, it is {key.state.value}")

@@ -31,6 +31,7 @@ def effective_fields(
     A value that could be a secret is HIDDEN. Raises what ``load_configuration`` raises.
     """
     configuration = load_configuration(data_dir, environment, flags)
+    configuration = msgspec.structs.replace(configuration, signer=configuration.signer_settings)
     members = read_members(data_dir)
     variables = {dotted: name for name, dotted in environment_names().items()}
 

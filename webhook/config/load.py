@@ -262,9 +262,13 @@ def environment_names() -> dict[str, str]:
     def walk(section: Any, path: str) -> None:
         for field in msgspec.structs.fields(section):
             dotted = f"{path}.{field.encode_name}".lstrip(".")
-            if isinstance(field.type, type) and issubclass(field.type, Section):
-                walk(field.type, dotted)
-            elif dotted not in ("apiVersion", "kind", "trustedIssuers"):
+            # A section that can be left out is a union with None.
+            kind = getattr(field.type, "__args__", (field.type,))[0]
+            if dotted in ("apiVersion", "kind", "trustedIssuers"):
+                continue
+            if isinstance(kind, type) and issubclass(kind, Section):
+                walk(kind, dotted)
+            else:
                 words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", dotted).replace(".", "_").upper()
                 names[PREFIX + words] = dotted
 

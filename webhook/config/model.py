@@ -22,6 +22,11 @@ _BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 RESERVED_GROUPS: Final = "system:"
 """The prefix of the groups to which Kubernetes itself grants permissions."""
+SIGNER_ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
+"""What kube-apiserver accepts from a signer (``pkg/serviceaccount/externaljwt/plugin``)."""
+MAX_REFRESH_HINT_SECONDS: Final = 3600
+# ``sun_path`` has 108 bytes on Linux, and ends with a NUL.
+_LONGEST_SOCKET_PATH: Final = 107
 # Bytes.
 _MIB: Final = 1024 * 1024
 
@@ -316,8 +321,39 @@ class AuthorizerSection(Section, frozen=True):
     allow_root: bool = False
 
 
+class SignerSection(Section, frozen=True):
+    """The socket on which ``leeway signer`` signs for kube-apiserver, and who can connect to it.
+
+    ``refreshHint`` is how often kube-apiserver fetches the keys. Without ``group`` only the user
+    that the signer runs as, and root, can connect.
+    """
+
+    socket: str = "/run/leeway/signer.sock"
+    refresh_hint: Duration = Duration(60)
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        path = self.socket
+        # An abstract socket (`@name`, or a NUL in front) has no mode: anybody could connect to it.
+        is_file = path.startswith("/") and not path.endswith("/") and path.isprintable()
+        if not is_file or len(path.encode("utf-8", "replace")) > _LONGEST_SOCKET_PATH:
+            raise ValueError(
+                f"socket is {shown(path)}; the absolute path of a socket of at most "
+                f"{_LONGEST_SOCKET_PATH} bytes is allowed, and no abstract socket"
+            )
+        _require("refreshHint", self.refresh_hint, 1, MAX_REFRESH_HINT_SECONDS)
+        if not all(char.isascii() and (char.isalnum() or char in "_.-") for char in self.group):
+            raise ValueError(
+                f"group is {shown(self.group)}; the name or number of a group is allowed"
+            )
+
+
 class Configuration(Section, frozen=True):
-    """The content of ``leeway.yaml``."""
+    """The content of ``leeway.yaml``.
+
+    With a section ``signer`` the keys are used by ``leeway signer`` too; without it that command
+    uses the defaults of the section, ``signer_settings``.
+    """
 
     api_version: str = API_VERSION
     kind: str = KIND
@@ -334,6 +370,12 @@ class Configuration(Section, frozen=True):
     objects: ObjectsSection = ObjectsSection()
     mapping: MappingSection = MappingSection()
     authorizer: AuthorizerSection = AuthorizerSection()
+    signer: SignerSection | None = None
+
+    @property
+    def signer_settings(self) -> SignerSection:
+        """The section ``signer``, or its defaults."""
+        return self.signer or SignerSection()
 
     def __post_init__(self) -> None:
         for name, value, served in (
@@ -346,3 +388,10 @@ class Configuration(Section, frozen=True):
         if self.jwks_uri:
             _require_https("jwksURI", self.jwks_uri)
         _require_audiences(self.audiences, at_least=1)
+        algorithm = self.keys.algorithm
+        if self.signer is not None and algorithm and algorithm not in SIGNER_ALGORITHMS:
+            raise ValueError(
+                f"keys.algorithm is {shown(algorithm)}, and there is a section signer; "
+                f"{', '.join(SIGNER_ALGORITHMS)} are allowed, which are all that kube-apiserver "
+                "takes from a signer"
+            )

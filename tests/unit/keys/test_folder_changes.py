@@ -124,6 +124,17 @@ def test_the_algorithm_of_new_keys(folder: Path, algorithm: str, expected: str) 
     assert changed.keyring.key(changed.steps[0].kid).verification_key.algorithm == expected
 
 
+@pytest.mark.parametrize("algorithm", ["", "EdDSA"])
+def test_no_key_is_made_that_must_not_sign(tmp_path: Path, algorithm: str) -> None:
+    kid = generate_key(tmp_path, "EdDSA", T).kid
+    policy = replace(POLICY, algorithm=algorithm, algorithms=("RS256", "ES256"))
+    before = (tmp_path / "schedule.json").read_bytes()
+    with pytest.raises(KeyScheduleError, match=r"EdDSA cannot sign here.*RS256, ES256 are allowed"):
+        rotate(tmp_path, policy, T, force=True)
+    assert (tmp_path / "schedule.json").read_bytes() == before
+    assert [key.kid for key in load_keyring(tmp_path).keys] == [kid]
+
+
 def write_private(path: Path, data: bytes) -> None:
     path.touch(0o600)
     path.write_bytes(data)

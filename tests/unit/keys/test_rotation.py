@@ -40,10 +40,20 @@ T = 1_800_000_000
 PUBLISH, KEEP = POLICY.publish_seconds, POLICY.keep_seconds
 
 
+# What kube-apiserver accepts from a signer.
+FOR_SIGNER = replace(POLICY, refresh_hint=60, algorithms=("RS256", "ES256", "ES384", "ES512"))
+
+
 def scheduled(
-    name: str, state: KeyState, since: int = T, until: int | None = None, *, private: bool = True
+    name: str,
+    state: KeyState,
+    since: int = T,
+    until: int | None = None,
+    *,
+    private: bool = True,
+    algorithm: str = "ES256",
 ) -> ScheduledKey:
-    key = signing_key("ES256", name)
+    key = signing_key(algorithm, name)
     return ScheduledKey(key.verification_key, key if private else None, state, since, until)
 
 
@@ -66,6 +76,50 @@ BOTH = ring(ACTIVE, PENDING)
 def test_a_key_is_published_for_longer_than_a_jwks_is_cached() -> None:
     assert PUBLISH > MAX_AGE + MARK_SECONDS
     assert KEEP > DAY + MARK_SECONDS + LEEWAY
+
+
+@pytest.mark.parametrize("hint", [0, 1, 60, 3600])
+def test_a_key_is_published_for_longer_than_an_api_server_goes_without_fetching(hint: int) -> None:
+    policy = replace(POLICY, refresh_hint=hint)
+    # A client of the API server's own JWKS sees what the API server fetched a hint ago, and can
+    # keep that for as long as a JWKS.
+    assert policy.publish_seconds > hint + MAX_AGE + MARK_SECONDS
+    # An API server alone is safe even if the hint is not known here.
+    assert hint + MARK_SECONDS < PUBLISH
+    ready = T + policy.publish_seconds
+    with pytest.raises(UnsafeStepError) as raised:
+        activated(BOTH, kid("pending"), policy, ready - 1)
+    assert raised.value.safe_from == ready
+    assert activated(BOTH, kid("pending"), policy, ready).active
+    assert ("kube-apiserver fetches" in what_breaks(PENDING, policy, T)) is bool(hint)
+
+
+EDDSA = scheduled("eddsa", KeyState.PENDING, T - DAY, algorithm="EdDSA")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_key_becomes_active_that_an_api_server_does_not_accept(force: bool) -> None:
+    keyring, now = ring(ACTIVE, EDDSA), T + 30 * DAY
+    with pytest.raises(KeyScheduleError, match=r"EdDSA cannot sign here.*RS256, ES256"):
+        activated(keyring, EDDSA.kid, FOR_SIGNER, now, force=force)
+    # Another key is made instead, by hand and automatically.
+    assert requested_step(keyring, FOR_SIGNER, now, force=force) == Step(StepKind.PUBLISH)
+    assert due_step(keyring, FOR_SIGNER, now) == Step(StepKind.PUBLISH)
+    with_another = ring(ACTIVE, EDDSA, PENDING)
+    activate = Step(StepKind.ACTIVATE, kid("pending"))
+    assert due_step(with_another, FOR_SIGNER, now) == activate
+    assert requested_step(with_another, FOR_SIGNER, now, force=force) == activate
+    # Without a signer it becomes active.
+    assert due_step(keyring, POLICY, now) == Step(StepKind.ACTIVATE, EDDSA.kid)
+
+
+def test_a_key_that_an_api_server_does_not_accept_can_only_be_retired() -> None:
+    step = next_step(ring(ACTIVE, EDDSA), EDDSA, FOR_SIGNER)
+    assert (step.state, step.safe_from) == (KeyState.RETIRED, EDDSA.since)
+    assert what_breaks(EDDSA, FOR_SIGNER, T - DAY) == ""
+    assert next_step(ring(ACTIVE, EDDSA), ACTIVE, FOR_SIGNER).safe_from is None
+    gone = retired(ring(ACTIVE, EDDSA), EDDSA.kid, FOR_SIGNER, T)
+    assert gone.key(EDDSA.kid).state is KeyState.RETIRED
 
 
 @pytest.mark.parametrize("seconds", [0, 1, MAX_AGE, PUBLISH - 1])

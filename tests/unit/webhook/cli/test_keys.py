@@ -163,6 +163,59 @@ def test_generate(leeway: Leeway, data_dir: Path, algorithm: str) -> None:
     assert (data_dir / "keys" / f"{match[1]}.pem").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture
+def with_signer(data_dir: Path) -> None:
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write("signer: {refreshHint: 10m}\n")
+
+
+@pytest.mark.usefixtures("with_signer")
+def test_with_a_signer_a_key_waits_for_its_hint_too(
+    leeway: Leeway, data_dir: Path, at: Callable[[int], None]
+) -> None:
+    out = leeway("keys", "rotate", "--data-dir", data_dir).assert_done()
+    assert out.endswith("active, safe from 2027-01-15T09:23:20Z on\n")
+    at(PUBLISH + 599)
+    ran = leeway("keys", "rotate", "--data-dir", data_dir)
+    assert (ran.code, ran.out) == (1, "")
+    assert "may sign from 2027-01-15T09:23:20Z on" in ran.err
+    ran = leeway("keys", "rotate", "--force", "--data-dir", data_dir)
+    assert ran.code == 0
+    assert "may refuse the tokens of key" in ran.err
+    assert "kube-apiserver fetches the keys when it sees an unknown kid" in ran.err
+
+
+@pytest.mark.usefixtures("with_signer")
+@pytest.mark.parametrize("is_first", [False, True])
+def test_with_a_signer_no_key_is_made_that_kube_apiserver_does_not_accept(
+    leeway: Leeway, data_dir: Path, is_first: bool
+) -> None:
+    if is_first:
+        for path in (data_dir / "keys").iterdir():
+            path.unlink()
+    before = sorted((data_dir / "keys").iterdir())
+    ran = leeway("keys", "generate", "--algorithm", "EdDSA", "--data-dir", data_dir)
+    assert (ran.code, ran.out) == (2, "")
+    assert "RS256, ES256, ES384, ES512 are allowed" in ran.err
+    assert sorted((data_dir / "keys").iterdir()) == before
+
+
+def test_a_signer_configured_later_does_not_let_a_key_sign(
+    leeway: Leeway, data_dir: Path, at: Callable[[int], None]
+) -> None:
+    leeway("keys", "generate", "--algorithm", "EdDSA", "--data-dir", data_dir).assert_done()
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write("signer: {}\n")
+    at(10 * PUBLISH)
+    line = leeway("keys", "list", "--data-dir", data_dir).assert_done().splitlines()[2]
+    assert line.endswith("retired, safe now")
+    out = leeway("keys", "rotate", "--data-dir", data_dir).assert_done()
+    assert "created, it is pending" in out
+    assert [key.verification_key.algorithm for key in keyring_of(data_dir).keys] == [
+        "ES256", "EdDSA", "ES256",
+    ]  # fmt: skip
+
+
 def test_the_first_key_is_active(leeway: Leeway, data_dir: Path) -> None:
     for path in (data_dir / "keys").iterdir():
         path.unlink()

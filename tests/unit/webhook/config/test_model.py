@@ -15,7 +15,7 @@ from webhook.assembly import (
     rotation_policy_of,
 )
 from webhook.config.load import load_configuration, parse_configuration
-from webhook.config.model import Configuration
+from webhook.config.model import SIGNER_ALGORITHMS, Configuration, Duration, SignerSection
 from webhook.errors import ConfigurationError, DataDirectoryError
 
 CONTRACT = """\
@@ -40,6 +40,7 @@ store: {sqlite: {path: auth.db}}
 objects: {source: none}
 mapping: {roleGroupPrefix: "leeway:role:"}
 authorizer: {allowRoot: false}
+signer: {socket: /run/leeway/signer.sock, refreshHint: 60s, group: ""}
 """
 URL = "https://cluster.example"
 SOURCE = "/data/leeway.yaml"
@@ -80,6 +81,16 @@ DAY = 86400
             RotationPolicy(3600, 365 * DAY, 30 * DAY, "ES256"),
         ),
         ("keys: {rotateEvery: 0}", RotationPolicy(3600, 365 * DAY)),
+        # A signer's tokens, which kube-apiserver extends, live for maxExpiration at most.
+        ("signer: {}", RotationPolicy(3600, 365 * DAY, 0, "", 60, SIGNER_ALGORITHMS)),
+        (
+            "signer: {refreshHint: 1h}\ntokens: {maxExpiration: 9000h}",
+            RotationPolicy(3600, 375 * DAY, 0, "", 3600, SIGNER_ALGORITHMS),
+        ),
+        (
+            "signer: {refreshHint: 1500ms}\nkeys: {rotateEvery: 1d, algorithm: ES384}",
+            RotationPolicy(3600, 365 * DAY, DAY, "ES384", 2, SIGNER_ALGORITHMS),
+        ),
     ],
 )
 def test_rotation_of_signing_keys(text: str, policy: RotationPolicy) -> None:
@@ -91,10 +102,13 @@ def test_defaults_are_those_of_the_contract() -> None:
     given, default = parse(without), parse("{}")
     assert given.leeway.issued_at_seconds == default.leeway.issued_at_seconds == 60
     for field in Configuration.__struct_fields__:
-        if field != "leeway":
+        if field not in ("leeway", "signer"):
             assert getattr(given, field) == getattr(default, field), field
     assert given.leeway.not_before == default.leeway.not_before
     assert given.leeway.expiry == default.leeway.expiry
+    # Whether there is a section says whether the signer is used.
+    assert default.signer is None
+    assert given.signer == given.signer_settings == default.signer_settings
 
 
 @pytest.mark.parametrize(
@@ -177,6 +191,19 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("keys: {rotateEvery: 4000d}", "keys", "96000h", "24h to 87600h"),
         ("keys: {rotateEvery: 30}", "keys.rotateEvery", "30", "with a unit"),
         ("keys: {algorithm: HS256}", "keys.algorithm", "'HS256'", "'RS256' or 'ES256'"),
+        ("keys: {algorithm: EdDSA}\nsigner: {}", "", "'EdDSA'", "RS256, ES256, ES384, ES512 are"),
+        ("signer: {socket: signer.sock}", "signer", "'signer.sock'", "the absolute path"),
+        ("signer: {socket: '@leeway'}", "signer", "'@leeway'", "no abstract socket"),
+        (r'signer: {socket: "\0leeway"}', "signer", r"'\x00leeway'", "no abstract socket"),
+        ("signer: {socket: /run/leeway/}", "signer", "'/run/leeway/'", "the absolute path"),
+        ("signer: {socket: ''}", "signer", "''", "the absolute path"),
+        (f"signer: {{socket: /{'s' * 107}}}", "signer", "sss", "of at most 107 bytes"),
+        ("signer: {refreshHint: 0s}", "signer", "0s", "1s to 1h"),
+        ("signer: {refreshHint: 61m}", "signer", "1h1m", "1s to 1h"),
+        ("signer: {refreshHint: 60}", "signer.refreshHint", "60", "with a unit"),
+        ("signer: {group: 'a:b'}", "signer", "'a:b'", "name or number of a group"),
+        ("signer: {sockets: a}", "signer", "sockets", "socket, refreshHint, group"),
+        ("signer: true", "signer", "true", "an object"),
         ("tokens: {extend: 1}", "tokens.extend", "1", "expected true or false"),
         ("tokens: {extend: 'no'}", "tokens.extend", "'no'", "expected true or false"),
         ("server: {bind: '8443'}", "server", "'8443'", "HOST:PORT"),
@@ -397,6 +424,9 @@ def test_every_field_can_be_set_in_the_environment() -> None:
         "LEEWAY_OBJECTS_SOURCE": "none",
         "LEEWAY_MAPPING_ROLE_GROUP_PREFIX": "",
         "LEEWAY_AUTHORIZER_ALLOW_ROOT": "true",
+        "LEEWAY_SIGNER_SOCKET": "/run/other.sock",
+        "LEEWAY_SIGNER_REFRESH_HINT": "5m",
+        "LEEWAY_SIGNER_GROUP": "1001",
         "PATH": "/bin",
         "LEEWAY_DATA_DIR": "/x",
     }
@@ -417,6 +447,10 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert made.store.sqlite.path == "other.db"
     assert made.mapping.role_group_prefix == ""
     assert made.authorizer.allow_root
+    assert made.signer == SignerSection(
+        socket="/run/other.sock", refresh_hint=Duration(300), group="1001"
+    )
+    assert parse("{}", {"LEEWAY_SIGNER_GROUP": "kube"}).signer == SignerSection(group="kube")
 
 
 LONGER = {"LEEWAY_TOKENS_DEFAULT_EXPIRATION": "48h", "LEEWAY_TOKENS_MAX_EXPIRATION": "72h"}
