@@ -23,7 +23,7 @@ from webhook.config.paths import TLS_FOLDER
 from webhook.errors import DataDirectoryError, ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import OutboundError
-from webhook.outbound.https import Client, Deadline, Endpoint, client_context
+from webhook.outbound.https import Client, Deadline, client_context, endpoint_of
 from webhook.setup.init import ROOT_USER
 from webhook.skew.report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
 from webhook.skew.tracker import ClockState
@@ -59,14 +59,14 @@ def skew(data_dir: Path, server: HTTPSAddress | None, *, everything: bool, outpu
     if server is None:
         bind = load_configuration(data_dir, os.environ, {}).server.bind
         server = ServerAddress().convert(bind, None, None)
-    report = _request_report(data_dir / TLS_FOLDER, server.host, server.port)
+    report = _request_report(data_dir / TLS_FOLDER, server)
     width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((100, 24)).columns))
     show(report, render_report(report.status, width, None if everything else _ROWS), output)
     if report.status.verdict.kind.is_skewed:
         raise click.exceptions.Exit(1)
 
 
-def _request_report(tls: Path, host: str, port: int) -> SkewReport:
+def _request_report(tls: Path, server: HTTPSAddress) -> SkewReport:
     read_public_file(tls / "ca.crt")
     read_private_file(tls / f"{ROOT_USER}.key")
     try:
@@ -75,26 +75,26 @@ def _request_report(tls: Path, host: str, port: int) -> SkewReport:
     except OSError as error:
         why = getattr(error, "reason", None) or error.strerror or "unknown error"
         raise DataDirectoryError(f"the certificates in {tls} cannot be used: {why}") from error
-    client = Client(Endpoint(host, port, host, f"{host}:{port}"), context)
+    client = Client(endpoint_of(server), context)
     try:
         with client.get(SKEW_PATH, {}, Deadline(_TIMEOUT_SECONDS), _MAX_BODY_BYTES) as answer:
             body = answer.read()
     except OutboundError as error:
         raise ServerUnreachableError(
-            f"the request to {host}:{port} failed: {printable(str(error))}; start the server with "
-            "`leeway serve`, or give its address with --server"
+            f"the request to {server.authority} failed: {printable(str(error))}; start the server "
+            "with `leeway serve`, or give its address with --server"
         ) from error
     finally:
         client.close()
     if answer.status != 200:
         raise ServerUnreachableError(
-            f"the server at {host}:{port} answered {answer.status}: {_message_of(body)}"
+            f"the server at {server.authority} answered {answer.status}: {_message_of(body)}"
         )
     try:
         return msgspec.json.decode(body, type=SkewReport)
     except msgspec.MsgspecError as error:
         raise ServerUnreachableError(
-            f"{host}:{port} is not a Leeway server of this version: {_problem(error)}"
+            f"{server.authority} is not a Leeway server of this version: {_problem(error)}"
         ) from error
 
 

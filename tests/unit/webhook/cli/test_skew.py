@@ -197,7 +197,7 @@ def test_connection_refused(leeway: Leeway, data_dir: Path) -> None:
     [
         ("0.0.0.0:{port}", "127.0.0.1:{port}"),
         ("127.0.0.1:{port}", "127.0.0.1:{port}"),
-        ("[::]:{port}", "::1:{port}"),
+        ("[::]:{port}", "[::1]:{port}"),
     ],
 )
 def test_the_address_is_the_one_of_the_configuration(
