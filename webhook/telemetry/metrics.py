@@ -8,12 +8,13 @@ import os
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from threading import Lock
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -42,7 +43,7 @@ class BatchedMetrics:
         self._is_scheduled = False
         self._lock = Lock()
 
-    def count(self, *counters: Counter, seconds: float | None = None) -> None:
+    def count(self, counters: tuple[Counter, ...], seconds: float | None = None) -> None:
         """Add one to each counter, and observe a duration."""
         self._pending.append((counters, seconds))
         if not self._is_scheduled:
@@ -53,23 +54,32 @@ class BatchedMetrics:
         """Write what has been collected."""
         # prometheus_client can observe one value at a time only, so its own parts are used.
         buckets, bounds = self._histogram._buckets, self._histogram._upper_bounds  # noqa: SLF001
-        counts: dict[Counter, int] = {}
+        counts: dict[tuple[Counter, ...], int] = {}
         observed, total = [0] * len(bounds), 0.0
         self._is_scheduled = False
         with self._lock:
             while self._pending:
                 counters, seconds = self._pending.popleft()
-                for counter in counters:
-                    counts[counter] = counts.get(counter, 0) + 1
+                counts[counters] = counts.get(counters, 0) + 1
                 if seconds is not None:
                     observed[bisect_left(bounds, seconds)] += 1
                     total += seconds
-            for counter, count in counts.items():
-                counter.inc(count)
+            for counters, count in counts.items():
+                for counter in counters:
+                    counter.inc(count)
             self._histogram._sum.inc(total)  # noqa: SLF001
             for bucket, count in zip(buckets, observed, strict=True):
                 if count:
                     bucket.inc(count)
+
+
+class _SharedFiles(MultiProcessCollector):
+    """The metrics of all workers, without the files that a worker is just creating."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in Path(self._path).glob("*.db") if path.stat().st_size]
+        merged: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return merged
 
 
 class _Computed(Collector):
@@ -242,7 +252,7 @@ class Metrics:
     def count_review(self, outcome: Outcome, seconds: float) -> None:
         """Count a TokenReview, answered after ``seconds``."""
         if not isinstance(outcome, Authenticated):
-            self._batched.count(self._refused[outcome.error.reason], seconds=seconds)
+            self._batched.count((self._refused[outcome.error.reason],), seconds)
             return
         if not outcome.claims.audiences:
             kind = self._legacy
@@ -250,12 +260,14 @@ class Metrics:
             kind = self._stale
         else:
             kind = self._valid
-        within_leeway = [self._by_leeway[claim] for claim in outcome.leeway_claims]
-        self._batched.count(self._accepted, kind, *within_leeway, seconds=seconds)
+        counters: tuple[Counter, ...] = (self._accepted, kind)
+        if outcome.leeway_claims:
+            counters += tuple(self._by_leeway[claim] for claim in outcome.leeway_claims)
+        self._batched.count(counters, seconds)
 
     def count_permission_check(self, *, allowed: bool) -> None:
         """Count one answer of a review about a permission."""
-        self._batched.count(self._checks[allowed])
+        self._batched.count((self._checks[allowed],))
 
     def flush(self) -> None:
         """Write the counts of the hot path to the files that workers share."""
@@ -267,6 +279,6 @@ class Metrics:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        _SharedFiles(registry)  # type: ignore[no-untyped-call]
         registry.register(self._computed)
         return generate_latest(registry)

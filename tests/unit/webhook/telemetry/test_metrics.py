@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from webhook.telemetry.metrics import BatchedMetrics
+from webhook.telemetry.metrics import BatchedMetrics, Metrics
 
 BUCKETS = (0.001, 0.01, 0.1)
 
@@ -36,7 +38,7 @@ def test_batches_end_as_single_counts(counted: list[tuple[int, float, bool]]) ->
     one_by_one, in_batches = Kept(), Kept()
     for index, seconds, flushes in counted:
         one_by_one.counters[index].inc()
-        in_batches.batched.count(in_batches.counters[index], seconds=round(seconds * 1024) / 1024)
+        in_batches.batched.count((in_batches.counters[index],), round(seconds * 1024) / 1024)
         one_by_one.histogram.observe(round(seconds * 1024) / 1024)
         if flushes:
             in_batches.batched.flush()
@@ -46,13 +48,13 @@ def test_batches_end_as_single_counts(counted: list[tuple[int, float, bool]]) ->
 
 def test_a_flush_is_scheduled_once_until_it_is_made() -> None:
     kept = Kept()
-    kept.batched.count(kept.counters[0])
-    kept.batched.count(kept.counters[1], kept.counters[2])
+    kept.batched.count((kept.counters[0],))
+    kept.batched.count((kept.counters[1], kept.counters[2]))
     assert len(kept.scheduled) == 1
     assert 'reviews_total{kind="a"} 0.0' in kept.shown()
     kept.scheduled.pop()()
     assert 'reviews_total{kind="c"} 1.0' in kept.shown()
-    kept.batched.count(kept.counters[0])
+    kept.batched.count((kept.counters[0],))
     assert len(kept.scheduled) == 1
 
 
@@ -70,4 +72,13 @@ def test_counts_of_many_threads() -> None:
 
 def _count(kept: Kept) -> None:
     for _ in range(5000):
-        kept.batched.count(kept.counters[0], seconds=0.5)
+        kept.batched.count((kept.counters[0],), 0.5)
+
+
+def test_a_file_that_is_just_being_created_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # prometheus_client creates a file empty, and gives it its size a moment later.
+    (tmp_path / "counter_1.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    assert b"leeway_auth_revision 7.0" in Metrics(auth_revision=lambda: 7).render()
