@@ -28,12 +28,11 @@ def roles_of(state: AuthState, user: str, groups: Iterable[str] = ()) -> RoleSet
     """Return the roles of a subject: those of the user of that name, and those of its groups."""
     with state.lock:
         known = state.users.get(user)
-        roles = known.roles if known else ()
+        # The case of nearly all service accounts.
+        if known is None and state.groups.keys().isdisjoint(groups):
+            return _NO_ROLES
         found = [state.groups[group].roles for group in groups if group in state.groups]
-    # The case of nearly all service accounts.
-    if not roles and not found:
-        return _NO_ROLES
-    return frozenset(roles).union(*found)
+    return frozenset(known.roles if known else ()).union(*found)
 
 
 def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, ...]:
