@@ -78,7 +78,7 @@ def prepare(
             raise damaged(path, problem)
         rows = execute("SELECT sql FROM sqlite_schema").fetchall()
         if {sql for (sql,) in rows} != _SCHEMA or len(rows) != len(_SCHEMA):
-            raise damaged(path, "its schema is another")
+            raise damaged(path, "its schema is not that of this version")
 
 
 def _recognised_version(connection: sqlite3.Connection, path: Path) -> int:

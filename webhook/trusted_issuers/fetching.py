@@ -129,7 +129,8 @@ def _check_head(response: ClientResponse, address: HTTPSAddress, token: str) -> 
     encoding = (response.header("Content-Encoding") or "identity").lower()
     if encoding != "identity":
         raise KeysUnavailableError(
-            f"{address.display} sends its answer as {encoding[:32]!r}; it must send it as it is"
+            f"{address.display} sends its answer as {encoding[:32]!r}; it must send it without "
+            "Content-Encoding"
         )
     if response.length is not None and response.length > MAX_BODY_BYTES:
         raise _too_large(address)
