@@ -179,9 +179,19 @@ def exchange(
 
 @contextmanager
 def running_api_server(
-    folder: Path, etcd_port: int, authority: Authority, flags: Mapping[str, str]
+    folder: Path, etcd_port: int, authority: Authority, flags: Mapping[str, str | None]
 ) -> Iterator[APIServer]:
-    """Run a kube-apiserver until it is ready; ``flags`` are added to those that every one has."""
+    """Run a kube-apiserver, and wait until it is ready; ``flags`` as in ``started_api_server``."""
+    with started_api_server(folder, etcd_port, authority, flags) as api_server:
+        wait_until_ready(api_server)
+        yield api_server
+
+
+@contextmanager
+def started_api_server(
+    folder: Path, etcd_port: int, authority: Authority, flags: Mapping[str, str | None]
+) -> Iterator[APIServer]:
+    """Start a kube-apiserver; ``flags`` are added to those of every one, or remove them (None)."""
     port = free_port()
     folder.mkdir()
     now = datetime.now(UTC)
@@ -206,7 +216,7 @@ def running_api_server(
     for name, data in files.items():
         (folder / name).touch(0o600)
         (folder / name).write_bytes(data)
-    all_flags = {
+    all_flags: dict[str, str | None] = {
         "etcd-servers": f"http://{HOST}:{etcd_port}",
         "secure-port": str(port),
         "bind-address": HOST,
@@ -227,12 +237,12 @@ def running_api_server(
         "disable-admission-plugins": "ServiceAccount",
         **flags,
     }
-    command = [program("kube-apiserver"), *(f"--{name}={all_flags[name]}" for name in all_flags)]
+    words = (f"--{name}={value}" for name, value in all_flags.items() if value is not None)
+    command = [program("kube-apiserver"), *words]
     with (folder / "kube-apiserver.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     api_server = APIServer(port, folder, authority, process)
     try:
-        _wait_until_ready(api_server)
         yield api_server
     finally:
         # A clean shutdown would take a minute, and is not tested.
@@ -258,7 +268,7 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _wait_until_ready(api_server: APIServer) -> None:
+def wait_until_ready(api_server: APIServer) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and api_server.process.poll() is None:
         try:
