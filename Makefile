@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Several groups of tests (tests/conftest.py) beside each other, the longest first.
 BESIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-gunicorn test-apiserver faults coverage lint bench bench-against profile way soak chaos lock docs-tables clean
+.PHONY: demo test test-gunicorn test-apiserver faults coverage lint bench bench-against profile way soak chaos stubs lock docs-tables clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/leeway demo
@@ -77,6 +77,10 @@ chaos: $(VENV)/.dev
 	TEST_ANONYMOUS=10000 $(BIN)/python -m pytest -s tests/e2e/test_limits.py
 	TEST_SIGTERM_ROUNDS=50 $(BIN)/python -m pytest -s tests/e2e/test_sigterm.py
 	$(BIN)/python -m pytest -s $$(grep -rl --include='test_*.py' assert_within tests)
+
+# The generated modules for protocol buffers.
+stubs: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $$(find webhook -name '*.proto')
 
 # What the image installs, by hash, in the newest versions that pyproject.toml allows.
 lock: $(VENV)/.dev

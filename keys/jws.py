@@ -214,10 +214,23 @@ def sign(payload: bytes, key: SigningKey, token_type: str = DEFAULT_TYPE) -> str
     return f"{segments.decode()}.{encode_base64url(signature)}"
 
 
+def sign_segment(payload_segment: bytes, key: SigningKey) -> tuple[bytes, bytes]:
+    """Sign a payload that is base64url already, and return the header and the signature segment.
+
+    The header has ``alg``, ``kid`` and ``typ``, as Kubernetes' ExternalJWTSigner requires.
+    """
+    header_segment = _header_segment(key.verification_key, DEFAULT_TYPE, writes_default=True)
+    algorithm = _ALGORITHMS[key.verification_key.algorithm]
+    signature = algorithm.sign(b"%b.%b" % (header_segment, payload_segment), key.private_key)
+    return header_segment, encode_base64url(signature).encode()
+
+
 @lru_cache(maxsize=16)
-def _header_segment(key: VerificationKey, token_type: str) -> bytes:
+def _header_segment(
+    key: VerificationKey, token_type: str, *, writes_default: bool = False
+) -> bytes:
     members = {"alg": key.algorithm, "kid": key.kid}
-    if token_type != DEFAULT_TYPE:
+    if writes_default or token_type != DEFAULT_TYPE:
         members["typ"] = token_type
     header = msgspec.json.encode(members)
     return encode_base64url(header).encode("ascii")

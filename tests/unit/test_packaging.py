@@ -109,7 +109,8 @@ def test_wheel_holds_exactly_both_packages(wheel: Path) -> None:
     modules = [
         str(path.relative_to(ROOT))
         for package in ("keys", "webhook")
-        for path in (ROOT / package).rglob("*.py")
+        for path in (ROOT / package).rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
     ]
     assert sorted(names) == sorted(modules)
 

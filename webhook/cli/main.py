@@ -60,7 +60,7 @@ _VERSION_TEXT: Final = f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
 # Each is a function with its own module: leeway can-i is webhook.cli.can_i.can_i.
 _COMMANDS: Final = (
     *("auth", "can-i", "cert", "config", "demo", "doctor", "group", "init", "keys"),
-    *("revoke", "role", "serve", "skew", "token", "user"),
+    *("revoke", "role", "serve", "signer", "skew", "token", "user"),
 )
 
 

@@ -1,7 +1,7 @@
 """Options that several commands share, and the examples at the end of a command's help."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,15 +21,18 @@ _SERVE_FIELDS: Final = {
     "log_format": "server.logFormat",
     "log_level": "server.logLevel",
 }
-_SERVE_OPTIONS: Final = (
-    click.option("--bind", metavar="HOST:PORT", help="The address to listen on."),
-    click.option("--workers", type=int, help="The number of worker processes."),
+_LOG_OPTIONS: Final = (
     click.option("--log-format", type=click.Choice(["json", "text"]), help="The format of logs."),
     click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         help="The lowest level to log. Changes are logged at every level.",
     ),
+)
+_SERVE_OPTIONS: Final = (
+    click.option("--bind", metavar="HOST:PORT", help="The address to listen on."),
+    click.option("--workers", type=int, help="The number of worker processes."),
+    *_LOG_OPTIONS,
 )
 
 
@@ -95,7 +98,18 @@ server_option = click.option(
 
 def serve_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of ``leeway serve``; it takes them as ``**options``."""
-    for option in reversed(_SERVE_OPTIONS):
+    return _with_options(command, _SERVE_OPTIONS)
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of the log; it takes them as ``**options``."""
+    return _with_options(command, _LOG_OPTIONS)
+
+
+def _with_options(
+    command: Callable[..., Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command
 

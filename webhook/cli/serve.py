@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import resource
 import shutil
 import socket
 import tempfile
@@ -18,6 +17,7 @@ import click
 from keys.messages import utc
 from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
 from webhook.cli.options import data_dir_option, example, fields_of, serve_options
+from webhook.cli.process import set_limits
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import TLSFiles, check_folders, check_private_files, tls_files
@@ -101,7 +101,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
     """
     from webhook.server.connection.tls import load_context, revocations_of
 
-    _set_limits()
+    set_limits()
     check_folders(data_dir)
     check_private_files(data_dir, configuration)
     load_context(files)
@@ -148,11 +148,3 @@ def _check_bind(bind: str) -> None:
             f"cannot listen on {bind}: {why}; stop what listens there, or give another address "
             "with --bind HOST:PORT"
         ) from error
-
-
-def _set_limits() -> None:
-    # A core file would contain every key.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Each connection is a file, and one API server can open more than the usual limit of 1,024.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

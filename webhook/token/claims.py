@@ -83,6 +83,7 @@ class _Kubernetes(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     warnafter: _Time | None = None
 
 
+_PRIVATE: Final = "kubernetes.io"
 _KUBERNETES_MEMBERS: Final = frozenset(_Kubernetes.__struct_fields__)
 
 
@@ -92,9 +93,13 @@ class _Projected(msgspec.Struct, omit_defaults=True, gc=False, kw_only=True):
     iat: _Time
     iss: str
     jti: str = ""
-    kubernetes: _Kubernetes = msgspec.field(name="kubernetes.io")
+    kubernetes: _Kubernetes = msgspec.field(name=_PRIVATE)
     nbf: _Time
     sub: str
+
+
+_PROJECTED_MEMBERS: Final = frozenset(_Projected.__struct_encode_fields__)
+_REFERENCE_MEMBERS: Final = frozenset(ObjectReference.__struct_fields__)
 
 
 class _Legacy(msgspec.Struct):
@@ -161,6 +166,53 @@ def parse_claims(unverified: UnverifiedClaims, *, legacy: bool = False) -> Claim
         return _from_projected(wire)
     except (EncodingError, msgspec.ValidationError) as error:
         raise InvalidClaimsError(describe_validation(error)) from error
+
+
+def parse_requested(payload: bytes) -> Claims:
+    """Parse claims that another process wants signed, as strictly as they can be parsed.
+
+    Only members that Kubernetes writes are accepted, which leaves none that differs from one of
+    those in case (Go's decoder ignores case), and every time is an integer; ``jti`` is required.
+    Raises the errors of ``parse_claims``.
+    """
+    try:
+        wire = _projected_decoder.decode(payload)
+        # As above: only other spacing or escapes, or a member that is too many, make a difference.
+        if _encoder.encode(wire) != payload:
+            members = decode_json(payload)
+            _refuse_unknown_members(members)
+            wire = msgspec.convert(members, _Projected)
+    except (EncodingError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidClaimsError(_describe(error)) from error
+    times = (wire.exp, wire.iat, wire.nbf, wire.kubernetes.warnafter)
+    if any(isinstance(moment, float) for moment in times):
+        raise InvalidClaimsError("exp, iat, nbf and warnafter must be integers")
+    if not wire.jti:
+        raise InvalidClaimsError("jti is missing or empty")
+    return _from_projected(wire)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, EncodingError):
+        return str(error)
+    if isinstance(error, msgspec.ValidationError):
+        return describe_validation(error)
+    return "not JSON that is accepted"
+
+
+def _refuse_unknown_members(members: object) -> None:
+    """Raise InvalidClaimsError for a member that kube-apiserver does not write."""
+    found: list[tuple[object, frozenset[str], str]] = [(members, _PROJECTED_MEMBERS, "")]
+    for value, known, path in found:
+        if not isinstance(value, dict):
+            continue  # The conversion raises the error.
+        for name, member in value.items():
+            if name not in known:
+                raise InvalidClaimsError(f"{path}{ascii(name[:64])[1:-1]} is not a known member")
+            if not path and name == _PRIVATE:
+                found.append((member, _KUBERNETES_MEMBERS, f"{_PRIVATE}."))
+            elif path == f"{_PRIVATE}.":
+                found.append((member, _REFERENCE_MEMBERS, f"{path}{name}."))
 
 
 def _refuse_unknown_bindings(members: object) -> None:

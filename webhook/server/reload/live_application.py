@@ -45,7 +45,7 @@ from webhook.server.request.errors import describe_error, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
 from webhook.server.routes.health import HealthCheck
-from webhook.skew.snapshots import SkewFiles
+from webhook.skew.snapshots import SIGNER_FILE, SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Limit, Metrics
 
@@ -103,7 +103,7 @@ class LiveApplication:
             lambda: self._components.configuration.server.max_worker_bytes,
             lambda: self._components.authenticator.verified,
         )
-        skew = SkewFiles.of_environment(SkewTracker())
+        skew = SkewFiles.of_environment(SkewTracker(), self._data_dir / SIGNER_FILE)
         cores = cores_of_a_worker(self._started_with)
 
         def age() -> float:

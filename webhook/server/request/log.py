@@ -3,29 +3,24 @@
 Invariants:
 
 1. A client cannot cause more than ``LINES_A_SECOND`` lines of a kind in a worker,
-   ``HANDSHAKES_A_SECOND`` of failed handshakes, and ``CRASHES_A_SECOND`` with a traceback. The
-   number of lines left out is logged once a second. Changes are always logged, and a limit that was
-   reached once a second.
+   ``HANDSHAKES_A_SECOND`` of failed handshakes, and ``CRASHES_A_SECOND`` with a traceback: see
+   ``BoundedLog``. Changes are always logged, and a limit that was reached once a second.
 2. A token is never logged, only its fingerprint; its issuer and subject only if its signature is
    valid.
-3. A line that is not logged costs the hot path only the check of the level.
 """
 
 import logging
-from collections.abc import Callable
-from threading import Lock, Timer
-from time import monotonic
 from typing import Any, Final
 
 from webhook.errors import HandshakeFailure, Reason
 from webhook.server.request.message import Request
 from webhook.telemetry.audit import DONE, Audit, audit_fields, audit_message, fingerprint
+from webhook.telemetry.bounded_log import BoundedLog
 from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
 from webhook.telemetry.metrics import Limit
 from webhook.token.outcome import Authenticated, Outcome
 
-LINES_A_SECOND: Final = 100
 CRASHES_A_SECOND: Final = 10
 HANDSHAKES_A_SECOND: Final = 10
 _OVER_LIMIT: Final[dict[Limit, str]] = {
@@ -38,62 +33,6 @@ _OVER_LIMIT: Final[dict[Limit, str]] = {
 _MAX_PATH: Final = 256
 _logger = logging.getLogger(LOGGER)
 _audit_logger = logging.getLogger(AUDIT_LOGGER)
-
-
-class BoundedLog:
-    """Logs up to ``lines`` lines of one kind a second. Safe for threads.
-
-    ``clock`` returns seconds and never goes back.
-    """
-
-    def __init__(
-        self, event: str, lines: int = LINES_A_SECOND, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._event = event
-        self._lines = lines
-        self._clock = clock
-        self._lock = Lock()
-        self._since = float("-inf")
-        self._taken = self._left_out = 0
-        self._timer: Timer | None = None
-        self._level = logging.NOTSET
-
-    def log(
-        self,
-        logger: logging.Logger,
-        level: int,
-        message: str,
-        make: Callable[[], Fields],
-        error: BaseException | None = None,
-    ) -> None:
-        """Log a line, with an error's traceback. Its fields are only made if it is written."""
-        # Invariant 3.
-        if logger.isEnabledFor(level) and self._take(level):
-            logger.log(level, "%s", message, exc_info=error, extra={"fields": make()})
-
-    def _take(self, level: int) -> bool:
-        now = self._clock()
-        with self._lock:
-            if now - self._since >= 1:
-                self._since, self._taken = now, 0
-            if self._taken < self._lines:  # Invariant 1.
-                self._taken += 1
-                return True
-            self._left_out += 1
-            self._level = max(self._level, level)
-            if self._timer is None:
-                self._timer = Timer(1.0, self._report)
-                self._timer.daemon = True
-                self._timer.start()
-            return False
-
-    def _report(self) -> None:
-        with self._lock:
-            level, count, self._timer = self._level, self._left_out, None
-            self._level, self._left_out = logging.NOTSET, 0
-        fields = {"event": "left-out", "of": self._event, "count": count}
-        message = f"only {self._lines} lines a second of event {self._event} are written"
-        _logger.log(level, "%s", message, extra={"fields": fields})
 
 
 class RequestLog:

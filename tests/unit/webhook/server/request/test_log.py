@@ -6,13 +6,9 @@ from threading import Event
 
 import pytest
 
-from webhook.server.request.log import (
-    CRASHES_A_SECOND,
-    LINES_A_SECOND,
-    BoundedLog,
-    RequestLog,
-)
+from webhook.server.request.log import CRASHES_A_SECOND, RequestLog
 from webhook.server.request.message import Request
+from webhook.telemetry.bounded_log import LINES_A_SECOND, BoundedLog
 
 
 class Kept(logging.Handler):

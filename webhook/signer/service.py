@@ -1,0 +1,203 @@
+"""The three calls of ExternalJWTSigner v1: bytes in, bytes out.
+
+Invariants:
+
+1. A signature covers exactly the segment that was received, and only after all checks.
+2. What a refusal says to kube-apiserver is the same for all reasons: kube-apiserver passes it on to
+   whoever wanted the token. The reason is in the log and in the metrics.
+3. Every token that is signed has an audit line.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final, Protocol
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keys.jws import sign_segment
+from webhook.errors import LeewayError
+from webhook.signer.external_jwt_pb2 import (
+    FetchKeysResponse,
+    Key,
+    MetadataResponse,
+    SignJWTRequest,
+    SignJWTResponse,
+)
+from webhook.signer.key_set import KeySet
+from webhook.signer.policy import ClaimsRefusedError, Refusal, SigningPolicy, check_claims
+from webhook.telemetry.audit import DONE, audit_fields, audit_message, token_fields
+from webhook.telemetry.bounded_log import BoundedLog
+from webhook.telemetry.log_lines import Fields
+from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
+from webhook.telemetry.signer_metrics import OK, SignerMetrics
+from webhook.token.claims import Claims
+
+SIGN: Final = "Sign"
+FETCH_KEYS: Final = "FetchKeys"
+METADATA: Final = "Metadata"
+DEADLINE: Final = "Deadline"
+FAILED: Final = "Failed"
+RESULTS: Final = {
+    SIGN: [*Refusal, DEADLINE, FAILED],
+    FETCH_KEYS: [FAILED],
+    METADATA: [FAILED],
+}
+_ACTION: Final = "token.sign"
+_logger = logging.getLogger(LOGGER)
+_audit_logger = logging.getLogger(AUDIT_LOGGER)
+
+
+class CallRefusedError(LeewayError):
+    """A call that is not answered; its text is for anybody (invariant 2)."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Call(Protocol):
+    """What is known of a call: see ``grpc.ServicerContext``."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline of the caller, None without one."""
+
+
+class Skew(Protocol):
+    """Records how far the clock of kube-apiserver is ahead."""
+
+    def see(self, claims: Claims, now: float) -> None:
+        """Record claims of our issuer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is signed with which keys, and after how many seconds they are to be fetched again."""
+
+    policy: SigningPolicy
+    keys: KeySet
+    refresh_seconds: int
+
+
+class ExternalJWTSigner:
+    """The service. ``clock`` returns Unix seconds. Safe for threads."""
+
+    def __init__(
+        self, terms: Terms, metrics: SignerMetrics, skew: Skew, clock: Callable[[], float]
+    ) -> None:
+        self._metrics = metrics
+        self._skew = skew
+        self._clock = clock
+        self._refusals = BoundedLog("sign")
+        self._crashes = BoundedLog("crash", 10)
+        self.use(terms)
+
+    def use(self, terms: Terms) -> None:
+        """Sign under other terms from the next call on."""
+        self._terms = terms
+        self._key_response = _key_response(terms)
+        metadata = MetadataResponse(max_token_expiration_seconds=terms.policy.max_seconds)
+        self._metadata_response = metadata.SerializeToString()
+
+    def sign(self, request: bytes, call: Call) -> bytes:
+        """Sign claims, given a SignJWTRequest. Raises CallRefusedError."""
+        began = perf_counter()
+        result: str = FAILED
+        try:
+            signed = self._sign(request, call)
+            result = OK
+        except ClaimsRefusedError as error:
+            result = error.reason
+            self._log_refused(error)
+            raise CallRefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT, "the claims were refused"
+            ) from None
+        except CallRefusedError:
+            result = DEADLINE
+            raise
+        except Exception as error:
+            raise self._failed(SIGN, error) from None
+        finally:
+            self._metrics.count(SIGN, result, perf_counter() - began)
+        return signed
+
+    def fetch_keys(self, _request: bytes, _call: Call) -> bytes:
+        """Return a FetchKeysResponse."""
+        self._metrics.count(FETCH_KEYS, OK)
+        return self._key_response
+
+    def metadata(self, _request: bytes, _call: Call) -> bytes:
+        """Return a MetadataResponse."""
+        self._metrics.count(METADATA, OK)
+        return self._metadata_response
+
+    def _sign(self, request: bytes, call: Call) -> bytes:
+        terms, now = self._terms, self._clock()
+        try:
+            segment = SignJWTRequest.FromString(request).claims
+        except DecodeError as error:
+            raise ClaimsRefusedError(
+                Refusal.MALFORMED, "the request is not a SignJWTRequest"
+            ) from error
+        try:
+            claims = check_claims(segment, now, terms.policy)
+        except ClaimsRefusedError as error:
+            if error.skew is not None and error.claims is not None:
+                self._skew.see(error.claims, now)
+            raise
+        self._skew.see(claims, now)
+        remaining = call.time_remaining()
+        if remaining is not None and remaining <= 0:
+            # Nobody waits for the signature.
+            raise CallRefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+        key = terms.keys.signing_key
+        header, signature = sign_segment(segment.encode("ascii"), key)  # Invariant 1.
+        self._audit(claims, f"{header.decode()}.{segment}.{signature.decode()}", terms.keys.kid)
+        return SignJWTResponse(
+            header=header.decode(), signature=signature.decode()
+        ).SerializeToString()
+
+    def _audit(self, claims: Claims, token: str, kid: str) -> None:
+        # Invariant 3.
+        fields = {**token_fields(claims, token), "kid": kid}
+        _audit_logger.info(
+            "%s",
+            audit_message(_ACTION, DONE),
+            extra={"fields": audit_fields(_ACTION, DONE, "signer", {}, fields)},
+        )
+
+    def _log_refused(self, error: ClaimsRefusedError) -> None:
+        def fields() -> Fields:
+            claims = error.claims
+            return {
+                "event": "sign",
+                "reason": error.reason,
+                "subject": claims.subject if claims else None,
+                "skewSeconds": None if error.skew is None else round(error.skew, 1),
+            }
+
+        self._refusals.log(_logger, logging.WARNING, f"a token was not signed: {error}", fields)
+
+    def _failed(self, method: str, error: Exception) -> CallRefusedError:
+        fields: Fields = {"event": "sign", "reason": FAILED, "method": method}
+        self._crashes.log(_logger, logging.ERROR, "a call failed", lambda: fields, error)
+        return CallRefusedError(grpc.StatusCode.INTERNAL, "the call failed")
+
+
+def _key_response(terms: Terms) -> bytes:
+    response = FetchKeysResponse(
+        keys=[
+            Key(
+                key_id=key.kid,
+                key=key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            )
+            for key in terms.keys.published
+        ],
+        data_timestamp=Timestamp(seconds=terms.keys.changed_at),
+        refresh_hint_seconds=terms.refresh_seconds,
+    )
+    return response.SerializeToString(deterministic=True)

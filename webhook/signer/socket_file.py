@@ -1,0 +1,148 @@
+"""The file of the Unix socket: its folder, its mode, and whether another process listens on it.
+
+Invariants:
+
+1. The permissions of the folder and of the file are the only protection, so a folder in which
+   others can write is refused, and the file has its mode before anybody can connect to it: it is
+   bound under another name, and renamed.
+2. A socket on which a process listens is never replaced, and what is not a socket is never removed.
+"""
+
+import contextlib
+import fcntl
+import grp
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from webhook.errors import ConfigurationError, DataDirectoryError
+
+_FOLDER_MODE: Final = 0o750
+_CONNECT_SECONDS: Final = 2.0
+
+
+class SocketFile:
+    """The file, and the number of the group that can connect to it, None for the owner only."""
+
+    def __init__(self, path: Path, group: int | None = None) -> None:
+        self.path = path
+        self.group = group
+        self._identity: tuple[int, int] | None = None
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another one by now."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._identity == _identity(self.path):
+                self.path.unlink()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[Path]:
+        """Yield the name to bind to; then the socket gets its mode, and then its own name.
+
+        Raises DataDirectoryError if the folder or what is there now does not allow that.
+        """
+        folder = self._open_folder()
+        try:
+            # Two signers that start at once: the second sees the socket of the first.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._refuse_used()
+            temporary = self._free_name()
+            before = os.umask(0o177)
+            try:
+                yield temporary
+            finally:
+                os.umask(before)
+            if self.group is not None:
+                os.chown(temporary, -1, self.group)
+            temporary.chmod(0o600 if self.group is None else 0o660)
+            self._identity = _identity(temporary)
+            temporary.rename(self.path)
+        finally:
+            os.close(folder)
+
+    def _open_folder(self) -> int:
+        """Open the folder, which is created if it is missing."""
+        folder = self.path.parent
+        try:
+            try:
+                folder.mkdir(mode=_FOLDER_MODE)
+            except FileExistsError:
+                pass
+            else:
+                folder.chmod(_FOLDER_MODE)
+                if self.group is not None:
+                    os.chown(folder, -1, self.group)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"{folder}, the folder of the signer's socket, cannot be used: {error.strerror}; "
+                "create it, owned by the user that this runs as, or set signer.socket"
+            ) from error
+        status = os.fstat(descriptor)
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            os.close(descriptor)
+            raise DataDirectoryError(
+                f"users other than the signer's can write in {folder} (owner {status.st_uid}, mode "
+                f"{stat.S_IMODE(status.st_mode):04o}), and could replace its socket; a folder of "
+                "its own with mode 0750 is right"
+            )
+        return descriptor
+
+    def _free_name(self) -> Path:
+        # Not longer than the final one, which can have the longest length that is allowed.
+        length = min(12, len(os.fsencode(self.path.name)))
+        while True:
+            name = self.path.with_name(os.urandom(6).hex()[:length])
+            if not os.path.lexists(name):
+                return name
+
+    def _refuse_used(self) -> None:
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise DataDirectoryError(
+                f"{self.path} exists and is not a socket; remove it, or set signer.socket"
+            )
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_CONNECT_SECONDS)
+            try:
+                client.connect(str(self.path))
+            except ConnectionRefusedError:
+                return  # Stale: its process has ended.
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise DataDirectoryError(
+                    f"{self.path} exists, and it is not known whether a process listens on it: "
+                    f"{why}; remove it if none does"
+                ) from error
+        raise DataDirectoryError(
+            f"another process listens on {self.path}; stop it, or set signer.socket"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+def group_id(group: str) -> int | None:
+    """Return the number of a group of the configuration, None for none.
+
+    Raises ConfigurationError for an unknown one.
+    """
+    if not group:
+        return None
+    if group.isdigit():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ConfigurationError(
+            f"signer.group is {group!r}, which is not a group of this system; create it, or give "
+            "another one"
+        ) from error
