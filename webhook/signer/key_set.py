@@ -43,9 +43,9 @@ def key_set_of(keyring: Keyring, before: KeySet | None = None) -> KeySet:
     active = signing_key.verification_key
     if active.algorithm not in SIGNER_ALGORITHMS:  # Invariant 1.
         raise KeyScheduleError(
-            f"the active key {active.kid} is for {active.algorithm}, and kube-apiserver accepts "
-            f"{', '.join(SIGNER_ALGORITHMS)}; set keys.algorithm to one of them, and let another key take "
-            "over with `leeway keys rotate`"
+            f"the active key {active.kid} is for {active.algorithm}, which kube-apiserver does not "
+            f"accept; set keys.algorithm to one of {', '.join(SIGNER_ALGORITHMS)}, and let another "
+            "key take over with `leeway keys rotate`"
         )
     found = sorted(keyring.published_keys(), key=lambda key: key.kid)
     published = tuple(key for key in found if key.algorithm in SIGNER_ALGORITHMS)
