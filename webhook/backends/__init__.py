@@ -1,1 +1,1 @@
-"""Stores the records of the range engine in SQLite."""
+"""Stores the records of ``webhook.rbac``, the range engine, in one SQLite file."""

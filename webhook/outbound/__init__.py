@@ -1,1 +1,1 @@
-"""The HTTPS client for all requests that Leeway sends to other servers."""
+"""The HTTPS client for all requests, GET only, that Leeway sends to other servers."""

@@ -1,4 +1,5 @@
-"""Users, roles, permissions on ranges of keys, auth tokens and revocations, as in etcd. No I/O.
+"""The range engine: users, roles and permissions on ranges of keys, as in etcd. No I/O.
 
-They are stored as records in a ``Backend``, a protocol that ``records`` defines.
+Auth tokens and revocations belong to it too. All of it is stored as records in a ``Backend``, a
+protocol that ``records`` defines.
 """

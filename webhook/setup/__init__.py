@@ -1,1 +1,1 @@
-"""Creates a data directory, and the certificates and kubeconfig files in it."""
+"""Creates a data directory and its kubeconfig files; creates, renews and revokes certificates."""

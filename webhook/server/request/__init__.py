@@ -1,1 +1,1 @@
-"""What every request needs: its caller, permissions, the response to an error, the log."""
+"""What the routes share: requests and responses, the caller, permissions, errors, the log."""
