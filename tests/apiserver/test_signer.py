@@ -1,0 +1,366 @@
+"""A real kube-apiserver for which ``leeway signer`` signs."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from keys.keyring import KeyState
+from tests.support import good_claims, signing_key, token_of, wait_until
+from webhook.assembly import keyring_of
+
+from .cluster import (
+    ISSUER,
+    LEGACY_ISSUER,
+    SIGNING_KEY,
+    APIServer,
+    Authority,
+    started_api_server,
+    wait_until_ready,
+)
+from .signed import NAMESPACE as SIGNED
+from .signed import (
+    NAMESPACED,
+    REFRESH_SECONDS,
+    SignedCluster,
+    claims_of,
+    flags_of,
+    header_of,
+    prepared_signer,
+    read_configuration,
+    running_signed_cluster,
+    write_configuration,
+)
+
+DAY = 86400
+GENERIC = "the claims were refused"
+
+
+@pytest.fixture(scope="module")
+def signed(
+    etcd_port: int, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SignedCluster]:
+    with running_signed_cluster(tmp_path_factory.mktemp("signed"), etcd_port, authority) as found:
+        yield found
+
+
+def pod(name: str, account: str = "reader") -> dict[str, object]:
+    containers = [{"name": "c", "image": "registry.example/none"}]
+    spec = {"serviceAccountName": account, "containers": containers}
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def test_a_token_of_kubectl_is_signed_by_leeway_and_accepted_by_both(signed: SignedCluster) -> None:
+    token = signed.token("reader")
+    active = keyring_of(signed.signer.data_dir).signing_key().verification_key
+    assert header_of(token) == {"alg": "ES256", "kid": active.kid, "typ": "JWT"}
+    signed.assert_accepted(token)
+    done = signed.api.kubectl("auth", "whoami", "-o", "json", token=token)
+    assert done.code == 0, done.err
+    user = json.loads(done.out)["status"]["userInfo"]
+    assert user["username"] == f"system:serviceaccount:{SIGNED}:reader"
+    jti = claims_of(token)["jti"]
+    assert user["extra"]["authentication.kubernetes.io/credential-id"] == [f"JTI={jti}"]
+
+
+def test_a_signature_has_an_audit_line_without_the_token(signed: SignedCluster) -> None:
+    token = signed.token("reader", "--audience", "elsewhere", "--duration", "20m")
+    claims = claims_of(token)
+    lines = [r for r in signed.signer.records("audit") if r.get("jti") == claims["jti"]]
+    (line,) = lines
+    assert line["action"] == "token.sign"
+    assert line["kid"] == header_of(token)["kid"]
+    assert line["subject"] == f"system:serviceaccount:{SIGNED}:reader"
+    assert line["audiences"] == ["elsewhere"]
+    assert token.rpartition(".")[2] not in signed.signer.log()
+
+
+def test_the_documents_of_the_api_server_have_our_keys(signed: SignedCluster) -> None:
+    document = json.loads(signed.api.run("get", "--raw", "/.well-known/openid-configuration"))
+    assert document["issuer"] == ISSUER
+    answer = signed.api.request("GET", "/openid/v1/jwks")
+    found = {key["kid"] for key in answer.json["keys"]}
+    assert found == {key.kid for key in keyring_of(signed.signer.data_dir).published_keys()}
+    # A client can keep them until the API server fetches them again.
+    kind, _, seconds = answer.headers["cache-control"].rpartition("=")
+    assert kind == "public, max-age"
+    assert int(seconds) <= REFRESH_SECONDS
+
+
+def test_the_token_of_a_pod_is_extended_and_ends_with_it(signed: SignedCluster) -> None:
+    uid = signed.api.create(f"{NAMESPACED}/pods", pod("bound"))
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": "bound", "uid": uid}
+    # What a kubelet requests for the volume of a Pod.
+    token = signed.requested_token("reader", {"expirationSeconds": 3607, "boundObjectRef": bound})
+    claims = claims_of(token)
+    assert claims["kubernetes.io"]["pod"] == {"name": "bound", "uid": uid}
+    assert claims["kubernetes.io"]["warnafter"] == claims["iat"] + 3607
+    assert claims["exp"] - claims["iat"] == DAY, "tokens.maxExpiration limits the extension"
+    wait_until(lambda: signed.refusal_of_leeway(token) == "")
+    signed.assert_accepted(token)
+    signed.api.run("delete", "pod", "bound", "-n", SIGNED, "--grace-period=0", "--force")
+    # Longer than the leeway for clocks, which is that of `expiry`.
+    wait_until(lambda: signed.refusal_of_leeway(token) == "BoundObjectGone", 90)
+    wait_until(lambda: signed.refusal_of_api_server(token) != "", 90)
+
+
+def test_a_revoked_token_is_refused_by_leeway_alone(signed: SignedCluster) -> None:
+    token = signed.token("reader")
+    signed.assert_accepted(token)
+    signed.run("revoke", "jti", claims_of(token)["jti"])
+    wait_until(lambda: signed.refusal_of_leeway(token) == "Revoked")
+    # The API server verifies the token itself, and asks nobody.
+    assert signed.refusal_of_api_server(token) == ""
+
+
+def test_tokens_of_the_clusters_former_key_stay_valid(
+    signed: SignedCluster, cluster: APIServer
+) -> None:
+    """The other API server of this cluster has a key file; both have the same objects."""
+    token = cluster.run("create", "token", "reader", "-n", SIGNED).strip()
+    assert header_of(token)["kid"] == SIGNING_KEY.verification_key.kid
+    assert claims_of(token)["iss"] == ISSUER
+    wait_until(lambda: signed.refusal_of_leeway(token) == "")
+    signed.assert_accepted(token)
+
+
+def legacy_token(api: APIServer, name: str) -> str:
+    account = api.request("GET", f"{NAMESPACED}/serviceaccounts/other").json["metadata"]
+    prefix = "kubernetes.io/serviceaccount/"
+    claims = {
+        "iss": LEGACY_ISSUER,
+        f"{prefix}namespace": SIGNED,
+        f"{prefix}secret.name": name,
+        f"{prefix}service-account.name": "other",
+        f"{prefix}service-account.uid": account["uid"],
+        "sub": f"system:serviceaccount:{SIGNED}:other",
+    }
+    token = token_of(claims, SIGNING_KEY)
+    annotations = {"kubernetes.io/service-account.name": "other"}
+    secret = {
+        "metadata": {"name": name, "annotations": annotations},
+        "type": "kubernetes.io/service-account-token",
+        "stringData": {"token": token},
+    }
+    api.create(f"{NAMESPACED}/secrets", secret)
+    return token
+
+
+def test_the_token_of_a_secret_stays_valid(signed: SignedCluster) -> None:
+    token = legacy_token(signed.api, "legacy")
+    wait_until(lambda: (signed.refusal_of_leeway(token), signed.refusal_of_api_server(token)) ==
+               ("", ""))  # fmt: skip
+
+
+def test_a_key_that_leeway_does_not_have_is_refused_by_both(signed: SignedCluster) -> None:
+    now = int(time.time())
+    claims = good_claims(iss=ISSUER, iat=now, nbf=now, exp=now + 600)
+    token = token_of(claims, signing_key("ES256", "stranger"))
+    assert signed.refusal_of_leeway(token) == "UnknownKey"
+    assert signed.refusal_of_api_server(token) != ""
+
+
+@pytest.mark.bad_input(71)
+def test_a_refusal_is_generic_and_the_reason_is_in_the_log(signed: SignedCluster) -> None:
+    """The signer is told to sign for less time than the API server has been told it does."""
+    before = read_configuration(signed.signer.data_dir)
+    write_configuration(signed.signer.data_dir, before | {"tokens": {"maxExpiration": "2h"}})
+    signed.signer.reload()
+    try:
+        done = signed.api.kubectl("create", "token", "reader", "-n", SIGNED, "--duration=4h")
+        assert done.code != 0
+        assert GENERIC in done.err
+        assert "LifetimeTooLong" not in done.err
+        assert "14400" not in done.err
+        refused = signed.signer.records("sign")[-1]
+        assert refused["reason"] == "LifetimeTooLong"
+        assert "14400" in refused["message"]
+        assert refused["subject"] == f"system:serviceaccount:{SIGNED}:reader"
+        signed.assert_accepted(signed.token("reader", "--duration=2h"))
+    finally:
+        write_configuration(signed.signer.data_dir, before)
+        signed.signer.reload()
+    signed.assert_accepted(signed.token("reader", "--duration=4h"))
+
+
+class Load:
+    """Threads that create tokens, and review new and old ones at both, until they are stopped."""
+
+    def __init__(self, signed: SignedCluster) -> None:
+        self._signed = signed
+        self._stop = threading.Event()
+        self.refused: list[tuple[str, str]] = []
+        self.kids: set[str] = set()
+        self.tokens: list[str] = []
+
+    def run(self, during: Callable[[], None]) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            threads = [pool.submit(self._work) for _ in range(3)]
+            try:
+                during()
+            finally:
+                self._stop.set()
+            for thread in threads:
+                thread.result()
+
+    def wait_for_more(self) -> None:
+        """Wait until it has created one more token."""
+        count = len(self.tokens)
+        wait_until(lambda: len(self.tokens) > count)
+
+    def _work(self) -> None:
+        old = ""
+        while not self._stop.is_set():
+            token = self._signed.requested_token("reader")
+            self.tokens.append(token)
+            self.kids.add(header_of(token)["kid"])
+            for reviewed in filter(None, (token, old)):
+                for refusal_of in (
+                    self._signed.refusal_of_leeway,
+                    self._signed.refusal_of_api_server,
+                ):
+                    if refusal := refusal_of(reviewed):
+                        kid = header_of(reviewed)["kid"]
+                        self.refused.append((f"{refusal_of.__name__} {kid}", refusal))
+            old = old or token
+
+
+def age_pending(data_dir: Path) -> None:
+    """Let the pending key have been published for long enough."""
+    path = data_dir / "keys" / "schedule.json"
+    schedule = json.loads(path.read_bytes())
+    for entry in schedule["keys"]:
+        if entry["state"] == "pending":
+            entry["since"] -= DAY
+    path.write_text(json.dumps(schedule))
+
+
+def active_kid(signed: SignedCluster) -> str:
+    return keyring_of(signed.signer.data_dir).signing_key().verification_key.kid
+
+
+def test_keys_rotate_under_load_and_no_token_is_refused(signed: SignedCluster) -> None:
+    load = Load(signed)
+    active = [active_kid(signed)]
+
+    def rotate() -> None:
+        for _ in range(3):
+            signed.run("keys", "rotate")
+            (pending,) = [
+                key.kid
+                for key in keyring_of(signed.signer.data_dir).keys
+                if key.state is KeyState.PENDING
+            ]
+            active.append(pending)
+            # The API server fetches it by the hint, before it signs.
+            wait_until(lambda: active[-1] in signed.kids())
+            assert active_kid(signed) == active[-2]
+            age_pending(signed.signer.data_dir)
+            signed.run("keys", "rotate")
+            wait_until(lambda: active[-1] in load.kids)
+
+    load.run(rotate)
+    assert load.refused == []
+    assert load.kids == set(active)
+    assert len(active) == 4
+
+
+def test_a_forced_rotation_is_accepted_at_once_by_an_api_server(signed: SignedCluster) -> None:
+    """It fetches the keys when it sees an unknown kid, as ``keys rotate --force`` says."""
+    load = Load(signed)
+
+    def rotate() -> None:
+        for _ in range(3):
+            signed.run("keys", "rotate")
+            signed.run("keys", "rotate", "--force")
+            wait_until(lambda: active_kid(signed) in load.kids)
+
+    load.run(rotate)
+    assert load.refused == []
+
+
+def test_a_stolen_key_retired_by_force_ends_within_the_hint(signed: SignedCluster) -> None:
+    token, old = signed.token("reader"), active_kid(signed)
+    signed.run("keys", "rotate")
+    signed.run("keys", "rotate", "--force")
+    signed.run("keys", "retire", old, "--force")
+    wait_until(lambda: signed.refusal_of_leeway(token) == "UnknownKey")
+    # It remembers for ten seconds that it has accepted a token.
+    wait_until(lambda: signed.refusal_of_api_server(token) != "", 30)
+    assert old not in signed.kids()
+    signed.assert_accepted(signed.token("reader"))
+
+
+@pytest.mark.bad_input(72)
+def test_a_killed_signer_is_waited_for_and_tokens_stay_valid(signed: SignedCluster) -> None:
+    token = signed.token("reader")
+    signed.signer.kill()
+    assert signed.signer.socket.is_socket(), "a killed process leaves its socket"
+    signed.assert_accepted(token)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(signed.requested_token, "reader")
+        time.sleep(1)
+        assert not waiting.done()
+        signed.assert_accepted(token)
+        signed.signer.start()
+        new = waiting.result()
+    signed.assert_accepted(new)
+    signed.assert_accepted(token)
+
+
+def test_a_signer_that_stops_finishes_its_calls(signed: SignedCluster) -> None:
+    load = Load(signed)
+
+    def restart() -> None:
+        for _ in range(2):
+            load.wait_for_more()
+            signed.signer.stop()
+            assert not signed.signer.socket.exists()
+            signed.signer.start()
+
+    load.run(restart)
+    assert load.refused == []
+
+
+def test_an_api_server_waits_for_its_signer(
+    etcd_port: int, authority: Authority, tmp_path: Path
+) -> None:
+    signer = prepared_signer(tmp_path)
+    with started_api_server(
+        tmp_path / "kube-apiserver", etcd_port, authority, flags_of(signer)
+    ) as api_server:
+        time.sleep(5)
+        assert api_server.process.poll() is None, api_server.log()
+        signer.start()
+        try:
+            wait_until_ready(api_server)
+        finally:
+            signer.stop()
+
+
+def test_an_api_server_does_not_start_with_a_longer_maximum(
+    signed: SignedCluster, etcd_port: int, tmp_path: Path
+) -> None:
+    flags = flags_of(signed.signer) | {"service-account-max-token-expiration": "48h"}
+    with started_api_server(
+        tmp_path / "kube-apiserver", etcd_port, signed.api.authority, flags
+    ) as api_server:
+        assert api_server.process.wait(60) != 0
+        assert "cannot be set longer than the token expiration supported" in api_server.log()
+
+
+@pytest.mark.parametrize("flag", ["service-account-key-file", "service-account-signing-key-file"])
+def test_an_api_server_does_not_start_with_a_key_beside_the_endpoint(
+    signed: SignedCluster, etcd_port: int, tmp_path: Path, flag: str
+) -> None:
+    flags = flags_of(signed.signer)
+    del flags[flag]
+    with started_api_server(
+        tmp_path / "kube-apiserver", etcd_port, signed.api.authority, flags
+    ) as api_server:
+        assert api_server.process.wait(60) != 0
+        assert "mutually exclusive" in api_server.log()
