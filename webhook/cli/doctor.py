@@ -56,6 +56,14 @@ def _openable(_: click.Context, __: click.Parameter, path: Path | None) -> Path 
     metavar="FILE",
     help="Check the flags in kube-apiserver's static Pod.",
 )
+@click.option(
+    "--controller-manager-manifest",
+    "controller_manifest",
+    type=_file,
+    callback=_openable,
+    metavar="FILE",
+    help="Check the key in kube-controller-manager's static Pod.",
+)
 @output_option
 def doctor(
     data_dir: Path,
@@ -63,6 +71,7 @@ def doctor(
     api_server: HTTPSAddress | None,
     api_server_ca: Path | None,
     manifest: Path | None,
+    controller_manifest: Path | None,
     output: str,
 ) -> None:
     """Check a data directory, its server and its API server. Nothing is changed.
@@ -72,7 +81,8 @@ def doctor(
     """
     if api_server_ca is not None and api_server is None:
         raise click.UsageError("--api-server-ca needs --api-server; give its URL too")
-    options = Options(data_dir, os.environ, Targets(server, api_server, api_server_ca), manifest)
+    targets = Targets(server, api_server, api_server_ca)
+    options = Options(data_dir, os.environ, targets, manifest, controller_manifest)
     report = examine(options, time())
     show(report, render_report(report), output)
     if report.status is Status.FAILURE:

@@ -25,6 +25,7 @@ ALLOWED_TTL: Final = "authorization-webhook-cache-authorized-ttl"
 REFUSED_TTL: Final = "authorization-webhook-cache-unauthorized-ttl"
 API_AUDIENCES: Final = "api-audiences"
 ISSUER: Final = "service-account-issuer"
+SIGNING_ENDPOINT: Final = "service-account-signing-endpoint"
 _SINGLE: Final = (
     TOKEN_FILE,
     TOKEN_VERSION,
@@ -58,6 +59,8 @@ def check_flags_once(manifest: Manifest) -> Verdict:
 
 def check_token_flags(manifest: Manifest) -> Verdict:
     """Check that TokenReviews are sent, in a version that Leeway serves."""
+    if not manifest.value(TOKEN_FILE) and manifest.value(SIGNING_ENDPOINT):
+        return ok("no TokenReviews are sent: kube-apiserver verifies the signer's tokens itself")
     if not manifest.value(TOKEN_FILE):
         return failure(
             f"--{TOKEN_FILE} is not set, so kube-apiserver sends no TokenReviews",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER, credential_files
-from webhook.doctor import api_server_flags
+from webhook.doctor import api_server_flags, signer_flags
 from webhook.doctor.directory import (
     FileFacts,
     check_directory,
@@ -30,8 +31,9 @@ from webhook.doctor.local import (
     examine_store,
     hosts_of,
 )
-from webhook.doctor.manifest import Manifest, parse_manifest
+from webhook.doctor.manifest import CONTROLLER_MANAGER, Manifest, parse_manifest
 from webhook.doctor.remote import Targets, examine_clock, examine_server
+from webhook.doctor.signer import examine_signer
 from webhook.doctor.signing_keys import check_keyring, check_schedule
 
 
@@ -52,16 +54,27 @@ _MANIFEST_CHECKS: Final[tuple[tuple[str, Callable[[Manifest], Verdict]], ...]] =
     ("access cache", _check_access_cache),
     ("webhook files", api_server_flags.check_mounts),
 )
+_SIGNER_CHECKS: Final[tuple[tuple[str, Callable[[Manifest, Configuration], Verdict]], ...]] = (
+    ("signer endpoint", signer_flags.check_endpoint),
+    ("signer issuer", signer_flags.check_issuer),
+    ("signer expiration", signer_flags.check_expiration),
+    ("signer reviews", signer_flags.check_reviews),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to examine; ``manifest`` is the file of kube-apiserver's static Pod."""
+    """What to examine.
+
+    ``manifest`` is the file of kube-apiserver's static Pod, ``controller_manifest`` that of
+    kube-controller-manager.
+    """
 
     data_dir: Path
     environment: Mapping[str, str]
     targets: Targets
     manifest: Path | None = None
+    controller_manifest: Path | None = None
 
 
 def examine(options: Options, now: float) -> Report:
@@ -90,9 +103,11 @@ def examine(options: Options, now: float) -> Report:
     examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
     examine_store(exam, data_dir, configuration, fixes)
     examine_sources(exam, data_dir, configuration, keyring)
+    examine_signer(exam, data_dir, configuration, keyring, fixes)
     examine_server(exam, options.targets, configuration, keyring, ca, fixes)
     examine_clock(exam, options.targets, configuration)
     _examine_manifest(exam, options.manifest, configuration)
+    _examine_controller(exam, options.controller_manifest)
     return exam.report(str(data_dir), utc(now))
 
 
@@ -153,4 +168,22 @@ def _examine_manifest(
         "API audiences",
         lambda: api_server_flags.check_audiences(manifest.get(), configuration.get().audiences),
         f"edit {path}",
+    )
+    with suppress(MissingError):  # without them it is not known whether a signer signs
+        flags, found = manifest.get(), configuration.get()
+        if found.signer is None and not flags.value(api_server_flags.SIGNING_ENDPOINT):
+            return
+        for name, judge in _SIGNER_CHECKS:
+            exam.check(name, partial(judge, flags, found), f"edit {path}")
+
+
+def _examine_controller(exam: Examination, path: Path | None) -> None:
+    if path is None:
+        return
+    exam.check(
+        "controller manager",
+        lambda: signer_flags.check_controller_key(
+            parse_manifest(path.read_bytes(), str(path), CONTROLLER_MANAGER), str(path)
+        ),
+        "give the manifest of kube-controller-manager's static Pod",
     )

@@ -1,4 +1,4 @@
-"""Parses a static Pod manifest of kube-apiserver: its flags, and the files mounted into it.
+"""Parses a manifest of kube-apiserver or kube-controller-manager: its flags, and its mounts.
 
 Sources: ``k8s.io/apiserver/pkg/server/options``, ``pkg/kubeapiserver/options`` (v1.36), and
 spf13/pflag, which parses kube-apiserver's flags. kube-apiserver is started directly (kubeadm), by a
@@ -16,7 +16,8 @@ from keys.messages import shown
 from webhook.config.yaml_text import parse_yaml
 from webhook.errors import ConfigurationError
 
-_PROGRAM: Final = "kube-apiserver"
+API_SERVER: Final = "kube-apiserver"
+CONTROLLER_MANAGER: Final = "kube-controller-manager"
 _HYPERKUBE: Final = "hyperkube"
 _SHELLS: Final = frozenset({"sh", "ash", "bash", "dash"})
 _SCRIPT_OPTION = re.compile(r"-[a-z]*c")
@@ -35,7 +36,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The flags of kube-apiserver, each with its values in order, and its mounts."""
+    """The flags of a program, each with its values in order, and its mounts."""
 
     flags: Mapping[str, Sequence[str]]
     mounts: Sequence[Mount]
@@ -69,10 +70,10 @@ class Manifest:
         return posixpath.normpath(posixpath.join(mount.host_path, below))
 
 
-def parse_manifest(data: bytes, name: str) -> Manifest:
+def parse_manifest(data: bytes, name: str, program: str = API_SERVER) -> Manifest:
     """Parse a manifest; ``name`` is its name in errors.
 
-    Raises ConfigurationError unless it is a Pod with a container that runs kube-apiserver.
+    Raises ConfigurationError unless it is a Pod with a container that runs the program.
     """
     document = parse_yaml(data, name)
     spec = _mapping(document.get("spec"))
@@ -82,24 +83,24 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         )
     for container in _mappings(spec.get("containers")):
         words = [str(w) for f in ("command", "args") for w in _list(container.get(f))]
-        arguments = _arguments(_script_words(words, name) or words)
+        arguments = _arguments(_script_words(words, name, program) or words, program)
         if arguments is not None:
             return Manifest(_flags(arguments), _mounts(container, spec))
-    raise ConfigurationError(f"{name} has no container that runs {_PROGRAM}")
+    raise ConfigurationError(f"{name} has no container that runs {program}")
 
 
-def _arguments(words: Sequence[str]) -> Sequence[str] | None:
-    """Return what follows kube-apiserver in a command line, None if it is not in it."""
-    programs = [posixpath.basename(word) for word in words]
-    for index, program in enumerate(programs):
-        is_part = program == "apiserver" and programs[:index][-1:] == [_HYPERKUBE]
-        if program == _PROGRAM or is_part:
+def _arguments(words: Sequence[str], program: str) -> Sequence[str] | None:
+    """Return what follows the program in a command line, None if it is not in it."""
+    names = [posixpath.basename(word) for word in words]
+    for index, name in enumerate(names):
+        is_part = f"kube-{name}" == program and names[:index][-1:] == [_HYPERKUBE]
+        if name == program or is_part:
             return words[index + 1 :]
     return None
 
 
-def _script_words(words: Sequence[str], name: str) -> list[str]:
-    """Return the words of the command in a shell script that runs kube-apiserver.
+def _script_words(words: Sequence[str], name: str, program: str) -> list[str]:
+    """Return the words of the command in a shell script that runs the program.
 
     Empty if no shell runs a script, or the script does not run it. Raises ConfigurationError.
     """
@@ -118,7 +119,7 @@ def _script_words(words: Sequence[str], name: str) -> list[str]:
         for word in lexer:
             if not _OPERATOR.fullmatch(word):
                 command.append(word)
-            elif _arguments(command) is None:
+            elif _arguments(command, program) is None:
                 command.clear()
             else:
                 break  # another command follows
