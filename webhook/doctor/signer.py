@@ -76,7 +76,7 @@ def examine_signer(
     edit = f"edit {data_dir / FILE_NAME}"
     path = Path(found.signer_settings.socket)
     if found.signer is None:
-        _examine_unknown(exam, path, keyring, edit)
+        examine_unmentioned(exam, path, keyring, edit)
         return
     generate = fixes.leeway("keys", "generate", "--algorithm", "ES256")
     start = f"{fixes.leeway('signer')}   # or restart its service; its log says more"
@@ -95,7 +95,7 @@ def examine_signer(
     exam.check("signer", check, start)
 
 
-def _examine_unknown(
+def examine_unmentioned(
     exam: Examination, path: Path, keyring: Prerequisite[Keyring], edit: str
 ) -> None:
     """Look for a signer that leeway.yaml does not mention; one with other keys is not ours."""
@@ -136,8 +136,10 @@ def check_socket(facts: SocketFacts, section: SignerSection) -> Verdict:
     """Check that only the owner and the configured group can connect to a socket."""
     for finding, fix in _faults_of_socket(facts, section):
         return failure(finding, fix)
-    who = f"group {section.group}" if section.group else f"user {facts.owner}"
-    return ok(f"{facts.path}, mode {facts.mode:04o}, for {who} and root")
+    others = [f"user {facts.owner}"] if facts.owner else []
+    others += [f"group {section.group}"] if section.group else []
+    who = ", ".join([*others, "root"])
+    return ok(f"{facts.path}, mode {facts.mode:04o}, for {who}")
 
 
 def _faults_of_socket(facts: SocketFacts, section: SignerSection) -> Iterator[tuple[str, str]]:
@@ -297,7 +299,8 @@ def check_answer(
                 f"{name} is {format_duration(wants)}, and the signer uses {format_duration(has)}",
                 restart,
             )
+    count, every = len(answer.kids), format_duration(answer.refresh_hint)
     return ok(
-        f"{len(answer.kids)} keys to fetch every {format_duration(answer.refresh_hint)}, tokens of "
-        f"up to {format_duration(answer.max_expiration)}"
+        f"{count} key{'' if count == 1 else 's'} to fetch every {every}, tokens of up to "
+        f"{format_duration(answer.max_expiration)}"
     )

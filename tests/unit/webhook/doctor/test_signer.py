@@ -35,8 +35,8 @@ FIXES = Fixes(Path("d"))
 @pytest.mark.parametrize(
     ("facts", "section", "status", "finding", "fix"),
     [
-        pytest.param(FACTS, SignerSection(), OK, "for user 1001 and root", "", id="own"),
-        pytest.param(SHARED, GROUP, OK, "for group 2002", "", id="group"),
+        pytest.param(FACTS, SignerSection(), OK, "for user 1001, root", "", id="own"),
+        pytest.param(SHARED, GROUP, OK, "for user 1001, group 2002, root", "", id="group"),
         pytest.param(
             replace(SHARED, folder_mode=0o755, folder_group=0), GROUP, OK, "2002", "",
             id="open-folder",
