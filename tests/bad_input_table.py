@@ -24,6 +24,7 @@ PARTS = {
     41: "Range permissions",
     47: "Store and process",
     57: "Found by attacks and in use",
+    71: "The signer",
 }
 ROWS = {
     1: "`alg` is `none` in any spelling, empty or missing: refused",
@@ -89,6 +90,9 @@ ROWS = {
     61: "a secret in place of a path or a URL: in no message",
     62: "names with control characters or of 64 KiB: shown escaped, stored or refused",
     63: "a cross-site request by a browser with a certificate: changes nothing",
+    # 64 to 70 are of a store in etcd.
+    71: "claims that are forged, too large or of a wrong clock: not signed, nor told why",
+    72: "1,000 calls at once, late ones, a client that never reads, a socket in use: it serves on",
 }
 # The tests of each row that a run has collected, before any are deselected.
 COLLECTED = pytest.StashKey[dict[int, list[str]]]()

@@ -17,7 +17,7 @@ def tests(pytestconfig: pytest.Config) -> dict[int, list[str]]:
 
 
 def test_every_row_has_a_test_and_every_mark_a_row(tests: dict[int, list[str]]) -> None:
-    assert list(tests) == list(ROWS) == list(range(1, len(ROWS) + 1))
+    assert list(tests) == list(ROWS) == sorted(ROWS)
     assert set(PARTS) <= set(ROWS)
 
 
