@@ -1,17 +1,21 @@
 """``leeway signer``: sign service account tokens for kube-apiserver."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
+from keys.messages import shown
 from webhook.cli.options import data_dir_option, example, log_options
 from webhook.cli.process import set_limits
 from webhook.config.load import load_configuration
-from webhook.config.model import Configuration
+from webhook.config.model import Configuration, is_address
 from webhook.config.paths import check_folders, check_private_files
-from webhook.telemetry.logs import log_to_stderr
+from webhook.server.connection.stop_signals import exit_on_signal
+from webhook.telemetry.logs import LOGGER, log_to_stderr
 
 _FIELDS: Final = {
     "socket": "signer.socket",
@@ -21,14 +25,27 @@ _FIELDS: Final = {
 }
 
 
+def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value and not is_address(value):
+        raise click.BadParameter(f"{shown(value)} is not HOST:PORT, like 127.0.0.1:8444")
+    return value
+
+
 @click.command(epilog=example("leeway signer", "leeway signer --socket /run/leeway/signer.sock"))
 @data_dir_option
 @click.option("--socket", metavar="PATH", help="The Unix socket to listen on.")
 @click.option(
     "--refresh-hint", metavar="DURATION", help="After how long kube-apiserver fetches the keys."
 )
+@click.option(
+    "--metrics-bind",
+    metavar="HOST:PORT",
+    default="",
+    callback=_address,
+    help="Serve /metrics and /livez there, over plain HTTP; off by default.",
+)
 @log_options
-def signer(data_dir: Path, **options: object) -> None:
+def signer(data_dir: Path, metrics_bind: str, **options: object) -> None:
     """Sign service account tokens for kube-apiserver.
 
     It calls this over the Unix socket that its flag --service-account-signing-endpoint names.
@@ -37,14 +54,21 @@ def signer(data_dir: Path, **options: object) -> None:
 
     def configure() -> Configuration:
         fields = {_FIELDS[name]: value for name, value in options.items()}
-        return load_configuration(data_dir, os.environ, fields)
+        configuration = load_configuration(data_dir, os.environ, fields)
+        return msgspec.structs.replace(configuration, signer=configuration.signer_settings)
 
+    exit_on_signal()
     configuration = configure()
     log_to_stderr(configuration.server.log_format, configuration.server.log_level)
+    if load_configuration(data_dir, os.environ, {}).signer is None:
+        logging.getLogger(LOGGER).warning(
+            "leeway.yaml has no section signer, so other commands do not know that kube-apiserver "
+            "uses the keys, and could rotate them too early; add `signer: {}`"
+        )
     set_limits()
     check_folders(data_dir)
     check_private_files(data_dir, configuration)
     # Imported here, since only this command needs gRPC.
     from webhook.signer.server import SignerServer
 
-    SignerServer(data_dir, configure, configuration).run()
+    SignerServer(data_dir, configure, configuration, metrics_bind).run()

@@ -81,6 +81,12 @@ def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
         )
 
 
+def is_address(text: str) -> bool:
+    """Return whether a text is ``HOST:PORT``."""
+    match = _BIND.fullmatch(text)
+    return match is not None and int(match[1]) <= 65535
+
+
 class Duration(float):
     """Seconds; written like 60s, 10m or 1h30m."""
 
@@ -223,8 +229,7 @@ class ServerSection(Section, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
-        match = _BIND.fullmatch(self.bind)
-        if match is None or not 0 <= int(match[1]) <= 65535:
+        if not is_address(self.bind):
             raise ValueError(f"bind is {shown(self.bind)}; write it HOST:PORT, like 127.0.0.1:8443")
         _require("workers", self.workers, 1, 64)
         _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)

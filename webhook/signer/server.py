@@ -1,14 +1,22 @@
-"""The process of ``leeway signer``: gRPC, signals, and keys and configuration that change."""
+"""The process of ``leeway signer``: signals, and keys and a configuration that change.
 
+Invariants:
+
+1. A token is signed under one configuration and one keyring. What cannot be loaded, or is not for
+   kube-apiserver, changes nothing.
+2. Steps of rotation that are due are taken here too. The keys' folder has a lock, so that the first
+   process to poll takes a step, and the others see it.
+"""
+
+import gc
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from signal import SIGHUP, SIGINT, SIGTERM, signal
-from threading import Lock
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
+from threading import RLock
 from time import time
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 
@@ -22,97 +30,91 @@ from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError, DataDirectoryError, LeewayError
 from webhook.signer.clock_watch import ClockWatch
+from webhook.signer.grpc_server import grpc_server
+from webhook.signer.health_server import HealthServer
 from webhook.signer.key_set import key_set_of
 from webhook.signer.policy import SigningPolicy
-from webhook.signer.service import (
-    FETCH_KEYS,
-    METADATA,
-    RESULTS,
-    SIGN,
-    CallRefusedError,
-    ExternalJWTSigner,
-    Terms,
-)
+from webhook.signer.service import RESULTS, ExternalJWTSigner, Terms
 from webhook.signer.socket_file import SocketFile, group_id
 from webhook.skew.snapshots import SIGNER_FILE
+from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import LOGGER
 from webhook.telemetry.signer_metrics import SignerMetrics
 
-SERVICE: Final = "v1.ExternalJWTSigner"
 GRACEFUL_SECONDS: Final = 25.0
-MIN_MAX_EXPIRATION: Final = 600
-_THREADS: Final = 4
-_MAX_CALLS: Final = 1024
-# More than the policy accepts, so that larger claims are refused by it, with a line in the log.
-_MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
-_WRITE_SECONDS: Final = 1.0
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-)
+_MIN_MAX_EXPIRATION: Final = 600
+_CHECK_SECONDS: Final = 1.0
 _logger = logging.getLogger(LOGGER)
 
 Configure = Callable[[], Configuration]
-_Answer = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+class _Background(Protocol):
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class SignerServer:
     """Signs for kube-apiserver until a signal ends it.
 
-    ``configure`` reads the configuration at each reload.
+    ``configure`` reads the configuration at each reload. With ``metrics_bind``, ``HOST:PORT``,
+    metrics and health are served there.
     """
 
-    def __init__(self, data_dir: Path, configure: Configure, configuration: Configuration) -> None:
-        """Raises ConfigurationError, and the errors of ``keys.folder``."""
+    def __init__(
+        self,
+        data_dir: Path,
+        configure: Configure,
+        configuration: Configuration,
+        metrics_bind: str = "",
+    ) -> None:
+        """Raises ConfigurationError, DataDirectoryError and the errors of ``keys.folder``."""
         self._configure = configure
         self._configuration = self._started_with = configuration
-        self._lock = Lock()
-        self._problem = ""
+        self._lock = RLock()
+        self._problems: dict[str, str] = {}
+        self._metrics = SignerMetrics(RESULTS)
+        # Created before anything is read, so that later changes are noticed.
         self._watch = FileWatch((data_dir / FILE_NAME,), self._reload, "leeway-configuration")
-        self._folder = KeyFolderWatcher(
+        self._keys = KeyFolderWatcher(
             data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
         )
-        section = configuration.signer_settings
-        self._file = SocketFile(Path(section.socket), group_id(section.group))
-        self.metrics = SignerMetrics(dict(RESULTS))
+        self._terms = _terms_of(configuration, self._keys.keyring)
         self._clock_watch = ClockWatch(data_dir / SIGNER_FILE)
-        self._skew_thread = PeriodicThread(
-            _WRITE_SECONDS, self._clock_watch.write_new, "leeway-skew"
+        self._service = ExternalJWTSigner(self._terms, self._metrics, self._clock_watch, time)
+        section = configuration.signer_settings
+        self._socket = SocketFile(Path(section.socket), group_id(section.group))
+        self._checks = PeriodicThread(_CHECK_SECONDS, self._check, "leeway-check")
+        self._health = (
+            HealthServer(metrics_bind, self._metrics.render, self._socket.problem)
+            if metrics_bind
+            else None
         )
-        self._terms = _terms_of(configuration, self._folder.keyring, None)
-        self._service = ExternalJWTSigner(self._terms, self.metrics, self._clock_watch, time)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises DataDirectoryError if the socket cannot be used."""
+        """Serve until SIGTERM, SIGINT or SIGQUIT; SIGHUP reads every file again.
+
+        Raises DataDirectoryError if the socket cannot be used.
+        """
         signals: SimpleQueue[int] = SimpleQueue()
-        for number in (SIGTERM, SIGINT, SIGHUP):
+        for number in (SIGTERM, SIGINT, SIGQUIT, SIGHUP):
             signal(number, lambda number, _frame: signals.put(number))
-        server = grpc.server(
-            ThreadPoolExecutor(_THREADS, "leeway-sign"),
-            handlers=[_handlers(self._service)],
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=_MAX_CALLS,
-        )
+        server = grpc_server(self._service, self._metrics)
         self._listen(server)
+        background: list[_Background] = [self._keys, self._watch, self._checks]
+        if self._health is not None:
+            background.append(self._health)
         try:
-            background = (self._folder, self._watch, self._skew_thread)
             for part in background:
                 part.start()
             server.start()
-            fields = {
-                "event": "serving",
-                "socket": str(self._file.path),
-                "kid": self._terms.keys.kid,
-            }
-            _logger.info(
-                "signing for kube-apiserver on %s", self._file.path, extra={"fields": fields}
-            )
+            self._report_serving()
+            gc.freeze()
             while signals.get() == SIGHUP:
-                self._folder.poll()
-                self._watch.notify()
+                self._reload_all()
         finally:
-            self._file.remove()
+            self._socket.remove()
             server.stop(GRACEFUL_SECONDS).wait()
         for part in reversed(background):
             part.close()
@@ -120,100 +122,107 @@ class SignerServer:
         _logger.info("the signer has stopped")
 
     def _listen(self, server: grpc.Server) -> None:
-        with self._file.claimed() as name:
+        with self._socket.claimed() as name:
             try:
                 server.add_insecure_port(f"unix:{name}")
             except RuntimeError as error:
                 raise DataDirectoryError(
-                    f"cannot listen on {self._file.path}; see that its folder can be written"
+                    f"cannot create {self._socket.path}; let the user that this runs as write in "
+                    "its folder, or set signer.socket"
                 ) from error
 
+    def _report_serving(self) -> None:
+        path = self._socket.path
+        fields: Fields = {"event": "serving", "socket": str(path), "kid": self._terms.keys.kid}
+        _logger.info("signing for kube-apiserver on %s", path, extra={"fields": fields})
+        if self._health is not None:
+            _logger.info("metrics and health are served on port %d", self._health.port)
+        _report_left_out(self._terms)
+
+    def _check(self) -> None:
+        self._clock_watch.write_new()
+        self._report("socket", self._socket.problem(), "kube-apiserver cannot connect")
+        self._report("signing-keys", self._keys.problem(), "")
+
+    def _reload_all(self) -> None:
+        self._problems.clear()
+        try:
+            self._keys.catch_up()
+            self._watch.notify()
+        except Exception:
+            _logger.exception("a reload failed")
+
     def _reload(self) -> bool:
+        """Read the configuration again; return whether it is in use."""
         try:
             configuration = self._configure()
-            with self._lock:
-                if configuration == self._configuration:
-                    self._report("")
-                    return True
-                _terms_of(configuration, self._folder.keyring, self._terms)
-            # Before a token is signed under it; it can find other keys, which are taken over.
-            self._folder.use(rotation_policy_of(configuration))
-        except (LeewayError, KeysError, OSError) as error:
-            self._report(f"{error}; the configuration from before stays in use")
+            if configuration != self._configuration:
+                self._reconfigure(configuration)
+        except (LeewayError, KeysError, OSError) as error:  # Invariant 1.
+            problem = f"{error}; the configuration from before stays in use"
+            self._report("configuration", problem, "the configuration was not loaded again")
             return False
+        self._report("configuration", "", "")
+        return True
+
+    def _reconfigure(self, configuration: Configuration) -> None:
+        _terms_of(configuration, self._keys.keyring, self._terms)
+        # Before a token is signed under it. It can also find other keys, which are then taken over.
+        self._keys.use(rotation_policy_of(configuration))
         with self._lock:
+            self._use(_terms_of(configuration, self._keys.keyring, self._terms))
             self._configuration = configuration
-            self._use(_terms_of(configuration, self._folder.keyring, self._terms))
-        self._report("")
         _logger.info("the configuration was loaded again")
         wanted, used = configuration.signer_settings, self._started_with.signer_settings
         if (wanted.socket, wanted.group) != (used.socket, used.group):
             _logger.warning("signer.socket and signer.group will change with a restart")
-        return True
 
     def _use_keyring(self, keyring: Keyring) -> None:
         with self._lock:
             try:
-                terms = _terms_of(self._configuration, keyring, self._terms)
+                self._use(_terms_of(self._configuration, keyring, self._terms))
             except LeewayError as error:
-                # Not raised: the folder is as it is, and would be read again for ever.
+                # Not raised: the folder was read, and reading it again would change nothing.
                 _logger.error("the keys from before stay in use: %s", error)
-                return
-            self._use(terms)
 
     def _use(self, terms: Terms) -> None:
-        if terms.keys.left_out and terms.keys.left_out != self._terms.keys.left_out:
-            _log_left_out(terms)
+        if terms.keys.left_out != self._terms.keys.left_out:
+            _report_left_out(terms)
         self._terms = terms
         self._service.use(terms)
 
-    def _report(self, problem: str) -> None:
-        if problem and problem != self._problem:
-            _logger.error("the configuration was not loaded again: %s", problem)
-        self._problem = problem
+    def _report(self, what: str, problem: str, message: str) -> None:
+        """Record a problem, or with an empty text that there is none, and log it if it is new."""
+        before = self._problems.get(what, "")
+        self._problems[what] = problem
+        self._metrics.report_failing(what, failing=bool(problem))
+        if problem and problem != before and message:
+            _logger.error("%s: %s", message, problem)
 
 
-def _terms_of(configuration: Configuration, keyring: Keyring, before: Terms | None) -> Terms:
-    """Return the terms. Raises ConfigurationError for what kube-apiserver would not accept."""
+def _terms_of(configuration: Configuration, keyring: Keyring, before: Terms | None = None) -> Terms:
+    """Return what is signed with which keys.
+
+    Raises ConfigurationError for what kube-apiserver would not accept.
+    """
     try:
         keys = key_set_of(keyring, before.keys if before else None)
     except KeysError as error:
         raise ConfigurationError(str(error)) from error
     seconds = int(configuration.tokens.max_expiration)
-    if seconds < MIN_MAX_EXPIRATION:
+    if seconds < _MIN_MAX_EXPIRATION:
         raise ConfigurationError(
-            f"tokens.maxExpiration is {seconds}s; kube-apiserver needs {MIN_MAX_EXPIRATION}s"
+            f"tokens.maxExpiration is {seconds}s; kube-apiserver requires a signer to allow at "
+            f"least {_MIN_MAX_EXPIRATION}s"
         )
     policy = SigningPolicy(configuration.issuer, seconds, clock_leeway_of(configuration))
     return Terms(policy, keys, int(configuration.signer_settings.refresh_hint))
 
 
-def _log_left_out(terms: Terms) -> None:
-    _logger.warning(
-        "kube-apiserver cannot use these keys, so they are not among those that it fetches: %s",
-        ", ".join(terms.keys.left_out),
-    )
-
-
-def _handlers(service: ExternalJWTSigner) -> grpc.GenericRpcHandler:
-    calls: dict[str, _Answer] = {
-        SIGN: service.sign,
-        FETCH_KEYS: service.fetch_keys,
-        METADATA: service.metadata,
-    }
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-        name: grpc.unary_unary_rpc_method_handler(_answering(call)) for name, call in calls.items()
-    }
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
-
-
-def _answering(answer: _Answer) -> _Answer:
-    def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            return answer(request, context)
-        except CallRefusedError as error:
-            context.set_code(error.code)
-            context.set_details(str(error))
-            return b""
-
-    return handle
+def _report_left_out(terms: Terms) -> None:
+    if terms.keys.left_out:
+        _logger.warning(
+            "kube-apiserver does not accept the algorithm of these keys, so it does not get them, "
+            "and refuses their tokens: %s",
+            ", ".join(terms.keys.left_out),
+        )

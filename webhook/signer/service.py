@@ -9,7 +9,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol
@@ -33,7 +33,7 @@ from webhook.signer.policy import ClaimsRefusedError, Refusal, SigningPolicy, ch
 from webhook.telemetry.audit import DONE, audit_fields, audit_message, token_fields
 from webhook.telemetry.bounded_log import BoundedLog
 from webhook.telemetry.log_lines import Fields
-from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
+from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER, log_event
 from webhook.telemetry.signer_metrics import OK, SignerMetrics
 from webhook.token.claims import Claims
 
@@ -42,12 +42,16 @@ FETCH_KEYS: Final = "FetchKeys"
 METADATA: Final = "Metadata"
 DEADLINE: Final = "Deadline"
 FAILED: Final = "Failed"
-RESULTS: Final = {
-    SIGN: [*Refusal, DEADLINE, FAILED],
-    FETCH_KEYS: [FAILED],
-    METADATA: [FAILED],
+OVERLOADED: Final = "Overloaded"
+RESULTS: Final[Mapping[str, Sequence[str]]] = {
+    SIGN: [*Refusal, DEADLINE, FAILED, OVERLOADED],
+    FETCH_KEYS: [OVERLOADED],
+    METADATA: [OVERLOADED],
 }
+"""The results of each method, besides ``ok``."""
 _ACTION: Final = "token.sign"
+_MESSAGE: Final = audit_message(_ACTION, DONE)
+_CRASHES_A_SECOND: Final = 10
 _logger = logging.getLogger(LOGGER)
 _audit_logger = logging.getLogger(AUDIT_LOGGER)
 
@@ -93,7 +97,7 @@ class ExternalJWTSigner:
         self._skew = skew
         self._clock = clock
         self._refusals = BoundedLog("sign")
-        self._crashes = BoundedLog("crash", 10)
+        self._crashes = BoundedLog("crash", _CRASHES_A_SECOND)
         self.use(terms)
 
     def use(self, terms: Terms) -> None:
@@ -120,7 +124,7 @@ class ExternalJWTSigner:
             result = DEADLINE
             raise
         except Exception as error:
-            raise self._failed(SIGN, error) from None
+            raise self._failed(error) from None
         finally:
             self._metrics.count(SIGN, result, perf_counter() - began)
         return signed
@@ -164,11 +168,8 @@ class ExternalJWTSigner:
     def _audit(self, claims: Claims, token: str, kid: str) -> None:
         # Invariant 3.
         fields = {**token_fields(claims, token), "kid": kid}
-        _audit_logger.info(
-            "%s",
-            audit_message(_ACTION, DONE),
-            extra={"fields": audit_fields(_ACTION, DONE, "signer", {}, fields)},
-        )
+        line = audit_fields(_ACTION, DONE, "signer", {}, fields)
+        log_event(_audit_logger, logging.INFO, _MESSAGE, line)
 
     def _log_refused(self, error: ClaimsRefusedError) -> None:
         def fields() -> Fields:
@@ -182,9 +183,9 @@ class ExternalJWTSigner:
 
         self._refusals.log(_logger, logging.WARNING, f"a token was not signed: {error}", fields)
 
-    def _failed(self, method: str, error: Exception) -> CallRefusedError:
-        fields: Fields = {"event": "sign", "reason": FAILED, "method": method}
-        self._crashes.log(_logger, logging.ERROR, "a call failed", lambda: fields, error)
+    def _failed(self, error: Exception) -> CallRefusedError:
+        fields: Fields = {"event": "sign", "reason": FAILED}
+        self._crashes.log(_logger, logging.ERROR, "a token was not signed", lambda: fields, error)
         return CallRefusedError(grpc.StatusCode.INTERNAL, "the call failed")
 
 
@@ -197,7 +198,7 @@ def _key_response(terms: Terms) -> bytes:
             )
             for key in terms.keys.published
         ],
-        data_timestamp=Timestamp(seconds=terms.keys.changed_at),
+        data_timestamp=Timestamp(seconds=terms.keys.changed_at, nanos=terms.keys.digest),
         refresh_hint_seconds=terms.refresh_seconds,
     )
     return response.SerializeToString(deterministic=True)

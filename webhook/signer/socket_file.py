@@ -32,6 +32,14 @@ class SocketFile:
         self.group = group
         self._identity: tuple[int, int] | None = None
 
+    def problem(self) -> str:
+        """Return why nobody can connect, empty if the file is the one that was created."""
+        try:
+            is_ours = self._identity == _identity(self.path)
+        except OSError as error:
+            return f"{self.path}: {error.strerror}; restart the signer"
+        return "" if is_ours else f"{self.path} is not this signer's any more; restart the signer"
+
     def remove(self) -> None:
         """Remove the file, unless it is another one by now."""
         with contextlib.suppress(FileNotFoundError):

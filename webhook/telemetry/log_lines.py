@@ -43,12 +43,45 @@ def json_line(seconds: float, level: str, message: str, fields: Fields) -> str:
     >>> json_line(0, "info", "started", {"workers": 2})
     '{"time": "1970-01-01T00:00:00.000Z", "level": "info", "message": "started", "workers": 2}'
     """
-    members = {"time": utc(seconds, "milliseconds"), "level": level} | _cleaned(message, fields)
+    head = {"time": utc(seconds, "milliseconds"), "level": level}
+    line = _clean_line({**head, "message": message, **fields})
+    if line:
+        return line
+    members = head | _cleaned(message, fields)
     line = json.dumps(members)  # invariant 1
     while len(line) >= MAX_BYTES:  # invariant 2
         _shorten(members)
         line = json.dumps(members)
     return line
+
+
+def _clean_line(members: Mapping[str, object]) -> str:
+    """Return the line of members that need no cleaning, as most do; empty if one may need it.
+
+    The line is searched instead of each value, which takes a third of the time. Escapes in it can
+    hide nothing: they have none of the characters that are searched for.
+    """
+    kept: dict[str, object] = {}
+    for name, value in members.items():
+        if isinstance(value, (str, int, float)):
+            kept[name] = value
+        elif isinstance(value, (list, tuple)):
+            if len(value) > _MAX_ENTRIES or not all(isinstance(entry, str) for entry in value):
+                return ""
+            kept[name] = value
+        elif value is not None:
+            return ""
+    line = json.dumps(kept)
+    is_clean = (
+        len(line) <= _MAX_TEXT
+        and "\\u" not in line
+        and "eyJ" not in line
+        and "-----BEGIN" not in line
+        and "earer" not in line
+        and "EARER" not in line
+        and not ("//" in line and _USER.search(line))
+    )
+    return line if is_clean else ""
 
 
 def text_line(seconds: float, level: str, message: str, fields: Fields) -> str:

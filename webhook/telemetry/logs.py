@@ -91,10 +91,20 @@ def log_to_stderr(log_format: str, level: str) -> None:
     _logger.setLevel(number)
     # At any level: changes are always logged.
     logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
+    # They are not in our lines, and take time in each record.
+    logging.logThreads = logging.logMultiprocessing = False
     logging.captureWarnings(True)
     sys.excepthook = _log_exception
     threading.excepthook = _log_thread_exception
     sys.unraisablehook = _log_unraisable
+
+
+def log_event(logger: logging.Logger, level: int, message: str, fields: Fields) -> None:
+    """Log a message and fields, without the search for the line of code that calls this."""
+    if logger.isEnabledFor(level):
+        record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
+        record.fields = fields
+        logger.handle(record)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -1,9 +1,9 @@
 """The metrics of ``leeway signer``, with bounded labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 OK: Final = "ok"
 _DURATION_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -18,7 +18,7 @@ class SignerMetrics:
     True
     """
 
-    def __init__(self, results: dict[str, Iterable[str]]) -> None:
+    def __init__(self, results: Mapping[str, Iterable[str]]) -> None:
         self.registry = CollectorRegistry()
         requests = Counter(
             "leeway_signer_requests",
@@ -33,10 +33,21 @@ class SignerMetrics:
         }
         self._duration = Histogram(
             "leeway_signer_duration_seconds",
-            "Time from the arrival of a call to sign to its answer.",
+            "Time to check claims and to sign or refuse them, without the time that a call waits.",
             buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )
+        self._failing = Gauge(
+            "leeway_reload_failing",
+            "1 while changed files (of configuration or signing-keys) cannot be loaded and those "
+            "from before are in use, or while the socket is gone, else 0.",
+            ["what"],
+            registry=self.registry,
+        )
+
+    def report_failing(self, what: str, *, failing: bool) -> None:
+        """Record whether changed files could not be loaded."""
+        self._failing.labels(what).set(failing)
 
     def count(self, method: str, result: str, seconds: float | None = None) -> None:
         """Count a call, and observe how long it took."""

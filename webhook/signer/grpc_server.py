@@ -1,0 +1,128 @@
+"""The gRPC side of the signer: methods, limits, and how a refusal becomes a status.
+
+Invariants:
+
+1. No more than ``MAX_CALLS`` calls wait or are answered, and no message is larger than
+   ``MAX_MESSAGE_BYTES``: gRPC refuses the rest before it reaches the service.
+2. Of what the service raises only the text of a CallRefusedError reaches kube-apiserver; gRPC would
+   send the text of any other exception.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Final, TypeAlias, TypeVar
+
+import grpc
+
+from webhook.signer.service import (
+    FETCH_KEYS,
+    METADATA,
+    OVERLOADED,
+    SIGN,
+    CallRefusedError,
+    ExternalJWTSigner,
+)
+from webhook.telemetry.bounded_log import BoundedLog
+from webhook.telemetry.log_lines import Fields
+from webhook.telemetry.logs import LOGGER
+from webhook.telemetry.signer_metrics import SignerMetrics
+
+SERVICE: Final = "v1.ExternalJWTSigner"
+MAX_CALLS: Final = 1024
+MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+"""More than the policy accepts, so that the policy can log why it refuses claims of 1 MB."""
+# A signature holds the interpreter's lock, so more threads sign no faster; but with 2 to 4 of them
+# a call takes 20 µs more, in which a thread is woken up.
+_THREADS: Final = 16
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    # A connection whose client no longer answers is closed.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+_Result = TypeVar("_Result")
+_Method = Callable[[bytes, grpc.ServicerContext], bytes]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes] | None"
+_logger = logging.getLogger(LOGGER)
+
+
+def grpc_server(service: ExternalJWTSigner, metrics: SignerMetrics) -> grpc.Server:
+    """Make a server; it has no port yet."""
+    pool = _Pool()
+    return grpc.server(
+        pool,
+        handlers=[_Methods(service, metrics, pool)],
+        options=_OPTIONS,
+        maximum_concurrent_rpcs=MAX_CALLS,  # Invariant 1.
+    )
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads, and whether as many calls as are allowed are in them or wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__(_THREADS, "leeway-sign")
+        self._calls = 0
+        self._lock = Lock()
+
+    @property
+    def is_full(self) -> bool:
+        return self._calls >= MAX_CALLS
+
+    def submit(self, call: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+        with self._lock:
+            self._calls += 1
+        future = super().submit(call, *args, **kwargs)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _future: Future[Any]) -> None:
+        with self._lock:
+            self._calls -= 1
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds the method of a call, and counts the calls that gRPC is about to refuse."""
+
+    def __init__(self, service: ExternalJWTSigner, metrics: SignerMetrics, pool: _Pool) -> None:
+        self._metrics = metrics
+        self._pool = pool
+        self._over_limit = BoundedLog("over-limit", 1)
+        methods: dict[str, _Method] = {
+            SIGN: service.sign,
+            FETCH_KEYS: service.fetch_keys,
+            METADATA: service.metadata,
+        }
+        self._methods: dict[str, tuple[str, _Handler]] = {
+            f"/{SERVICE}/{name}": (name, grpc.unary_unary_rpc_method_handler(_answering(method)))
+            for name, method in methods.items()
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler:
+        """Return the handler of a method, None if it is unknown."""
+        name, handler = self._methods.get(handler_call_details.method, ("", None))
+        if handler is not None and self._pool.is_full:
+            self._metrics.count(name, OVERLOADED)
+            fields: Fields = {"event": "over-limit", "what": "call"}
+            self._over_limit.log(
+                _logger,
+                logging.WARNING,
+                f"calls were refused because {MAX_CALLS} were waiting",
+                lambda: fields,
+            )
+        return handler
+
+
+def _answering(method: _Method) -> _Method:
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return method(request, context)
+        except CallRefusedError as error:  # Invariant 2.
+            context.set_code(error.code)
+            context.set_details(str(error))
+            return b""
+
+    return answer
