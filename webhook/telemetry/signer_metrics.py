@@ -44,6 +44,8 @@ class SignerMetrics:
             ["what"],
             registry=self.registry,
         )
+        for what in ("configuration", "signing-keys", "socket"):
+            self.report_failing(what, failing=False)
 
     def report_failing(self, what: str, *, failing: bool) -> None:
         """Record whether changed files could not be loaded."""
