@@ -170,10 +170,11 @@ class SignedCluster:
         reason: str = answer["metadata"]["annotations"]["leeway.dev/reason"]
         return reason
 
-    def refusal_of_api_server(self, token: str) -> str:
-        """Review a token at the API server; empty if it is accepted."""
+    def refusal_of_api_server(self, token: str, api: APIServer | None = None) -> str:
+        """Review a token at this or another API server; empty if it is accepted."""
+        api = api or self.api
         body = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1"}
-        status = self.api.request("POST", TOKEN_REVIEWS, body | {"spec": {"token": token}}).json
+        status = api.request("POST", TOKEN_REVIEWS, body | {"spec": {"token": token}}).json
         status = status["status"]
         return "" if status.get("authenticated") else status.get("error") or "not authenticated"
 

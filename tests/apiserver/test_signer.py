@@ -19,6 +19,7 @@ from .cluster import (
     SIGNING_KEY,
     APIServer,
     Authority,
+    running_api_server,
     started_api_server,
     wait_until_ready,
 )
@@ -45,6 +46,21 @@ def signed(
     etcd_port: int, authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SignedCluster]:
     with running_signed_cluster(tmp_path_factory.mktemp("signed"), etcd_port, authority) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def second(
+    signed: SignedCluster, etcd_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[APIServer]:
+    """Run another API server of the cluster, as on another control plane node.
+
+    It has no token signed, so only the refresh hint and unknown kids let it fetch the keys.
+    """
+    folder = tmp_path_factory.mktemp("second") / "kube-apiserver"
+    with running_api_server(
+        folder, etcd_port, signed.api.authority, flags_of(signed.signer)
+    ) as found:
         yield found
 
 
@@ -188,12 +204,20 @@ def test_a_refusal_is_generic_and_the_reason_is_in_the_log(signed: SignedCluster
 
 
 class Load:
-    """Threads that create tokens, and review new and old ones at both, until they are stopped."""
+    """Threads that create tokens, and have new and old ones reviewed, until they are stopped.
 
-    def __init__(self, signed: SignedCluster) -> None:
+    Leeway and both API servers review each.
+    """
+
+    def __init__(self, signed: SignedCluster, second: APIServer) -> None:
         self._signed = signed
+        self._reviewers: dict[str, Callable[[str], str]] = {
+            "Leeway": signed.refusal_of_leeway,
+            "API server": signed.refusal_of_api_server,
+            "second API server": lambda token: signed.refusal_of_api_server(token, second),
+        }
         self._stop = threading.Event()
-        self.refused: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str, str]] = []
         self.kids: set[str] = set()
         self.tokens: list[str] = []
 
@@ -216,16 +240,12 @@ class Load:
         old = ""
         while not self._stop.is_set():
             token = self._signed.requested_token("reader")
+            for reviewed in filter(None, (token, old)):
+                for name, refusal_of in self._reviewers.items():
+                    if refusal := refusal_of(reviewed):
+                        self.refused.append((name, header_of(reviewed)["kid"], refusal))
             self.tokens.append(token)
             self.kids.add(header_of(token)["kid"])
-            for reviewed in filter(None, (token, old)):
-                for refusal_of in (
-                    self._signed.refusal_of_leeway,
-                    self._signed.refusal_of_api_server,
-                ):
-                    if refusal := refusal_of(reviewed):
-                        kid = header_of(reviewed)["kid"]
-                        self.refused.append((f"{refusal_of.__name__} {kid}", refusal))
             old = old or token
 
 
@@ -243,8 +263,10 @@ def active_kid(signed: SignedCluster) -> str:
     return keyring_of(signed.signer.data_dir).signing_key().verification_key.kid
 
 
-def test_keys_rotate_under_load_and_no_token_is_refused(signed: SignedCluster) -> None:
-    load = Load(signed)
+def test_keys_rotate_under_load_and_no_token_is_refused(
+    signed: SignedCluster, second: APIServer
+) -> None:
+    load = Load(signed, second)
     active = [active_kid(signed)]
 
     def rotate() -> None:
@@ -269,9 +291,11 @@ def test_keys_rotate_under_load_and_no_token_is_refused(signed: SignedCluster) -
     assert len(active) == 4
 
 
-def test_a_forced_rotation_is_accepted_at_once_by_an_api_server(signed: SignedCluster) -> None:
+def test_a_forced_rotation_is_accepted_at_once_by_an_api_server(
+    signed: SignedCluster, second: APIServer
+) -> None:
     """It fetches the keys when it sees an unknown kid, as ``keys rotate --force`` says."""
-    load = Load(signed)
+    load = Load(signed, second)
 
     def rotate() -> None:
         for _ in range(3):
@@ -312,8 +336,8 @@ def test_a_killed_signer_is_waited_for_and_tokens_stay_valid(signed: SignedClust
     signed.assert_accepted(token)
 
 
-def test_a_signer_that_stops_finishes_its_calls(signed: SignedCluster) -> None:
-    load = Load(signed)
+def test_a_signer_that_stops_finishes_its_calls(signed: SignedCluster, second: APIServer) -> None:
+    load = Load(signed, second)
 
     def restart() -> None:
         for _ in range(2):

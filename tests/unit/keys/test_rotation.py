@@ -399,7 +399,7 @@ class World:
 
     def sign(self) -> None:
         name = self.keyring.signing_key().verification_key.kid
-        assert self.true - self.published[name] >= MAX_AGE
+        assert self.true - self.published[name] >= MAX_AGE + self.policy.refresh_hint
         dies = self.seen + self.policy.token_seconds + LEEWAY
         self.dies[name] = max(self.dies.get(name, 0), dies)
 
@@ -412,8 +412,10 @@ class World:
         assert verifying <= {key.kid for key in self.keyring.published_keys()}
 
 
-def test_three_years_of_automatic_rotation() -> None:
+@pytest.mark.parametrize("hint", [0, 60, 3600])
+def test_three_years_of_automatic_rotation(hint: int) -> None:
     source, world, ends = random.Random(3), World(), T + 3 * 365 * DAY
+    world.use(replace(POLICY, refresh_hint=hint))
     changes = 0
     while world.true < ends:
         world.pass_time(source.randrange(60, 3000))
