@@ -19,6 +19,7 @@ from tests.e2e.harness import (
     AUDIENCE,
     HOST,
     LEEWAY,
+    Answer,
     RunningServer,
     free_port,
     records_of,
@@ -155,12 +156,16 @@ class SignedCluster:
 
     def requested_token(self, name: str, spec: dict[str, object] | None = None) -> str:
         """Request a token from the API server, without kubectl."""
-        path = f"{NAMESPACED}/serviceaccounts/{name}/token"
-        answer = self.api.request("POST", path, {"spec": spec or {}})
+        answer = self.request_token(name, spec)
         assert answer.status == 201, (answer.body, self.signer.log()[-3000:])
         token: str = answer.json["status"]["token"]
         token_made(token)
         return token
+
+    def request_token(self, name: str, spec: dict[str, object] | None = None) -> Answer:
+        """Request a token, which the API server can refuse."""
+        path = f"{NAMESPACED}/serviceaccounts/{name}/token"
+        return self.api.request("POST", path, {"spec": spec or {}})
 
     def refusal_of_leeway(self, token: str) -> str:
         """Review a token at Leeway; empty if it is accepted."""
