@@ -65,7 +65,7 @@ def run(*, quick: bool) -> list[Row]:
 def _measure(client: Path, folder: Path, body: Path, algorithm: str, effort: _Effort) -> list[Row]:
     (folder / algorithm).mkdir()
     data_dir = make_data_dir(folder / algorithm, algorithm)
-    sign = _bare_signer(data_dir)
+    sign = bare_signer(data_dir)
     issued: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
     bare: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
     with leeway_server(data_dir) as port:
@@ -73,7 +73,7 @@ def _measure(client: Path, folder: Path, body: Path, algorithm: str, effort: _Ef
         run_load(client, target, Plan(body, max(CONNECTIONS), 1.0))
         for _ in range(effort.rounds):
             for count in CONNECTIONS:
-                bare[count].append(_rate_of(sign, effort.signatures))
+                bare[count].append(rate_of(sign, effort.signatures))
                 load = run_load(client, target, Plan(body, count, effort.seconds))
                 issued[count].append(load.requests_per_second)
     return [
@@ -89,7 +89,7 @@ def _measure(client: Path, folder: Path, body: Path, algorithm: str, effort: _Ef
     ]
 
 
-def _bare_signer(data_dir: Path) -> Callable[[], object]:
+def bare_signer(data_dir: Path) -> Callable[[], object]:
     """Return a function that signs a token's header and claims with the key of a data directory."""
     signed = make_tokens_here(data_dir, 1)[0].rpartition(".")[0].encode("ascii")
     key, sha256 = keyring_of(data_dir).signing_key().private_key, hashes.SHA256()
@@ -102,7 +102,8 @@ def _bare_signer(data_dir: Path) -> Callable[[], object]:
     return lambda: sign_ec(signed, ecdsa)
 
 
-def _rate_of(work: Callable[[], object], count: int) -> float:
+def rate_of(work: Callable[[], object], count: int) -> float:
+    """Return how many times a second a function can be called, from so many calls."""
     started = time.perf_counter()
     for _ in range(count):
         work()

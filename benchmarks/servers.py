@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from webhook.server.gunicorn_settings import shared_memory
 HOST: Final = "127.0.0.1"
 WORKERS: Final = 2
 SERVER_LOG: Final = "serve.log"
+SIGNER_LOG: Final = "signer.log"
 BASELINE_THREADS: Final = 8
 KEEP_ALIVE_SECONDS: Final = 75
 _PORTS: Final = range(19100, 19200)
@@ -63,6 +64,14 @@ class RunningServer:
         return [int(child) for child in text.split()]
 
 
+@dataclass(frozen=True, slots=True)
+class RunningSigner:
+    """A signer: its socket and its process."""
+
+    socket: Path
+    pid: int
+
+
 @contextmanager
 def leeway_server(
     data_dir: Path, workers: int = WORKERS, *, wait: bool = True, tree: Path = ROOT
@@ -82,6 +91,30 @@ def leeway_process(
     command += ["--bind", f"{HOST}:{port}", "--workers", str(workers)]
     with _running(command, {}, port, data_dir / SERVER_LOG, wait=wait, tree=tree) as process:
         yield RunningServer(port, process.pid)
+
+
+@contextmanager
+def signer_process(data_dir: Path, processor: int | None = None) -> Iterator[RunningSigner]:
+    """Run ``leeway signer``, confined to one processor if that is given, and yield it."""
+    path = data_dir / "signer.sock"
+    command = [*_leeway("signer", data_dir, ROOT), "--socket", str(path)]
+    with (
+        confined_to(processor),
+        _running(command, {}, 0, data_dir / SIGNER_LOG, wait=False) as process,
+    ):
+        _await(process, lambda: _connects(socket.AF_UNIX, str(path)))
+        yield RunningSigner(path, process.pid)
+
+
+@contextmanager
+def confined_to(processor: int | None) -> Iterator[None]:
+    """Confine this thread, and what it starts meanwhile, to a processor, or to none for None."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before if processor is None else {processor})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -160,7 +193,7 @@ def _running(
         )
     try:
         if wait:
-            _await_port(process, port)
+            _await(process, lambda: _connects(socket.AF_INET, (HOST, port)))
         yield process
     except Exception as error:
         error.add_note(f"log of the server: {log.read_text('utf-8')[-_LOG_CHARACTERS:]}")
@@ -174,13 +207,20 @@ def _running(
             process.wait()
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
+def _await(process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection((HOST, port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
+        if is_ready():
             return
+        time.sleep(0.05)
     raise RuntimeError("a server did not start")
+
+
+def _connects(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+    with socket.socket(family) as client:
+        client.settimeout(1)
+        try:
+            client.connect(address)
+        except OSError:
+            return False
+    return True

@@ -12,6 +12,7 @@ from benchmarks.latency import latency_row
 from benchmarks.load_client import Load
 from benchmarks.processes import processor_time, resident_bytes
 from benchmarks.report import Figure, Row, cost_row, limit_row, rate_row, render, write_json
+from benchmarks.signer import Measured, Reviews, reviews_row, signing_rows
 from benchmarks.soak import Sample, line_of, mark_of, memory_rows, traffic_lines
 from benchmarks.soak_traffic import SHARES, Tally
 
@@ -145,3 +146,32 @@ def test_memory_and_time_of_this_process_are_read() -> None:
 def test_a_process_that_has_ended_has_no_memory() -> None:
     with pytest.raises(FileNotFoundError):
         resident_bytes(2**30)
+
+
+@pytest.mark.parametrize(
+    ("p50", "rate", "verdicts"),
+    [(1.4, 2_000.0, ["ok", "ok"]), (1.6, 1_500.0, ["MISSED", "MISSED"])],
+)
+def test_signatures_are_compared_with_bare_ones(
+    p50: float, rate: float, verdicts: list[str]
+) -> None:
+    # 0.5 ms a bare signature.
+    loads = [load(p50, rate=rate)]
+    rows = signing_rows("RS256", Measured(loads, loads, [2_000.0], [700.0], [500.0]))
+    assert [row.verdict for row in rows] == verdicts
+    assert rows[0].against == Figure("bare signature + 1 ms:", 1.5, "ms")
+    assert rows[1].ratio == rate / 2_000.0
+    assert "processor time a token: 700 us, of a bare signature 500 us" in rows[1].notes
+    # Only RS256 has a floor.
+    rows = signing_rows("ES256", Measured(loads, loads, [20_000.0], [700.0], [50.0]))
+    assert rows[1].verdict == "no limit"
+
+
+@pytest.mark.parametrize(("p99", "verdict"), [(10.0, "ok"), (10.5, "MISSED")])
+def test_reviews_beside_signatures(p99: float, verdict: str) -> None:
+    alone = [load(0.5, 2.0, rate=50.0)]
+    row = reviews_row(Reviews(alone, [load(1.0, p99)], [load(rate=10.0)], [200.0], [20.0]))
+    assert row.verdict == verdict
+    assert row.notes[1].startswith("100 of 200 reviews/s")
+    assert row.notes[2].startswith("10 of 20 signatures/s")
+    assert row.notes[3] == "without signatures: 50 reviews/s, p50 0.50 ms, p99 2.00 ms"
