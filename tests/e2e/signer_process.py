@@ -26,6 +26,7 @@ kind: LeewayConfiguration
 issuer: https://leeway.default.svc
 audiences: [https://kubernetes.default.svc]
 """
+_SECTION = "signer: {}\n"
 
 
 @dataclass
@@ -76,11 +77,17 @@ class RunningSigner:
         assert trouble == [], "\n".join(trouble)
 
 
-def make_data_dir(folder: Path, algorithm: str = "RS256", more: str = "") -> Path:
-    """Make a data directory for a signer alone; ``more`` is appended to leeway.yaml."""
+def add_signer(data_dir: Path) -> None:
+    """Configure a signer in the data directory of a server."""
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write(_SECTION)
+
+
+def make_data_dir(folder: Path, algorithm: str = "RS256", section: str = _SECTION) -> Path:
+    """Make a data directory for a signer alone, with its section of leeway.yaml."""
     data_dir = folder / "data"
     data_dir.mkdir(mode=0o700)
-    (data_dir / "leeway.yaml").write_text(_CONFIGURATION + more)
+    (data_dir / "leeway.yaml").write_text(_CONFIGURATION + section)
     initialise(data_dir, InitOptions(algorithm=algorithm), time.time(), os.environ)
     folder_made(data_dir)
     return data_dir

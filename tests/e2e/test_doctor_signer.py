@@ -23,7 +23,7 @@ CHECKS = ("signer keys", "signer tokens", "signer socket", "signer")
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    return make_data_dir(tmp_path, more=f"signer: {{socket: {tmp_path}/run/signer.sock}}\n")
+    return make_data_dir(tmp_path, section=f"signer: {{socket: {tmp_path}/run/signer.sock}}\n")
 
 
 def report_on(data_dir: Path, manifest: Path | None = None) -> Report:

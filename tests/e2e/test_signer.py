@@ -1,5 +1,6 @@
 """``leeway signer`` as kube-apiserver uses it: tokens, rotation, refusals, clocks, signals."""
 
+import http.client
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +40,11 @@ from tests.secrets_made import shown, token_made
 from tests.support import jti_of, unb64, wait_until
 
 from .harness import (
+    HOST,
     LEEWAY,
     REVIEWS,
     RunningServer,
+    free_port,
     request_on,
     review_of,
     start_server,
@@ -50,6 +53,7 @@ from .harness import (
 from .signer_process import (
     REFUSED,
     RunningSigner,
+    add_signer,
     leeway,
     make_data_dir,
     signer,
@@ -86,7 +90,8 @@ def create(api_server: ApiServer, claims: JSONObject) -> str:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSigner]:
     """Run one signer for the tests that do not stop it."""
     data_dir = make_data_dir(tmp_path_factory.mktemp("signer"))
-    with signer(data_dir, expected_trouble='"event": "sign"') as found:
+    expected = '"event": "(sign|over-limit|left-out)"'
+    with signer(data_dir, expected_trouble=expected) as found:
         yield found
 
 
@@ -110,7 +115,7 @@ def test_1000_tokens_while_keys_rotate_three_times(tmp_path: Path) -> None:
 
     kube-apiserver keeps to the refresh hint of 1 s. A key signs once it has fetched it.
     """
-    server = start_server(tmp_path)
+    server = start_server(tmp_path, add_signer)
     tokens: list[str] = []
     with (
         signer(server.data_dir, ("--refresh-hint", "1s")) as running,
@@ -288,7 +293,7 @@ def skew_of(server: RunningServer) -> tuple[int, JSONObject, JSONObject | None]:
 
 @pytest.mark.bad_input(71)
 def test_a_storm_from_a_clock_that_is_90_s_fast(tmp_path: Path) -> None:
-    server = start_server(tmp_path, algorithm="ES256")
+    server = start_server(tmp_path, add_signer, algorithm="ES256")
     with (
         signer(server.data_dir, expected_trouble='"event": "(sign|left-out)"') as running,
         running.client() as client,
@@ -526,7 +531,7 @@ def test_modes_of_the_socket_and_its_folder(running: RunningSigner) -> None:
 
 def test_a_group_that_can_connect(tmp_path: Path) -> None:
     group = os.getgid() if os.geteuid() else 12_345
-    data_dir = make_data_dir(tmp_path, more=f'signer: {{group: "{group}"}}\n')
+    data_dir = make_data_dir(tmp_path, section=f'signer: {{group: "{group}"}}\n')
     with signer(data_dir) as running, running.client() as client:
         for path, mode in ((running.socket, 0o660), (running.socket.parent, 0o750)):
             assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -595,3 +600,48 @@ def test_sighup_reloads_the_configuration(tmp_path: Path) -> None:
         file.write_text(good)
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda: client.max_expiration() == 86_400)
+
+
+# Metrics ------------------------------------------------------------------------------------
+
+
+def test_metrics_and_health(tmp_path: Path) -> None:
+    data_dir = make_data_dir(tmp_path, "ES256")
+    port = free_port()
+    arguments = ("--metrics-bind", f"{HOST}:{port}")
+    with signer(data_dir, arguments, '"event": "sign"') as running, running.client() as client:
+        api_server = ApiServer(client)
+        api_server.start()
+        for _ in range(5):
+            create(api_server, pod_claims(time.time()))
+        for _ in range(3):
+            refused(client, changed(iss="https://other.example"))
+        assert get(port, "/livez")[0] == 200
+        status, text = get(port, "/metrics")
+        assert status == 200
+        counted = dict(re.findall(r"(?m)^leeway_signer_requests_total(\{.*\}) (.*)$", text))
+        assert {labels: float(count) for labels, count in counted.items() if float(count)} == {
+            '{method="Sign",result="ok"}': 5,
+            '{method="Sign",result="OtherIssuer"}': 3,
+            '{method="FetchKeys",result="ok"}': 1,
+            '{method="Metadata",result="ok"}': 1,
+        }
+        assert re.search(r"(?m)^leeway_signer_duration_seconds_count 8\.0$", text)
+        for name in (
+            "loofah",
+            "argo-run",
+            "other.example",
+            kid_of(create(api_server, pod_claims(time.time()))),
+        ):
+            assert name not in text
+        assert get(port, "/metrics/other")[0] == 404
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(HOST, port, timeout=30)
+    with closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+    shown(f"the signer's {path}", body)
+    return answer.status, body
