@@ -35,6 +35,7 @@ _SINGLE: Final = (
     ACCESS_CONFIG,
     ALLOWED_TTL,
     REFUSED_TTL,
+    SIGNING_ENDPOINT,
 )
 _VERSIONS: Final = ("v1", "v1beta1")
 _DEFAULT_VERSION: Final = "v1beta1"

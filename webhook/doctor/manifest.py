@@ -18,6 +18,7 @@ from webhook.errors import ConfigurationError
 
 API_SERVER: Final = "kube-apiserver"
 CONTROLLER_MANAGER: Final = "kube-controller-manager"
+_LONGEST_IMAGE: Final = 512
 _HYPERKUBE: Final = "hyperkube"
 _SHELLS: Final = frozenset({"sh", "ash", "bash", "dash"})
 _SCRIPT_OPTION = re.compile(r"-[a-z]*c")
@@ -36,10 +37,11 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The flags of a program, each with its values in order, and its mounts."""
+    """The flags of a program, each with its values in order, its mounts, and its image."""
 
     flags: Mapping[str, Sequence[str]]
     mounts: Sequence[Mount]
+    image: str = ""
 
     def value(self, flag: str) -> str:
         """Return the last value of a flag, empty if it is not set."""
@@ -49,6 +51,14 @@ class Manifest:
         """Return the entries of a list flag, from all its values."""
         texts = self.flags.get(flag, ())
         return [entry.strip() for text in texts for entry in text.split(",") if entry.strip()]
+
+    def version(self) -> tuple[int, int] | None:
+        """Return the major and minor version in the tag of the image, None if it has none."""
+        tag = self.image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+        major, _, rest = tag.removeprefix("v").partition(".")
+        minor = rest.partition(".")[0]
+        found = [int(part) for part in (major, minor) if part.isascii() and part.isdecimal()]
+        return (found[0], found[1]) if len(found) == 2 else None
 
     def host_path(self, path: str) -> str:
         """Return the path on the machine of a file in the container, empty if it has none."""
@@ -85,7 +95,8 @@ def parse_manifest(data: bytes, name: str, program: str = API_SERVER) -> Manifes
         words = [str(w) for f in ("command", "args") for w in _list(container.get(f))]
         arguments = _arguments(_script_words(words, name, program) or words, program)
         if arguments is not None:
-            return Manifest(_flags(arguments), _mounts(container, spec))
+            image = str(container.get("image") or "")[:_LONGEST_IMAGE]
+            return Manifest(_flags(arguments), _mounts(container, spec), image)
     raise ConfigurationError(f"{name} has no container that runs {program}")
 
 

@@ -17,6 +17,8 @@ from webhook.duration import format_duration, parse_duration
 MAX_EXPIRATION: Final = "service-account-max-token-expiration"
 CONTROLLER_KEY: Final = "service-account-private-key-file"
 _KEY_FLAGS: Final = ("service-account-signing-key-file", "service-account-key-file")
+_OLDEST: Final = (1, 34)
+"""The first version that calls v1 of ExternalJWTSigner; before it was v1alpha1."""
 EXTENDABLE_SECONDS: Final = 3607
 """Tokens of Pods with this lifetime are extended (``WarnOnlyBoundTokenExpirationSeconds``)."""
 
@@ -33,6 +35,14 @@ def check_endpoint(manifest: Manifest, configuration: Configuration) -> Verdict:
         return failure(
             f"kube-apiserver does not start with --{SIGNING_ENDPOINT} beside {' and '.join(keys)}",
             f"remove {' and '.join(keys)}",
+        )
+    version = manifest.version()
+    if version is not None and version < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return failure(
+            f"kube-apiserver {version[0]}.{version[1]} calls an older version of the signer's API "
+            f"than v1, which {oldest} is the first to call",
+            f"upgrade to {oldest} or later, or remove --{SIGNING_ENDPOINT}",
         )
     if endpoint.startswith("@"):
         return failure(

@@ -25,8 +25,9 @@ VOLUMES = [
 ]
 
 
-def manifest(*words: str, mounts: Any = (FOLDER,)) -> Manifest:
+def manifest(*words: str, mounts: Any = (FOLDER,), image: Any = "") -> Manifest:
     container = {"name": "k", "command": ["kube-apiserver", *words], "volumeMounts": list(mounts)}
+    container["image"] = image
     spec = {"containers": [container], "volumes": VOLUMES}
     return parse_manifest(yaml.safe_dump({"kind": "Pod", "spec": spec}).encode(), "m.yaml")
 
@@ -96,6 +97,36 @@ def test_the_endpoint(found: Manifest, status: Status, finding: str, fix: str) -
     assert finding in verdict.finding
     assert fix in verdict.fix
     assert bool(verdict.fix) is (status is not OK)
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        ("registry.k8s.io/kube-apiserver:v1.33.5", (1, 33)),
+        ("localhost:5000/kube-apiserver:v1.34.0@sha256:0123", (1, 34)),
+        ("kube-apiserver:1.36", (1, 36)),
+        ("kube-apiserver:v1.36-gke.1", None),
+        ("localhost:5000/kube-apiserver", None),
+        ("kube-apiserver:latest", None),
+        ("kube-apiserver@sha256:0123", None),
+        ("", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_versions_that_call_another_version_of_the_signers_api(
+    image: object, version: tuple[int, int] | None
+) -> None:
+    found = manifest(ENDPOINT, image=image)
+    assert found.version() == version
+    verdict = signer_flags.check_endpoint(found, configuration("signer: {}"))
+    assert verdict.status is (FAILURE if version == (1, 33) else OK)
+    assert ("upgrade to 1.34" in verdict.fix) is (version == (1, 33))
+
+
+def test_the_endpoint_given_twice() -> None:
+    twice = manifest(ENDPOINT, ENDPOINT.replace("signer.sock", "other.sock"))
+    assert api_server_flags.check_flags_once(twice).status is FAILURE
 
 
 def test_the_endpoint_can_have_another_path_in_the_pod() -> None:
