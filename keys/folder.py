@@ -1,7 +1,7 @@
 """Reads the folder of signing keys: a PEM file for each key, and ``schedule.json``.
 
-The schedule has the state of each key. Its members ``until``, ``clock`` and ``making`` can be
-missing, as in schedules of Leeway 0.1.
+The schedule has the state of each key. Its members ``until``, ``published``, ``clock`` and
+``making`` can be missing, as in schedules of Leeway 0.1.
 
 Invariants:
 
@@ -34,13 +34,14 @@ FolderStamp = tuple[tuple[str, int, int, int], ...]
 
 
 class ScheduleEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """One key; ``since`` and ``until`` (Unix seconds) are those of ``ScheduledKey``."""
+    """One key; ``since``, ``until`` and ``published`` are those of ``ScheduledKey``."""
 
     kid: str
     file: str
     state: KeyState
     since: UnixSeconds
     until: UnixSeconds | None = None
+    published: UnixSeconds | None = None
 
 
 class Schedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -172,14 +173,15 @@ def _read_keys(paths: list[Path], schedule: Schedule) -> dict[str, ScheduledKey]
             # Invariant 2.
             only = not entries and signing is not None
             state = KeyState.ACTIVE if only else KeyState.VERIFY_ONLY
-            since, until = int(path.stat().st_mtime), None
+            since, until, published = int(path.stat().st_mtime), None, None
         elif entry.kid != verification.kid:
             raise KeyScheduleError(
                 f"{path} holds the key {verification.kid}, {SCHEDULE_FILE} expects {entry.kid}"
             )
         else:
             state, since, until = entry.state, entry.since, entry.until
-        keys[path.name] = ScheduledKey(verification, signing, state, since, until)
+            published = entry.published
+        keys[path.name] = ScheduledKey(verification, signing, state, since, until, published)
     return keys
 
 

@@ -198,7 +198,9 @@ class _Folder:
     def write(self, keyring: Keyring, making: str = "") -> None:
         """Replace the schedule. Raises KeyScheduleError if it has changed since it was read."""
         entries = [
-            ScheduleEntry(key.kid, self._files[key.kid], key.state, key.since, key.until)
+            ScheduleEntry(
+                key.kid, self._files[key.kid], key.state, key.since, key.until, key.published
+            )
             for key in keyring.keys
         ]
         # A copy of a retired key must have no effect, even after its file is gone.

@@ -29,7 +29,8 @@ class ScheduledKey:
     """A key, its state, and since when (Unix seconds) it has that state.
 
     ``signing_key`` is None if only the public key is there. ``until`` (Unix seconds) is when the
-    last token that the key has signed here expires, None if that is unknown.
+    last token that the key has signed here expires, None if that is unknown. ``published`` (Unix
+    seconds) is since when it can be fetched, None if that is ``since``.
     """
 
     verification_key: VerificationKey
@@ -37,6 +38,12 @@ class ScheduledKey:
     state: KeyState
     since: int
     until: int | None = None
+    published: int | None = None
+
+    @property
+    def published_since(self) -> int:
+        """Since when (Unix seconds) the key can be fetched, as far as that is known."""
+        return self.since if self.published is None else self.published
 
     @property
     def kid(self) -> str:

@@ -187,12 +187,15 @@ def activated(
     keys = []
     for other in keyring.keys:
         if other.kid == kid:
-            keys.append(replace(other, state=KeyState.ACTIVE, since=moment, until=until))
+            published = other.published_since
+            active = replace(
+                other, state=KeyState.ACTIVE, since=moment, until=until, published=published
+            )
+            keys.append(active)
         elif other.state is KeyState.ACTIVE:
             last = max(other.until or 0, until)
-            keys.append(
-                ScheduledKey(other.verification_key, None, KeyState.VERIFY_ONLY, moment, last)
-            )
+            public, published = other.verification_key, other.published_since
+            keys.append(ScheduledKey(public, None, KeyState.VERIFY_ONLY, moment, last, published))
         else:
             keys.append(other)
     return Keyring(tuple(keys), moment)

@@ -112,6 +112,9 @@ def start_signer(
     socket = socket or data_dir.parent / "run" / "signer.sock"
     log_file = data_dir.parent / "signer.log"
     before = log_file.stat().st_size if log_file.exists() else 0
+    configuration = data_dir / "leeway.yaml"
+    if "\nsigner:" not in (text := configuration.read_text()):
+        configuration.write_text(f"{text}signer: {{}}\n")
     process = spawn_signer(data_dir, socket, log_file, *arguments)
     running = RunningSigner(data_dir, socket, log_file, process, before)
     deadline = time.monotonic() + _START_SECONDS

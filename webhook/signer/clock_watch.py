@@ -67,5 +67,7 @@ class ClockWatch:
                     error.strerror,
                 )
             self._is_failing = True
+            with self._lock:
+                self._tracker.changed = True
         else:
             self._is_failing = False

@@ -39,6 +39,9 @@ _THREADS: Final = 16
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
+    # gRPC core refuses calls at random when more wait to be accepted, and as CANCELLED.
+    ("grpc.server.max_pending_requests", 4 * MAX_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 8 * MAX_CALLS),
     # A connection whose client no longer answers is closed.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -46,6 +46,7 @@ class HealthServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(
         self, address: tuple[str, int], metrics: Callable[[], bytes], problem: Callable[[], str]

@@ -166,11 +166,11 @@ class SignerServer:
         return True
 
     def _reconfigure(self, configuration: Configuration) -> None:
-        _terms_of(configuration, self._keys.keyring, self._terms)
+        _terms_of(configuration, self._keys.keyring)
         # Before a token is signed under it. It can also find other keys, which are then taken over.
         self._keys.use(rotation_policy_of(configuration))
         with self._lock:
-            self._use(_terms_of(configuration, self._keys.keyring, self._terms))
+            self._use(_terms_of(configuration, self._keys.keyring))
             self._configuration = configuration
         _logger.info("the configuration was loaded again")
         wanted, used = configuration.signer_settings, self._started_with.signer_settings
@@ -180,7 +180,7 @@ class SignerServer:
     def _use_keyring(self, keyring: Keyring) -> None:
         with self._lock:
             try:
-                self._use(_terms_of(self._configuration, keyring, self._terms))
+                self._use(_terms_of(self._configuration, keyring))
             except LeewayError as error:
                 # Not raised: the folder was read, and reading it again would change nothing.
                 _logger.error("the keys from before stay in use: %s", error)
@@ -200,13 +200,13 @@ class SignerServer:
             _logger.error("%s: %s", message, problem)
 
 
-def _terms_of(configuration: Configuration, keyring: Keyring, before: Terms | None = None) -> Terms:
+def _terms_of(configuration: Configuration, keyring: Keyring) -> Terms:
     """Return what is signed with which keys.
 
     Raises ConfigurationError for what kube-apiserver would not accept.
     """
     try:
-        keys = key_set_of(keyring, before.keys if before else None)
+        keys = key_set_of(keyring)
     except KeysError as error:
         raise ConfigurationError(str(error)) from error
     seconds = int(configuration.tokens.max_expiration)

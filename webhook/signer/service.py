@@ -70,6 +70,9 @@ class Call(Protocol):
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline of the caller, None without one."""
 
+    def is_active(self) -> bool:
+        """Return whether the caller still waits for the answer."""
+
 
 class Skew(Protocol):
     """Records how far the clock of kube-apiserver is ahead."""
@@ -155,8 +158,8 @@ class ExternalJWTSigner:
             raise
         self._skew.see(claims, now)
         remaining = call.time_remaining()
-        if remaining is not None and remaining <= 0:
-            # Nobody waits for the signature.
+        if (remaining is not None and remaining <= 0) or not call.is_active():
+            # A signature takes longer than all the rest, and nobody waits for it.
             raise CallRefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
         key = terms.keys.signing_key
         header, signature = sign_segment(segment.encode("ascii"), key)  # Invariant 1.
@@ -190,6 +193,7 @@ class ExternalJWTSigner:
 
 
 def _key_response(terms: Terms) -> bytes:
+    seconds, nanoseconds = terms.keys.timestamp
     response = FetchKeysResponse(
         keys=[
             Key(
@@ -198,7 +202,7 @@ def _key_response(terms: Terms) -> bytes:
             )
             for key in terms.keys.published
         ],
-        data_timestamp=Timestamp(seconds=terms.keys.changed_at, nanos=terms.keys.digest),
+        data_timestamp=Timestamp(seconds=seconds, nanos=nanoseconds),
         refresh_hint_seconds=terms.refresh_seconds,
     )
     return response.SerializeToString(deterministic=True)

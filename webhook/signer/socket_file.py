@@ -58,16 +58,19 @@ class SocketFile:
             fcntl.flock(folder, fcntl.LOCK_EX)
             self._refuse_used()
             temporary = self._free_name()
-            before = os.umask(0o177)
             try:
-                yield temporary
-            finally:
-                os.umask(before)
-            if self.group is not None:
-                os.chown(temporary, -1, self.group)
-            temporary.chmod(0o600 if self.group is None else 0o660)
-            self._identity = _identity(temporary)
-            temporary.rename(self.path)
+                before = os.umask(0o177)
+                try:
+                    yield temporary
+                finally:
+                    os.umask(before)
+                self._give_to_group(temporary)
+                temporary.chmod(0o600 if self.group is None else 0o660)
+                self._identity = _identity(temporary)
+                temporary.rename(self.path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         finally:
             os.close(folder)
 
@@ -81,8 +84,7 @@ class SocketFile:
                 pass
             else:
                 folder.chmod(_FOLDER_MODE)
-                if self.group is not None:
-                    os.chown(folder, -1, self.group)
+                self._give_to_group(folder)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise DataDirectoryError(
@@ -98,6 +100,17 @@ class SocketFile:
                 "its own with mode 0750 is right"
             )
         return descriptor
+
+    def _give_to_group(self, path: Path) -> None:
+        if self.group is None:
+            return
+        try:
+            os.chown(path, -1, self.group)
+        except PermissionError as error:
+            raise DataDirectoryError(
+                f"{self.path} cannot be given to group {self.group}; let the user that this runs "
+                "as be a member of it, or set signer.group"
+            ) from error
 
     def _free_name(self) -> Path:
         # Not longer than the final one, which can have the longest length that is allowed.
