@@ -1,8 +1,9 @@
 #!/bin/sh
-# Creates the files that `kind create cluster` needs for a cluster with Leeway as its token webhook:
+# Creates the files that `kind create cluster` needs for a cluster with Leeway as its token webhook, or as its signer:
 #
 #   DIR/leeway-data/    a data directory: keys, certificates, kubeconfigs, store (leeway init)
 #   DIR/api-server/     files of kube-apiserver: webhook kubeconfigs, authorizers
+#   DIR/patches/        with --signer: kubeadm's patch for kube-apiserver
 #   DIR/static-pod.yaml Leeway as a static Pod on the control plane
 #   DIR/kind.yaml       the configuration for `kind create cluster --config`
 #
@@ -11,7 +12,7 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: leeway-kind.sh [--dir DIR] [--name NAME] [--kubernetes-version VERSION] [--image IMAGE] [--authorizer]
+usage: leeway-kind.sh [--dir DIR] [--name NAME] [--kubernetes-version VERSION] [--image IMAGE] [--authorizer] [--signer]
 
   --dir DIR                     the directory to write to (./leeway-kind)
   --name NAME                   the name of the cluster (leeway)
@@ -19,6 +20,8 @@ usage: leeway-kind.sh [--dir DIR] [--name NAME] [--kubernetes-version VERSION] [
   --image IMAGE                 Leeway's image (leeway-webhook:dev). An image without a slash is not
                                 pulled: load it with `kind load docker-image`.
   --authorizer                  use Leeway as an authorizer too, after Node and RBAC (Kubernetes 1.30 and later)
+  --signer                      let Leeway sign the cluster's own tokens, instead of being its token webhook
+                                (Kubernetes 1.36 and later)
 END
 }
 
@@ -45,6 +48,7 @@ name=leeway
 version=
 image=leeway-webhook:dev
 authorizer=no
+signer=no
 while [ $# -gt 0 ]; do
     case $1 in
     --dir | --name | --kubernetes-version | --image)
@@ -58,6 +62,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     --authorizer) authorizer=yes ;;
+    --signer) signer=yes ;;
     -h | --help)
         usage
         exit 0
@@ -95,10 +100,15 @@ if [ -n "$version" ]; then
     if [ "$authorizer" = yes ] && [ "$minor" -lt 30 ]; then
         fail "--authorizer needs Kubernetes 1.30 or later, --kubernetes-version is $version"
     fi
+    if [ "$signer" = yes ] && [ "$minor" -lt 36 ]; then
+        fail "--signer needs Kubernetes 1.36 or later, --kubernetes-version is $version"
+    fi
     [ "$minor" -ge 32 ] || authorization_version=v1beta1
 fi
 leeway=${LEEWAY:-leeway}
 command -v "$leeway" >/dev/null || fail "there is no command $leeway; install Leeway, or set LEEWAY to where it is"
+kubeadm_patch=$(dirname -- "$0")/../kubeadm/patches/kube-apiserver0+json.json
+[ "$signer" = no ] || [ -r "$kubeadm_patch" ] || fail "$kubeadm_patch is missing; run the script of a complete checkout"
 
 umask 077
 mkdir -p -- "$dir"
@@ -107,13 +117,29 @@ case $dir in
 *:*) fail "the path $dir contains a colon, which container engines use as a separator; name another with --dir" ;;
 esac
 
-# The audiences that kubeadm gives kube-apiserver, which it requests in every review.
-"$leeway" init --data-dir "$dir/leeway-data" \
-    --audience https://kubernetes.default.svc.cluster.local --audience https://kubernetes.default.svc
+# The issuer and the audience that kubeadm gives kube-apiserver; it requests the audience in every review.
+cluster=https://kubernetes.default.svc.cluster.local
+set -- --audience "$cluster" --audience https://kubernetes.default.svc
+[ "$signer" = no ] || set -- --issuer "$cluster" "$@"
+"$leeway" init --data-dir "$dir/leeway-data" "$@"
+# The section lets the rotation of keys know of the signer.
+[ "$signer" = no ] || grep -q '^signer:' "$dir/leeway-data/leeway.yaml" ||
+    printf 'signer: {}\n' >>"$dir/leeway-data/leeway.yaml"
 
 mkdir -p "$dir/api-server"
-rm -f "$dir/api-server/"*.yaml
-cp "$dir/leeway-data/kubeconfig/tokenreview.yaml" "$dir/api-server/"
+rm -f "$dir/api-server/"*.yaml "$dir/patches/"*.json
+if [ "$signer" = yes ]; then
+    # kubeadm omits --authorization-mode with --authorization-config, which moves the flags behind it.
+    mkdir -p "$dir/patches"
+    case $authorizer in
+    yes) sed -e 's,command/23",command/22",' -e 's,command/24",command/23",' "$kubeadm_patch" ;;
+    no) cat "$kubeadm_patch" ;;
+    esac >"$dir/patches/kube-apiserver0+json.json"
+else
+    # Not with --signer: then the API server verifies every token of this issuer itself, and would ask Leeway, which looks
+    # up no objects here, about those that it refuses because their Pod is gone.
+    cp "$dir/leeway-data/kubeconfig/tokenreview.yaml" "$dir/api-server/"
+fi
 if [ "$authorizer" = yes ]; then
     cp "$dir/leeway-data/kubeconfig/subjectaccessreview.yaml" "$dir/api-server/"
     # The cluster must start and run without Leeway. So Leeway is last, is not asked about the cluster's
@@ -147,7 +173,8 @@ authorizers:
 END
 fi
 
-cat >"$dir/static-pod.yaml" <<END
+{
+    cat <<END
 apiVersion: v1
 kind: Pod
 metadata:
@@ -177,6 +204,14 @@ spec:
           install -m 0600 \$own "\$file" "/var/lib/leeway/data/\${file#/source/}"
         fi
       done
+END
+    if [ "$signer" = yes ]; then
+        cat <<END
+      # Nobody else can reach the socket. The API server's container has all privileges of root.
+      install -d -m 0750 \$own /run/leeway
+END
+    fi
+    cat <<END
     securityContext:
       runAsUser: 0
       allowPrivilegeEscalation: false
@@ -185,6 +220,9 @@ spec:
     volumeMounts:
     - {name: source, mountPath: /source, readOnly: true}
     - {name: data, mountPath: /var/lib/leeway}
+END
+    [ "$signer" = no ] || echo '    - {name: signer, mountPath: /run/leeway}'
+    cat <<END
   containers:
   - name: leeway
     image: $image
@@ -215,6 +253,37 @@ spec:
     volumeMounts:
     - {name: data, mountPath: /var/lib/leeway}
     - {name: tmp, mountPath: /tmp}
+END
+    if [ "$signer" = yes ]; then
+        cat <<END
+  - name: signer
+    image: $image
+    imagePullPolicy: $pull
+    args: [signer, --metrics-bind, "127.0.0.1:8444"]
+    env:
+    - {name: LEEWAY_DATA_DIR, value: /var/lib/leeway/data}
+    startupProbe:
+      httpGet: {host: 127.0.0.1, port: 8444, path: /livez}
+      periodSeconds: 1
+      failureThreshold: 60
+    livenessProbe:
+      httpGet: {host: 127.0.0.1, port: 8444, path: /livez}
+      timeoutSeconds: 3
+    resources:
+      requests: {cpu: 50m, memory: 96Mi}
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: 65532
+      runAsGroup: 65532
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL]}
+    volumeMounts:
+    - {name: data, mountPath: /var/lib/leeway}
+    - {name: signer, mountPath: /run/leeway}
+END
+    fi
+    cat <<END
   volumes:
   - name: source
     hostPath: {path: /etc/leeway, type: Directory}
@@ -223,19 +292,57 @@ spec:
   - name: tmp
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
 END
+    if [ "$signer" = yes ]; then
+        cat <<END
+  - name: signer
+    hostPath: {path: /run/leeway, type: DirectoryOrCreate}
+END
+    fi
+} >"$dir/static-pod.yaml"
 
-arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml"
+arguments=
+[ "$signer" = yes ] || arguments="authentication-token-webhook-config-file=/etc/kubernetes/leeway/tokenreview.yaml
+"
 if [ "$authorizer" = yes ]; then
     # kubeadm then omits --authorization-mode, which excludes it.
-    arguments="$arguments
-authorization-config=/etc/kubernetes/leeway/authorization.yaml"
+    arguments="${arguments}authorization-config=/etc/kubernetes/leeway/authorization.yaml
+"
 fi
+# Without its key kube-controller-manager does not sign tokens for Secrets. kind's own argument is repeated, because some
+# versions of kind replace the list.
+controller_arguments="enable-hostpath-provisioner=true
+service-account-private-key-file=
+"
 volumes='    extraVolumes:
     - name: leeway
       hostPath: /etc/kubernetes/leeway
       mountPath: /etc/kubernetes/leeway
       readOnly: true
       pathType: Directory'
+
+# The patches of one version of kubeadm's configuration; $2 turns an argument into YAML.
+kubeadm_patches() {
+    cat <<END
+- |
+  apiVersion: kubeadm.k8s.io/$1
+  kind: ClusterConfiguration
+END
+    if [ -n "$arguments" ]; then
+        printf '  apiServer:\n    extraArgs:\n'
+        printf '%s' "$arguments" | sed "$2"
+        printf '%s\n' "$volumes"
+    fi
+    [ "$signer" = yes ] || return 0
+    printf '  controllerManager:\n    extraArgs:\n'
+    printf '%s' "$controller_arguments" | sed "$2"
+    cat <<END
+- |
+  apiVersion: kubeadm.k8s.io/$1
+  kind: InitConfiguration
+  patches: {directory: /etc/kubernetes/leeway-patches}
+END
+}
+
 {
     cat <<END
 kind: Cluster
@@ -256,30 +363,33 @@ END
   - containerPath: /etc/leeway
     hostPath: $(yaml_string "$dir/leeway-data")
     readOnly: true
-# kind applies only the patch for the version that it writes: v1beta4 from Kubernetes 1.36 on, v1beta3
-# before (and always before kind 0.32). The other patch is ignored.
-kubeadmConfigPatches:
-- |
-  apiVersion: kubeadm.k8s.io/v1beta3
-  kind: ClusterConfiguration
-  apiServer:
-    extraArgs:
 END
-    printf '%s\n' "$arguments" | sed 's/^\([^=]*\)=\(.*\)$/      \1: \2/'
-    printf '%s\n' "$volumes"
+    [ "$signer" = no ] || cat <<END
+  - containerPath: /etc/kubernetes/leeway-patches
+    hostPath: $(yaml_string "$dir/patches")
+    readOnly: true
+END
     cat <<END
-- |
-  apiVersion: kubeadm.k8s.io/v1beta4
-  kind: ClusterConfiguration
-  apiServer:
-    extraArgs:
+# kind applies only the patches for the version that it writes: v1beta4 from Kubernetes 1.36 on, v1beta3
+# before (and always before kind 0.32). The other patches are ignored.
+kubeadmConfigPatches:
 END
-    printf '%s\n' "$arguments" | sed 's/^\([^=]*\)=\(.*\)$/    - name: \1\n      value: \2/'
-    printf '%s\n' "$volumes"
+    kubeadm_patches v1beta3 's/^\([^=]*\)=\(.*\)$/      \1: "\2"/'
+    kubeadm_patches v1beta4 's/^\([^=]*\)=\(.*\)$/    - name: \1\n      value: "\2"/'
 } >"$dir/kind.yaml"
 
-printf 'wrote %s\n' "$dir/static-pod.yaml" "$dir/api-server" "$dir/kind.yaml"
+printf 'wrote %s\n' "$dir/static-pod.yaml" "$dir/api-server"
+[ "$signer" = no ] || printf 'wrote %s\n' "$dir/patches"
+printf 'wrote %s\n' "$dir/kind.yaml"
 printf '\nNext:\n'
-printf '  kind create cluster --config %s\n' "$(shell_word "$dir/kind.yaml")"
-[ "$pull" = IfNotPresent ] || printf '  kind load docker-image %s --name %s\n' "$image" "$name"
+create="kind create cluster --config $(shell_word "$dir/kind.yaml")"
+load="kind load docker-image $image --name $name"
+case $pull$signer in
+Neveryes)
+    # The API server starts only once Leeway runs, so the image has to get there while the cluster is being created.
+    printf '  %s &\n  until %s; do sleep 2; done; wait\n' "$create" "$load"
+    ;;
+Never*) printf '  %s\n  %s\n' "$create" "$load" ;;
+*) printf '  %s\n' "$create" ;;
+esac
 printf '  kubectl --context kind-%s -n kube-system wait pod leeway-%s-control-plane --for condition=Ready --timeout 120s\n' "$name" "$name"

@@ -205,7 +205,9 @@ def assert_restricted(spec: dict[str, Any]) -> None:
         assert_container_restricted(container, context)
 
 
-def assert_container_restricted(container: dict[str, Any], pod: dict[str, Any]) -> None:
+def assert_container_restricted(
+    container: dict[str, Any], pod: dict[str, Any], needed_mebibytes: int = NEEDED_MEBIBYTES
+) -> None:
     own = container["securityContext"]
     assert {**pod, **own}["runAsNonRoot"] is True
     assert {**pod, **own}["runAsUser"] > 0
@@ -214,7 +216,7 @@ def assert_container_restricted(container: dict[str, Any], pod: dict[str, Any]) 
     assert own["capabilities"] == {"drop": ["ALL"]}
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
     limit = container["resources"].get("limits", {}).get("memory", "")
-    assert not limit or mebibytes(limit) >= NEEDED_MEBIBYTES
+    assert not limit or mebibytes(limit) >= needed_mebibytes
 
 
 def mebibytes(quantity: str) -> int:

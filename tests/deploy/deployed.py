@@ -9,10 +9,13 @@ import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import yaml
 
@@ -25,6 +28,7 @@ from tests.e2e.harness import (
     wait_until_ready,
 )
 from tests.secrets_made import token_made
+from tests.support import wait_until
 
 IMAGE_USER = 65532
 
@@ -78,6 +82,42 @@ def serving(
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def assert_signer_runs(container: Mapping[str, Any], data_dir: Path, folder: Path) -> None:
+    """Run a signer's arguments with another port and socket, send its probes, and stop it."""
+    port = free_port()
+    (bind,) = [word for word in container["args"] if word.endswith(":8444")]
+    arguments = [f"127.0.0.1:{port}" if word == bind else word for word in container["args"]]
+    socket_file = folder / "run" / "signer.sock"
+    environment = {**os.environ, "LEEWAY_DATA_DIR": str(data_dir)}
+    environment["LEEWAY_SIGNER_SOCKET"] = str(socket_file)
+    folder.mkdir()
+    with (folder / "signer.log").open("wb") as log:
+        process = subprocess.Popen(
+            [LEEWAY, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        for name in ("startupProbe", "livenessProbe"):
+            assert f":{container[name]['httpGet']['port']}" in bind
+            url = f"http://127.0.0.1:{port}{container[name]['httpGet']['path']}"
+            wait_until(partial(is_answered, url))
+        assert socket_file.is_socket()
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def is_answered(url: str) -> bool:
+    """Return whether a probe of plain HTTP succeeds."""
+    try:
+        with urlopen(url, timeout=15) as answer:
+            return bool(answer.status == 200)
+    except URLError:
+        return False
 
 
 def created_token(data_dir: Path) -> str:

@@ -14,6 +14,7 @@ import yaml
 from tests.deploy.deploy_schemas import DEPLOY
 from webhook.skew.tracker import IN_STEP_SECONDS
 from webhook.telemetry.metrics import Metrics
+from webhook.telemetry.signer_metrics import SignerMetrics
 
 RULES = DEPLOY / "alerts" / "leeway-rules.yaml"
 RULE_TESTS = DEPLOY / "alerts" / "leeway-rules-test.yaml"
@@ -35,6 +36,8 @@ METRICS: dict[str, set[str]] = {
     "serviceaccount_valid_tokens_total": set(),
     "serviceaccount_stale_tokens_total": set(),
     "serviceaccount_legacy_tokens_total": set(),
+    "leeway_signer_requests_total": {"method", "result"},
+    "leeway_signer_duration_seconds_bucket": {"le"},
 }
 # Of the scrape, of kube-state-metrics, and of the rules themselves.
 OTHERS: dict[str, set[str]] = {
@@ -152,11 +155,13 @@ def test_expressions_name_existing_metrics_and_labels(expression: str) -> None:
 
 
 def test_the_server_has_those_metrics_with_those_labels() -> None:
-    for family in Metrics().registry.collect():
+    signer = SignerMetrics({"Sign": ["Malformed"]})
+    families = [*Metrics().registry.collect(), *signer.registry.collect()]
+    for family in families:
         for sample in family.samples:
             if sample.name in METRICS:
                 assert set(sample.labels) == METRICS[sample.name], sample.name
-    registered = {name for family in Metrics().registry.collect() for name in (family.name,)}
+    registered = {family.name for family in families}
     promised = {re.sub("_(total|bucket)$", "", name) for name in METRICS}
     assert {name for name in registered if name.startswith("leeway")} <= promised
 

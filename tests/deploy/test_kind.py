@@ -1,6 +1,7 @@
 """What deploy/kind/leeway-kind.sh makes, as far as that shows without a container engine."""
 
 import base64
+import json
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from tests.deploy.deploy_schemas import (
     documents,
 )
 from tests.deploy.deployed import (
+    assert_signer_runs,
     created_token,
     files_in,
     probe_status,
@@ -33,7 +35,10 @@ from tests.deploy.deployed import (
     run_copy,
     serving,
 )
+from tests.deploy.json_patch import PatchError, patched
+from tests.deploy.signer_patch import ENDPOINT, PATCH, PRIVATE, PUBLIC, SOCKET, flags_of, manifest
 from tests.e2e.harness import LEEWAY
+from webhook.config.load import load_configuration
 
 SCRIPT = DEPLOY / "kind" / "leeway-kind.sh"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
@@ -72,7 +77,17 @@ def with_authorizer(make: Make) -> Path:
     return make("--authorizer", "--name", "ci", "--kubernetes-version", "1.37.0")
 
 
-@pytest.fixture(params=["plain", "with_authorizer"])
+@pytest.fixture(scope="module")
+def with_signer(make: Make) -> Path:
+    return make("--signer")
+
+
+@pytest.fixture(scope="module")
+def with_both(make: Make) -> Path:
+    return make("--signer", "--authorizer", "--kubernetes-version", "1.36.2")
+
+
+@pytest.fixture(params=["plain", "with_authorizer", "with_signer", "with_both"])
 def made(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
     return folder
@@ -82,14 +97,14 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-def patches(folder: Path) -> dict[str, Any]:
-    """Return the kubeadm patches by their version."""
+def patches(folder: Path, kind: str = "ClusterConfiguration") -> dict[str, Any]:
+    """Return the kubeadm patches of a kind by their version."""
     found = [yaml.safe_load(text) for text in load(folder / "kind.yaml")["kubeadmConfigPatches"]]
-    return {patch["apiVersion"]: patch for patch in found}
+    return {patch["apiVersion"]: patch for patch in found if patch["kind"] == kind}
 
 
-def flags(patch: dict[str, Any]) -> dict[str, str]:
-    arguments = patch["apiServer"]["extraArgs"]
+def flags(patch: dict[str, Any], component: str = "apiServer") -> dict[str, str]:
+    arguments = patch.get(component, {}).get("extraArgs", {})
     if isinstance(arguments, dict):
         return arguments
     return {argument["name"]: argument["value"] for argument in arguments}
@@ -105,8 +120,14 @@ def test_patches_have_kubeadms_fields_and_say_the_same(made: Path) -> None:
     for version, patch in found.items():
         assert_fields(patch, KUBEADM[version])
     beta3, beta4 = found.values()
-    assert flags(beta3) == flags(beta4)
-    assert beta3["apiServer"]["extraVolumes"] == beta4["apiServer"]["extraVolumes"]
+    for component in ("apiServer", "controllerManager"):
+        assert flags(beta3, component) == flags(beta4, component)
+    assert volumes(beta3) == volumes(beta4)
+
+
+def volumes(patch: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = patch.get("apiServer", {}).get("extraVolumes", [])
+    return found
 
 
 def test_a_patch_of_the_other_version_is_noticed(made: Path) -> None:
@@ -118,7 +139,9 @@ def test_a_patch_of_the_other_version_is_noticed(made: Path) -> None:
             )
 
 
-def test_flags_of_the_api_server(plain: Path, with_authorizer: Path) -> None:
+def test_flags_of_the_api_server(
+    plain: Path, with_authorizer: Path, with_signer: Path, with_both: Path
+) -> None:
     file = "/etc/kubernetes/leeway/tokenreview.yaml"
     webhook = {"authentication-token-webhook-config-file": file}
     authorizer = {"authorization-config": "/etc/kubernetes/leeway/authorization.yaml"}
@@ -126,6 +149,76 @@ def test_flags_of_the_api_server(plain: Path, with_authorizer: Path) -> None:
         assert flags(patch) == webhook
     for patch in patches(with_authorizer).values():
         assert flags(patch) == {**webhook, **authorizer}
+    # The API server verifies the tokens of the signer itself, and asks nobody about others.
+    for patch in patches(with_signer).values():
+        assert "apiServer" not in patch
+    for patch in patches(with_both).values():
+        assert flags(patch) == authorizer
+
+
+def test_the_controller_manager_signs_nothing_beside_leeway(plain: Path, with_signer: Path) -> None:
+    for patch in patches(with_signer).values():
+        assert flags(patch, "controllerManager") == {
+            "enable-hostpath-provisioner": "true",
+            "service-account-private-key-file": "",
+        }
+    for patch in patches(plain).values():
+        assert "controllerManager" not in patch
+
+
+@pytest.mark.parametrize("name", ["with_signer", "with_both"])
+def test_kubeadm_finds_the_patch_and_it_fits(name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    (node,) = load(folder / "kind.yaml")["nodes"]
+    mounts = {mount["containerPath"]: Path(mount["hostPath"]) for mount in node["extraMounts"]}
+    found = patches(folder, "InitConfiguration")
+    assert found.keys() == KUBEADM.keys()
+    for patch in found.values():
+        assert patch.keys() == {"apiVersion", "kind", "patches"}
+        assert mounts[patch["patches"]["directory"]] == folder / "patches"
+    pod = manifest()
+    command = pod["spec"]["containers"][0]["command"]
+    if name == "with_both":
+        command.remove("--authorization-mode=Node,RBAC")
+        command.append("--authorization-config=/etc/kubernetes/leeway/authorization.yaml")
+    before = list(command)
+    (file,) = (folder / "patches").iterdir()
+    assert file.name == PATCH.name
+    operations = json.loads(file.read_text())
+    (container,) = patched(pod, operations)["spec"]["containers"]
+    assert set(before) ^ set(container["command"]) == {PUBLIC, PRIVATE, ENDPOINT}
+    other = {"with_signer": 3, "with_both": 2}[name]
+    command.insert(other, "--anonymous-auth=false")
+    with pytest.raises(PatchError):
+        patched(pod, operations)
+
+
+def test_the_signer_shares_the_data_and_its_socket(with_signer: Path, tmp_path: Path) -> None:
+    spec = load(with_signer / "static-pod.yaml")["spec"]
+    server, signer = spec["containers"]
+    (copy,) = spec["initContainers"]
+    assert signer["args"][0] == "signer"
+    assert signer["env"] == server["env"]
+    assert signer["image"] == server["image"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in signer["volumeMounts"]}
+    assert mounts == {"data": "/var/lib/leeway", "signer": str(Path(SOCKET).parent)}
+    assert mounts["signer"] in {mount["mountPath"] for mount in copy["volumeMounts"]}
+    assert "install -d -m 0750 $own /run/leeway" in copy["command"][-1]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "signer"]
+    (operation,) = [
+        each
+        for each in json.loads((with_signer / "patches" / PATCH.name).read_text())
+        if each["path"] == "/spec/volumes/-"
+    ]
+    assert volume["hostPath"] == operation["value"]["hostPath"]
+    configuration = load_configuration(with_signer / "leeway-data", {}, {})
+    assert configuration.signer is not None
+    assert configuration.signer.socket == SOCKET
+    # It has to be the API server's own issuer, or each call would be refused.
+    (issuer,) = [flag for flag in flags_of(manifest()) if "account-issuer" in flag]
+    assert issuer == f"--service-account-issuer={configuration.issuer}"
+    assert configuration.audiences[0] == configuration.issuer
+    assert_signer_runs(signer, with_signer / "leeway-data", tmp_path / "signer")
 
 
 def test_every_file_is_where_the_flags_and_the_pod_expect_it(made: Path) -> None:
@@ -135,19 +228,23 @@ def test_every_file_is_where_the_flags_and_the_pod_expect_it(made: Path) -> None
     assert all(path.exists() for path in mounts.values())
     assert load(mounts["/etc/kubernetes/manifests/leeway.yaml"])["kind"] == "Pod"
     for patch in patches(made).values():
-        (volume,) = patch["apiServer"]["extraVolumes"]
-        assert volume["hostPath"] == volume["mountPath"]
+        for volume in volumes(patch):
+            assert volume["hostPath"] == volume["mountPath"]
         for value in flags(patch).values():
             if value.startswith("/"):
+                (volume,) = volumes(patch)
                 assert (mounts[volume["hostPath"]] / Path(value).name).is_file()
                 assert str(Path(value).parent) == volume["mountPath"]
     pod = load(made / "static-pod.yaml")["spec"]
     sources = [v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v]
-    assert sources == ["/etc/leeway"]
+    assert sources in (["/etc/leeway"], ["/etc/leeway", "/run/leeway"])
     assert (mounts["/etc/leeway"] / "leeway.yaml").is_file()
 
 
-def test_the_api_server_gets_only_what_it_reads(plain: Path, with_authorizer: Path) -> None:
+def test_the_api_server_gets_only_what_it_reads(
+    plain: Path, with_authorizer: Path, with_signer: Path
+) -> None:
+    assert files_in(with_signer / "api-server") == {}
     assert files_in(plain / "api-server") == {"tokenreview.yaml": 0o600}
     assert files_in(with_authorizer / "api-server") == {
         "authorization.yaml": 0o600,
@@ -186,11 +283,11 @@ def test_the_manifest_is_a_static_pod(made: Path) -> None:
     assert spec["automountServiceAccountToken"] is False
     assert not {"serviceAccountName", "serviceAccount"} & set(spec)
     assert {key for volume in spec["volumes"] for key in volume} == {"name", "hostPath", "emptyDir"}
-    (container,) = spec["containers"]
-    assert_container_restricted(
-        {**container, "resources": {"requests": {"cpu": "1", "memory": "1"}}},
-        spec["securityContext"],
-    )
+    for container in spec["containers"]:
+        assert_container_restricted(
+            {**container, "resources": {"requests": {"cpu": "1", "memory": "1"}}},
+            spec["securityContext"],
+        )
     (copy,) = spec["initContainers"]
     assert copy["securityContext"]["capabilities"]["add"] == ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
 
@@ -260,6 +357,7 @@ WRONG = [
     (("--kubernetes-version", "1.34.0\nx"), "write all three numbers"),
     (("--kubernetes-version", "latest"), "write all three numbers"),
     (("--authorizer", "--kubernetes-version", "1.29.4"), "needs Kubernetes 1.30 or later"),
+    (("--signer", "--kubernetes-version", "1.35.3"), "needs Kubernetes 1.36 or later"),
     (("--image", "a: b"), "--image is 'a: b'"),
     (("--image", ""), "--image is ''"),
     (("--dir", ""), "--dir is empty"),
@@ -314,9 +412,10 @@ def test_a_relative_folder_beside_others_of_that_name(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_makes_the_same_files(make: Make, shell: str) -> None:
-    folder = make("--authorizer", shell=shell)
-    reference = make("--authorizer")
-    for name in ("kind.yaml", "static-pod.yaml", "api-server/authorization.yaml"):
+    options = ("--authorizer", "--signer")
+    folder, reference = make(*options, shell=shell), make(*options)
+    names = ["kind.yaml", "static-pod.yaml", "api-server/authorization.yaml"]
+    for name in (*names, f"patches/{PATCH.name}"):
         text = (folder / name).read_text().replace(str(folder.parent), "")
         assert text == (reference / name).read_text().replace(str(reference.parent), "")
 
@@ -342,6 +441,38 @@ def test_the_commands_it_prints(plain: Path) -> None:
     assert commands[1][2:] == ["docker-image", "leeway-webhook:dev", "--name", "leeway"]
     # The kubelet names a static Pod after its node, and kind the node after the cluster.
     assert "leeway-leeway-control-plane" in commands[2]
+
+
+def test_the_image_of_a_signer_is_loaded_while_the_cluster_is_created(with_signer: Path) -> None:
+    # Only then does the API server start, and kind waits for it.
+    done = run_script("--dir", str(with_signer), "--signer")
+    create, load_image, wait = done.stdout.splitlines()[-3:]
+    config = str(with_signer / "kind.yaml")
+    assert shlex.split(create) == ["kind", "create", "cluster", "--config", config, "&"]
+    assert load_image.startswith("  until kind load docker-image leeway-webhook:dev --name leeway;")
+    assert load_image.endswith("; wait")
+    assert wait.startswith("  kubectl ")
+    script = "\n".join([create, load_image, wait])
+    assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_a_pulled_image_needs_no_loading(with_signer: Path) -> None:
+    done = run_script("--dir", str(with_signer), "--signer", "--image", "localhost:5001/leeway")
+    assert "kind load" not in done.stdout
+    assert "&" not in done.stdout
+
+
+def test_a_data_directory_of_another_issuer_is_refused(plain: Path) -> None:
+    done = run_script("--dir", str(plain), "--signer")
+    assert done.returncode == 1
+    assert "issuer" in done.stderr
+
+
+def test_a_second_run_configures_the_signer_once(with_signer: Path) -> None:
+    text = (with_signer / "leeway-data" / "leeway.yaml").read_text()
+    assert run_script("--dir", str(with_signer), "--signer").returncode == 0
+    assert (with_signer / "leeway-data" / "leeway.yaml").read_text() == text
+    assert text.count("signer:") == 1
 
 
 def openssl(*arguments: str | Path) -> str:

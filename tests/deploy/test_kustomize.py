@@ -13,6 +13,7 @@ from tests.deploy.deploy_schemas import (
     DEPLOY,
     SERVICE_MONITOR,
     as_json,
+    assert_container_restricted,
     assert_fields,
     assert_restricted,
     assert_valid,
@@ -20,6 +21,7 @@ from tests.deploy.deploy_schemas import (
     latest_versions,
 )
 from tests.deploy.deployed import (
+    assert_signer_runs,
     created_token,
     files_in,
     probe_status,
@@ -27,6 +29,7 @@ from tests.deploy.deployed import (
     run_copy,
     serving,
 )
+from tests.deploy.signer_patch import SOCKET, operations
 from tests.e2e.harness import LEEWAY
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
@@ -75,7 +78,7 @@ def pod_spec(folder: str) -> Any:
 
 
 def test_all_folders_are_tested() -> None:
-    assert FOLDERS == ["base", "overlays/example", "static-pod"]
+    assert FOLDERS == ["base", "overlays/example", "static-pod", "static-pod-signer"]
     assert len(latest_versions()) == 3
 
 
@@ -123,6 +126,53 @@ def test_static_pod_keeps_the_standard_except_host_network_and_folder() -> None:
     assert not {"serviceAccountName", "serviceAccount"} & set(spec)
     (environment,) = spec["containers"][0]["env"]
     assert environment["value"] == data["hostPath"]["path"]
+
+
+def test_signer_keeps_the_standard_except_host_network_folders_and_the_mode_of_one() -> None:
+    spec = pod_spec("static-pod-signer")
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["hostNetwork"] is True
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"serviceAccountName", "serviceAccount"} & set(spec)
+    volumes = {volume["name"]: volume["hostPath"] for volume in spec["volumes"]}
+    assert volumes["data"] == {"path": "/etc/leeway", "type": "Directory"}
+    (socket,) = spec["initContainers"]
+    (signer,) = spec["containers"]
+    assert_container_restricted(signer, spec["securityContext"], needed_mebibytes=0)
+    user = str(spec["securityContext"]["runAsUser"])
+    folder = str(Path(SOCKET).parent)
+    assert socket["command"] == ["install", "-d", "-m", "0750", "-o", user, "-g", user, folder]
+    assert socket["securityContext"] == {
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["CHOWN", "FOWNER"]},
+    }
+    assert [mount["name"] for mount in socket["volumeMounts"]] == ["socket"]
+
+
+def test_the_signer_finds_its_data_and_the_api_server_its_socket() -> None:
+    spec = pod_spec("static-pod-signer")
+    (signer,) = spec["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in signer["volumeMounts"]}
+    volumes = {volume["name"]: volume["hostPath"] for volume in spec["volumes"]}
+    (environment,) = signer["env"]
+    assert environment["value"] == mounts["data"]
+    assert mounts["socket"] == volumes["socket"]["path"] == str(Path(SOCKET).parent)
+    (operation,) = [each for each in operations() if each["path"] == "/spec/volumes/-"]
+    assert operation["value"]["hostPath"] == volumes["socket"]
+    for name in ("startupProbe", "livenessProbe"):
+        probe = signer[name]["httpGet"]
+        assert f"{probe['host']}:{probe['port']}" in signer["args"]
+        assert probe["path"] == "/livez"
+        # Plain HTTP is the default.
+        assert "scheme" not in probe
+
+
+def test_the_signer_runs_and_answers_its_probes(data_dir: Path, tmp_path: Path) -> None:
+    (signer,) = pod_spec("static-pod-signer")["containers"]
+    assert_signer_runs(signer, data_dir, tmp_path / "signer")
 
 
 @pytest.mark.parametrize("folder", ["base", "overlays/example"])

@@ -130,6 +130,32 @@ END
 leeway serve > server.log 2>&1 &
 until curl -s --cacert leeway-data/tls/ca.crt "https://127.0.0.1:8443/readyz?verbose" |
   grep -F "could not be fetched"; do kill -0 $! || break; sleep 0.1; done; sleep 2"""
+SIGNER_ARGUMENTS: Final = "--data-dir etc/leeway --metrics-bind 127.0.0.1:8444"
+UNTIL_SIGNING: Final = (
+    "until test -S run/leeway/signer.sock; do kill -0 $! || break; sleep 0.1; done"
+)
+WITH_CLUSTER: Final = f"""\
+umask 077
+mkdir -p etc/kubernetes/manifests run
+cp {ROOT}/tests/deploy/kubeadm/kube-apiserver.yaml etc/kubernetes/manifests/
+PYTHONPATH={ROOT} python -m tests.docs.cluster > cluster.log 2>&1 &
+until test -e ready; do kill -0 $! || break; sleep 0.1; done
+export KUBECONFIG=$MACHINE/admin.kubeconfig
+export LEEWAY_SIGNER_SOCKET=$MACHINE/run/leeway/signer.sock LEEWAY_SIGNER_REFRESH_HINT=1s
+signing() {{ printf %s "$1" > signing
+  until test "$(cat ready)" = "$1"; do kill -0 %1 || break; sleep 0.1; done; }}
+kubectl create serviceaccount default > account.log
+kubectl create token default > old-token"""
+# Its threads that wait for a time would never wake up with another monotonic clock.
+SIGNER_BEHIND: Final = f"""\
+kill $signer; wait $signer
+FAKETIME_DONT_FAKE_MONOTONIC=1 faketime -f -90s leeway signer {SIGNER_ARGUMENTS} 2> signer.log &
+{UNTIL_SIGNING}
+until curl -s http://127.0.0.1:8444/metrics | grep -q 'FetchKeys",result="ok"}} [1-9]'; do
+  sleep 0.1; done"""
+SERVER_BEHIND: Final = f"""\
+faketime -f -90s leeway serve --data-dir etc/leeway > server.log 2>&1 &
+{UNTIL_READY.replace("leeway-data", "etc/leeway")}; sleep 2"""
 PAGES: Final = {
     "README.md": Page(
         needs=TOOLS,
@@ -320,6 +346,44 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
             "curl": SERVING.partition("\n")[2].partition("\n")[2],
         },
         exits={"leeway keys rotate#2": 1},
+    ),
+    "docs/signer.md": Page(
+        before=WITH_CLUSTER,
+        needs=("kube-apiserver", "kubectl", "curl", "faketime", "jq", "openssl"),
+        adapted=(
+            CHECKOUT,
+            ETC,
+            Adapted(r"(?<= )/run/", "$MACHINE/run/", "/run is the machine's own"),
+            Adapted(
+                "> signer.log 2>&1 &$",
+                f"> signer.log 2>&1 &\nsigner=$!; {UNTIL_SIGNING}",
+                "what follows needs its socket",
+            ),
+        ),
+        first={
+            "kubectl create token default > token": "signing $LEEWAY_SIGNER_SOCKET",
+            "kubectl create token default > last-token": "signing keys",
+            "kubectl create token default": SIGNER_BEHIND,
+            "leeway skew": SERVER_BEHIND,
+            "kubectl get --raw /openid/v1/jwks": "until kubectl get --raw /openid/v1/jwks | "
+            "jq -e '.keys[1]' > jwks.log; do sleep 0.2; done",
+        },
+        exits={
+            "kubectl create token default > ": 0,
+            "kubectl create token default": 1,
+            "leeway skew": 1,
+        },
+        not_run={
+            "chown": "the user of the image is not the one of this test",
+            "useradd": "changes the machine",
+            "install -m 0644": "changes the machine; tests/deploy checks the unit",
+            "systemctl": "changes the machine",
+            "kubectl -n kube-system": NEEDS_CLUSTER,
+            "kubeadm": "needs kubeadm; tests/deploy applies the patch to its manifest",
+            "install -m 0600 /etc/kubernetes/pki/sa.pub": "for a signer with a key of its own; "
+            "tests/apiserver has one",
+        },
+        not_compared={"leeway skew": NO_SKEW},
     ),
     "docs/why-refused.md": Page(
         before=f"{INITIALISED}\n{WITH_TOKEN}",
