@@ -5,6 +5,7 @@ claims may be signed is decided by ``tests.external_jwt.claims.forbidden``, with
 test. tests/e2e/test_signer.py sends a few of them through the socket.
 """
 
+import json
 import logging
 import os
 import random
@@ -18,7 +19,7 @@ from tests.external_jwt.api_server import check_signature, decode
 from tests.external_jwt.claims import ISSUER, Limits, Mutator, forbidden
 from tests.external_jwt.messages import read_keys, read_signed, sign_request
 from tests.secrets_made import token_made
-from tests.support import LEEWAY, NOW, signing_key
+from tests.support import LEEWAY, NOW, assert_accepted, authenticator_with, signing_key
 from webhook.signer.key_set import key_set_of
 from webhook.signer.policy import Refusal, SigningPolicy
 from webhook.signer.service import RESULTS, CallRefusedError, ExternalJWTSigner, Terms
@@ -74,6 +75,7 @@ def test_mutated_claims(caplog: pytest.LogCaptureFixture) -> None:
     print(f"TEST_FUZZ_SEED={SEED}")
     caplog.set_level(logging.DEBUG)
     mutator, signer = Mutator(SEED, NOW), make_signer()
+    authenticator = authenticator_with(signing_key("ES256"))
     (key,) = read_keys(signer.fetch_keys(b"", Call())).keys
     counts: Counter[str] = Counter()
     for _ in range(COUNT):
@@ -89,7 +91,12 @@ def test_mutated_claims(caplog: pytest.LogCaptureFixture) -> None:
         signed = read_signed(answer)
         message = f"{signed.header}.{text}"
         check_signature(key.der, "ES256", message.encode("ascii"), decode(signed.signature))
-        token_made(f"{message}.{signed.signature}")
+        token = f"{message}.{signed.signature}"
+        token_made(token)
+        # Leeway accepts what it signs.
+        audiences = json.loads(decode(text))["aud"]
+        audiences = [audiences] if isinstance(audiences, str) else audiences
+        assert_accepted(authenticator.authenticate(token, audiences, NOW))
         counts["signed"] += 1
     print(dict(counts))
     assert counts["signed"] > COUNT // 20
