@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +95,18 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSigner]
         yield found
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[RunningServer]:
+    """Run a server whose data directory a signer shares."""
+    server = start_server(folder, add_signer)
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_tokens_of_every_kind(tmp_path: Path, algorithm: str) -> None:
     data_dir = make_data_dir(tmp_path, algorithm)
@@ -115,9 +127,9 @@ def test_1000_tokens_while_keys_rotate_three_times(tmp_path: Path) -> None:
 
     kube-apiserver keeps to the refresh hint of 1 s. A key signs once it has fetched it.
     """
-    server = start_server(tmp_path, add_signer)
     tokens: list[str] = []
     with (
+        serving(tmp_path) as server,
         signer(server.data_dir, ("--refresh-hint", "1s")) as running,
         running.client() as client,
         server.client() as reviews,
@@ -161,7 +173,6 @@ def test_1000_tokens_while_keys_rotate_three_times(tmp_path: Path) -> None:
         assert len(kids) == len(tokens)
         # One change for each key that was published.
         assert api_server.changes == ROTATIONS + 1
-    server.stop()
 
 
 def kid_of(token: str) -> str:
@@ -293,8 +304,8 @@ def skew_of(server: RunningServer) -> tuple[int, JSONObject, JSONObject | None]:
 
 @pytest.mark.bad_input(71)
 def test_a_storm_from_a_clock_that_is_90_s_fast(tmp_path: Path) -> None:
-    server = start_server(tmp_path, add_signer, algorithm="ES256")
     with (
+        serving(tmp_path) as server,
         signer(server.data_dir, expected_trouble='"event": "(sign|left-out)"') as running,
         running.client() as client,
     ):
@@ -320,7 +331,6 @@ def test_a_storm_from_a_clock_that_is_90_s_fast(tmp_path: Path) -> None:
         assert outcomes == {(INVALID, REFUSED): 1000}
         assert running.signed() == []
         create(ApiServer(client), pod_claims(time.time() + 30))
-    server.stop()
 
 
 # Load and slow clients ----------------------------------------------------------------------
@@ -456,6 +466,29 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
             assert api_server.changes == 1
             assert len(second.signed()) == 1
         assert not first.socket.exists()
+
+
+def test_a_restart_is_no_change_of_the_keys(tmp_path: Path) -> None:
+    data_dir = make_data_dir(tmp_path, "ES256")
+    first = start_signer(data_dir)
+    try:
+        with first.client() as client:
+            api_server = ApiServer(client)
+            api_server.start()
+            before = kid_of(create(api_server, account_claims(time.time())))
+            leeway(data_dir, "keys", "rotate")
+            wait_until(lambda: len(client.fetch_keys().keys) == 2)
+            leeway(data_dir, "keys", "rotate", "--force")
+            wait_until(lambda: kid_of(create(api_server, account_claims(time.time()))) != before)
+            api_server.refresh()
+            changes = api_server.changes
+            first.kill()
+            with signer(data_dir):
+                api_server.refresh()
+                create(api_server, account_claims(time.time()))
+                assert api_server.changes == changes
+    finally:
+        first.kill()
 
 
 @pytest.mark.bad_input(72)
