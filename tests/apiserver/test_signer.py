@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from .signed import NAMESPACE as SIGNED
 from .signed import (
     NAMESPACED,
     REFRESH_SECONDS,
+    TOKEN_REVIEWS,
     SignedCluster,
     Signer,
     claims_of,
@@ -126,6 +128,104 @@ def test_the_token_of_a_pod_is_extended_and_ends_with_it(signed: SignedCluster) 
     # Longer than the leeway for clocks, which is that of `expiry`.
     wait_until(lambda: signed.refusal_of_leeway(token) == "BoundObjectGone", 90)
     wait_until(lambda: signed.refusal_of_api_server(token) != "", 90)
+
+
+NODES = "/api/v1/nodes"
+LONG_NAME = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61])
+AUDIENCES: dict[str, list[str]] = {
+    "several": ["a", "b", "c"],
+    "twice": ["a", "a"],
+    "escaped-by-go": ["<a href='x'>&</a>"],
+    "quotes": ['"\\/'],
+    "other-planes": ["\U0001f512", "café", "שלום", "\ufffd"],
+    "looks-like-claims": ['{"iss": "x"}', "ISS"],
+    "long": ["x" * 8000],
+    "many": [f"https://audience-{number}.example" for number in range(100)],
+}
+# Leeway never accepts such a token, so it signs none.
+ODD_AUDIENCES: dict[str, list[str]] = {
+    "empty": [""],
+    "controls": ["\n"],
+    "NUL": ["\x00"],
+    "line-separator": ["\u2028"],
+    "too-many": ["a"] * 101,
+    "too-long": ["x" * 30_000],
+}
+
+
+@pytest.mark.parametrize("audiences", AUDIENCES.values(), ids=AUDIENCES)
+def test_the_audiences_of_a_request_are_signed(signed: SignedCluster, audiences: list[str]) -> None:
+    """Go escapes some characters, and the signature covers the bytes as they are."""
+    token = signed.requested_token("reader", {"audiences": audiences})
+    assert claims_of(token)["aud"] == audiences
+    body = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1"}
+    spec = {"token": token, "audiences": audiences[-1:]}
+    status = signed.api.request("POST", TOKEN_REVIEWS, body | {"spec": spec}).json["status"]
+    assert status["authenticated"], status
+    assert signed.leeway.post_review(token, audiences[-1:]).json["status"]["authenticated"]
+
+
+@pytest.mark.bad_input(71)
+@pytest.mark.parametrize("audiences", ODD_AUDIENCES.values(), ids=ODD_AUDIENCES)
+def test_audiences_that_leeway_would_not_accept_are_refused(
+    signed: SignedCluster, audiences: list[str]
+) -> None:
+    before = len(signed.signer.records("sign"))
+    answer = signed.request_token("reader", {"audiences": audiences})
+    assert answer.status == 500
+    assert answer.json["message"].endswith(f"code = InvalidArgument desc = {GENERIC}")
+    (record,) = signed.signer.records("sign")[before:]
+    assert record["reason"] in ("Malformed", "TooLarge")
+
+
+def test_every_kind_of_binding_is_signed(signed: SignedCluster) -> None:
+    signed.api.create(NODES, {"metadata": {"name": "here"}})
+    signed.api.create(f"{NAMESPACED}/secrets", {"metadata": {"name": "binding"}})
+    for name, node in (("on-a-node", "here"), ("on-no-node", "gone"), ("not-scheduled", "")):
+        found = pod(name)
+        spec = found["spec"]
+        assert isinstance(spec, dict)
+        signed.api.create(f"{NAMESPACED}/pods", found | {"spec": spec | {"nodeName": node}})
+    for kind, name, private in (
+        ("Node", "here", {"node": {"name", "uid"}}),
+        ("Secret", "binding", {"secret": {"name", "uid"}}),
+        ("Pod", "on-a-node", {"pod": {"name", "uid"}, "node": {"name", "uid"}}),
+        # The name of a node that is gone is in the claims without its UID.
+        ("Pod", "on-no-node", {"pod": {"name", "uid"}, "node": {"name"}}),
+        ("Pod", "not-scheduled", {"pod": {"name", "uid"}}),
+    ):
+        version = {"apiVersion": "v1", "kind": kind, "name": name}
+        token = signed.requested_token("reader", {"boundObjectRef": version})
+        claims = claims_of(token)["kubernetes.io"]
+        assert {key: set(claims[key]) for key in ("node", "secret", "pod") if key in claims} == (
+            private
+        )
+        wait_until(partial(is_accepted_by_leeway, signed, token))
+        assert signed.refusal_of_api_server(token) == ""
+
+
+def is_accepted_by_leeway(signed: SignedCluster, token: str) -> bool:
+    return not signed.refusal_of_leeway(token)
+
+
+@pytest.mark.parametrize(
+    "name", [LONG_NAME, "with.dots.and-dashes", "0"], ids=["long", "dots", "0"]
+)
+def test_a_service_account_of_any_name_has_its_tokens_signed(
+    signed: SignedCluster, name: str
+) -> None:
+    signed.api.create(f"{NAMESPACED}/serviceaccounts", {"metadata": {"name": name}})
+    token = signed.requested_token(name)
+    assert claims_of(token)["sub"] == f"system:serviceaccount:{SIGNED}:{name}"
+    wait_until(lambda: signed.refusal_of_leeway(token) == "")
+    assert signed.refusal_of_api_server(token) == ""
+
+
+@pytest.mark.parametrize("seconds", [600, 601, 3606, 3607, 3608, DAY, DAY + 1, 1 << 32])
+def test_any_lifetime_of_a_request_is_signed(signed: SignedCluster, seconds: int) -> None:
+    """The API server knows the longest one, and shortens what is longer."""
+    claims = claims_of(signed.requested_token("reader", {"expirationSeconds": seconds}))
+    assert claims["exp"] - claims["iat"] == min(seconds, DAY)
 
 
 def test_a_revoked_token_is_refused_by_leeway_alone(signed: SignedCluster) -> None:
