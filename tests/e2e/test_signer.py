@@ -572,6 +572,42 @@ def test_a_group_that_can_connect(tmp_path: Path) -> None:
         create(ApiServer(client), account_claims(time.time()))
 
 
+# Trouble with files -------------------------------------------------------------------------
+
+
+def test_a_skew_file_that_cannot_be_written(tmp_path: Path) -> None:
+    data_dir = make_data_dir(tmp_path, "ES256")
+    (data_dir / "signer-skew.json").mkdir()
+    expected = "kube-apiserver's clock is not shared"
+    with signer(data_dir, expected_trouble=expected) as running, running.client() as client:
+        api_server = ApiServer(client)
+        create(api_server, account_claims(time.time()))
+        wait_until(lambda: expected in running.log())
+        create(api_server, account_claims(time.time()))
+        # Written each second, and reported once.
+        time.sleep(2.5)
+        create(api_server, account_claims(time.time()))
+        assert running.log().count(expected) == 1
+
+
+def test_a_full_disk_under_the_log(tmp_path: Path) -> None:
+    """As with ``leeway serve``, a log that cannot be written is no reason to stop."""
+    data_dir, path = make_data_dir(tmp_path, "ES256"), tmp_path / "run" / "signer.sock"
+    process = spawn_signer(data_dir, path, Path("/dev/full"))
+    try:
+        with SignerClient(path) as client:
+            api_server = ApiServer(client)
+            api_server.start()
+            for _ in range(3):
+                create(api_server, account_claims(time.time()))
+            refused(client, changed(iss="https://other.example"))
+        process.terminate()
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 # Signals ------------------------------------------------------------------------------------
 
 
