@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import jwt
 import pytest
 
 from keys.keyring import KeyState
+from tests.e2e.harness import AUDIENCE
 from tests.secrets_made import token_made
 from tests.support import good_claims, signing_key, token_of, wait_until
 from webhook.assembly import keyring_of
@@ -359,14 +362,19 @@ class Load:
             old = old or token
 
 
-def age_pending(data_dir: Path) -> None:
-    """Let the pending key have been published for long enough."""
+def age_keys(data_dir: Path, state: KeyState) -> None:
+    """Let the keys of a state have been in it for two days more."""
     path = data_dir / "keys" / "schedule.json"
     schedule = json.loads(path.read_bytes())
     for entry in schedule["keys"]:
-        if entry["state"] == "pending":
-            entry["since"] -= DAY
+        if entry["state"] == state:
+            entry["since"] -= 2 * DAY
     path.write_text(json.dumps(schedule))
+
+
+def pending_kids(signed: SignedCluster) -> list[str]:
+    keys = keyring_of(signed.signer.data_dir).keys
+    return [key.kid for key in keys if key.state is KeyState.PENDING]
 
 
 def active_kid(signed: SignedCluster) -> str:
@@ -382,16 +390,11 @@ def test_keys_rotate_under_load_and_no_token_is_refused(
     def rotate() -> None:
         for _ in range(3):
             signed.run("keys", "rotate")
-            (pending,) = [
-                key.kid
-                for key in keyring_of(signed.signer.data_dir).keys
-                if key.state is KeyState.PENDING
-            ]
-            active.append(pending)
+            active.extend(pending_kids(signed))
             # The API server fetches it by the hint, before it signs.
             wait_until(lambda: active[-1] in signed.kids())
             assert active_kid(signed) == active[-2]
-            age_pending(signed.signer.data_dir)
+            age_keys(signed.signer.data_dir, KeyState.PENDING)
             signed.run("keys", "rotate")
             wait_until(lambda: active[-1] in load.kids)
 
@@ -415,6 +418,56 @@ def test_a_forced_rotation_is_accepted_at_once_by_an_api_server(
 
     load.run(rotate)
     assert (load.refused, load.failed) == ([], [])
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES384", "ES512", "ES256"])
+def test_each_algorithm_is_accepted(signed: SignedCluster, algorithm: str) -> None:
+    signed.run("keys", "generate", "--algorithm", algorithm)
+    signed.run("keys", "rotate", "--force")
+    wait_until(lambda: header_of(signed.requested_token("reader"))["kid"] == active_kid(signed))
+    token = signed.token("reader")
+    assert header_of(token)["alg"] == algorithm
+    signed.assert_accepted(token)
+    # And by a client of the API server's JWKS.
+    wait_until(lambda: active_kid(signed) in signed.kids())
+    document = json.loads(signed.api.run("get", "--raw", "/openid/v1/jwks"))
+    key = jwt.PyJWKSet.from_dict(document)[header_of(token)["kid"]]
+    claims = jwt.decode(token, key, [algorithm], audience=AUDIENCE, issuer=ISSUER)
+    assert claims == claims_of(token)
+
+
+def test_the_signer_alone_rotates_the_keys_automatically(
+    signed: SignedCluster, second: APIServer
+) -> None:
+    """Without ``leeway serve``, which would take the steps too."""
+    before, first = read_configuration(signed.signer.data_dir), active_kid(signed)
+    signed.leeway.process.send_signal(signal.SIGSTOP)
+    try:
+        write_configuration(signed.signer.data_dir, before | {"keys": {"rotateEvery": "24h"}})
+        signed.signer.reload()
+        age_keys(signed.signer.data_dir, KeyState.ACTIVE)
+        wait_until(lambda: len(pending_kids(signed)) == 1)
+        (new,) = pending_kids(signed)
+        wait_until(lambda: new in signed.kids())
+        assert header_of(signed.requested_token("reader"))["kid"] == first
+        age_keys(signed.signer.data_dir, KeyState.PENDING)
+        wait_until(lambda: active_kid(signed) == new)
+        wait_until(lambda: header_of(signed.requested_token("reader"))["kid"] == new)
+        token = signed.requested_token("reader")
+        for api in (signed.api, second):
+            assert signed.refusal_of_api_server(token, api) == ""
+    finally:
+        signed.leeway.process.send_signal(signal.SIGCONT)
+        write_configuration(signed.signer.data_dir, before)
+        signed.signer.reload()
+    signed.assert_accepted(token)
+
+
+def test_doctor_finds_nothing_wrong_with_the_signer(signed: SignedCluster) -> None:
+    report = json.loads(signed.run("doctor", "-o", "json"))
+    found = {check["name"]: check for check in report["checks"]}
+    for name in ("signer keys", "signer tokens", "signer socket", "signer"):
+        assert found[name]["status"] == "ok", found[name]
 
 
 def test_a_stolen_key_retired_by_force_ends_within_the_hint(signed: SignedCluster) -> None:
