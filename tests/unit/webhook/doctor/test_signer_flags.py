@@ -5,6 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.json_patch import patched
+from tests.deploy.signer_patch import ENDPOINT as DEPLOYED_ENDPOINT
+from tests.deploy.signer_patch import flags_of, operations
+from tests.deploy.signer_patch import manifest as kubeadm_manifest
 from webhook.config.load import parse_configuration
 from webhook.config.model import Configuration
 from webhook.doctor import api_server_flags, signer_flags
@@ -219,3 +223,24 @@ def test_another_program_is_not_the_controller_manager() -> None:
     pod = {"kind": "Pod", "spec": {"containers": [{"command": ["kube-apiserver"]}]}}
     with pytest.raises(ConfigurationError, match="runs kube-controller-manager"):
         parse_manifest(yaml.safe_dump(pod).encode(), "m.yaml", CONTROLLER_MANAGER)
+
+
+def test_the_manifest_of_kubeadm_before_and_after_the_patch() -> None:
+    issuer = "https://kubernetes.default.svc.cluster.local"
+    found = configuration(f"{{issuer: '{issuer}', audiences: ['{issuer}'], signer: {{}}}}")
+    checks = (
+        signer_flags.check_endpoint, signer_flags.check_issuer, signer_flags.check_expiration,
+        signer_flags.check_reviews,
+    )  # fmt: skip
+
+    def statuses(pod: Any) -> list[Status]:
+        read = parse_manifest(yaml.safe_dump(pod).encode(), "kube-apiserver.yaml")
+        assert read.version() == (1, 36)
+        return [check(read, found).status for check in checks]
+
+    assert statuses(kubeadm_manifest()) == [WARNING, OK, OK, OK]
+    assert statuses(patched(kubeadm_manifest(), operations())) == [OK] * 4
+    # Where the flag was added without the patch.
+    half = kubeadm_manifest()
+    flags_of(half).append(DEPLOYED_ENDPOINT)
+    assert statuses(half) == [FAILURE, OK, OK, OK]
