@@ -68,6 +68,8 @@ def signer(data_dir: Path, metrics_bind: str, **options: object) -> None:
     set_limits()
     check_folders(data_dir)
     check_private_files(data_dir, configuration)
+    # gRPC core would write lines of its own to standard error, in another format.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here, since only this command needs gRPC.
     from webhook.signer.server import SignerServer
 

@@ -11,12 +11,16 @@ Invariants:
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
+from time import monotonic, sleep
 from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 
+from webhook.errors import DataDirectoryError
 from webhook.signer.service import (
+    FAILED,
     FETCH_KEYS,
     METADATA,
     OVERLOADED,
@@ -36,6 +40,9 @@ MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 # A signature holds the interpreter's lock, so more threads sign no faster; but with 2 to 4 of them
 # a call takes 20 µs more, in which a thread is woken up.
 _THREADS: Final = 16
+_IDLE_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.0005
+_CRASHES_A_SECOND: Final = 10
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
@@ -52,19 +59,41 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes] | None"
 _logger = logging.getLogger(LOGGER)
 
 
-def grpc_server(service: ExternalJWTSigner, metrics: SignerMetrics) -> grpc.Server:
-    """Make a server; it has no port yet."""
-    pool = _Pool()
-    return grpc.server(
-        pool,
-        handlers=[_Methods(service, metrics, pool)],
-        options=_OPTIONS,
-        maximum_concurrent_rpcs=MAX_CALLS,  # Invariant 1.
-    )
+class GRPCServer:
+    """Serves on a Unix socket."""
+
+    def __init__(self, service: ExternalJWTSigner, metrics: SignerMetrics) -> None:
+        self._pool = _Pool()
+        self._server = grpc.server(
+            self._pool,
+            handlers=[_Methods(service, metrics, self._pool)],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=MAX_CALLS,  # Invariant 1.
+        )
+
+    def listen(self, path: Path) -> None:
+        """Create the socket. Raises DataDirectoryError."""
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise DataDirectoryError(
+                f"no socket can be created in {path.parent}; let the user that this runs as write "
+                "there, or set signer.socket"
+            ) from error
+
+    def start(self) -> None:
+        """Start to answer calls."""
+        self._server.start()
+
+    def stop(self, seconds: float) -> None:
+        """Answer the calls that have begun, for at most so many seconds, and no others."""
+        # A call that arrives just now would be lost, so this waits for a moment without calls.
+        self._pool.wait_until_idle(_IDLE_SECONDS)
+        self._server.stop(seconds).wait()
 
 
 class _Pool(ThreadPoolExecutor):
-    """Threads, and whether as many calls as are allowed are in them or wait for them."""
+    """Threads, and how many calls are in them or wait for them."""
 
     def __init__(self) -> None:
         super().__init__(_THREADS, "leeway-sign")
@@ -73,9 +102,17 @@ class _Pool(ThreadPoolExecutor):
 
     @property
     def is_full(self) -> bool:
+        """Whether as many calls as are allowed are waiting."""
         return self._calls >= MAX_CALLS
 
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until there are no calls, for at most so many seconds."""
+        deadline = monotonic() + seconds
+        while self._calls and monotonic() < deadline:
+            sleep(_POLL_SECONDS)
+
     def submit(self, call: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+        """Count a call until it is done."""
         with self._lock:
             self._calls += 1
         future = super().submit(call, *args, **kwargs)
@@ -99,8 +136,12 @@ class _Methods(grpc.GenericRpcHandler):
             FETCH_KEYS: service.fetch_keys,
             METADATA: service.metadata,
         }
+        crashes = BoundedLog("crash", _CRASHES_A_SECOND)
         self._methods: dict[str, tuple[str, _Handler]] = {
-            f"/{SERVICE}/{name}": (name, grpc.unary_unary_rpc_method_handler(_answering(method)))
+            f"/{SERVICE}/{name}": (
+                name,
+                grpc.unary_unary_rpc_method_handler(_answering(method, crashes)),
+            )
             for name, method in methods.items()
         }
 
@@ -119,13 +160,18 @@ class _Methods(grpc.GenericRpcHandler):
         return handler
 
 
-def _answering(method: _Method) -> _Method:
+def _answering(method: _Method, crashes: BoundedLog) -> _Method:
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             return method(request, context)
-        except CallRefusedError as error:  # Invariant 2.
-            context.set_code(error.code)
-            context.set_details(str(error))
-            return b""
+        except CallRefusedError as error:
+            code, text = error.code, str(error)
+        except Exception as error:  # Invariant 2.
+            code, text = grpc.StatusCode.INTERNAL, "the call failed"
+            fields: Fields = {"event": "sign", "reason": FAILED}
+            crashes.log(_logger, logging.ERROR, "a call failed", lambda: fields, error)
+        context.set_code(code)
+        context.set_details(text)
+        return b""
 
     return answer

@@ -40,7 +40,8 @@ class HealthServer:
 
     def close(self) -> None:
         """Stop, and free the address."""
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
         self._server.server_close()
 
 

@@ -18,8 +18,6 @@ from threading import RLock
 from time import time
 from typing import Final, Protocol
 
-import grpc
-
 from keys.errors import KeysError
 from keys.file_watch import FileWatch, PeriodicThread
 from keys.folder_watch import KeyFolderWatcher
@@ -28,9 +26,9 @@ from webhook.assembly import clock_leeway_of, rotation_policy_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
-from webhook.errors import ConfigurationError, DataDirectoryError, LeewayError
+from webhook.errors import ConfigurationError, LeewayError
 from webhook.signer.clock_watch import ClockWatch
-from webhook.signer.grpc_server import grpc_server
+from webhook.signer.grpc_server import GRPCServer
 from webhook.signer.health_server import HealthServer
 from webhook.signer.key_set import key_set_of
 from webhook.signer.policy import SigningPolicy
@@ -74,6 +72,7 @@ class SignerServer:
         self._configuration = self._started_with = configuration
         self._lock = RLock()
         self._problems: dict[str, str] = {}
+        self._unusable = ""
         self._metrics = SignerMetrics(RESULTS)
         # Created before anything is read, so that later changes are noticed.
         self._watch = FileWatch((data_dir / FILE_NAME,), self._reload, "leeway-configuration")
@@ -100,8 +99,9 @@ class SignerServer:
         signals: SimpleQueue[int] = SimpleQueue()
         for number in (SIGTERM, SIGINT, SIGQUIT, SIGHUP):
             signal(number, lambda number, _frame: signals.put(number))
-        server = grpc_server(self._service, self._metrics)
-        self._listen(server)
+        server = GRPCServer(self._service, self._metrics)
+        with self._socket.claimed() as name:
+            server.listen(name)
         background: list[_Background] = [self._keys, self._watch, self._checks]
         if self._health is not None:
             background.append(self._health)
@@ -114,22 +114,13 @@ class SignerServer:
             while signals.get() == SIGHUP:
                 self._reload_all()
         finally:
+            # Before the socket is gone, which the checks would report.
+            for part in reversed(background):
+                part.close()
             self._socket.remove()
-            server.stop(GRACEFUL_SECONDS).wait()
-        for part in reversed(background):
-            part.close()
+            server.stop(GRACEFUL_SECONDS)
         self._clock_watch.write_new()
         _logger.info("the signer has stopped")
-
-    def _listen(self, server: grpc.Server) -> None:
-        with self._socket.claimed() as name:
-            try:
-                server.add_insecure_port(f"unix:{name}")
-            except RuntimeError as error:
-                raise DataDirectoryError(
-                    f"cannot create {self._socket.path}; let the user that this runs as write in "
-                    "its folder, or set signer.socket"
-                ) from error
 
     def _report_serving(self) -> None:
         path = self._socket.path
@@ -141,8 +132,8 @@ class SignerServer:
 
     def _check(self) -> None:
         self._clock_watch.write_new()
-        self._report("socket", self._socket.problem(), "kube-apiserver cannot connect")
-        self._report("signing-keys", self._keys.problem(), "")
+        self._report("socket", self._socket.problem(), "no new connection can be made")
+        self._report("signing-keys", self._keys.problem() or self._unusable, "")
 
     def _reload_all(self) -> None:
         self._problems.clear()
@@ -179,10 +170,12 @@ class SignerServer:
 
     def _use_keyring(self, keyring: Keyring) -> None:
         with self._lock:
+            self._unusable = ""
             try:
                 self._use(_terms_of(self._configuration, keyring))
             except LeewayError as error:
                 # Not raised: the folder was read, and reading it again would change nothing.
+                self._unusable = str(error)
                 _logger.error("the keys from before stay in use: %s", error)
 
     def _use(self, terms: Terms) -> None:

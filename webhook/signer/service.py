@@ -51,7 +51,6 @@ RESULTS: Final[Mapping[str, Sequence[str]]] = {
 """The results of each method, besides ``ok``."""
 _ACTION: Final = "token.sign"
 _MESSAGE: Final = audit_message(_ACTION, DONE)
-_CRASHES_A_SECOND: Final = 10
 _logger = logging.getLogger(LOGGER)
 _audit_logger = logging.getLogger(AUDIT_LOGGER)
 
@@ -100,15 +99,15 @@ class ExternalJWTSigner:
         self._skew = skew
         self._clock = clock
         self._refusals = BoundedLog("sign")
-        self._crashes = BoundedLog("crash", _CRASHES_A_SECOND)
         self.use(terms)
 
     def use(self, terms: Terms) -> None:
         """Sign under other terms from the next call on."""
-        self._terms = terms
+        # First, so that a key signs after it can be fetched.
         self._key_response = _key_response(terms)
         metadata = MetadataResponse(max_token_expiration_seconds=terms.policy.max_seconds)
         self._metadata_response = metadata.SerializeToString()
+        self._terms = terms
 
     def sign(self, request: bytes, call: Call) -> bytes:
         """Sign claims, given a SignJWTRequest. Raises CallRefusedError."""
@@ -126,8 +125,6 @@ class ExternalJWTSigner:
         except CallRefusedError:
             result = DEADLINE
             raise
-        except Exception as error:
-            raise self._failed(error) from None
         finally:
             self._metrics.count(SIGN, result, perf_counter() - began)
         return signed
@@ -185,11 +182,6 @@ class ExternalJWTSigner:
             }
 
         self._refusals.log(_logger, logging.WARNING, f"a token was not signed: {error}", fields)
-
-    def _failed(self, error: Exception) -> CallRefusedError:
-        fields: Fields = {"event": "sign", "reason": FAILED}
-        self._crashes.log(_logger, logging.ERROR, "a token was not signed", lambda: fields, error)
-        return CallRefusedError(grpc.StatusCode.INTERNAL, "the call failed")
 
 
 def _key_response(terms: Terms) -> bytes:

@@ -1,10 +1,11 @@
 """Limits of the gRPC server, against a real client."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import grpc
 import pytest
@@ -14,9 +15,11 @@ from tests.secrets_made import token_made
 from tests.support import wait_until
 from tests.unit.webhook.signer.claims_parts import NOW, claims, segment
 from tests.unit.webhook.signer.test_service import Seen, terms
-from webhook.signer.grpc_server import MAX_CALLS, MAX_MESSAGE_BYTES, grpc_server
-from webhook.signer.service import RESULTS, ExternalJWTSigner
+from webhook.errors import DataDirectoryError
+from webhook.signer.grpc_server import MAX_CALLS, MAX_MESSAGE_BYTES, GRPCServer
+from webhook.signer.service import RESULTS, ExternalJWTSigner, Skew
 from webhook.telemetry.signer_metrics import SignerMetrics
+from webhook.token.claims import Claims
 
 pytestmark = pytest.mark.bad_input(72)
 
@@ -24,27 +27,29 @@ pytestmark = pytest.mark.bad_input(72)
 class Parts:
     """A server whose clock can be made to wait, and so every call to sign."""
 
-    def __init__(self) -> None:
+    def __init__(self, skew: Skew | None = None) -> None:
         self.goes_on = Event()
         self.goes_on.set()
+        self.waiting = False
         self.metrics = SignerMetrics(RESULTS)
-        self.service = ExternalJWTSigner(terms(), self.metrics, Seen(), self._now)
+        self.service = ExternalJWTSigner(terms(), self.metrics, skew or Seen(), self._now)
 
     def _now(self) -> float:
+        self.waiting = not self.goes_on.is_set()
         assert self.goes_on.wait(60)
         return float(NOW)
 
     @contextmanager
     def client(self, folder: Path) -> Iterator[SignerClient]:
-        server = grpc_server(self.service, self.metrics)
-        server.add_insecure_port(f"unix:{folder}/s")
+        server = GRPCServer(self.service, self.metrics)
+        server.listen(folder / "s")
         server.start()
         client = SignerClient(folder / "s")
         try:
             yield client
         finally:
             client.close()
-            server.stop(None).wait()
+            server.stop(0)
 
     def count(self, result: str) -> float:
         return (
@@ -93,3 +98,52 @@ def test_large_messages(tmp_path: Path) -> None:
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() is code
     assert parts.count("TooLarge") == 1
+
+
+class Broken:
+    """Fails in a way that nobody expects."""
+
+    def see(self, claims: Claims, now: float) -> None:
+        raise RuntimeError("a detail that concerns nobody")
+
+
+def test_an_unexpected_error_is_not_shown_to_the_caller(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts(Broken())
+    with parts.client(tmp_path) as client, pytest.raises(grpc.RpcError) as caught:
+        client.sign(segment(claims()))
+    assert isinstance(caught.value, grpc.Call)
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.INTERNAL, "the call failed",
+    )  # fmt: skip
+    (record,) = caplog.records
+    assert record.exc_info
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "a call failed")
+    assert parts.count("Failed") == 1
+
+
+def test_a_folder_in_which_no_socket_can_be_created(tmp_path: Path) -> None:
+    server = GRPCServer(Parts().service, Parts().metrics)
+    with pytest.raises(DataDirectoryError, match=r"no socket can be created in .*/missing; let"):
+        server.listen(tmp_path / "missing" / "s")
+    server.stop(0)
+
+
+def test_a_stop_waits_for_the_calls_that_have_begun(tmp_path: Path) -> None:
+    parts = Parts()
+    server = GRPCServer(parts.service, parts.metrics)
+    server.listen(tmp_path / "s")
+    server.start()
+    client = SignerClient(tmp_path / "s")
+    sent = segment(claims())
+    client.sign(sent)
+    parts.goes_on.clear()
+    call = client.sign_call.future(sent, timeout=60)
+    wait_until(lambda: parts.waiting)
+    Timer(1.5, parts.goes_on.set).start()
+    server.stop(30)
+    assert call.code() is grpc.StatusCode.OK
+    with pytest.raises(grpc.RpcError):
+        client.sign_call(sent, timeout=5)
+    client.close()

@@ -18,7 +18,7 @@ from tests.unit.webhook.signer.claims_parts import ISSUER, NOW, claims, segment
 from webhook.errors import LeewayError
 from webhook.signer.key_set import key_set_of
 from webhook.signer.policy import SigningPolicy
-from webhook.signer.service import RESULTS, CallRefusedError, ExternalJWTSigner, Skew, Terms
+from webhook.signer.service import RESULTS, CallRefusedError, ExternalJWTSigner, Terms
 from webhook.telemetry.signer_metrics import SignerMetrics
 from webhook.token.claims import Claims, ClockLeeway
 
@@ -59,13 +59,11 @@ def terms(algorithm: str = "ES256", seconds: int = 86400, name: str = "own") -> 
 class Parts:
     """A service with real metrics, and a clock that stands still."""
 
-    def __init__(self, algorithm: str = "ES256", skew: Skew | None = None) -> None:
+    def __init__(self, algorithm: str = "ES256") -> None:
         self.terms = terms(algorithm)
         self.seen = Seen()
         self.metrics = SignerMetrics(RESULTS)
-        self.service = ExternalJWTSigner(
-            self.terms, self.metrics, skew or self.seen, lambda: float(NOW)
-        )
+        self.service = ExternalJWTSigner(self.terms, self.metrics, self.seen, lambda: float(NOW))
 
     def sign(self, sent: str, call: FakeCall | None = None) -> str:
         signed = read_signed(self.service.sign(sign_request(sent), call or FakeCall()))
@@ -190,23 +188,6 @@ def test_without_a_deadline() -> None:
     parts = Parts()
     parts.sign(segment(claims()), FakeCall(remaining=None))
     assert parts.counts() == {"ok": 1}
-
-
-class Broken:
-    """Fails in a way that nobody expects."""
-
-    def see(self, claims: Claims, now: float) -> None:
-        raise RuntimeError("a detail that concerns nobody")
-
-
-def test_an_unexpected_error_is_not_shown_to_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    parts = Parts(skew=Broken())
-    error = refusal(parts, sign_request(segment(claims())))
-    assert (error.code, str(error)) == (grpc.StatusCode.INTERNAL, "the call failed")
-    (record,) = caplog.records
-    assert record.exc_info
-    assert record.levelno == logging.ERROR
-    assert parts.counts() == {"Failed": 1}
 
 
 def test_the_keys() -> None:

@@ -4,8 +4,11 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keys.messages import utc
+from webhook.telemetry import log_lines
 from webhook.telemetry.log_lines import (
     MAX_BYTES,
     REDACTED,
@@ -155,3 +158,29 @@ def test_a_long_list_is_shortened_with_its_length() -> None:
 
 def test_levels_in_text_are_gunicorns() -> None:
     assert re.search(r"\] \[WARNING\] m$", text_line(AT, "warning", "m", {"pid": 1}))
+
+
+# What a line is searched for, what it escapes, and what surrounds them.
+PARTS = [
+    "eyJ", ".", "-----BEGIN A-----", "bearer ", "BEARER ", "//", "@", " ", "a" * 16, '"', "\\",
+    "\n", "null", "{", "}", "[", "é", "\ud800", "/", "?", "x" * 2100,
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
+VALUES = st.one_of(
+    TEXTS, st.integers(), st.booleans(), st.none(), st.lists(TEXTS, max_size=3),
+    st.lists(st.just("a"), min_size=15, max_size=18), st.tuples(TEXTS),
+    st.dictionaries(TEXTS, TEXTS, max_size=1), st.just(b"eyJ."),
+)  # fmt: skip
+
+
+@given(TEXTS, st.dictionaries(st.sampled_from(["a", "b", "c"]), VALUES))
+def test_a_line_that_is_not_cleaned_needs_no_cleaning(
+    message: str, fields: dict[str, object]
+) -> None:
+    line = log_lines._clean_line({"time": "t", "message": message, **fields})
+    assert line in ("", json.dumps({"time": "t"} | log_lines._cleaned(message, fields)))
+
+
+def test_most_lines_need_no_cleaning() -> None:
+    fields = {"audiences": ("https://kubernetes.default.svc",), "n": 1, "none": None}
+    assert log_lines._clean_line({"message": "token.sign done", **fields})
