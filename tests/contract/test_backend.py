@@ -144,6 +144,30 @@ def test_one_id_in_two_kinds_names_two_records(place: Place) -> None:
     assert contents(backend)[1] == {r for r in records if r.kind != "role"}
 
 
+@pytest.mark.parametrize(
+    ("records", "kept"),
+    [
+        ([A, Record("user", b"a", b"later")], Record("user", b"a", b"later")),
+        ([A, GONE_A], GONE_A),
+        ([GONE_A, A], A),
+        ([A, B, GONE_A, Record("role", b"a", b""), A], A),
+    ],
+    ids=["two-values", "deleted-last", "deleted-first", "three"],
+)
+def test_the_last_of_several_records_of_one_id_counts(
+    place: Place, records: list[Record], kept: Record
+) -> None:
+    backend = place.open()
+    backend.commit(0, [C, Record("user", b"a", b"before")])
+    assert backend.commit(1, records) == 2
+    others = {record for record in records if (record.kind, record.id) != ("user", b"a")}
+    changed = backend.changes(1)
+    assert changed is not None
+    assert len(changed[1]) == len(set(changed[1]))
+    assert (changed[0], set(changed[1])) == (2, others | {kept})
+    assert contents(place.open()) == (2, others | {C} | ({kept} - {GONE_A}))
+
+
 BINARY = [b"", b"\0", b"\0\0", b"\xff", b"\x80\0\x80", b"a'b\"c;--", bytes(range(256)), b"\xed\xa0"]
 
 

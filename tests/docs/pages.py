@@ -180,6 +180,34 @@ PAGES: Final = {
             "leeway can-i --user jane \\\n": 1,
         },
     ),
+    "docs/backup.md": Page(
+        before=f"""\
+{INITIALISED}
+echo a-good-password > alice.txt
+leeway user add alice --password-file alice.txt
+leeway role add app
+leeway role grant-permission app read --prefix /app/
+leeway user grant-role alice app
+leeway revoke serviceaccount argo-run/loofah
+cat > roles.yaml <<'END'
+apiVersion: leeway.dev/v1
+kind: Store
+roles:
+- name: app
+  permissions:
+  - {{permission: READ, prefix: /app/}}
+  - {{permission: WRITE, key: /app/config}}
+- name: kube-apiserver
+  permissions:
+  - {{permission: WRITE, key: /leeway/subjectaccessreviews}}
+  - {{permission: WRITE, key: /leeway/tokenreviews}}
+groups:
+- name: system:serviceaccounts:argo-run
+  roles: [app]
+auth: {{enabled: true}}
+END""",
+        exits={"head -14 backup.yaml": 2, "sed 's/READ,": 2},
+    ),
     "docs/certificates.md": Page(before=f"{SERVING}\nleeway user add lead --no-password"),
     "docs/chaos.md": Page(not_run={".venv/bin/python -m tests.chaos": TAKES_LONG}),
     "docs/clock-skew.md": Page(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from webhook.cli.main import cli
-from webhook.cli.store import GoFlagsCommand
+from webhook.cli.store_access import GoFlagsCommand
 from webhook.config.load import environment_names
 from webhook.config.model import Configuration, Duration
 from webhook.duration import parse_duration

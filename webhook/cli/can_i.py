@@ -10,7 +10,7 @@ import msgspec
 from keys.errors import EncodingError
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, show
-from webhook.cli.store import (
+from webhook.cli.store_access import (
     GoFlagsCommand,
     from_key_option,
     opened_store,

@@ -7,7 +7,7 @@ import click
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
-from webhook.cli.store import opened_store
+from webhook.cli.store_access import opened_store
 from webhook.rbac import changes
 
 

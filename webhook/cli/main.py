@@ -34,7 +34,7 @@ from webhook.errors import (
     NotIssuedError,
     ServerUnreachableError,
 )
-from webhook.rbac.errors import AuthError, StoreError, StoreUnavailableError
+from webhook.rbac.errors import AuthError, StoreChangedError, StoreError, StoreUnavailableError
 from webhook.telemetry.log_lines import redact
 from webhook.version import COMMIT, VERSION
 
@@ -60,7 +60,7 @@ _VERSION_TEXT: Final = f"leeway {VERSION}" + (f" ({COMMIT})" if COMMIT else "")
 # Each is a function with its own module: leeway can-i is webhook.cli.can_i.can_i.
 _COMMANDS: Final = (
     *("auth", "can-i", "cert", "config", "demo", "doctor", "group", "init", "keys"),
-    *("revoke", "role", "serve", "signer", "skew", "token", "user"),
+    *("revoke", "role", "serve", "signer", "skew", "store", "token", "user"),
 )
 
 
@@ -134,7 +134,7 @@ def main() -> None:
         code = EXIT_USAGE
     except click.ClickException as error:
         code = _fail(_usage(error), EXIT_USAGE)
-    except (DirectoryDiffersError, NotIssuedError, UnsafeStepError) as error:
+    except (DirectoryDiffersError, NotIssuedError, StoreChangedError, UnsafeStepError) as error:
         code = _fail(str(error), EXIT_NO)
     except _UNREACHABLE as error:
         text = os_error_with_advice(error) if isinstance(error, OSError) else str(error)

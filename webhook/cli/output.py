@@ -11,12 +11,17 @@ import yaml
 def show(value: object, text: str, output: str) -> None:
     """Print ``text`` unchanged, or ``value`` as JSON or YAML."""
     if output == "json":
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
-        # Only strings hold such characters, so JSON's own escapes are right for them.
-        text = "\n".join(map(_json_printable, text.split("\n")))
+        text = json_text(value)
     elif output == "yaml":
         text = yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False).rstrip("\n")
     click.echo(text)
+
+
+def json_text(value: object) -> str:
+    """Return a value as indented JSON, with the control characters in it escaped."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode("utf-8")
+    # Only strings hold such characters, so JSON's own escapes are right for them.
+    return "\n".join(map(_json_printable, text.split("\n")))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

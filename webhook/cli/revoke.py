@@ -12,7 +12,7 @@ from webhook.assembly import lifetimes_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show, table
-from webhook.cli.store import opened_store
+from webhook.cli.store_access import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.rbac import revocations
 from webhook.rbac.records import Revocation

@@ -1,96 +1,257 @@
-"""The store, ranges of keys and Go's boolean flags, for the commands on users and roles."""
+"""``leeway store``: what the store contains, and its export to a document and import from one."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 import click
+import msgspec
+import yaml
 
-from webhook.assembly import store_of
-from webhook.config.load import FILE_NAME, load_configuration
-from webhook.config.model import Configuration
-from webhook.errors import DataDirectoryError
+from keys.encoding import decode_json
+from keys.errors import EncodingError
+from keys.files import create_file, replace_file
+from webhook.cli.audit import audit
+from webhook.cli.options import data_dir_option, example, output_option
+from webhook.cli.output import json_text, printable, say, show
+from webhook.cli.store_access import opened_store
+from webhook.config.yaml_text import parse_single_document
+from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.ranges import OPEN_END, prefix_end
+from webhook.rbac.document import Document, StoreContent, document_of, read_document
+from webhook.rbac.errors import DocumentError, StoreChangedError
+from webhook.rbac.importing import ImportPlan, plan_import
+from webhook.rbac.records import Record
+from webhook.rbac.state import AuthState
+
+try:
+    # Five times as fast; PyYAML has it where it was built with libyaml.
+    from yaml import CSafeDumper as _Dumper
+except ImportError:  # pragma: no cover
+    from yaml import SafeDumper as _Dumper  # type: ignore[assignment]
+
+_STDIO: Final = "-"
+_ONE_LINE: Final = (1 << 31) - 1
+_file_type = click.Path(dir_okay=False, allow_dash=True)
 
 
-class GoFlagsCommand(click.Command):
-    """Accepts ``--flag=true`` and ``--flag=false`` for a boolean flag, as etcdctl does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse a command line with its flags in click's form."""
-        return super().parse_args(ctx, self.plain_flags(args))
-
-    def plain_flags(self, args: list[str]) -> list[str]:
-        """Return the arguments with ``--flag=true`` as ``--flag``, without ``--flag=false``."""
-        flags = {n for p in self.params if getattr(p, "is_flag", False) for n in p.opts}
-        values = {f"{flag}=true": [flag] for flag in flags}
-        values |= {f"{flag}=false": [] for flag in flags}
-        values["--interactive=false"] = ["--no-interactive"]
-        return [plain for argument in args for plain in values.get(argument, [argument])]
+@click.group(epilog=example("leeway store status"))
+def store() -> None:
+    """Show the store of users, roles and revocations, and export and import it."""
 
 
-prefix_option = click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
-from_key_option = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
+@store.command(epilog=example("leeway store status -o json"))
+@data_dir_option
+@output_option
+def status(data_dir: Path, output: str) -> None:
+    """Show the kind of the store, its revision, and how many records it has of each kind."""
+    with opened_store(data_dir) as (opened, configuration):
+        path = str(data_dir / configuration.store.sqlite.path)
+        state = opened.state
+        records = {
+            "users": len(state.users),
+            "roles": len(state.roles),
+            "permissions": sum(len(role.permissions) for role in state.roles.values()),
+            "groups": len(state.groups),
+            "revocations": len(state.revoked_jtis) + len(state.revoked_subjects),
+            "tokens": len(state.tokens),
+        }
+    value = {
+        "kind": "sqlite",
+        "path": path,
+        "revision": state.revision,
+        "authRevision": state.meta.revision,
+        "authEnabled": state.meta.enabled,
+        "records": records,
+    }
+    rows = {
+        "Kind": "sqlite",
+        "Path": path,
+        "Revision": state.revision,
+        "AuthRevision": state.meta.revision,
+        "Authentication Status": str(state.meta.enabled).lower(),
+        **{name.capitalize(): count for name, count in records.items()},
+    }
+    text = "\n".join(printable(f"{name}: {found}") for name, found in rows.items())
+    show(value, text, output)
 
 
-create_option = click.option(
-    "--create", is_flag=True, help="Create a store in a directory that is not a data directory."
+@store.command(epilog=example("leeway store export backup.yaml", "leeway store export -o json"))
+@click.argument("file", metavar="[FILE|-]", type=_file_type, default=_STDIO)
+@data_dir_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="The output format.",
 )
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
+    """Write the content of the store to FILE, or to standard output.
 
-
-@contextmanager
-def opened_store(
-    data_dir: Path, *, create: bool = False
-) -> Iterator[tuple[AuthStore, Configuration]]:
-    """Open the store of a data directory, with the default configuration if it has none.
-
-    With ``create``, a directory that has neither gets an empty store. Raises DataDirectoryError if
-    there is nothing to open, and the errors of ``store_of``.
+    The document has the users with the hashes of their passwords, roles, groups and revocations,
+    but no auth tokens and no keys. FILE gets mode 0600.
     """
-    if not data_dir.is_dir():
-        raise DataDirectoryError.none_at(data_dir)
-    configuration = Configuration()
-    if (data_dir / FILE_NAME).exists():
-        # A missing store is lost data: an empty one would have auth disabled.
-        create = False
-        configuration = load_configuration(data_dir, os.environ, {})
-    elif not (create or (data_dir / configuration.store.sqlite.path).exists()):
-        raise DataDirectoryError(
-            f"{data_dir} is not a data directory: it has neither {FILE_NAME} nor "
-            f"{configuration.store.sqlite.path}; create one with `leeway init`, create only a "
-            "store with `leeway user add --create`, or give another directory with --data-dir"
+    with opened_store(data_dir) as (opened, _):
+        document = document_of(opened.state)
+    text = _rendered(document, output)
+    if file == _STDIO:
+        click.echo(text, nl=False)
+        return
+    _write(Path(file), text.encode("utf-8"), force=force)
+    say(f"Revision {opened.state.revision} of the store written to {file}")
+
+
+@store.command(
+    "import",
+    epilog=example(
+        "leeway store import backup.yaml --dry-run", "leeway store import backup.yaml --at 12"
+    ),
+)
+@click.argument("file", metavar="FILE|-", type=_file_type)
+@data_dir_option
+@click.option("--dry-run", is_flag=True, help="Only print the differences.")
+@click.option(
+    "--at",
+    metavar="REVISION",
+    type=click.IntRange(min=0),
+    help="Change nothing unless the store is at this revision, which --dry-run prints.",
+)
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Delete users, roles and groups that FILE does not list, and disable auth if it says so.",
+)
+@click.option(
+    "--prune-revocations", is_flag=True, help="Delete revocations that FILE does not list."
+)
+def import_document(
+    data_dir: Path,
+    file: str,
+    *,
+    dry_run: bool,
+    at: int | None,
+    prune: bool,
+    prune_revocations: bool,
+) -> None:
+    """Make the store equal to the document in FILE, or from standard input.
+
+    Every difference is printed before anything is changed. All are changed together, or nothing is:
+    if the store changes meanwhile so that the differences are others, the exit code is 1.
+    """
+    content = _read(file)
+    with opened_store(data_dir) as (opened, _):
+
+        def plan(state: AuthState) -> ImportPlan:
+            if at is not None and state.revision != at:
+                raise StoreChangedError(
+                    f"the store is at revision {state.revision}, not {at}, so nothing was changed; "
+                    "look at the differences again with --dry-run"
+                )
+            return plan_import(state, content, prune=prune, prune_revocations=prune_revocations)
+
+        printed = plan(opened.state)
+        _print_plan(printed)
+        if dry_run or not printed.differences:
+            _print_outcome(printed, opened.state.revision, is_dry_run=dry_run)
+            return
+        applied = _apply(opened, plan, printed)
+        revision = opened.state.revision
+        for difference, auth_revision in zip(applied.differences, applied.revisions, strict=True):
+            audit(data_dir, difference.action, **difference.fields, revision=auth_revision)
+        audit(
+            data_dir,
+            "store.import",
+            changes=len(applied.differences),
+            revision=opened.own_revision,
+            storeRevision=revision,
         )
-    store = store_of(data_dir, configuration, create=create)
+    say(f"{_counted(len(printed.differences), 'change')} made; the store is at revision {revision}")
+
+
+def _apply(
+    opened: AuthStore, plan: Callable[[AuthState], ImportPlan], printed: ImportPlan
+) -> ImportPlan:
+    """Write the records of a plan. Raises StoreChangedError if they are no longer as printed."""
+    applied = printed
+
+    def decide(state: AuthState) -> Iterable[Record]:
+        nonlocal applied
+        applied = plan(state)
+        if applied.differences != printed.differences:
+            raise StoreChangedError(
+                f"the store was changed meanwhile and is at revision {state.revision}, where the "
+                "differences are others than those printed, so nothing was changed; run the "
+                "command again"
+            )
+        return applied.records
+
+    opened.change(decide)
+    return applied
+
+
+def _print_plan(plan: ImportPlan) -> None:
+    for difference in plan.differences:
+        say(difference.text)
+    for option in dict.fromkeys(option for option, _ in plan.kept):
+        kept = ", ".join(text for by, text in plan.kept if by == option)
+        say(f"kept without {option}: {kept}")
+
+
+def _print_outcome(plan: ImportPlan, revision: int, *, is_dry_run: bool) -> None:
+    if not plan.differences:
+        say(f"No differences; the store is at revision {revision}")
+    elif is_dry_run:
+        count = _counted(len(plan.differences), "difference")
+        say(
+            f"{count}, nothing was changed; --at {revision} in place of --dry-run makes exactly "
+            "these changes"
+        )
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _rendered(document: Document, output: str) -> str:
+    if output == "json":
+        return json_text(document) + "\n"
+    # Flow style for the innermost collections: a line for each permission and each revocation.
+    return yaml.dump(
+        msgspec.to_builtins(document),
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        width=_ONE_LINE,
+    )
+
+
+def _write(path: Path, data: bytes, *, force: bool) -> None:
     try:
-        yield store, configuration
-    finally:
-        store.close()
+        if force:
+            replace_file(path, data, 0o600)
+        elif not create_file(path, data):
+            raise click.UsageError(f"{path} exists; give another name, or replace it with --force")
+    except OSError as error:
+        # The error names a temporary file beside it.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def wire_range(
-    key: str, range_end: str | None, *, prefix: bool, from_key: bool
-) -> tuple[bytes, bytes]:
-    r"""Return etcd's key and range end for the arguments of a command. Raises UsageError.
-
-    Source: etcd ``etcdctl/ctlv3/command/role_command.go``, ``permRange``.
-
-    >>> wire_range("/app/", None, prefix=True, from_key=False)
-    (b'/app/', b'/app0')
-    >>> wire_range("a", None, prefix=False, from_key=True)
-    (b'a', b'\x00')
-    """
-    if prefix and from_key:
-        raise click.UsageError("--from-key and --prefix flags are mutually exclusive")
-    if range_end is not None and (prefix or from_key):
-        flag = "--prefix" if prefix else "--from-key"
-        raise click.UsageError(f"unexpected RANGE_END argument with {flag} flag")
-    start = os.fsencode(key)
-    if range_end is not None:
-        return start, os.fsencode(range_end)
-    if prefix and start:
-        return start, prefix_end(start)
-    if prefix or from_key:
-        return start or b"\0", OPEN_END
-    return start, b""
+def _read(file: str) -> StoreContent:
+    name = "standard input" if file == _STDIO else file
+    try:
+        text = sys.stdin.read() if file == _STDIO else Path(file).read_bytes().decode("utf-8")
+        if text.lstrip().startswith("{"):
+            members = decode_json(text.encode("utf-8"))
+        else:
+            members = parse_single_document(text, name)
+        return read_document(members)
+    except UnicodeError as error:
+        raise DocumentError(f"{name} is not UTF-8; nothing was changed") from error
+    except (EncodingError, DocumentError) as error:
+        raise DocumentError(f"{name}: {error}; nothing was changed") from error
+    except ConfigurationError as error:
+        raise DocumentError(f"{error}; nothing was changed") from error

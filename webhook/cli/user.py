@@ -10,7 +10,7 @@ from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import printable, say, show
 from webhook.cli.role import permission_lines
-from webhook.cli.store import GoFlagsCommand, create_option, opened_store
+from webhook.cli.store_access import GoFlagsCommand, create_option, opened_store
 from webhook.rbac import changes
 from webhook.rbac.passwords import Passwords
 

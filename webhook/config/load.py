@@ -1,7 +1,6 @@
 """Loads the configuration: flags over environment over ``leeway.yaml`` over defaults."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from keys.messages import describe_types, kind_of_secret, path_and_text, plain, shown
 from webhook.config.environment import DATA_DIR, PREFIX, require_known
 from webhook.config.model import Configuration, Duration, Section
-from webhook.config.yaml_text import YAML_ERRORS, PlainNumbers, yaml_problem
+from webhook.config.yaml_text import YAML_ERRORS, UniqueKeyLoader, yaml_problem
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
 
@@ -126,25 +125,12 @@ def _blame(members: dict[str, Any], changes: Sequence[_Change], source: str) -> 
 
 def _load_yaml(text: str, source: str) -> dict[str, Any]:
     try:
-        members = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        members = yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except YAML_ERRORS as error:
         raise ConfigurationError(f"{source} is not YAML{yaml_problem(error)}") from None
     if not isinstance(members, dict):
         raise ConfigurationError(f"{source} must be a mapping that begins with apiVersion and kind")
     return members
-
-
-class _UniqueKeyLoader(PlainNumbers, yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # As texts: a key may be a list, which has no hash.
-        names = Counter(str(key.value) for key, _ in node.value)
-        for name, count in names.items():
-            if count > 1:
-                field = shown(name).strip("'")
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the field {field} appears twice", problem_mark=node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _convert(members: dict[str, Any], source: str) -> Configuration:

@@ -101,11 +101,18 @@ def delete_user(state: AuthState, name: str) -> list[Record]:
 
 def change_password(state: AuthState, name: str, password_hash: bytes) -> list[Record]:
     """Set a user's password and delete its tokens. Raises UserNotFoundError."""
-    user = user_of(state, name)
-    generation = state.meta.revision + 1
     # A user without password stays one, as in etcd; its tokens go all the same.
-    kept = password_hash if user.password_hash else b""
-    changed = replace(user, password_hash=kept, generation=generation)
+    kept = password_hash if user_of(state, name).password_hash else b""
+    return replace_password(state, name, kept)
+
+
+def replace_password(state: AuthState, name: str, password_hash: bytes) -> list[Record]:
+    """Give a user a password, or with an empty hash none, and delete its tokens.
+
+    Raises UserNotFoundError.
+    """
+    user, generation = user_of(state, name), state.meta.revision + 1
+    changed = replace(user, password_hash=password_hash, generation=generation)
     return _bumped(state, [user_record(changed), *_without_tokens(state, name)])
 
 

@@ -123,3 +123,11 @@ class StoreUnavailableError(LeewayError):
 
 class StoreLockedError(StoreUnavailableError):
     """Another process holds the store's lock; try again."""
+
+
+class DocumentError(LeewayError):
+    """A document of a store that cannot be used; names the field, and shows no secret."""
+
+
+class StoreChangedError(LeewayError):
+    """The store is not what a change was decided on, so that nothing was changed."""

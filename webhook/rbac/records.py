@@ -83,7 +83,8 @@ class Backend(Protocol):
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records, or none, and return the new revision.
 
-        Raises ConflictError if the revision is no longer ``expected``.
+        Of several records with the same kind and id the last counts. Raises ConflictError if the
+        revision is no longer ``expected``.
         """
 
     def close(self) -> None:

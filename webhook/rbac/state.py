@@ -57,6 +57,22 @@ class AuthState:
         self._users_of_cost = [0] * (MAX_PASSWORD_COST + 1)
         self._snapshots = SnapshotCache(self.roles.get)
 
+    def copy(self) -> "AuthState":
+        """Return another state with the same content."""
+        copied = AuthState()
+        with self.lock:
+            copied.revision, copied.meta, copied.lifetime = self.revision, self.meta, self.lifetime
+            # The cache of snapshots refers to the dictionary of roles.
+            copied.roles.update(self.roles)
+            copied.users, copied.groups = dict(self.users), dict(self.groups)
+            copied.tokens = dict(self.tokens)
+            copied.users_of_role = {role: set(names) for role, names in self.users_of_role.items()}
+            copied.tokens_of_user = {user: set(held) for user, held in self.tokens_of_user.items()}
+            copied.revoked_jtis = dict(self.revoked_jtis)
+            copied.revoked_subjects = dict(self.revoked_subjects)
+            copied._users_of_cost = list(self._users_of_cost)
+        return copied
+
     def permissions(self, roles: RoleSet) -> Permissions:
         """Return what a set of roles is allowed to do."""
         snapshot = self._snapshots.get(roles)

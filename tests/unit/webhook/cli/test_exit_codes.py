@@ -13,7 +13,7 @@ from tests.unit.webhook.cli.cli_support import Leeway
 
 OF_THE_STORE = (
     "user list", "role list", "group list", "auth status", "can-i read a --user b",
-    "user add z --no-password", "revoke jti x", "revoke list",
+    "user add z --no-password", "revoke jti x", "revoke list", "store status", "store export",
 )  # fmt: skip
 OF_THE_KEYS = ("keys list", "keys jwks", "keys generate", "keys rotate", "token create a -n b")
 EVERY = (*OF_THE_STORE, *OF_THE_KEYS, "serve", "init", "token review @{token}", "cert create q")
@@ -63,7 +63,10 @@ CASES = [
     (
         "no file that was named",
         lambda _: None,
-        ("token review @{nowhere}", "token inspect @{nowhere}", "doctor --manifest {nowhere}"),
+        (
+            *("token review @{nowhere}", "token inspect @{nowhere}", "doctor --manifest {nowhere}"),
+            *("store import {nowhere}", "store export {nowhere}/backup.yaml"),
+        ),
     ),
     ("nobody listens", lambda _: None, ("skew --server 127.0.0.1:1",)),
 ]

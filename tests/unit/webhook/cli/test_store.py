@@ -1,0 +1,404 @@
+"""``leeway store``: status, export and import."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.webhook.cli.cli_support import Leeway
+from tests.unit.webhook.cli.test_audit import CALLER, lines
+from tests.unit.webhook.cli.test_names import NAMES, assert_harmless
+
+HASH = f"$2b$10${'A' * 21}.{'b' * 31}"
+JTI = "23c4d832-c540-422a-9e85-304452db3136"
+
+
+@pytest.fixture
+def filled(leeway: Leeway, data_dir: Path) -> Path:
+    """Return a data directory with a user, a role, a group and revocations of its own."""
+    for words in (
+        "user add alice:sesame-opens-the-door",
+        "role add app",
+        "role grant-permission app read /app/ --prefix",
+        "role grant-permission app readwrite x xx",
+        "user grant-role alice app",
+        "group grant-role devs app",
+        f"revoke jti {JTI}",
+        "revoke serviceaccount argo-run/loofah",
+    ):
+        leeway(*words.split(), "--data-dir", data_dir).assert_done()
+    return data_dir
+
+
+@pytest.fixture
+def other(made: Path, tmp_path: Path) -> Path:
+    """Return another data directory, as `leeway init` makes it."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "leeway.yaml").write_bytes((made / "leeway.yaml").read_bytes())
+    (folder / "auth.db").write_bytes((made / "auth.db").read_bytes())
+    return folder
+
+
+def exported(leeway: Leeway, data_dir: Path) -> Any:
+    """Return the members of an export, but those on where it is from."""
+    members = json.loads(leeway("store", "export", "-o", "json", "--data-dir", data_dir).out)
+    del members["metadata"]
+    return members
+
+
+def test_status(leeway: Leeway, filled: Path) -> None:
+    out = leeway("store", "status", "--data-dir", filled).assert_done()
+    assert out == (
+        f"Kind: sqlite\nPath: {filled}/auth.db\nRevision: 17\nAuthRevision: 15\n"
+        "Authentication Status: true\nUsers: 3\nRoles: 3\nPermissions: 4\nGroups: 1\n"
+        "Revocations: 2\nTokens: 0\n"
+    )
+    value = {
+        "kind": "sqlite",
+        "path": f"{filled}/auth.db",
+        "revision": 17,
+        "authRevision": 15,
+        "authEnabled": True,
+        "records": {
+            "users": 3,
+            "roles": 3,
+            "permissions": 4,
+            "groups": 1,
+            "revocations": 2,
+            "tokens": 0,
+        },
+    }
+    for output, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+        found = read(leeway("store", "status", "-o", output, "--data-dir", filled).assert_done())
+        assert found == value
+
+
+def test_the_document(leeway: Leeway, filled: Path) -> None:
+    text = leeway("store", "export", "--data-dir", filled).assert_done()
+    password_hash = r"\$2b\$10\$[./A-Za-z0-9]{53}"
+    time = r"'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ'"
+    wanted = f"""\
+apiVersion: leeway.dev/v1
+kind: Store
+metadata: {{revision: 17, authRevision: 15}}
+tokenLifetime: {{seconds: 31536000}}
+users:
+- name: alice
+  passwordHash: HASH
+  roles: [app]
+- name: kube-apiserver
+  noPassword: true
+  roles: [kube-apiserver]
+- name: root
+  noPassword: true
+  roles: [root]
+roles:
+- name: app
+  permissions:
+  - {{permission: READ, prefix: /app/}}
+  - {{permission: READWRITE, key: x, rangeEnd: xx}}
+- name: kube-apiserver
+  permissions:
+  - {{permission: WRITE, key: /leeway/subjectaccessreviews}}
+  - {{permission: WRITE, key: /leeway/tokenreviews}}
+- name: root
+  permissions: []
+groups:
+- name: devs
+  roles: [app]
+revocations:
+- {{jti: {JTI}, before: TIME, until: TIME}}
+- {{subject: 'system:serviceaccount:argo-run:loofah', before: TIME, until: TIME}}
+auth: {{enabled: true}}
+"""
+    found = re.sub(time, "TIME", re.sub(password_hash, "HASH", text))
+    assert found == wanted
+    as_json = leeway("store", "export", "-", "-o", "json", "--data-dir", filled).assert_done()
+    assert json.loads(as_json) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("output", ["yaml", "json"])
+def test_a_file_is_private_and_never_overwritten_silently(
+    leeway: Leeway, filled: Path, tmp_path: Path, output: str
+) -> None:
+    path, where = tmp_path / "backup", ("-o", output, "--data-dir", filled)
+    before = os.umask(0)
+    try:
+        out = leeway("store", "export", path, *where).assert_done()
+        assert out == f"Revision 17 of the store written to {path}\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        path.write_text("mine")
+        path.chmod(0o644)
+        leeway("store", "export", path, *where).assert_failed(2, "exists", "--force")
+        assert path.read_text() == "mine"
+        leeway("store", "export", path, "--force", *where).assert_done()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+    assert path.read_text() == leeway("store", "export", *where).assert_done()
+    # Nothing unfinished is left beside it.
+    assert {entry.name for entry in tmp_path.iterdir()} == {"backup", "data"}
+
+
+def test_a_file_that_cannot_be_written(leeway: Leeway, filled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "backup.yaml"
+    for force in ((), ("--force",)):
+        error = leeway("store", "export", path, *force, "--data-dir", filled).assert_failed(3)
+        assert error == f"leeway: {path}: No such file or directory\n"
+    leeway("store", "export", tmp_path, "--data-dir", filled).assert_failed(2, "is a directory")
+
+
+@pytest.mark.parametrize("output", ["yaml", "json"])
+def test_export_and_import_make_another_store_equal(
+    leeway: Leeway, filled: Path, other: Path, tmp_path: Path, output: str
+) -> None:
+    path = tmp_path / "backup"
+    leeway("store", "export", path, "-o", output, "--data-dir", filled).assert_done()
+    out = leeway("store", "import", path, "--data-dir", other).assert_done()
+    times = r"tokens issued up to \S+Z, kept until \S+Z"
+    assert re.sub(times, "TIMES", out) == (
+        "~ lifetime of tokens: up to 31536000s\n"
+        f"+ revocation of jti {JTI}: TIMES\n"
+        "+ revocation of subject system:serviceaccount:argo-run:loofah: TIMES\n"
+        "+ role app\n"
+        "+ role app: READ [/app/, /app0)\n"
+        "+ role app: READWRITE [x, xx)\n"
+        "+ user alice, with a password\n"
+        "+ user alice: role app\n"
+        "+ group devs: role app\n"
+        "~ user kube-apiserver: its auth tokens end\n"
+        "~ user root: its auth tokens end\n"
+        "11 changes made; the store is at revision 10\n"
+    )
+    assert exported(leeway, other) == exported(leeway, filled)
+    again = leeway("store", "import", path, "--prune", "--data-dir", other).assert_done()
+    assert again == "No differences; the store is at revision 10\n"
+
+
+def test_standard_input(leeway: Leeway, filled: Path, other: Path) -> None:
+    for output in ("yaml", "json"):
+        text = leeway("store", "export", "-o", output, "--data-dir", filled).assert_done()
+        leeway("store", "import", "-", "--data-dir", other, stdin=text).assert_done()
+    assert exported(leeway, other) == exported(leeway, filled)
+
+
+ROLES = """\
+apiVersion: leeway.dev/v1
+kind: Store
+roles:
+- name: team-a
+  permissions:
+  - {permission: READ, prefix: /team-a/}
+- {name: root, permissions: []}
+users:
+- {name: root, roles: [root]}
+- {name: alice, roles: [team-a], passwordHash: %s}
+auth: {enabled: true}
+"""
+
+
+def test_a_dry_run_prints_what_an_import_does(leeway: Leeway, filled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "roles.yaml"
+    path.write_text(ROLES % HASH)
+    where = ("--prune", "--data-dir", filled)
+    before = (filled / "auth.db").read_bytes()
+    audited = lines(filled)
+    dry = leeway("store", "import", path, "--dry-run", *where).assert_done()
+    assert (filled / "auth.db").read_bytes() == before
+    assert lines(filled) == audited
+    differences = (
+        "- user alice: role app\n"
+        "+ role team-a\n"
+        "+ role team-a: READ [/team-a/, /team-a0)\n"
+        "~ user alice: password: changed\n"
+        "+ user alice: role team-a\n"
+        "- user kube-apiserver\n"
+        "- group devs: role app\n"
+        "- role app\n"
+        "- role kube-apiserver\n"
+    )
+    assert dry == differences + (
+        "9 differences, nothing was changed; --at 17 in place of --dry-run makes exactly these "
+        "changes\n"
+    )
+    for wrong in ("0", "16", "18"):
+        for more in ((), ("--dry-run",)):
+            error = leeway("store", "import", path, "--at", wrong, *more, *where).assert_failed(1)
+            assert f"the store is at revision 17, not {wrong}, so nothing was changed" in error
+    done = leeway("store", "import", path, "--at", "17", *where).assert_done()
+    assert done == differences + "9 changes made; the store is at revision 18\n"
+    again = leeway("store", "import", path, *where, "--dry-run").assert_done()
+    assert again == "No differences; the store is at revision 18\n"
+    log = (filled / "audit.log").read_text()
+    for text in (dry, done, again, log):
+        assert "$2b$" not in text
+        assert "b" * 31 not in text
+
+
+def test_each_change_is_audited_as_that_of_a_command(
+    leeway: Leeway, filled: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "roles.yaml"
+    path.write_text(ROLES % HASH + "groups: []\nrevocations: []\n")
+    before = len(lines(filled))
+    leeway(
+        "store", "import", path, "--prune", "--prune-revocations", "--data-dir", filled
+    ).assert_done()
+    found = lines(filled)[before:]
+    about: list[tuple[str, dict[str, object]]] = [
+        ("revoke.delete", {"jti": JTI}),
+        ("revoke.delete", {"subject": "system:serviceaccount:argo-run:loofah"}),
+        ("user.revoke-role", {"user": "alice", "role": "app"}),
+        ("role.add", {"role": "team-a"}),
+        (
+            "role.grant-permission",
+            {"role": "team-a", "permission": "READ", "keys": "[/team-a/, /team-a0)"},
+        ),
+        ("user.passwd", {"user": "alice"}),
+        ("user.grant-role", {"user": "alice", "role": "team-a"}),
+        ("group.revoke-role", {"group": "devs", "role": "app"}),
+        ("user.delete", {"user": "kube-apiserver"}),
+        ("role.delete", {"role": "app"}),
+        ("role.delete", {"role": "kube-apiserver"}),
+        ("store.import", {"changes": 11, "storeRevision": 18}),
+    ]
+    head = {"event": "audit", "outcome": "done", "via": "command", "caller": CALLER}
+    revisions = [line.pop("revision") for line in found]
+    for line, (action, fields) in zip(found, about, strict=True):
+        del line["time"], line["level"], line["message"]
+        assert line == {**head, "action": action, **fields}
+    assert revisions == [15, 15, *range(16, 25), 24]
+    status = json.loads(leeway("auth", "status", "-o", "json", "--data-dir", filled).out)
+    assert status["authRevision"] == 24
+
+
+def test_without_prune_the_rest_is_kept_and_counted(
+    leeway: Leeway, filled: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "none.json"
+    document: dict[str, object] = {"apiVersion": "leeway.dev/v1", "kind": "Store"}
+    document |= {"users": [], "roles": [], "groups": [], "revocations": []}
+    path.write_text(json.dumps(document | {"auth": {"enabled": False}}))
+    before = exported(leeway, filled)
+    out = leeway("store", "import", path, "--data-dir", filled).assert_done()
+    assert out == (
+        "kept without --prune: 3 users, 2 roles, 1 group, auth, which stays enabled\n"
+        "kept without --prune-revocations: 2 revocations\n"
+        "No differences; the store is at revision 17\n"
+    )
+    assert exported(leeway, filled) == before
+
+
+GOOD = "apiVersion: leeway.dev/v1\nkind: Store\nauth: {enabled: true}\n"
+BAD = [
+    ("empty", "", "it must be an object, not null"),
+    ("not-yaml", "a: [", "is not YAML at line"),
+    ("two-documents", f"{GOOD}---\n{GOOD}", "is not YAML"),
+    ("duplicate", f"{GOOD}kind: Store\n", "the field kind appears twice"),
+    ("duplicate-below", f"{GOOD}metadata: {{revision: 1, revision: 2}}", "revision appears twice"),
+    ("tag", f"{GOOD}users: !!python/object:os.system []\n", "is not YAML"),
+    ("not-json", '{"kind": "Store"', "not JSON: it ends too early"),
+    ("json-duplicate", '{"kind": "Store", "kind": "Store"}', "the member 'kind' appears twice"),
+    ("deep", "[" * 20_000, "is not YAML"),
+    ("deep-json", '{"a":' * 20_000, "nested too deep"),
+    ("unknown", f"{GOOD}tokens: []\n", "unknown field tokens"),
+    ("bool-name", f"{GOOD}users: [{{name: no, roles: []}}]\n", "users[0].name must be a string"),
+    ("secret", f"{GOOD}{HASH}: 1\n", "could be a secret"),
+    ("token", f"{GOOD}users: [{{name: x, roles: [], eyJhbGciOiJ9.a.b: 1}}]\n", "be a secret"),
+    ("nobody", f"{GOOD}users: []\n", "nobody-is-root"),
+]
+
+
+@pytest.mark.parametrize(("text", "part"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_a_bad_document_is_refused_and_nothing_is_changed(
+    leeway: Leeway, filled: Path, tmp_path: Path, text: str, part: str
+) -> None:
+    path = tmp_path / "bad"
+    path.write_text(text)
+    before = (filled / "auth.db").read_bytes()
+    error = leeway("store", "import", path, "--prune", "--data-dir", filled).assert_failed(2, part)
+    assert str(path) in error
+    assert "nothing was changed" in error
+    assert HASH not in error
+    assert "eyJ" not in error
+    assert (filled / "auth.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["yaml", "json"])
+def test_half_a_document_is_refused(
+    leeway: Leeway, filled: Path, tmp_path: Path, output: str
+) -> None:
+    text = leeway("store", "export", "-o", output, "--data-dir", filled).assert_done().rstrip()
+    path = tmp_path / "half"
+    before = (filled / "auth.db").read_bytes()
+    for end in (*range(0, len(text), 23), *range(len(text) - 40, len(text))):
+        path.write_text(text[:end])
+        ran = leeway("store", "import", path, "--prune", "--data-dir", filled)
+        assert ran.code == 2, text[:end][-40:]
+    assert (filled / "auth.db").read_bytes() == before
+    path.write_text(text)
+    assert "No differences" in leeway("store", "import", path, "--data-dir", filled).assert_done()
+
+
+def test_a_document_that_locks_out_is_refused(leeway: Leeway, filled: Path) -> None:
+    before = (filled / "auth.db").read_bytes()
+    where = ("--prune", "--data-dir", filled)
+    text = f"{GOOD}users: []\n"
+    leeway("store", "import", "-", *where, stdin=text).assert_failed(2, "users lacks root")
+    assert (filled / "auth.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"kind: \xed\xa0\x80"])
+def test_a_document_that_is_not_utf_8(
+    leeway: Leeway, filled: Path, tmp_path: Path, data: bytes
+) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(data)
+    leeway("store", "import", path, "--data-dir", filled).assert_failed(2, "is not UTF-8")
+
+
+USAGE = [
+    (("import",), "Missing argument"),
+    (("import", "x", "--at", "-1"), "--at"),
+    (("import", "x", "--at", "last"), "--at"),
+    (("export", "-o", "text"), "-o"),
+    (("export", "a", "b"), "too many arguments"),
+    (("status", "-o", "xml"), "-o"),
+]
+
+
+@pytest.mark.parametrize(("words", "part"), USAGE)
+def test_wrong_usage(leeway: Leeway, filled: Path, words: tuple[str, ...], part: str) -> None:
+    leeway("store", *words, "--data-dir", filled).assert_failed(2, part)
+
+
+@pytest.mark.bad_input(62)
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_are_exported_and_imported_and_shown_escaped(
+    leeway: Leeway, filled: Path, other: Path, tmp_path: Path, name: str
+) -> None:
+    for words in (
+        ("user", "add", name, "--no-password"),
+        ("role", "add", name),
+        ("role", "grant-permission", name, "read", name, "--prefix"),
+        ("user", "grant-role", name, name),
+        ("group", "grant-role", name, name),
+    ):
+        leeway(*words, "--data-dir", filled).assert_done()
+    for output in ("yaml", "json"):
+        text = leeway("store", "export", "-o", output, "--data-dir", filled).assert_done()
+        assert_harmless(text)
+        out = leeway("store", "import", "-", "--data-dir", other, stdin=text).assert_done()
+        assert_harmless(out)
+    assert exported(leeway, other) == exported(leeway, filled)
+
+
+def test_a_document_that_cannot_be_read(leeway: Leeway, made: Path, tmp_path: Path) -> None:
+    error = leeway("store", "import", tmp_path / "no", "--data-dir", made).assert_failed(3)
+    assert error == f"leeway: {tmp_path}/no: No such file or directory\n"

@@ -1,0 +1,442 @@
+"""What makes a store equal to a document, as the changes of single commands.
+
+``plan_import`` returns the differences between a state and a document, and the records that remove
+them: those of ``changes`` and ``revocations``, in one transaction. So an import changes auth
+revisions, ends tokens and refuses what breaks etcd's rules exactly as the single commands do.
+
+Invariants:
+
+1. Without ``prune`` no user, role or group is deleted and auth is not disabled; what the document
+   lists becomes equal to it. A section that the document does not have is never changed, except
+   that a role which is deleted is taken from all of its holders. The role root is never deleted.
+2. Without ``prune_revocations`` the state revokes at least what it revoked before: of two
+   revocations, the later second and the later end count.
+3. The lifetime of tokens, from which the end of revocations is computed, never gets shorter.
+4. No auth token of the store that was exported is accepted because of the import.
+5. The texts of the differences contain no password hash.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isinf
+from typing import Concatenate, Final, NamedTuple, ParamSpec
+
+from keys.messages import shown, utc
+from webhook.rbac import changes
+from webhook.rbac.document import StoreContent, WantedUser, seconds_of_second
+from webhook.rbac.errors import DocumentError
+from webhook.rbac.model import ROOT, Group, Permission, Role
+from webhook.rbac.ranges import format_range
+from webhook.rbac.records import (
+    REVOKED_JTI,
+    REVOKED_SUBJECT,
+    AuthMeta,
+    Lifetime,
+    Record,
+    Revocation,
+    lifetime_record,
+    meta_record,
+    revocation_record,
+    text_id,
+)
+from webhook.rbac.revocations import Lifetimes, revoke_subject
+from webhook.rbac.state import AuthState
+
+_OTHER_STORE: Final = 1 << 20
+"""More changes than the store that was exported makes until its last auth tokens expire."""
+_P = ParamSpec("_P")
+
+
+class Difference(NamedTuple):
+    """A difference in words, and the audit line of the command that would remove it."""
+
+    text: str
+    action: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlan:
+    """The differences in the order of their changes, and what removes all of them.
+
+    ``revisions`` has the auth revision after each change. ``kept`` has what pruning would
+    take away, each with the option that does.
+    """
+
+    differences: tuple[Difference, ...]
+    revisions: tuple[int, ...]
+    records: tuple[Record, ...]
+    kept: tuple[tuple[str, str], ...]
+
+
+def plan_import(
+    state: AuthState,
+    content: StoreContent,
+    *,
+    prune: bool = False,
+    prune_revocations: bool = False,
+) -> ImportPlan:
+    """Return what makes a state equal to the content of a document. The state is not changed.
+
+    1. Every role that a user or a group of the document has exists afterwards.
+    2. If auth is enabled afterwards, the user root has the role root: nobody is locked out.
+    3. Each change passes the checks of its single command.
+
+    Raises DocumentError for 1 and 2, and the errors of ``changes`` for 3.
+    """
+    _require_roles(state, content, prune=prune)  # 1
+    _require_root(state, content, prune=prune)  # 2
+    draft = _Draft(state, state.meta.revision)
+    options = {"prune": prune, "prune_revocations": prune_revocations}
+    _Import(state, draft, content, **options).run()  # 3
+    if draft.state.meta.revision > state.meta.revision < content.auth_revision:
+        draft = _Draft(state, content.auth_revision + _OTHER_STORE)
+        again = _Import(state, draft, content, **options)
+        again.run()
+        again.end_tokens()
+    return ImportPlan(
+        tuple(draft.differences),
+        tuple(draft.revisions),
+        tuple(draft.records.values()),
+        tuple(_kept(state, content, prune=prune, prune_revocations=prune_revocations)),
+    )
+
+
+def _require_roles(state: AuthState, content: StoreContent, *, prune: bool) -> None:
+    known = {ROOT, *(content.roles or ())}
+    if content.roles is None or not prune:
+        known.update(state.roles)
+    for section in ("users", "groups"):
+        entries: Mapping[str, WantedUser | Group] | None = getattr(content, section)
+        for place, entry in enumerate((entries or {}).values()):
+            for role in entry.roles:
+                if role not in known:
+                    raise DocumentError(
+                        f"{section}[{place}].roles names the role {shown(role)}, which would not "
+                        "exist; add it to roles"
+                    )
+
+
+def _require_root(state: AuthState, content: StoreContent, *, prune: bool) -> None:
+    if not (content.enabled or (state.meta.enabled and not prune)):
+        return
+    held = state.users.get(ROOT)
+    roles: tuple[str, ...] | None = held.roles if held else None
+    if content.users is not None and (ROOT in content.users or prune):
+        wanted = content.users.get(ROOT)
+        roles = wanted.roles if wanted else None
+    if roles is None:
+        raise DocumentError(
+            "users lacks root, without which auth cannot be enabled; add root with the role root"
+        )
+    if ROOT not in roles:
+        raise DocumentError(
+            "the user root lacks the role root, without which auth cannot be enabled; add it to "
+            "its roles"
+        )
+
+
+class _Draft:
+    """A copy of a state that is changed step by step, and what the steps have written."""
+
+    def __init__(self, state: AuthState, revision: int) -> None:
+        self.state = state.copy()
+        self.differences: list[Difference] = []
+        self.revisions: list[int] = []
+        # Of several records of one id, the last counts.
+        self.records: dict[tuple[str, bytes], Record] = {}
+        if revision != state.meta.revision:
+            self._write([meta_record(AuthMeta(state.meta.enabled, revision))])
+
+    def change(
+        self,
+        difference: Difference,
+        decide: Callable[Concatenate[AuthState, _P], Iterable[Record]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> None:
+        """Make a change, and note the difference that it removes."""
+        self._write(decide(self.state, *args, **kwargs))
+        self.differences.append(difference)
+        self.revisions.append(self.state.meta.revision)
+
+    def _write(self, records: Iterable[Record]) -> None:
+        written = list(records)
+        self.state.apply(self.state.revision, written)
+        self.records.update(((record.kind, record.id), record) for record in written)
+
+
+class _Import:
+    """Makes the changes of an import in an order that allows nothing in between.
+
+    Revocations come first, then what takes permissions away, then what grants them, and last what
+    is deleted.
+    """
+
+    def __init__(
+        self,
+        before: AuthState,
+        draft: _Draft,
+        content: StoreContent,
+        *,
+        prune: bool,
+        prune_revocations: bool,
+    ) -> None:
+        self._before = before
+        self._draft = draft
+        self._content = content
+        self._prune = prune
+        self._prune_revocations = prune_revocations
+
+    def run(self) -> None:
+        """Make all changes."""
+        content, state = self._content, self._draft.state
+        self._extend_lifetime()
+        self._merge_revocations()
+        if self._prune and state.meta.enabled and not content.enabled:
+            self._draft.change(_difference("- auth: disabled", "auth.disable"), changes.disable)
+        users, roles, groups = content.users or {}, content.roles or {}, content.groups or {}
+        for role in roles.values():
+            self._revoke_permissions(role)
+        for user in users.values():
+            held = state.users.get(user.name)
+            self._revoke_from_user(user.name, held.roles if held else (), user.roles)
+        for group in groups.values():
+            held_by_group = state.groups.get(group.name, Group(group.name)).roles
+            self._revoke_from_group(group.name, held_by_group, group.roles)
+        for name in _sorted(roles):
+            self._grant_permissions(roles[name])
+        for name in _sorted(users):
+            self._put_user(users[name])
+        for name in _sorted(groups):
+            self._grant_to_group(groups[name])
+        if content.enabled and not state.meta.enabled:
+            self._draft.change(_difference("~ auth: enabled", "auth.enable"), changes.enable)
+        if self._prune:
+            self._delete()
+
+    def _extend_lifetime(self) -> None:
+        wanted, held = self._content.lifetime, self._draft.state.lifetime
+        if wanted is None:
+            return
+        # Invariant 3.
+        until = held.earlier_until
+        if wanted.earlier_until > seconds_of_second(until):
+            until = wanted.earlier_until
+        longest = Lifetime(max(held.seconds, wanted.seconds), until)
+        if longest != held:
+            text = f"~ lifetime of tokens: up to {longest.seconds:.15g}s"
+            if until:
+                text += f", of earlier ones until {utc(seconds_of_second(until))}"
+            fields = {"seconds": longest.seconds}
+            difference = _difference(text, "store.lifetime", **fields)
+            self._draft.change(difference, lambda _: [lifetime_record(longest)])
+
+    def _merge_revocations(self) -> None:
+        wanted = self._content.revocations
+        if wanted is None:
+            return
+        held = _revocations_of(self._before)
+        for what, name in sorted(wanted, key=_order):
+            entry, before = wanted[what, name], held.get((what, name))
+            if before is not None:
+                if seconds_of_second(before.until) == entry.until:
+                    # The document has its end in whole seconds.
+                    entry = Revocation(entry.before, before.until)
+                if not self._prune_revocations:
+                    # Invariant 2.
+                    entry = Revocation(
+                        max(entry.before, before.before), max(entry.until, before.until)
+                    )
+            if entry != before:
+                self._put_revocation("+" if before is None else "~", what, name, entry)
+        if self._prune_revocations:
+            for what, name in sorted(held.keys() - wanted.keys(), key=_order):
+                self._put_revocation("-", what, name, None)
+
+    def _put_revocation(
+        self, mark: str, what: str, name: str, revocation: Revocation | None
+    ) -> None:
+        text = f"{mark} revocation of {what} {name}"
+        if revocation is not None:
+            text += f": tokens issued up to {utc(revocation.before)}, kept "
+            until = seconds_of_second(revocation.until)
+            text += "for ever" if isinf(until) else f"until {utc(until)}"
+            action = "revoke.jti" if what == REVOKED_JTI else "revoke.serviceaccount"
+        else:
+            action = "revoke.delete"
+        difference = _difference(text, action, **{what: name})
+        self._draft.change(difference, lambda _: [revocation_record(what, name, revocation)])
+
+    def _revoke_permissions(self, role: Role) -> None:
+        wanted = {(p.key, p.range_end) for p in role.permissions}
+        for permission in self._before.roles.get(role.name, role).permissions:
+            key, end = permission.key, permission.range_end
+            if (key, end) not in wanted:
+                keys = format_range(key, end)
+                self._draft.change(
+                    _difference(
+                        f"- role {role.name}: {permission.type.name} {keys}",
+                        "role.revoke-permission",
+                        role=role.name,
+                        keys=keys,
+                    ),
+                    changes.revoke_permission,
+                    role.name,
+                    key,
+                    end,
+                )
+
+    def _grant_permissions(self, role: Role) -> None:
+        name, before = role.name, self._before.roles.get(role.name)
+        if before is None:
+            self._draft.change(
+                _difference(f"+ role {name}", "role.add", role=name), changes.add_role, name
+            )
+        held = {(p.key, p.range_end): p.type for p in before.permissions} if before else {}
+        for permission in role.permissions:
+            kind = held.get((permission.key, permission.range_end))
+            if kind is not permission.type:
+                self._grant_permission(name, permission, "" if kind is None else kind.name)
+
+    def _grant_permission(self, role: str, permission: Permission, before: str) -> None:
+        keys = format_range(permission.key, permission.range_end)
+        text = f"{permission.type.name} {keys}"
+        fields = {"role": role, "permission": permission.type.name, "keys": keys}
+        difference = _difference(
+            f"~ role {role}: {text}, was {before}" if before else f"+ role {role}: {text}",
+            "role.grant-permission",
+            **fields,
+        )
+        self._draft.change(difference, changes.grant_permission, role, permission)
+
+    def _put_user(self, wanted: WantedUser) -> None:
+        name, before = wanted.name, self._before.users.get(wanted.name)
+        if before is None:
+            password_hash = wanted.password_hash or b""
+            with_password = "with a password" if password_hash else "without a password"
+            difference = _difference(f"+ user {name}, {with_password}", "user.add", user=name)
+            self._draft.change(difference, changes.add_user, name, password_hash)
+        elif wanted.password_hash not in (None, before.password_hash):
+            # Invariant 5.
+            word = "changed" if wanted.password_hash else "removed"
+            difference = _difference(f"~ user {name}: password: {word}", "user.passwd", user=name)
+            self._draft.change(
+                difference, changes.replace_password, name, wanted.password_hash or b""
+            )
+        for role in wanted.roles:
+            if before is None or role not in before.roles:
+                difference = _difference(
+                    f"+ user {name}: role {role}", "user.grant-role", user=name, role=role
+                )
+                self._draft.change(difference, changes.grant_role, name, role)
+
+    def _revoke_from_user(self, name: str, held: Iterable[str], wanted: Iterable[str]) -> None:
+        for role in held:
+            if role not in wanted:
+                difference = _difference(
+                    f"- user {name}: role {role}", "user.revoke-role", user=name, role=role
+                )
+                self._draft.change(difference, changes.revoke_role, name, role)
+
+    def _revoke_from_group(self, name: str, held: Iterable[str], wanted: Iterable[str]) -> None:
+        for role in held:
+            if role not in wanted:
+                difference = _difference(
+                    f"- group {name}: role {role}", "group.revoke-role", group=name, role=role
+                )
+                self._draft.change(difference, changes.revoke_group_role, name, role)
+
+    def _grant_to_group(self, wanted: Group) -> None:
+        held = self._before.groups.get(wanted.name, Group(wanted.name)).roles
+        for role in wanted.roles:
+            if role not in held:
+                difference = _difference(
+                    f"+ group {wanted.name}: role {role}",
+                    "group.grant-role",
+                    group=wanted.name,
+                    role=role,
+                )
+                self._draft.change(difference, changes.grant_group_role, wanted.name, role)
+
+    def _delete(self) -> None:
+        content, before, draft = self._content, self._before, self._draft
+        for name in _missing(before.groups, content.groups):
+            self._revoke_from_group(name, before.groups[name].roles, ())
+        for name in _missing(before.users, content.users):
+            difference = _difference(f"- user {name}", "user.delete", user=name)
+            draft.change(difference, changes.delete_user, name)
+        for role in _missing_roles(before, content):
+            # Those that the document does not list may have it.
+            for name in _sorted(draft.state.users_of_role.get(role, ())):
+                self._revoke_from_user(name, (role,), ())
+            for name in _sorted(draft.state.groups):
+                if role in draft.state.groups[name].roles:
+                    self._revoke_from_group(name, (role,), ())
+            difference = _difference(f"- role {role}", "role.delete", role=role)
+            draft.change(difference, changes.delete_role, role)
+
+    def end_tokens(self) -> None:
+        """End the auth tokens of the users that have kept theirs (invariant 4)."""
+        for name in _sorted(self._draft.state.users):
+            if self._draft.state.users[name].generation <= self._content.auth_revision:
+                self._draft.change(
+                    _difference(f"~ user {name}: its auth tokens end", "revoke.user", subject=name),
+                    revoke_subject,
+                    name,
+                    Lifetimes(0.0),
+                    0.0,
+                    is_account=False,
+                )
+
+
+def _difference(text: str, action: str, **fields: object) -> Difference:
+    return Difference(text, action, fields)
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=text_id)
+
+
+def _missing(held: Mapping[str, object], listed: Mapping[str, object] | None) -> list[str]:
+    """Return the names of a section that the document has, and in which it does not list them."""
+    return [] if listed is None else _sorted(held.keys() - listed.keys())
+
+
+def _missing_roles(state: AuthState, content: StoreContent) -> list[str]:
+    # The role root exists without a record too, so that the document may grant it all the same.
+    return [role for role in _missing(state.roles, content.roles) if role != ROOT]
+
+
+def _revocations_of(state: AuthState) -> dict[tuple[str, str], Revocation]:
+    found = {(REVOKED_JTI, jti): entry for jti, entry in state.revoked_jtis.items()}
+    found |= {(REVOKED_SUBJECT, name): entry for name, entry in state.revoked_subjects.items()}
+    return found
+
+
+def _order(revocation: tuple[str, str]) -> tuple[str, bytes]:
+    what, name = revocation
+    return what, text_id(name)
+
+
+def _kept(
+    state: AuthState, content: StoreContent, *, prune: bool, prune_revocations: bool
+) -> Iterator[tuple[str, str]]:
+    if not prune:
+        for word, missing in (
+            ("user", _missing(state.users, content.users)),
+            ("role", _missing_roles(state, content)),
+            ("group", _missing(state.groups, content.groups)),
+        ):
+            if missing:
+                yield "--prune", _counted(len(missing), word)
+        if state.meta.enabled and not content.enabled:
+            yield "--prune", "auth, which stays enabled"
+    if content.revocations is not None and not prune_revocations:
+        count = len(_revocations_of(state).keys() - content.revocations.keys())
+        if count:
+            yield "--prune-revocations", _counted(count, "revocation")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
