@@ -38,14 +38,14 @@ _file_type = click.Path(dir_okay=False, allow_dash=True)
 
 @click.group(epilog=example("leeway store status"))
 def store() -> None:
-    """Show the store of users, roles and revocations, and export and import it."""
+    """Show, export and import users, roles and revocations."""
 
 
 @store.command(epilog=example("leeway store status -o json"))
 @data_dir_option
 @output_option
 def status(data_dir: Path, output: str) -> None:
-    """Show the kind of the store, its revision, and how many records it has of each kind."""
+    """Show the kind, the revision and the size of the store."""
     with opened_store(data_dir) as (opened, configuration):
         path = str(data_dir / configuration.store.sqlite.path)
         state = opened.state
@@ -90,10 +90,10 @@ def status(data_dir: Path, output: str) -> None:
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
-    """Write the content of the store to FILE, or to standard output.
+    """Write the content of the store to a file.
 
-    The document has the users with the hashes of their passwords, roles, groups and revocations,
-    but no auth tokens and no keys. FILE gets mode 0600.
+    Without FILE it goes to standard output. The document has the users with the hashes of their
+    passwords, roles, groups and revocations, but no auth tokens and no keys. FILE gets mode 0600.
     """
     with opened_store(data_dir) as (opened, _):
         document = document_of(opened.state)
@@ -137,7 +137,7 @@ def import_document(
     prune: bool,
     prune_revocations: bool,
 ) -> None:
-    """Make the store equal to the document in FILE, or from standard input.
+    """Make the store equal to an exported document.
 
     Every difference is printed before anything is changed. All are changed together, or nothing is:
     if the store changes meanwhile so that the differences are others, the exit code is 1.
