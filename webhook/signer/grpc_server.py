@@ -49,7 +49,8 @@ _OPTIONS: Final = (
     # gRPC core refuses calls at random when more wait to be accepted, and as CANCELLED.
     ("grpc.server.max_pending_requests", 4 * MAX_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 8 * MAX_CALLS),
-    # A connection whose client no longer answers is closed.
+    # A connection that does not begin to speak HTTP/2 is closed, and one whose client has gone.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
-from threading import RLock
+from threading import Lock
 from time import time
 from typing import Final, Protocol
 
@@ -70,7 +70,7 @@ class SignerServer:
         """Raises ConfigurationError, DataDirectoryError and the errors of ``keys.folder``."""
         self._configure = configure
         self._configuration = self._started_with = configuration
-        self._lock = RLock()
+        self._lock = Lock()
         self._problems: dict[str, str] = {}
         self._unusable = ""
         self._metrics = SignerMetrics(RESULTS)
@@ -79,7 +79,8 @@ class SignerServer:
         self._keys = KeyFolderWatcher(
             data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
         )
-        self._terms = _terms_of(configuration, self._keys.keyring)
+        self._keyring = self._keys.keyring
+        self._terms = _terms_of(configuration, self._keyring)
         self._clock_watch = ClockWatch(data_dir / SIGNER_FILE)
         self._service = ExternalJWTSigner(self._terms, self._metrics, self._clock_watch, time)
         section = configuration.signer_settings
@@ -157,11 +158,11 @@ class SignerServer:
         return True
 
     def _reconfigure(self, configuration: Configuration) -> None:
-        _terms_of(configuration, self._keys.keyring)
+        _terms_of(configuration, self._keyring)
         # Before a token is signed under it. It can also find other keys, which are then taken over.
         self._keys.use(rotation_policy_of(configuration))
         with self._lock:
-            self._use(_terms_of(configuration, self._keys.keyring))
+            self._use(_terms_of(configuration, self._keyring))
             self._configuration = configuration
         _logger.info("the configuration was loaded again")
         wanted, used = configuration.signer_settings, self._started_with.signer_settings
@@ -173,6 +174,7 @@ class SignerServer:
             self._unusable = ""
             try:
                 self._use(_terms_of(self._configuration, keyring))
+                self._keyring = keyring
             except LeewayError as error:
                 # Not raised: the folder was read, and reading it again would change nothing.
                 self._unusable = str(error)
