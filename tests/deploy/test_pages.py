@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
+from tests.deploy.signer_patch import ENDPOINT, operations
 from tests.deploy.test_alerts import rules
 from tests.deploy.test_kind import flags, patches, run_script
 from tests.docs.shell import steps_of
@@ -19,6 +20,7 @@ from tests.secrets_made import folder_made
 from webhook.cli.serve import prepare_to_serve
 from webhook.config.load import load_configuration
 from webhook.config.paths import tls_files
+from webhook.signer.service import RESULTS
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,24 @@ def test_kubeadm_page_says_for_both_versions_what_kind_is_told(made: Path) -> No
         assert block["apiServer"]["extraVolumes"] == api_server["extraVolumes"]
         assert flags(block).items() <= flags(patches(made)[version]).items()
         assert len(flags(block)) == 1
+
+
+def test_signer_page_tells_kubeadm_what_kind_is_told(tmp_path: Path) -> None:
+    (block,) = yaml_blocks("signer")
+    assert_fields(block, KUBEADM[block["apiVersion"]])
+    assert run_script("--dir", str(tmp_path / "kind"), "--signer").returncode == 0
+    told = flags(patches(tmp_path / "kind")[block["apiVersion"]], "controllerManager")
+    assert flags(block, "controllerManager").items() <= told.items()
+    assert not flags(block)
+
+
+def test_signer_page_names_the_flag_the_position_and_the_reasons() -> None:
+    text = page("signer")
+    assert f"\n{ENDPOINT}\n" in text
+    (first, *_) = [each for each in operations() if each["path"] != operations()[0]["path"]]
+    assert f"testing value {first['path']} failed" in text
+    table = text.partition("| `reason` |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", table)) == set(RESULTS["Sign"])
 
 
 def test_authorizer_page_shows_the_file_of_the_script(made: Path) -> None:
