@@ -432,6 +432,14 @@ def test_messages_that_are_none(running: RunningSigner, method: str, request_byt
     assert (caught.value.code(), caught.value.details()) == (INVALID, REFUSED)
 
 
+def test_a_message_that_grows_when_it_is_decompressed(running: RunningSigner) -> None:
+    with running.client() as client:
+        with pytest.raises(grpc.RpcError) as caught:
+            client.call(f"{SERVICE}/Sign", bytes(32 * TOO_LONG), grpc.Compression.Gzip)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        create(ApiServer(client), account_claims(time.time()))
+
+
 def test_unknown_methods(running: RunningSigner) -> None:
     for path in (
         f"{SERVICE}/Other",

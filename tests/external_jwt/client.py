@@ -50,12 +50,12 @@ class SignerClient:
     def max_expiration(self) -> int:
         return self.metadata_call(b"", timeout=self.timeout, wait_for_ready=True)
 
-    def call(self, path: str, request: bytes) -> bytes:
+    def call(self, path: str, request: bytes, compression: grpc.Compression | None = None) -> bytes:
         """Send any bytes to any method."""
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
             path, request_serializer=None, response_deserializer=None
         )
-        return call(request, timeout=self.timeout, wait_for_ready=True)
+        return call(request, timeout=self.timeout, wait_for_ready=True, compression=compression)
 
     def close(self) -> None:
         self.channel.close()
