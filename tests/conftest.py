@@ -26,6 +26,7 @@ LONGEST_FIRST = (
     "e2e/test_reload.py",
     "differential/test_random.py",
     "integration/test_values_shown.py",
+    "e2e/test_signer.py",
     "e2e/test_trusted_issuers.py",
     "e2e/test_objects.py",
     "e2e/test_skew.py",
