@@ -45,6 +45,7 @@ from .harness import (
     REVIEWS,
     RunningServer,
     free_port,
+    records_of,
     request_on,
     review_of,
     start_server,
@@ -67,6 +68,7 @@ SEED = int(os.environ.get("TEST_FUZZ_SEED", "0")) or int.from_bytes(os.urandom(4
 MUTATIONS = int(os.environ.get("TEST_SIGNER_MUTATIONS", "300"))
 HEADERS = {"Content-Type": "application/json"}
 CALLS, THREADS = 400, 16
+KILLS = int(os.environ.get("TEST_KILLS", "3"))
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 REASONS = {
     "TooLarge", "Malformed", "OtherIssuer", "SubjectMismatch", "LifetimeTooLong", "IssuedInFuture",
@@ -474,6 +476,56 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
             assert api_server.changes == 1
             assert len(second.signed()) == 1
         assert not first.socket.exists()
+
+
+@pytest.mark.bad_input(72)
+def test_killed_under_load(tmp_path: Path) -> None:
+    """A kill loses the calls in flight and no other, and each token has its audit line."""
+    data_dir = make_data_dir(tmp_path, "ES256")
+    running = start_signer(data_dir)
+    tokens: list[str] = []
+    codes: Counter[grpc.StatusCode] = Counter()
+    ended = threading.Event()
+
+    def call_repeatedly(client: SignerClient, api_server: ApiServer) -> None:
+        while not ended.is_set():
+            try:
+                token = create(api_server, account_claims(time.time()))
+            except grpc.RpcError as error:
+                codes[error.code()] += 1
+            else:
+                tokens.append(token)
+
+    def wait_for_more() -> None:
+        enough = len(tokens) + 50
+        wait_until(lambda: len(tokens) >= enough, 60)
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(running.client()) for _ in range(4)]
+        servers = [ApiServer(client) for client in clients]
+        threads = [
+            threading.Thread(target=call_repeatedly, args=pair)
+            for pair in zip(clients, servers, strict=True)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(KILLS):
+                wait_for_more()
+                running.kill()
+                running = start_signer(data_dir)
+            wait_for_more()
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+            running.kill()
+    print(f"{len(tokens)} tokens, {dict(codes)}")
+    assert set(codes) <= {grpc.StatusCode.UNAVAILABLE}
+    assert codes[grpc.StatusCode.UNAVAILABLE] <= KILLS * len(threads)
+    assert [server.changes for server in servers] == [1] * len(servers)
+    signed = {r.get("jti") for r in records_of(running.log_file.read_text())}
+    assert {jti_of(token) for token in tokens} <= signed
 
 
 def test_a_restart_is_no_change_of_the_keys(tmp_path: Path) -> None:
