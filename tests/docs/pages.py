@@ -153,6 +153,11 @@ FAKETIME_DONT_FAKE_MONOTONIC=1 faketime -f -90s leeway signer {SIGNER_ARGUMENTS}
 {UNTIL_SIGNING}
 until curl -s http://127.0.0.1:8444/metrics | grep -q 'FetchKeys",result="ok"}} [1-9]'; do
   sleep 0.1; done"""
+PATCHED: Final = f"""\
+manifest=etc/kubernetes/manifests/kube-apiserver.yaml
+{ROOT}/deploy/kubeadm/signer-patch.sh $manifest $LEEWAY_SIGNER_SOCKET > socket.json
+kubectl patch --local --type json -f $manifest --patch-file socket.json -o yaml > patched.yaml
+mv patched.yaml $manifest"""
 SERVER_BEHIND: Final = f"""\
 faketime -f -90s leeway serve --data-dir etc/leeway > server.log 2>&1 &
 {UNTIL_READY.replace("leeway-data", "etc/leeway")}; sleep 2"""
@@ -392,6 +397,7 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
             "kubectl create token default > token": "signing $LEEWAY_SIGNER_SOCKET",
             "kubectl create token default > last-token": "signing keys",
             "kubectl create token default": SIGNER_BEHIND,
+            "leeway doctor": PATCHED,
             "leeway skew": SERVER_BEHIND,
             "kubectl get --raw /openid/v1/jwks": "until kubectl get --raw /openid/v1/jwks | "
             "jq -e '.keys[1]' > jwks.log; do sleep 0.2; done",
