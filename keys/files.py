@@ -109,7 +109,22 @@ def _unreadable(path: Path, error: OSError) -> KeyFileError:
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> bool:
     """Write a new file and its directory entry to disk; return False if the file exists."""
-    temporary = _write_temporary(path, data, mode)
+    return _link(_write_temporary(path, data, mode), path)
+
+
+def write_own_file(path: Path, data: bytes, *, replace: bool) -> bool:
+    """Write a private file that belongs to the user of this process, whoever owns the directory.
+
+    Readers see the old or the new file. Without ``replace``, return False if the file exists.
+    """
+    temporary = _write_temporary(path, data, 0o600, is_own=True)
+    if not replace:
+        return _link(temporary, path)
+    _rename(temporary, path)
+    return True
+
+
+def _link(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -150,7 +165,10 @@ def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
     The file keeps its mode, unless one is given, and its owner, if root replaces it. A new file has
     mode 0600.
     """
-    temporary = _write_temporary(path, data, _mode_of(path) if mode is None else mode)
+    _rename(_write_temporary(path, data, _mode_of(path) if mode is None else mode), path)
+
+
+def _rename(temporary: Path, path: Path) -> None:
     try:
         temporary.replace(path)
     except BaseException:
@@ -181,12 +199,13 @@ def _mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
 
 
-def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+def _write_temporary(path: Path, data: bytes, mode: int, *, is_own: bool = False) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            hand_over(file.fileno(), path if os.path.lexists(path) else path.parent)
+            if not is_own:
+                hand_over(file.fileno(), path if os.path.lexists(path) else path.parent)
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

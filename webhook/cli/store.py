@@ -11,7 +11,7 @@ import yaml
 
 from keys.encoding import decode_json
 from keys.errors import EncodingError
-from keys.files import create_file, replace_file
+from keys.files import write_own_file
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import json_text, printable, say, show
@@ -142,7 +142,8 @@ def import_document(
     Every difference is printed before anything is changed. All are changed together, or nothing is:
     if the store changes meanwhile so that the differences are others, the exit code is 1.
     """
-    content = _read(file)
+    name = "standard input" if file == _STDIO else file
+    content = _read(file, name)
     with opened_store(data_dir) as (opened, _):
 
         def plan(state: AuthState) -> ImportPlan:
@@ -151,7 +152,10 @@ def import_document(
                     f"the store is at revision {state.revision}, not {at}, so nothing was changed; "
                     "look at the differences again with --dry-run"
                 )
-            return plan_import(state, content, prune=prune, prune_revocations=prune_revocations)
+            try:
+                return plan_import(state, content, prune=prune, prune_revocations=prune_revocations)
+            except DocumentError as error:
+                raise _refused(name, error) from error
 
         printed = plan(opened.state)
         _print_plan(printed)
@@ -231,17 +235,18 @@ def _rendered(document: Document, output: str) -> str:
 
 def _write(path: Path, data: bytes, *, force: bool) -> None:
     try:
-        if force:
-            replace_file(path, data, 0o600)
-        elif not create_file(path, data):
+        if not write_own_file(path, data, replace=force):
             raise click.UsageError(f"{path} exists; give another name, or replace it with --force")
     except OSError as error:
         # The error names a temporary file beside it.
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _read(file: str) -> StoreContent:
-    name = "standard input" if file == _STDIO else file
+def _refused(name: str, error: Exception) -> DocumentError:
+    return DocumentError(f"{name}: {error}; nothing was changed")
+
+
+def _read(file: str, name: str) -> StoreContent:
     try:
         text = sys.stdin.read() if file == _STDIO else Path(file).read_bytes().decode("utf-8")
         if text.lstrip().startswith("{"):
@@ -252,6 +257,6 @@ def _read(file: str) -> StoreContent:
     except UnicodeError as error:
         raise DocumentError(f"{name} is not UTF-8; nothing was changed") from error
     except (EncodingError, DocumentError) as error:
-        raise DocumentError(f"{name}: {error}; nothing was changed") from error
+        raise _refused(name, error) from error
     except ConfigurationError as error:
         raise DocumentError(f"{error}; nothing was changed") from error

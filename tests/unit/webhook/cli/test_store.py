@@ -146,6 +146,33 @@ def test_a_file_is_private_and_never_overwritten_silently(
     assert {entry.name for entry in tmp_path.iterdir()} == {"backup", "data"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_file_belongs_to_who_exports(leeway: Leeway, filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    path = folder / "backup.yaml"
+    path.write_text("theirs")
+    for owned in (folder, path):
+        os.chown(owned, 65534, 65534)
+    for name, force in (
+        (path, "--force"),
+        (folder / "new.yaml", "--force"),
+        (folder / "x", "-ojson"),
+    ):
+        leeway("store", "export", name, force, "--data-dir", filled).assert_done()
+        assert (name.stat().st_uid, stat.S_IMODE(name.stat().st_mode)) == (0, 0o600)
+
+
+def test_a_link_is_replaced_and_not_followed(leeway: Leeway, filled: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("theirs")
+    link.symlink_to(target)
+    leeway("store", "export", link, "--data-dir", filled).assert_failed(2, "exists")
+    leeway("store", "export", link, "--force", "--data-dir", filled).assert_done()
+    assert target.read_text() == "theirs"
+    assert not link.is_symlink()
+
+
 def test_a_file_that_cannot_be_written(leeway: Leeway, filled: Path, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "backup.yaml"
     for force in ((), ("--force",)):
@@ -349,7 +376,9 @@ def test_a_document_that_locks_out_is_refused(leeway: Leeway, filled: Path) -> N
     before = (filled / "auth.db").read_bytes()
     where = ("--prune", "--data-dir", filled)
     text = f"{GOOD}users: []\n"
-    leeway("store", "import", "-", *where, stdin=text).assert_failed(2, "users lacks root")
+    error = leeway("store", "import", "-", *where, stdin=text).assert_failed(2)
+    assert error.startswith("leeway: standard input: users lacks root, ")
+    assert error.endswith("; nothing was changed\n")
     assert (filled / "auth.db").read_bytes() == before
 
 

@@ -67,6 +67,17 @@ def test_a_second_import_changes_nothing(
     assert_same(store, Scratch(store._backend))
 
 
+@given(stores(), stores(), options)
+def test_a_plan_does_not_change_the_state(
+    store: AuthStore, exported: AuthStore, how: dict[str, bool]
+) -> None:
+    accepted(store.state, content_from(exported), **how)
+    assert_same(store, Scratch(store._backend))
+    copied = store.state.copy()
+    assert document_of(copied) == document_of(store.state)
+    assert copied.highest_password_cost == store.state.highest_password_cost
+
+
 @given(stores(), stores())
 def test_an_import_that_prunes_makes_the_store_equal(store: AuthStore, exported: AuthStore) -> None:
     plan = accepted(store.state, content_from(exported), prune=True, prune_revocations=True)
