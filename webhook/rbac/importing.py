@@ -196,14 +196,14 @@ class _Import:
         if self._prune and state.meta.enabled and not content.enabled:
             self._draft.change(_difference("- auth: disabled", "auth.disable"), changes.disable)
         users, roles, groups = content.users or {}, content.roles or {}, content.groups or {}
-        for role in roles.values():
-            self._revoke_permissions(role)
-        for user in users.values():
-            held = state.users.get(user.name)
-            self._revoke_from_user(user.name, held.roles if held else (), user.roles)
-        for group in groups.values():
-            held_by_group = state.groups.get(group.name, Group(group.name)).roles
-            self._revoke_from_group(group.name, held_by_group, group.roles)
+        for name in _sorted(roles):
+            self._revoke_permissions(roles[name])
+        for name in _sorted(users):
+            user = state.users.get(name)
+            self._revoke_from_user(name, user.roles if user else (), users[name].roles)
+        for name in _sorted(groups):
+            group = state.groups.get(name, Group(name))
+            self._revoke_from_group(name, group.roles, groups[name].roles)
         for name in _sorted(roles):
             self._grant_permissions(roles[name])
         for name in _sorted(users):
