@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ import pytest
 from keys.folder import SCHEDULE_FILE, load_keyring
 from tests.external_jwt.api_server import ApiServer
 from tests.external_jwt.claims import account_claims, as_go
+from tests.other_user import NOBODY, folder_in_reach, run_as_nobody
 from tests.secrets_made import token_made
 from tests.support import wait_until
 
@@ -95,6 +98,27 @@ def test_an_unknown_group(tmp_path: Path) -> None:
     code, output = run(data_dir)
     assert code == 2
     assert "signer.group is 'nobodys', which is not a group of this system" in output
+
+
+def test_a_group_that_the_user_is_not_in() -> None:
+    folder = folder_in_reach()
+    try:
+        data_dir = make_data_dir(folder)
+        file = data_dir / "leeway.yaml"
+        file.write_text(file.read_text().replace("signer: {}", "signer: {group: '12345'}"))
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        socket = folder / "run" / "signer.sock"
+        done = run_as_nobody("signer", "--data-dir", data_dir, "--socket", socket)
+        assert (done.returncode, done.stderr) == (
+            3,
+            f"leeway: {socket} cannot be given to group 12345; let the user that this runs as be a "
+            "member of it, or set signer.group\n",
+        )
+        # The next start would take a folder as it is.
+        assert not socket.parent.exists()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_without_a_section_there_is_a_warning(tmp_path: Path) -> None:

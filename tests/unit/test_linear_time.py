@@ -33,7 +33,7 @@ from webhook.objects.documents import parse_objects
 from webhook.server.connection.chunked import ChunkedBody
 from webhook.server.connection.read_head import Limits, read_head
 from webhook.telemetry.log_lines import json_line, redact, text_line
-from webhook.token.claims import parse_claims, read_unverified
+from webhook.token.claims import parse_claims, parse_requested, read_unverified
 from webhook.trusted_issuers.documents import refresh_seconds
 
 Parse = Callable[[bytes], object]
@@ -142,6 +142,7 @@ PARSERS: list[tuple[str, Parse, dict[str, Make]]] = [
     ("chunked body", read_chunks, BODIES),
     ("token", parse_token, TOKENS),
     ("claims", parse_payload, JSON),
+    ("claims to be signed", parse_requested, JSON),
     ("JSON", decode_json, JSON),
     ("body", decode_body, JSON),
     ("review", lambda data: reviews.parse_token_review(data, "v1"), JSON),

@@ -150,7 +150,7 @@ class ExternalJWTSigner:
         try:
             claims = check_claims(segment, now, terms.policy)
         except ClaimsRefusedError as error:
-            if error.skew is not None and error.claims is not None:
+            if error.claims is not None:
                 self._skew.see(error.claims, now)
             raise
         self._skew.see(claims, now)

@@ -78,13 +78,9 @@ class SocketFile:
         """Open the folder, which is created if it is missing."""
         folder = self.path.parent
         try:
-            try:
+            with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=_FOLDER_MODE)
-            except FileExistsError:
-                pass
-            else:
-                folder.chmod(_FOLDER_MODE)
-                self._give_to_group(folder)
+                self._prepare(folder)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise DataDirectoryError(
@@ -100,6 +96,15 @@ class SocketFile:
                 "its own with mode 0750 is right"
             )
         return descriptor
+
+    def _prepare(self, folder: Path) -> None:
+        try:
+            folder.chmod(_FOLDER_MODE)
+            self._give_to_group(folder)
+        except BaseException:
+            # The next start would take it as it is.
+            folder.rmdir()
+            raise
 
     def _give_to_group(self, path: Path) -> None:
         if self.group is None:
