@@ -66,7 +66,7 @@ def test_signer_page_names_the_flag_the_position_and_the_reasons() -> None:
     (first, *_) = [each for each in operations() if each["path"] != operations()[0]["path"]]
     assert f"testing value {first['path']} failed" in text
     table = text.partition("| `reason` |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", table)) == set(RESULTS["Sign"])
+    assert set(RESULTS["Sign"]) <= set(re.findall(r"`([A-Z][A-Za-z]+)`", table))
 
 
 def test_authorizer_page_shows_the_file_of_the_script(made: Path) -> None:
