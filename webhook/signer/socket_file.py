@@ -22,6 +22,8 @@ from webhook.errors import ConfigurationError, DataDirectoryError
 
 _FOLDER_MODE: Final = 0o750
 _CONNECT_SECONDS: Final = 2.0
+# The largest number of a group is one less.
+_NO_GROUP: Final = 2**32 - 1
 
 
 class SocketFile:
@@ -152,6 +154,7 @@ class SocketFile:
 
 
 def _identity(path: Path) -> tuple[int, int]:
+    # The number of an inode is not used again while the signer has its socket open.
     status = path.lstat()
     return status.st_dev, status.st_ino
 
@@ -163,12 +166,13 @@ def group_id(group: str) -> int | None:
     """
     if not group:
         return None
-    if group.isdigit():
-        return int(group)
     try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError as error:
+        number = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        number = _NO_GROUP
+    if number >= _NO_GROUP:
         raise ConfigurationError(
             f"signer.group is {group!r}, which is not a group of this system; create it, or give "
             "another one"
-        ) from error
+        )
+    return number

@@ -172,5 +172,8 @@ def test_groups() -> None:
     assert group_id("") is None
     assert group_id("12345") == 12345
     assert group_id("root") == 0
-    with pytest.raises(ConfigurationError, match=r"signer\.group is 'nobodys', which is not a"):
-        group_id("nobodys")
+    for group in ("nobodys", str(2**32 - 1), "9" * 30):
+        with pytest.raises(
+            ConfigurationError, match=rf"signer\.group is '{group}', which is not a"
+        ):
+            group_id(group)
