@@ -155,7 +155,7 @@ def describe_decoding(error: Exception) -> str:
     """Describe msgspec's DecodeError, or a UnicodeError."""
     if isinstance(error, UnicodeError):
         return "not UTF-8"
-    text = str(error).partition("\n")[0]
+    _, text = path_and_text(str(error).partition("\n")[0])
     if found := _MALFORMED.match(text):
         return f"{found[1]} at byte {found[2]}"
     return _TEXTS.get(text, text)

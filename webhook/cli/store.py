@@ -97,7 +97,7 @@ def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
     """
     with opened_store(data_dir) as (opened, _):
         document = document_of(opened.state)
-    text = _rendered(document, output)
+    text = rendered(document, output)
     if file == _STDIO:
         click.echo(text, nl=False)
         return
@@ -220,7 +220,8 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def _rendered(document: Document, output: str) -> str:
+def rendered(document: Document, output: str) -> str:
+    """Write a document as JSON or YAML."""
     if output == "json":
         return json_text(document) + "\n"
     # Flow style for the innermost collections: a line for each permission and each revocation.
@@ -249,14 +250,20 @@ def _refused(name: str, error: Exception) -> DocumentError:
 def _read(file: str, name: str) -> StoreContent:
     try:
         text = sys.stdin.read() if file == _STDIO else Path(file).read_bytes().decode("utf-8")
-        if text.lstrip().startswith("{"):
-            members = decode_json(text.encode("utf-8"))
-        else:
-            members = parse_single_document(text, name)
-        return read_document(members)
+        return read_document(parsed(text, name))
     except UnicodeError as error:
         raise DocumentError(f"{name} is not UTF-8; nothing was changed") from error
     except (EncodingError, DocumentError) as error:
         raise _refused(name, error) from error
     except ConfigurationError as error:
         raise DocumentError(f"{error}; nothing was changed") from error
+
+
+def parsed(text: str, name: str) -> object:
+    """Parse a document: JSON if it begins with a brace, else YAML.
+
+    Raises EncodingError or ConfigurationError, also for a duplicate member.
+    """
+    if text.lstrip().startswith("{"):
+        return decode_json(text.encode("utf-8"))
+    return parse_single_document(text, name)

@@ -42,6 +42,8 @@ _LATEST: Final = 9000
 # The last character of a salt has two bits, the others six.
 _HASH: Final = re.compile(r"\$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _HASH_START: Final = "$2"
+_UNKNOWN: Final = "Object contains unknown field `"
+_LONGEST: Final = len(_UNKNOWN) + 20
 _ALLOWED: Final = {
     "apiVersion": API_VERSION,
     "kind": KIND,
@@ -435,12 +437,15 @@ def _read_time(text: str, path: str) -> int:
 
 
 def _described(error: msgspec.ValidationError) -> str:
-    path, _ = path_and_text(str(error))
+    path, message = path_and_text(str(error))
     text = describe_validation(error)
-    if could_be_secret(text) or _HASH_START in text:
-        # The name of an unknown member, or a value in the wrong place.
-        where = f" {path}" if path else " the document"
-        return f"something in{where} is not allowed there; it could be a secret, so it is not shown"
+    # In a document that is corrupt, a part of a hash can be the name of a field.
+    is_plain = message.removeprefix(_UNKNOWN).rstrip("`").isalpha() and len(message) <= _LONGEST
+    if could_be_secret(text) or (message.startswith(_UNKNOWN) and not is_plain):
+        where = path or "the document"
+        return (
+            f"something in {where} is not allowed there; it could be a secret, so it is not shown"
+        )
     if text == "auth is missing":
         return (
             f"{text}, so this may be half of a document; add auth: {{enabled: true}} if it is not"

@@ -7,12 +7,18 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from hypothesis import given
 
 from tests.unit.webhook.cli.cli_support import Leeway
 from tests.unit.webhook.cli.test_audit import CALLER, lines
 from tests.unit.webhook.cli.test_names import NAMES, assert_harmless
+from tests.unit.webhook.rbac.store_contents import stores
+from webhook.cli.store import parsed, rendered
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.document import document_of
 
 HASH = f"$2b$10${'A' * 21}.{'b' * 31}"
 JTI = "23c4d832-c540-422a-9e85-304452db3136"
@@ -334,6 +340,7 @@ BAD = [
     ("json-duplicate", '{"kind": "Store", "kind": "Store"}', "the member 'kind' appears twice"),
     ("deep", "[" * 20_000, "is not YAML"),
     ("deep-json", '{"a":' * 20_000, "nested too deep"),
+    ("json-number", '{"kind": [1e999]}', "not JSON: Number out of range; nothing was changed"),
     ("unknown", f"{GOOD}tokens: []\n", "unknown field tokens"),
     ("bool-name", f"{GOOD}users: [{{name: no, roles: []}}]\n", "users[0].name must be a string"),
     ("secret", f"{GOOD}{HASH}: 1\n", "could be a secret"),
@@ -389,6 +396,15 @@ def test_a_document_that_is_not_utf_8(
     path = tmp_path / "bad"
     path.write_bytes(data)
     leeway("store", "import", path, "--data-dir", filled).assert_failed(2, "is not UTF-8")
+
+
+@pytest.mark.parametrize("output", ["yaml", "json"])
+@given(store=stores())
+def test_what_is_written_is_read(store: AuthStore, output: str) -> None:
+    document = document_of(store.state)
+    text = rendered(document, output)
+    assert parsed(text, "backup") == msgspec.json.decode(msgspec.json.encode(document))
+    assert text.isascii() or output == "json"
 
 
 USAGE = [

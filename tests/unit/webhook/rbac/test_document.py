@@ -165,6 +165,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("hash-cost-high", user(passwordHash=HASH.replace("$10$", "$31$")), "has the cost 31"),
     ("hash-number", user(passwordHash=7), "users[1].passwordHash must be a string"),
     ("hash-and-none", user(passwordHash=HASH, noPassword=True), "users[1] has a passwordHash and"),
+    ("part-of-a-hash-as-member", user(**{"rol10$AB": 1}), "something in users[1] is not allowed"),
+    ("long-member", user(**{"l" * 21: 1}), "something in users[1] is not allowed"),
     ("hash-as-member", user(**{HASH: 1}), "could be a secret, so it is not shown"),
     ("role-twice", minimal(roles=[{"name": "r", "permissions": []}] * 2), "roles[1].name: 'r' is"),
     ("role-name-empty", minimal(roles=[{"name": "", "permissions": []}]), "roles[0].name is empty"),
