@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import grpc
 import pytest
 
 from keys.folder import SCHEDULE_FILE, load_keyring
@@ -31,7 +32,7 @@ from .signer_process import (
     start_signer,
 )
 
-BAD = "not loaded again|before stay in use|not read again"
+BAD = "not loaded again|before stay in use|not read again|active key is not for kube-apiserver"
 
 
 def run(data_dir: Path, *arguments: str) -> tuple[int, str]:
@@ -70,6 +71,7 @@ def test_an_eddsa_key_is_refused_at_the_start(tmp_path: Path) -> None:
     ("arguments", "code", "why"),
     [
         (["--refresh-hint", "0s"], 2, "refreshHint is 0s; 1s to 1h is allowed"),
+        (["--refresh-hint", "61s"], 2, "1m1s is longer than signer.refreshHint, 1m, by which"),
         (["--metrics-bind", "nowhere"], 2, "'nowhere' is not HOST:PORT"),
         (["--socket", "@leeway"], 2, "no abstract socket"),
     ],
@@ -182,8 +184,8 @@ def test_new_keys_are_fetched_and_sign(running: RunningSigner) -> None:
         running.process = start_signer(running.data_dir).process
 
 
-def test_an_eddsa_key_that_becomes_active_changes_nothing(running: RunningSigner) -> None:
-    """As a hand can do it, since no command does."""
+def test_the_key_from_before_signs_while_it_verifies(running: RunningSigner) -> None:
+    """An EdDSA key becomes active by hand, since no command does that."""
     first = sign(running)
     leeway(running.data_dir, "keys", "rotate")
     folder = running.data_dir / "keys"
@@ -201,8 +203,24 @@ def test_an_eddsa_key_that_becomes_active_changes_nothing(running: RunningSigner
         else:
             entry |= {"kid": file.stem, "file": file.name, "state": "active"}
     (folder / SCHEDULE_FILE).write_text(json.dumps(schedule))
-    wait_until(lambda: "the keys from before stay in use: the active key" in running.log())
+    wait_until(lambda: "the keys from before stay in use, for tokens that" in running.log())
     assert sign(running) == first
+    leeway(running.data_dir, "keys", "retire", first, "--force")
+    wait_until(lambda: "the keys from before stay in use, but sign nothing" in running.log())
+    with pytest.raises(grpc.RpcError) as caught:
+        sign(running)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "no key can sign"
+    assert [entry["reason"] for entry in running.refusals()] == ["NoKey"]
+
+
+def test_sigterm_does_not_wait_for_reloads(running: RunningSigner) -> None:
+    """With each signal read on its own this takes seconds, and the test fails with a timeout."""
+    for _ in range(2000):
+        running.process.send_signal(signal.SIGHUP)
+        time.sleep(0.0002)
+    assert running.terminate() == 0
+    running.process = start_signer(running.data_dir).process
 
 
 def test_a_folder_that_cannot_be_read_changes_nothing(running: RunningSigner) -> None:

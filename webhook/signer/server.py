@@ -2,8 +2,9 @@
 
 Invariants:
 
-1. A token is signed under one configuration and one keyring. What cannot be loaded, or is not for
-   kube-apiserver, changes nothing.
+1. A token is signed under one configuration and one keyring. What cannot be loaded changes nothing.
+   If the active key is not for kube-apiserver, the one from before signs, but only tokens that
+   expire while it verifies.
 2. Steps of rotation that are due are taken here too. The keys' folder has a lock, so that the first
    process to poll takes a step, and the others see it.
 """
@@ -11,6 +12,7 @@ Invariants:
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
@@ -21,7 +23,9 @@ from typing import Final, Protocol
 from keys.errors import KeysError
 from keys.file_watch import FileWatch, PeriodicThread
 from keys.folder_watch import KeyFolderWatcher
-from keys.keyring import Keyring
+from keys.keyring import Keyring, KeyState
+from keys.messages import utc
+from keys.rotation import MARGIN_SECONDS
 from webhook.assembly import clock_leeway_of, rotation_policy_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
@@ -112,7 +116,7 @@ class SignerServer:
             server.start()
             self._report_serving()
             gc.freeze()
-            while signals.get() == SIGHUP:
+            while _next_signal(signals) == SIGHUP:
                 self._reload_all()
         finally:
             # Before the socket is gone, which the checks would report.
@@ -178,7 +182,10 @@ class SignerServer:
             except LeewayError as error:
                 # Not raised: the folder was read, and reading it again would change nothing.
                 self._unusable = str(error)
-                _logger.error("the keys from before stay in use: %s", error)
+                latest = _latest_expiry(keyring, self._terms.keys.kid)
+                self._use(replace(self._terms, latest_expiry=latest))
+                use = f"for tokens that expire by {utc(latest)}" if latest else "but sign nothing"
+                _logger.error("the keys from before stay in use, %s: %s", use, error)
 
     def _use(self, terms: Terms) -> None:
         if terms.keys.left_out != self._terms.keys.left_out:
@@ -193,6 +200,22 @@ class SignerServer:
         self._metrics.report_failing(what, failing=bool(problem))
         if problem and problem != before and message:
             _logger.error("%s: %s", message, problem)
+
+
+def _next_signal(signals: SimpleQueue[int]) -> int:
+    """Wait for a signal; many SIGHUPs are one, and what ends the signer does not wait for them."""
+    number = signals.get()
+    while number == SIGHUP and not signals.empty():
+        number = signals.get()
+    return number
+
+
+def _latest_expiry(keyring: Keyring, kid: str) -> int:
+    """Return when the last token expires that a key signed before another one became active."""
+    for key in keyring.keys:
+        if key.kid == kid and key.state is KeyState.VERIFY_ONLY and key.until is not None:
+            return max(0, key.until - MARGIN_SECONDS)
+    return 0
 
 
 def _terms_of(configuration: Configuration, keyring: Keyring) -> Terms:

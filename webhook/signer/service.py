@@ -6,6 +6,7 @@ Invariants:
 2. What a refusal says to kube-apiserver is the same for all reasons: kube-apiserver passes it on to
    whoever wanted the token. The reason is in the log and in the metrics.
 3. Every token that is signed has an audit line.
+4. A key that is no longer active signs no token that lives longer than the key verifies.
 """
 
 import logging
@@ -42,9 +43,10 @@ FETCH_KEYS: Final = "FetchKeys"
 METADATA: Final = "Metadata"
 DEADLINE: Final = "Deadline"
 FAILED: Final = "Failed"
+NO_KEY: Final = "NoKey"
 OVERLOADED: Final = "Overloaded"
 RESULTS: Final[Mapping[str, Sequence[str]]] = {
-    SIGN: [*Refusal, DEADLINE, FAILED, OVERLOADED],
+    SIGN: [*Refusal, DEADLINE, FAILED, NO_KEY, OVERLOADED],
     FETCH_KEYS: [OVERLOADED],
     METADATA: [OVERLOADED],
 }
@@ -58,8 +60,9 @@ _audit_logger = logging.getLogger(AUDIT_LOGGER)
 class CallRefusedError(LeewayError):
     """A call that is not answered; its text is for anybody (invariant 2)."""
 
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+    def __init__(self, result: str, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
+        self.result = result
         self.code = code
 
 
@@ -82,11 +85,15 @@ class Skew(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is signed with which keys, and after how many seconds they are to be fetched again."""
+    """What is signed with which keys, and after how many seconds they are to be fetched again.
+
+    Tokens expire by ``latest_expiry`` (Unix seconds), which is None while the key is active.
+    """
 
     policy: SigningPolicy
     keys: KeySet
     refresh_seconds: int
+    latest_expiry: int | None = None
 
 
 class ExternalJWTSigner:
@@ -120,10 +127,10 @@ class ExternalJWTSigner:
             result = error.reason
             self._log_refused(error)
             raise CallRefusedError(
-                grpc.StatusCode.INVALID_ARGUMENT, "the claims were refused"
+                result, grpc.StatusCode.INVALID_ARGUMENT, "the claims were refused"
             ) from None
-        except CallRefusedError:
-            result = DEADLINE
+        except CallRefusedError as error:
+            result = error.result
             raise
         finally:
             self._metrics.count(SIGN, result, perf_counter() - began)
@@ -157,7 +164,13 @@ class ExternalJWTSigner:
         remaining = call.time_remaining()
         if (remaining is not None and remaining <= 0) or not call.is_active():
             # A signature takes longer than all the rest, and nobody waits for it.
-            raise CallRefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+            raise CallRefusedError(
+                DEADLINE, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"
+            )
+        latest = terms.latest_expiry
+        if latest is not None and (claims.expires_at or 0) > latest:  # Invariant 4.
+            self._log_no_key(claims)
+            raise CallRefusedError(NO_KEY, grpc.StatusCode.UNAVAILABLE, "no key can sign")
         key = terms.keys.signing_key
         header, signature = sign_segment(segment.encode("ascii"), key)  # Invariant 1.
         self._audit(claims, f"{header.decode()}.{segment}.{signature.decode()}", terms.keys.kid)
@@ -182,6 +195,14 @@ class ExternalJWTSigner:
             }
 
         self._refusals.log(_logger, logging.WARNING, f"a token was not signed: {error}", fields)
+
+    def _log_no_key(self, claims: Claims) -> None:
+        fields: Fields = {"event": "sign", "reason": NO_KEY, "subject": claims.subject}
+        message = (
+            "a token was not signed: the active key is not for kube-apiserver, and the one from "
+            "before does not verify for as long as the token would live; see `leeway doctor`"
+        )
+        self._refusals.log(_logger, logging.ERROR, message, lambda: fields)
 
 
 def _key_response(terms: Terms) -> bytes:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import pytest
@@ -183,6 +183,24 @@ def test_nothing_is_signed_for_a_caller_that_has_gone(
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert lines(caplog) == []
     assert parts.counts() == {"Deadline": 1}
+
+
+@pytest.mark.parametrize(("latest", "signs"), [(NOW + 3600, True), (NOW + 3599, False), (0, False)])
+def test_no_token_outlives_a_key_that_is_no_longer_active(
+    latest: int, signs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = Parts()
+    parts.service.use(replace(parts.terms, latest_expiry=latest))
+    sent = segment(claims(exp=NOW + 3600))
+    if signs:
+        parts.sign(sent)
+        return
+    error = refusal(parts, sign_request(sent))
+    assert (error.code, str(error)) == (grpc.StatusCode.UNAVAILABLE, "no key can sign")
+    ((message, fields),) = lines(caplog)
+    assert "does not verify for as long as the token would live" in message
+    assert (fields["reason"], fields["subject"]) == ("NoKey", claims()["sub"])
+    assert parts.counts() == {"NoKey": 1}
 
 
 def test_without_a_deadline() -> None:
