@@ -1,9 +1,11 @@
 """``/metrics`` and ``/livez`` of the signer, over plain HTTP; meant for a loopback address."""
 
+import io
 import socket
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore, Thread
+from time import monotonic
 from typing import Any, Final
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -75,9 +77,33 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: the client has gone."""
 
 
+class _TimedReader(io.RawIOBase):
+    """Reads from a connection for ``_CLIENT_SECONDS``, then raises TimeoutError.
+
+    The timeout of a socket alone begins anew with each byte.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = monotonic() + _CLIENT_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        remaining = self._deadline - monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        self._connection.settimeout(remaining)
+        return self._connection.recv_into(buffer)
+
+
 class _Request(BaseHTTPRequestHandler):
     server: _Server
-    timeout = _CLIENT_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_TimedReader(self.connection))
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]

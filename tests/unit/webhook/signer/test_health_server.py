@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from webhook.errors import DataDirectoryError
+from webhook.signer import health_server
 from webhook.signer.health_server import HealthServer
 
 HOST = "127.0.0.1"
@@ -57,6 +58,23 @@ def test_ipv6() -> None:
 def test_an_address_in_use(parts: Parts) -> None:
     with pytest.raises(DataDirectoryError, match=r"cannot listen on .*; stop what listens there"):
         Parts(f"{HOST}:{parts.server.port}")
+
+
+def test_a_client_that_sends_slowly_is_closed(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte is in time; the request as a whole is not."""
+    monkeypatch.setattr(health_server, "_CLIENT_SECONDS", 0.5)
+    with socket.create_connection((HOST, parts.server.port), 0.1) as slow:
+        while True:
+            try:
+                slow.sendall(b"G")
+                if slow.recv(1) == b"":
+                    return
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return
 
 
 def test_clients_that_send_nothing_are_limited(parts: Parts) -> None:
