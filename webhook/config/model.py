@@ -341,10 +341,13 @@ class SignerSection(Section, frozen=True):
         path = self.socket
         # An abstract socket (`@name`, or a NUL in front) has no mode: anybody could connect to it.
         is_file = path.startswith("/") and not path.endswith("/") and path.isprintable()
+        # gRPC reads a path as that of a URL, and would bind to another one.
+        is_file = is_file and not any(char in path for char in "%?#")
         if not is_file or len(path.encode("utf-8", "replace")) > _LONGEST_SOCKET_PATH:
             raise ValueError(
                 f"socket is {shown(path)}; the absolute path of a socket of at most "
-                f"{_LONGEST_SOCKET_PATH} bytes is allowed, and no abstract socket"
+                f"{_LONGEST_SOCKET_PATH} bytes without %, ? and # is allowed, and no abstract "
+                "socket"
             )
         _require("refreshHint", self.refresh_hint, 1, MAX_REFRESH_HINT_SECONDS)
         if not all(char.isascii() and (char.isalnum() or char in "_.-") for char in self.group):

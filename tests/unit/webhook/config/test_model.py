@@ -198,6 +198,7 @@ def test_issued_at_follows_not_before(text: str, seconds: float) -> None:
         ("signer: {socket: /run/leeway/}", "signer", "'/run/leeway/'", "the absolute path"),
         ("signer: {socket: ''}", "signer", "''", "the absolute path"),
         (f"signer: {{socket: /{'s' * 107}}}", "signer", "sss", "of at most 107 bytes"),
+        ("signer: {socket: /run/a%41/b}", "signer", "'/run/a%41/b'", "without %, ? and #"),
         ("signer: {refreshHint: 0s}", "signer", "0s", "1s to 1h"),
         ("signer: {refreshHint: 61m}", "signer", "1h1m", "1s to 1h"),
         ("signer: {refreshHint: 60}", "signer.refreshHint", "60", "with a unit"),
