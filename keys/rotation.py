@@ -187,14 +187,11 @@ def activated(
     keys = []
     for other in keyring.keys:
         if other.kid == kid:
-            published = other.published_since
-            active = replace(
-                other, state=KeyState.ACTIVE, since=moment, until=until, published=published
-            )
-            keys.append(active)
+            active = replace(other, state=KeyState.ACTIVE, since=moment, until=until)
+            keys.append(replace(active, published=_published(other, policy)))
         elif other.state is KeyState.ACTIVE:
             last = max(other.until or 0, until)
-            public, published = other.verification_key, other.published_since
+            public, published = other.verification_key, _published(other, policy)
             keys.append(ScheduledKey(public, None, KeyState.VERIFY_ONLY, moment, last, published))
         else:
             keys.append(other)
@@ -310,6 +307,14 @@ def _pending(keyring: Keyring, policy: RotationPolicy) -> Sequence[ScheduledKey]
         if key.state is KeyState.PENDING and key.signing_key and _is_allowed(key, policy)
     ]
     return sorted(pending, key=lambda key: key.since)
+
+
+def _published(key: ScheduledKey, policy: RotationPolicy) -> int | None:
+    """Return since when a key is published, if a signer needs to know.
+
+    Leeway before there was a signer does not read a schedule that says so.
+    """
+    return key.published_since if policy.refresh_hint else key.published
 
 
 def _is_allowed(key: ScheduledKey, policy: RotationPolicy) -> bool:

@@ -1,6 +1,7 @@
 """Which key signs, which keys kube-apiserver fetches, and what it takes for a change of them."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.support import signing_key
 from webhook.signer.key_set import KeySet, key_set_of
 
 T = 1_796_000_000
-POLICY = RotationPolicy(jwks_max_age=3600, token_seconds=86400)
+POLICY = RotationPolicy(jwks_max_age=3600, token_seconds=86400, refresh_hint=60)
 
 
 def scheduled(
@@ -93,6 +94,14 @@ def test_the_timestamp_changes_exactly_when_the_set_does(tmp_path: Path) -> None
         assert (before.timestamp == after.timestamp) == (kids(before) == kids(after))
     seconds = [entry.timestamp[0] for entry in found[:-1]]
     assert seconds == [T, *[T + 10] * 3, *[T + 20] * 4]
+
+
+def test_without_a_signer_an_older_leeway_can_read_the_schedule(tmp_path: Path) -> None:
+    policy = replace(POLICY, refresh_hint=0)
+    generate_key(tmp_path, "ES256", T)
+    rotate(tmp_path, policy, T + 10)
+    rotate(tmp_path, policy, T + 20, force=True)
+    assert b"published" not in (tmp_path / SCHEDULE_FILE).read_bytes()
 
 
 def test_a_schedule_of_leeway_0_1_has_no_time_of_publication(tmp_path: Path) -> None:
