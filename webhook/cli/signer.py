@@ -11,9 +11,11 @@ import msgspec
 from keys.messages import shown
 from webhook.cli.options import data_dir_option, example, log_options
 from webhook.cli.process import set_limits
-from webhook.config.load import load_configuration
+from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration, is_address
 from webhook.config.paths import check_folders, check_private_files
+from webhook.duration import format_duration
+from webhook.errors import ConfigurationError
 from webhook.server.connection.stop_signals import exit_on_signal
 from webhook.telemetry.logs import LOGGER, log_to_stderr
 
@@ -29,6 +31,17 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     if value and not is_address(value):
         raise click.BadParameter(f"{shown(value)} is not HOST:PORT, like 127.0.0.1:8444")
     return value
+
+
+def _check_hint(used: Configuration, shared: Configuration) -> None:
+    """Raise ConfigurationError if the rotation of keys does not wait as long as the flag says."""
+    hint, known = used.signer_settings.refresh_hint, shared.signer_settings.refresh_hint
+    if hint > known:
+        raise ConfigurationError(
+            f"flag --refresh-hint: {format_duration(hint)} is longer than signer.refreshHint, "
+            f"{format_duration(known)}, by which other processes rotate the keys; set it in "
+            f"{FILE_NAME} instead"
+        )
 
 
 @click.command(epilog=example("leeway signer", "leeway signer --socket /run/leeway/signer.sock"))
@@ -55,6 +68,7 @@ def signer(data_dir: Path, metrics_bind: str, **options: object) -> None:
     def configure() -> Configuration:
         fields = {_FIELDS[name]: value for name, value in options.items()}
         configuration = load_configuration(data_dir, os.environ, fields)
+        _check_hint(configuration, load_configuration(data_dir, os.environ, {}))
         return msgspec.structs.replace(configuration, signer=configuration.signer_settings)
 
     exit_on_signal()
