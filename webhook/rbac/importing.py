@@ -59,14 +59,22 @@ class Difference(NamedTuple):
 class ImportPlan:
     """The differences in the order of their changes, and what removes all of them.
 
-    ``revisions`` has the auth revision after each change. ``kept`` has what pruning would
-    take away, each with the option that does.
+    ``revisions`` has the auth revision after each change, and ``steps`` the records that it writes.
+    Each step leads from one valid state to another, and those in between allow nothing that the
+    first and the last do not. ``kept`` has what pruning would take away, each with the option that
+    does.
     """
 
     differences: tuple[Difference, ...]
     revisions: tuple[int, ...]
-    records: tuple[Record, ...]
+    steps: tuple[tuple[Record, ...], ...]
     kept: tuple[tuple[str, str], ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all steps as one transaction: of several of one id, the last."""
+        last = {(record.kind, record.id): record for step in self.steps for record in step}
+        return list(last.values())
 
 
 def plan_import(
@@ -97,7 +105,7 @@ def plan_import(
     return ImportPlan(
         tuple(draft.differences),
         tuple(draft.revisions),
-        tuple(draft.records.values()),
+        tuple(draft.steps),
         tuple(_kept(state, content, prune=prune, prune_revocations=prune_revocations)),
     )
 
@@ -143,10 +151,11 @@ class _Draft:
         self.state = state.copy()
         self.differences: list[Difference] = []
         self.revisions: list[int] = []
-        # Of several records of one id, the last counts.
-        self.records: dict[tuple[str, bytes], Record] = {}
+        self.steps: list[tuple[Record, ...]] = []
+        self._raised: list[Record] = []
         if revision != state.meta.revision:
-            self._write([meta_record(AuthMeta(state.meta.enabled, revision))])
+            self._raised.append(meta_record(AuthMeta(state.meta.enabled, revision)))
+            self.state.apply(state.revision, self._raised)
 
     def change(
         self,
@@ -156,21 +165,19 @@ class _Draft:
         **kwargs: _P.kwargs,
     ) -> None:
         """Make a change, and note the difference that it removes."""
-        self._write(decide(self.state, *args, **kwargs))
+        records = (*self._raised, *decide(self.state, *args, **kwargs))
+        self._raised.clear()
+        self.state.apply(self.state.revision, records)
         self.differences.append(difference)
         self.revisions.append(self.state.meta.revision)
-
-    def _write(self, records: Iterable[Record]) -> None:
-        written = list(records)
-        self.state.apply(self.state.revision, written)
-        self.records.update(((record.kind, record.id), record) for record in written)
+        self.steps.append(records)
 
 
 class _Import:
     """Makes the changes of an import in an order that allows nothing in between.
 
-    Revocations come first, then what takes permissions away, then what grants them, and last what
-    is deleted.
+    Revocations come first, then what takes permissions away or deletes their holders, and last what
+    grants them: to roles, and then roles to users.
     """
 
     def __init__(
@@ -204,6 +211,8 @@ class _Import:
         for name in _sorted(groups):
             group = state.groups.get(name, Group(name))
             self._revoke_from_group(name, group.roles, groups[name].roles)
+        if self._prune:
+            self._delete()
         for name in _sorted(roles):
             self._grant_permissions(roles[name])
         for name in _sorted(users):
@@ -212,8 +221,6 @@ class _Import:
             self._grant_to_group(groups[name])
         if content.enabled and not state.meta.enabled:
             self._draft.change(_difference("~ auth: enabled", "auth.enable"), changes.enable)
-        if self._prune:
-            self._delete()
 
     def _extend_lifetime(self) -> None:
         wanted, held = self._content.lifetime, self._draft.state.lifetime

@@ -247,14 +247,14 @@ def test_a_dry_run_prints_what_an_import_does(leeway: Leeway, filled: Path, tmp_
     assert lines(filled) == audited
     differences = (
         "- user alice: role app\n"
-        "+ role team-a\n"
-        "+ role team-a: READ [/team-a/, /team-a0)\n"
-        "~ user alice: password: changed\n"
-        "+ user alice: role team-a\n"
         "- user kube-apiserver\n"
         "- group devs: role app\n"
         "- role app\n"
         "- role kube-apiserver\n"
+        "+ role team-a\n"
+        "+ role team-a: READ [/team-a/, /team-a0)\n"
+        "~ user alice: password: changed\n"
+        "+ user alice: role team-a\n"
     )
     assert dry == differences + (
         "9 differences, nothing was changed; --at 17 in place of --dry-run makes exactly these "
@@ -288,6 +288,10 @@ def test_each_change_is_audited_as_that_of_a_command(
         ("revoke.delete", {"jti": JTI}),
         ("revoke.delete", {"subject": "system:serviceaccount:argo-run:loofah"}),
         ("user.revoke-role", {"user": "alice", "role": "app"}),
+        ("group.revoke-role", {"group": "devs", "role": "app"}),
+        ("user.delete", {"user": "kube-apiserver"}),
+        ("role.delete", {"role": "app"}),
+        ("role.delete", {"role": "kube-apiserver"}),
         ("role.add", {"role": "team-a"}),
         (
             "role.grant-permission",
@@ -295,10 +299,6 @@ def test_each_change_is_audited_as_that_of_a_command(
         ),
         ("user.passwd", {"user": "alice"}),
         ("user.grant-role", {"user": "alice", "role": "team-a"}),
-        ("group.revoke-role", {"group": "devs", "role": "app"}),
-        ("user.delete", {"user": "kube-apiserver"}),
-        ("role.delete", {"role": "app"}),
-        ("role.delete", {"role": "kube-apiserver"}),
         ("store.import", {"changes": 11, "storeRevision": 18}),
     ]
     head = {"event": "audit", "outcome": "done", "via": "command", "caller": CALLER}

@@ -90,6 +90,26 @@ def stores(draw: st.DrawFn) -> AuthStore:
     return store_with(records)
 
 
+@st.composite
+def similar_stores(draw: st.DrawFn) -> AuthStore:
+    """Draw a store with auth enabled and few names, so that two of them have much in common."""
+    kinds = st.sampled_from((None, *PermissionType))
+    roles = draw(st.dictionaries(st.sampled_from("rs"), st.tuples(kinds, kinds)))
+    held = st.sets(st.sampled_from(sorted(roles))) if roles else st.just(set[str]())
+    records = [meta_record(AuthMeta(enabled=True, revision=9)), role_record(ROOT)]
+    records.append(user_record(User(ROOT, b"", (ROOT,), 1)))
+    for role, granted in roles.items():
+        records.append(role_record(role))
+        for key, kind in zip((b"k", b"l"), granted, strict=True):
+            if kind is not None:
+                records.append(permission_record(role, Permission(key, b"", kind)))
+    for name, roles_held in draw(st.dictionaries(st.sampled_from("ab"), held)).items():
+        records.append(user_record(User(name, b"", tuple(sorted(roles_held)), 1)))
+    for name, roles_held in draw(st.dictionaries(st.sampled_from("gh"), held)).items():
+        records.append(group_record(Group(name, tuple(sorted(roles_held)))))
+    return store_with(records)
+
+
 def store_with(records: list[Record]) -> AuthStore:
     """Return a store that contains records, all written in one commit."""
     backend = MemoryBackend()
