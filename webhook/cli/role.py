@@ -124,7 +124,13 @@ def grant_permission(
         about = {"role": name, "permission": permission.type.name, "keys": keys}
         audit(data_dir, "role.grant-permission", **about, revision=store.own_revision)
     say(f"Role {name} updated")
+    warn_of_every_object(permission)
+
+
+def warn_of_every_object(permission: Permission) -> None:
+    """Print a warning if a permission is probably meant for paths, but includes all objects."""
     if covers_every_object(permission.span):
+        keys = format_range(permission.key, permission.range_end)
         say(
             f"leeway: warning: {keys} includes more than paths: every object of a cluster that "
             "uses Leeway as its authorizer is below /registry/. To allow paths only, revoke this "

@@ -1,7 +1,7 @@
 """``leeway store``: what the store contains, and its export to a document and import from one."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from keys.files import write_own_file
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import json_text, printable, say, show
+from webhook.cli.role import warn_of_every_object
 from webhook.cli.store_access import opened_store
 from webhook.config.yaml_text import parse_single_document
 from webhook.errors import ConfigurationError
@@ -22,6 +23,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.document import Document, StoreContent, document_of, read_document
 from webhook.rbac.errors import DocumentError, StoreChangedError
 from webhook.rbac.importing import ImportPlan, plan_import
+from webhook.rbac.model import Permission, Role
 from webhook.rbac.records import Record
 from webhook.rbac.state import AuthState
 
@@ -139,8 +141,9 @@ def import_document(
 ) -> None:
     """Make the store equal to an exported document.
 
-    Every difference is printed before anything is changed. All are changed together, or nothing is:
-    if the store changes meanwhile so that the differences are others, the exit code is 1.
+    Every difference is printed before anything is changed. Then either exactly these changes are
+    made, in one transaction, or none: if somebody has changed the store meanwhile so that the
+    differences are not those printed, the exit code is 1.
     """
     name = "standard input" if file == _STDIO else file
     content = _read(file, name)
@@ -159,6 +162,8 @@ def import_document(
 
         printed = plan(opened.state)
         _print_plan(printed)
+        for permission in _new_permissions(opened.state, content):
+            warn_of_every_object(permission)
         if dry_run or not printed.differences:
             _print_outcome(printed, opened.state.revision, is_dry_run=dry_run)
             return
@@ -188,8 +193,7 @@ def _apply(
         if applied.differences != printed.differences:
             raise StoreChangedError(
                 f"the store was changed meanwhile and is at revision {state.revision}, where the "
-                "differences are others than those printed, so nothing was changed; run the "
-                "command again"
+                "differences are not those printed, so nothing was changed; run the command again"
             )
         return applied.records
 
@@ -203,6 +207,12 @@ def _print_plan(plan: ImportPlan) -> None:
     for option in dict.fromkeys(option for option, _ in plan.kept):
         kept = ", ".join(text for by, text in plan.kept if by == option)
         say(f"kept without {option}: {kept}")
+
+
+def _new_permissions(state: AuthState, content: StoreContent) -> Iterator[Permission]:
+    for name, role in (content.roles or {}).items():
+        held = state.roles.get(name, Role(name)).permissions
+        yield from (permission for permission in role.permissions if permission not in held)
 
 
 def _print_outcome(plan: ImportPlan, revision: int, *, is_dry_run: bool) -> None:

@@ -126,8 +126,9 @@ class AuthStore:
     ) -> None:
         """Write the records that ``decide(state, *args, **kwargs)`` returns.
 
-        ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``. It is called
-        again where another process writes first. If it returns no records, nothing changes.
+        ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``, or one that
+        returns the records of an ``ImportPlan``. It is called again where another process writes
+        first. If it returns no records, nothing changes.
 
         Raises what ``decide`` raises, StoreUnavailableError and StoreError.
         """

@@ -328,6 +328,16 @@ def test_without_prune_the_rest_is_kept_and_counted(
     assert exported(leeway, filled) == before
 
 
+def test_a_permission_on_every_object_is_a_warning(leeway: Leeway, filled: Path) -> None:
+    granted = "roles: [{name: all, permissions: [{permission: READ, prefix: /}]}]\n"
+    text = f"{GOOD}{granted}"
+    first = leeway("store", "import", "-", "--data-dir", filled, stdin=text)
+    assert first.code == 0
+    assert first.err.startswith("leeway: warning: [/, 0) includes more than paths: every object")
+    assert first.err.count("\n") == 1
+    leeway("store", "import", "-", "--data-dir", filled, stdin=text).assert_done()
+
+
 GOOD = "apiVersion: leeway.dev/v1\nkind: Store\nauth: {enabled: true}\n"
 BAD = [
     ("empty", "", "it must be an object, not null"),
