@@ -14,8 +14,11 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
 
-def parse_duration(text: str) -> float:
-    """Return seconds. Raises ValueError for a text that is not a duration or is negative."""
+def parse_duration(text: str, *, days: bool = True) -> float:
+    """Return seconds. Raises ValueError for a text that is not a duration or is negative.
+
+    Go's ``time.ParseDuration`` knows no ``days``.
+    """
     if text == "0":
         return 0.0
     position = 0
@@ -23,7 +26,8 @@ def parse_duration(text: str) -> float:
     while part := _PART.match(text, position):
         seconds += float(part[1]) * _UNITS[part[2]]
         position = part.end()
-    if position == 0 or position != len(text) or isinf(seconds):
+    is_whole = 0 < position == len(text)
+    if not is_whole or isinf(seconds) or ("d" in text and not days):
         raise ValueError(f"{shown(text, 32)} is not a duration; write it like 60s, 10m or 1h30m")
     return seconds
 

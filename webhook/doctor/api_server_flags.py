@@ -102,7 +102,7 @@ def _kept(text: str, default: float, name: str) -> tuple[float, str]:
     An empty text means the default. Raises ValueError, which names the setting.
     """
     try:
-        seconds = parse_duration(text) if text else default
+        seconds = parse_duration(text, days=False) if text else default
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return seconds, f"{format_duration(seconds)} more ({name}{'' if text else ', the default'})"

@@ -16,9 +16,11 @@ from webhook.duration import format_duration, parse_duration
 
 MAX_EXPIRATION: Final = "service-account-max-token-expiration"
 CONTROLLER_KEY: Final = "service-account-private-key-file"
-_KEY_FLAGS: Final = ("service-account-signing-key-file", "service-account-key-file")
+_SIGNING_KEY: Final = "service-account-signing-key-file"
+_KEYS: Final = "service-account-key-file"
 _OLDEST: Final = (1, 34)
 """The first version that calls v1 of ExternalJWTSigner; before it was v1alpha1."""
+_SHORTEST: Final = 3600
 EXTENDABLE_SECONDS: Final = 3607
 """Tokens of Pods with this lifetime are extended (``WarnOnlyBoundTokenExpirationSeconds``)."""
 
@@ -26,7 +28,9 @@ EXTENDABLE_SECONDS: Final = 3607
 def check_endpoint(manifest: Manifest, configuration: Configuration) -> Verdict:
     """Check that kube-apiserver uses the signer's socket, and no key of its own beside it."""
     endpoint, socket = manifest.value(SIGNING_ENDPOINT), configuration.signer_settings.socket
-    keys = [f"--{flag}" for flag in _KEY_FLAGS if manifest.value(flag)]
+    keys = [f"--{_SIGNING_KEY}"] if manifest.value(_SIGNING_KEY) else []
+    # It is a list, in which an empty value is an entry too.
+    keys += [f"--{_KEYS}"] if _KEYS in manifest.flags else []
     if not endpoint:
         finding = f"--{SIGNING_ENDPOINT} is not set, so kube-apiserver signs with a key of its own"
         also = f", and remove {' and '.join(keys)}" if keys else ""
@@ -102,7 +106,7 @@ def check_expiration(manifest: Manifest, configuration: Configuration) -> Verdic
     if not text:
         return ok(f"tokens live for up to {format_duration(most)} (tokens.maxExpiration)")
     try:
-        seconds = parse_duration(text)
+        seconds = parse_duration(text, days=False)
     except ValueError as error:
         return failure(f"--{MAX_EXPIRATION}: {error}", f"set --{MAX_EXPIRATION}=24h")
     if seconds > most:
@@ -111,11 +115,17 @@ def check_expiration(manifest: Manifest, configuration: Configuration) -> Verdic
             f"above the signer's {format_duration(most)}",
             f"remove --{MAX_EXPIRATION}, or set tokens.maxExpiration in leeway.yaml to at least it",
         )
+    if 0 < seconds < _SHORTEST:
+        return failure(
+            f"kube-apiserver does not start with --{MAX_EXPIRATION}={shown(text).strip(chr(39))}, "
+            f"since it requires {format_duration(_SHORTEST)} or more",
+            f"remove --{MAX_EXPIRATION}",
+        )
     if 0 < seconds < EXTENDABLE_SECONDS:
         return warning(
             f"--{MAX_EXPIRATION} is {format_duration(seconds)}, below "
             f"{EXTENDABLE_SECONDS}s, so the tokens of Pods are never extended",
-            f"remove --{MAX_EXPIRATION}, or set it to 24h",
+            f"remove --{MAX_EXPIRATION}",
         )
     return ok(f"tokens live for up to {format_duration(seconds or most)}")
 

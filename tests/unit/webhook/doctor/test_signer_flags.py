@@ -69,6 +69,13 @@ OK, WARNING, FAILURE = Status.OK, Status.WARNING, Status.FAILURE
             "remove --service-account-signing-key-file and", id="both-key-files",
         ),
         pytest.param(
+            manifest(
+                ENDPOINT, "--service-account-key-file=", "--service-account-signing-key-file="
+            ),
+            FAILURE, "beside --service-account-key-file", "remove --service-account-key-file",
+            id="empty-key-file",
+        ),
+        pytest.param(
             manifest("--service-account-signing-endpoint=@leeway"), FAILURE, "'@leeway'",
             "set --service-account-signing-endpoint=/run/leeway/signer.sock", id="abstract",
         ),
@@ -165,6 +172,8 @@ def test_the_issuer(words: list[str], status: Status, finding: str) -> None:
         pytest.param([f"{MAXIMUM}=48h"], "tokens: {maxExpiration: 2d}", OK, "48h", id="raised"),
         pytest.param([f"{MAXIMUM}=1h"], "{}", WARNING, "never extended", id="short"),
         pytest.param([f"{MAXIMUM}=3607s"], "{}", OK, "up to 1h7s", id="just-long-enough"),
+        pytest.param([f"{MAXIMUM}=59m59s"], "{}", FAILURE, "requires 1h or more", id="too-short"),
+        pytest.param([f"{MAXIMUM}=1d"], "{}", FAILURE, "not a duration", id="days"),
         pytest.param([f"{MAXIMUM}=x"], "{}", FAILURE, "not a duration", id="no-duration"),
     ],
 )
