@@ -1,9 +1,12 @@
 """``/metrics`` and ``/livez`` of the signer, over plain HTTP; meant for a loopback address."""
 
 import io
+import logging
 import socket
+import sys
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
 from threading import BoundedSemaphore, Thread
 from time import monotonic
 from typing import Any, Final
@@ -11,10 +14,12 @@ from typing import Any, Final
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from webhook.errors import DataDirectoryError
+from webhook.telemetry.logs import LOGGER
 
 _MAX_REQUESTS: Final = 16
 _CLIENT_SECONDS: Final = 5.0
 _TEXT: Final = "text/plain; charset=utf-8"
+_logger = logging.getLogger(LOGGER)
 
 
 class HealthServer:
@@ -47,7 +52,10 @@ class HealthServer:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+# Not http.server's HTTPServer, which asks the DNS for the name of its address: a signer can start
+# before there is a DNS.
+class _Server(ThreadingMixIn, TCPServer):
+    allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 64
 
@@ -73,8 +81,9 @@ class _Server(ThreadingHTTPServer):
         finally:
             self._room.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: the client has gone."""
+    def handle_error(self, *_: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # A client that has gone is not news.
+            _logger.exception("a request for metrics or health failed")
 
 
 class _TimedReader(io.RawIOBase):

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from tests.support import wait_until
 from webhook.errors import DataDirectoryError
 from webhook.signer import health_server
 from webhook.signer.health_server import HealthServer
@@ -44,6 +45,21 @@ def test_paths(parts: Parts) -> None:
     assert parts.get("/livez", method="POST")[0] == 501
     parts.problem = "the socket is gone"
     assert parts.get("/livez") == (503, b"the socket is gone")
+
+
+def test_a_failure_is_logged(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    parts.problem = "\ud800"  # It cannot be encoded.
+    with pytest.raises(http.client.HTTPException):
+        parts.get("/livez")
+    wait_until(lambda: "a request for metrics or health failed" in caplog.text)
+
+
+def test_no_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``http.server`` does, which can take as long as the DNS does not answer."""
+    names: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", names.append)
+    Parts(f"{HOST}:0").server.close()
+    assert names == []
 
 
 def test_ipv6() -> None:
