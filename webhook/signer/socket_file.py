@@ -16,12 +16,15 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Final
 
 from webhook.errors import ConfigurationError, DataDirectoryError
 
 _FOLDER_MODE: Final = 0o750
 _CONNECT_SECONDS: Final = 2.0
+_LOCK_SECONDS: Final = 5.0
+_LOCK_POLL_SECONDS: Final = 0.01
 # The largest number of a group is one less.
 _NO_GROUP: Final = 2**32 - 1
 
@@ -57,7 +60,7 @@ class SocketFile:
         folder = self._open_folder()
         try:
             # Two signers that start at once: the second sees the socket of the first.
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._lock(folder)
             self._refuse_used()
             temporary = self._free_name()
             try:
@@ -66,7 +69,7 @@ class SocketFile:
                     yield temporary
                 finally:
                     os.umask(before)
-                self._give_to_group(temporary)
+                self._give_to_group(temporary)  # Invariant 1.
                 temporary.chmod(0o600 if self.group is None else 0o660)
                 self._identity = _identity(temporary)
                 temporary.rename(self.path)
@@ -90,7 +93,7 @@ class SocketFile:
                 "create it, owned by the user that this runs as, or set signer.socket"
             ) from error
         status = os.fstat(descriptor)
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:  # Invariant 1.
             os.close(descriptor)
             raise DataDirectoryError(
                 f"users other than the signer's can write in {folder} (owner {status.st_uid}, mode "
@@ -127,7 +130,23 @@ class SocketFile:
             if not os.path.lexists(name):
                 return name
 
+    def _lock(self, folder: int) -> None:
+        # Whoever can read the folder can hold its lock, so this does not wait without an end.
+        deadline = monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if monotonic() > deadline:
+                    raise DataDirectoryError(
+                        f"{self.path.parent} is locked by another process for more than "
+                        f"{_LOCK_SECONDS:g}s; see who holds it with `lslocks`, and try again"
+                    ) from error
+            sleep(_LOCK_POLL_SECONDS)
+
     def _refuse_used(self) -> None:
+        # Invariant 2.
         try:
             mode = self.path.lstat().st_mode
         except FileNotFoundError:

@@ -1,5 +1,6 @@
 """The file of the socket: who can connect, and what is never replaced."""
 
+import fcntl
 import os
 import socket
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from webhook.errors import ConfigurationError, DataDirectoryError
+from webhook.signer import socket_file
 from webhook.signer.socket_file import SocketFile, group_id
 
 pytestmark = pytest.mark.bad_input(72)
@@ -166,6 +168,23 @@ def test_the_longest_path(tmp_path: Path, name: str) -> None:
     with listening(SocketFile(path)):
         assert len(str(path)) == 107
         assert path.is_socket()
+
+
+def test_a_lock_that_another_process_keeps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_file, "_LOCK_SECONDS", 0.1)
+    path.parent.mkdir()
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with (
+            pytest.raises(DataDirectoryError, match="is locked by another process"),
+            SocketFile(path).claimed(),
+        ):
+            raise AssertionError
+    finally:
+        os.close(descriptor)
+    with listening(SocketFile(path)):
+        assert path.exists()
 
 
 def test_groups() -> None:
