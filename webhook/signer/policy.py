@@ -84,7 +84,7 @@ def check_claims(segment: str, now: float, policy: SigningPolicy) -> Claims:
             Refusal.TOO_LARGE,
             f"the claims have {len(segment)} characters, {MAX_CLAIMS_LENGTH} are accepted",
         )
-    claims = _parse(segment)  # 2, 3, 4.
+    claims = _parse(segment)
     if claims.issuer != policy.issuer:  # 5.
         raise ClaimsRefusedError(
             Refusal.OTHER_ISSUER,
@@ -98,7 +98,7 @@ def check_claims(segment: str, now: float, policy: SigningPolicy) -> Claims:
         raise ClaimsRefusedError(
             Refusal.MALFORMED, "the claims have an nbf after their iat", claims
         )
-    if not 0 < lifetime <= policy.max_seconds:
+    if not 0 < lifetime <= policy.max_seconds:  # 6.
         raise ClaimsRefusedError(
             Refusal.LIFETIME,
             f"the token would live {lifetime}s; 1s to {policy.max_seconds}s is accepted "
@@ -116,12 +116,12 @@ def check_claims(segment: str, now: float, policy: SigningPolicy) -> Claims:
 
 def _parse(segment: str) -> Claims:
     try:
-        payload = decode_base64url(segment.encode("ascii"))
+        payload = decode_base64url(segment.encode("ascii"))  # 2.
     except (UnicodeEncodeError, EncodingError) as error:
         why = str(error) if isinstance(error, EncodingError) else "not ASCII"
         raise ClaimsRefusedError(Refusal.MALFORMED, f"the claims are {why}") from error
     try:
-        return parse_requested(payload)
+        return parse_requested(payload)  # 3, 4.
     except TokenRefusedError as error:
         is_subject = error.reason is Reason.SUBJECT_MISMATCH
         reason = Refusal.SUBJECT_MISMATCH if is_subject else Refusal.MALFORMED

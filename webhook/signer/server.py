@@ -80,6 +80,7 @@ class SignerServer:
         self._metrics = SignerMetrics(RESULTS)
         # Created before anything is read, so that later changes are noticed.
         self._watch = FileWatch((data_dir / FILE_NAME,), self._reload, "leeway-configuration")
+        # Invariant 2.
         self._keys = KeyFolderWatcher(
             data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
         )
