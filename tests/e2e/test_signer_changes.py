@@ -172,6 +172,8 @@ def test_new_keys_are_fetched_and_sign(running: RunningSigner) -> None:
         assert published.timestamp != before.timestamp
         leeway(running.data_dir, "keys", "rotate", "--force")
         wait_until(lambda: sign(running) != first)
+        (changed,) = [entry for entry in running.records() if entry.get("event") == "signing-key"]
+        assert changed["kid"] == sign(running)
         # The set is the same.
         assert client.fetch_keys() == published
         running.kill()

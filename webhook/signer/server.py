@@ -191,6 +191,9 @@ class SignerServer:
     def _use(self, terms: Terms) -> None:
         if terms.keys.left_out != self._terms.keys.left_out:
             _report_left_out(terms)
+        if terms.keys.kid != self._terms.keys.kid:
+            fields: Fields = {"event": "signing-key", "kid": terms.keys.kid}
+            _logger.info("another key signs from now on", extra={"fields": fields})
         self._terms = terms
         self._service.use(terms)
 

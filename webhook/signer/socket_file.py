@@ -11,6 +11,7 @@ Invariants:
 import contextlib
 import fcntl
 import grp
+import logging
 import os
 import socket
 import stat
@@ -20,6 +21,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from webhook.errors import ConfigurationError, DataDirectoryError
+from webhook.telemetry.logs import LOGGER
 
 _FOLDER_MODE: Final = 0o750
 _CONNECT_SECONDS: Final = 2.0
@@ -27,6 +29,7 @@ _LOCK_SECONDS: Final = 5.0
 _LOCK_POLL_SECONDS: Final = 0.01
 # The largest number of a group is one less.
 _NO_GROUP: Final = 2**32 - 1
+_logger = logging.getLogger(LOGGER)
 
 
 class SocketFile:
@@ -93,12 +96,20 @@ class SocketFile:
                 "create it, owned by the user that this runs as, or set signer.socket"
             ) from error
         status = os.fstat(descriptor)
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:  # Invariant 1.
+        problem = _problem_of(folder, status)
+        if problem:
             os.close(descriptor)
-            raise DataDirectoryError(
-                f"users other than the signer's can write in {folder} (owner {status.st_uid}, mode "
-                f"{stat.S_IMODE(status.st_mode):04o}), and could replace its socket; a folder of "
-                "its own with mode 0750 is right"
+            raise DataDirectoryError(problem)
+        if self.group is not None and not _can_enter(status, self.group):
+            _logger.warning(
+                "group %d, of signer.group, cannot enter %s (group %d, mode %04o), so it cannot "
+                "connect; run `chgrp %d %s`, with mode 0750",
+                self.group,
+                folder,
+                status.st_gid,
+                stat.S_IMODE(status.st_mode),
+                self.group,
+                folder,
             )
         return descriptor
 
@@ -170,6 +181,28 @@ class SocketFile:
         raise DataDirectoryError(
             f"another process listens on {self.path}; stop it, or set signer.socket"
         )
+
+
+def _problem_of(folder: Path, status: os.stat_result) -> str:
+    """Return how another user could replace a socket in a folder, empty if none can."""
+    # Invariant 1.
+    user, mode = os.geteuid(), stat.S_IMODE(status.st_mode)
+    if status.st_uid not in (0, user):
+        return (
+            f"{folder} belongs to user {status.st_uid}, who could replace the signer's socket, "
+            f"and this runs as user {user}; a signer of user {status.st_uid} may be running "
+            "already: stop it, and run one or the other, with a folder of its own user"
+        )
+    if mode & 0o022:
+        return (
+            f"users other than the signer's can write in {folder} (mode {mode:04o}), and could "
+            "replace its socket; a folder of its own with mode 0750 is right"
+        )
+    return ""
+
+
+def _can_enter(status: os.stat_result, group: int) -> bool:
+    return bool(status.st_mode & (0o010 if status.st_gid == group else 0o001))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -60,6 +60,20 @@ def test_a_folder_that_exists_stays_as_it_is(path: Path) -> None:
         assert mode(path.parent) == 0o700
 
 
+@pytest.mark.parametrize(
+    ("group", "folder_mode", "warns"),
+    [(12345, 0o750, False), (0, 0o755, False), (0, 0o750, True), (12345, 0o700, True)],
+)
+def test_a_folder_that_the_group_cannot_enter(
+    path: Path, group: int, folder_mode: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    os.chown(path.parent, -1, group)
+    path.parent.chmod(folder_mode)
+    with listening(SocketFile(path, 12345)):
+        assert (f"run `chgrp 12345 {path.parent}`" in caplog.text) is warns
+
+
 def test_nobody_can_connect_before_the_mode_is_right(path: Path) -> None:
     """Whatever the umask of the process, which is its own again afterwards."""
     before = os.umask(0)
@@ -128,7 +142,10 @@ def test_a_folder_in_which_others_can_write(path: Path, open_mode: int) -> None:
 def test_a_folder_of_another_user(path: Path) -> None:
     path.parent.mkdir(mode=0o750)
     os.chown(path.parent, 12345, -1)
-    with pytest.raises(DataDirectoryError, match="owner 12345"), SocketFile(path).claimed():
+    with (
+        pytest.raises(DataDirectoryError, match=r"belongs to user 12345.*running already"),
+        SocketFile(path).claimed(),
+    ):
         pass
 
 
