@@ -1,11 +1,12 @@
 #!/bin/sh
-# Prints the kubeadm patch with which an API server asks `leeway signer` for its service account tokens:
+# Makes the kubeadm patch with which an API server asks `leeway signer` for its service account tokens:
 #
-#   signer-patch.sh /etc/kubernetes/manifests/kube-apiserver.yaml > PATCHES/kube-apiserver0+json.json
+#   signer-patch.sh -o PATCHES/kube-apiserver0+json.json /etc/kubernetes/manifests/kube-apiserver.yaml
 #
 # A JSON patch names a flag by its position, which depends on the other flags. So the positions are those of the given
 # manifest, and the patch tests each flag before it removes it: kubeadm refuses a manifest whose flags are elsewhere.
-# The manifest itself is not changed.
+# The manifest itself is not changed. The file is replaced only by a complete patch: kubeadm ignores an empty one, and then
+# writes a manifest with the key flags.
 set -eu
 
 fail() {
@@ -14,13 +15,23 @@ fail() {
 }
 
 socket=/run/leeway/signer.sock
+output=
 case ${1-} in
 -h | --help)
-    echo "usage: signer-patch.sh MANIFEST [SOCKET]"
+    echo "usage: signer-patch.sh [-o FILE] MANIFEST [SOCKET]"
     echo
+    echo "  -o FILE   where to write the patch, instead of standard output; its directory must exist"
     echo "  MANIFEST  kube-apiserver.yaml as kubeadm writes it, before it is patched"
     echo "  SOCKET    the socket of \`leeway signer\` ($socket)"
     exit 0
+    ;;
+-o)
+    { [ $# -ge 2 ] && [ -n "$2" ]; } || fail "-o needs the name of a file"
+    output=$2
+    shift 2
+    case $output in */*) ;; *) output=./$output ;; esac
+    [ -d "${output%/*}/" ] || fail "${output%/*} is not a directory; create it first"
+    [ ! -d "$output" ] || fail "$output is a directory; name a file in it, like kube-apiserver0+json.json"
     ;;
 esac
 { [ $# -eq 1 ] || [ $# -eq 2 ]; } || fail "name the manifest of kube-apiserver, and the socket if it is another; see --help"
@@ -39,6 +50,13 @@ case $folder in
     ;;
 esac
 
+if [ -n "$output" ]; then
+    # kubeadm reads only *.json and *.yaml in the directory.
+    temporary=$(mktemp "${output%/*}/.signer-patch.XXXXXX")
+    trap 'rm -f "$temporary"' EXIT
+    exec > "$temporary"
+fi
+
 # The items of the first `command:`, each on a line of its own, as kubeadm writes them.
 awk -v socket="$socket" -v folder="$folder" '
 function fail(text) {
@@ -54,7 +72,7 @@ END {
     if (flags[0] != "kube-apiserver") fail("is not a manifest of kube-apiserver as kubeadm writes it")
     signing = -1
     for (i = 1; i < count; i++) {
-        if (flags[i] ~ /^--service-account-signing-endpoint=/) fail("has that flag already: " flags[i])
+        if (flags[i] ~ /^--service-account-signing-endpoint=/) fail("has that flag already: " flags[i] "; it was patched before, so keep that patch")
         if (flags[i] ~ /^--service-account-signing-key-file=/) signing = i
         if (flags[i] ~ /^--service-account-key-file=/) keys++
         if (flags[i] ~ /^--service-account-(signing-)?key-file=/ && flags[i] ~ /["\\]/)
@@ -78,3 +96,4 @@ END {
     print "   \"value\": {\"name\": \"leeway-signer\","
     printf "             \"hostPath\": {\"path\": \"%s\", \"type\": \"DirectoryOrCreate\"}}}\n]\n", folder
 }' "$manifest"
+[ -z "$output" ] || mv -f "$temporary" "$output"

@@ -1,8 +1,10 @@
 """The pages show what the script makes and what the types allow."""
 
+import json
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keys.pem import generate_signing_key, parse_private_key, public_key_pem
 from tests.deploy.deploy_schemas import AUTHORIZATION, DEPLOY, KUBEADM, ROOT, assert_fields
 from tests.deploy.signer_patch import ENDPOINT, operations
 from tests.deploy.test_alerts import rules
@@ -69,6 +72,51 @@ def test_signer_page_names_the_flag_the_position_and_the_reasons() -> None:
     assert set(RESULTS["Sign"]) <= set(re.findall(r"`([A-Z][A-Za-z]+)`", table))
 
 
+def public_key_of(pem: bytes) -> bytes:
+    if b"PRIVATE KEY" not in pem:
+        return pem
+    return public_key_pem(parse_private_key(pem, "a key").verification_key.public_key)
+
+
+def test_signer_page_never_gives_a_retired_key_back(tmp_path: Path) -> None:
+    data, pki = tmp_path / "etc" / "leeway", tmp_path / "etc" / "kubernetes" / "pki"
+
+    def leeway(*words: str) -> None:
+        command = [f"{Path(sys.executable).parent}/leeway", *words, "--data-dir", str(data)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    leeway("init")
+    (stolen,) = (data / "keys").glob("*.pem")
+    pki.mkdir(parents=True)
+    (pki / "sa.key").write_bytes(stolen.read_bytes())
+    (pki / "sa.pub").write_bytes(public_key_of(stolen.read_bytes()))
+    before = {path.name: path.read_bytes() for path in pki.iterdir()}
+    old = public_key_pem(generate_signing_key("RS256").verification_key.public_key)
+    (data / "keys" / "old.pem").write_bytes(old)
+    (data / "keys" / "old.pem").chmod(0o600)
+    for words in (["rotate"], ["rotate", "--force"], ["retire", stolen.stem, "--force"]):
+        leeway("keys", *words)
+    assert stolen.exists()
+
+    commands = [step.command for step in steps_of(page("signer").partition("## The way back")[2])]
+    script = "\n".join(
+        ["set -e", *commands[: commands.index("kubectl create token default > last-token")]]
+    )
+    script = script.replace("/etc/", f"{tmp_path}/etc/")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    schedule = json.loads((data / "keys" / "schedule.json").read_text())["keys"]
+    (active,) = (key["file"] for key in schedule if key["state"] == "active")
+    signing = (data / "keys" / active).read_bytes()
+    assert (pki / "sa.key").read_bytes() == signing
+    assert stat.S_IMODE((pki / "sa.key").stat().st_mode) == 0o600
+    blocks = re.findall(rb"-----BEGIN.*?-----END[^\n]*\n", (pki / "sa.pub").read_bytes(), re.S)
+    assert set(blocks) == {public_key_of(signing), old}
+    assert done.stdout == f"{len(blocks)}\n"
+    assert {name: (pki / f"{name}.~1~").read_bytes() for name in before} == before
+
+
 def test_authorizer_page_shows_the_file_of_the_script(made: Path) -> None:
     (block,) = yaml_blocks("authorizer")
     assert_fields(block, AUTHORIZATION)
@@ -92,6 +140,14 @@ def test_kind_page_lists_the_options_of_the_script() -> None:
 def test_monitoring_page_lists_the_alerts() -> None:
     documented = set(re.findall(r"`(Leeway[A-Za-z]+)`", page("monitoring")))
     assert documented == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_monitoring_page_scrapes_the_jobs_of_the_rules() -> None:
+    scraped = {
+        job["job_name"] for block in yaml_blocks("monitoring") for job in block["scrape_configs"]
+    }
+    texts = " ".join(rule["expr"] for rule in rules())
+    assert scraped == set(re.findall(r'job="([^"]*)"', texts))
 
 
 def test_kubernetes_page_names_the_address_the_components_and_the_secrets() -> None:

@@ -152,6 +152,34 @@ def test_the_script_prints_the_patch(shell: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, PATCH.read_text(), "")
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_writes_the_file(shell: str, tmp_path: Path) -> None:
+    path = tmp_path / PATCH.name
+    path.write_text("older\n")
+    done = run_script("-o", path, MANIFEST, shell=shell)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert path.read_text() == PATCH.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_second_run_leaves_the_patch_as_it_is(shell: str, tmp_path: Path) -> None:
+    # kubeadm ignores an empty file, and writes the key flags.
+    path, patched_manifest = tmp_path / PATCH.name, tmp_path / "kube-apiserver.yaml"
+    patched_manifest.write_text(yaml.safe_dump(patched(manifest(), operations()), width=1000))
+    path.write_text(PATCH.read_text())
+    done = run_script("-o", path, patched_manifest, shell=shell)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it was patched before, so keep that patch" in done.stderr
+    assert path.read_text() == PATCH.read_text()
+    assert sorted(tmp_path.iterdir()) == [patched_manifest, path]
+
+
+def test_the_file_without_a_directory_is_written_here(tmp_path: Path) -> None:
+    subprocess.run(["sh", SCRIPT, "-o", "patch.json", MANIFEST], cwd=tmp_path, check=True)
+    assert (tmp_path / "patch.json").read_text() == PATCH.read_text()
+
+
 def test_another_socket() -> None:
     done = run_script(MANIFEST, "/run/signer/jwt.sock")
     pod = patched(manifest(), json.loads(done.stdout))
@@ -207,6 +235,11 @@ WRONG = [
     ((MANIFEST, "/signer.sock"), "in a directory of its own"),
     ((MANIFEST, "/run/signer.sock"), "which an API server should not mount"),
     ((MANIFEST, '/run/a"b/signer.sock'), "letters, digits and ._/- are allowed"),
+    (("-o",), "-o needs the name of a file"),
+    (("-o", "", MANIFEST), "-o needs the name of a file"),
+    (("-o", "patch.json"), "name the manifest"),
+    (("-o", "nowhere/patch.json", MANIFEST), "nowhere is not a directory"),
+    (("-o", "/tmp", MANIFEST), "/tmp is a directory"),
 ]
 
 

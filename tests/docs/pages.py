@@ -144,8 +144,7 @@ export KUBECONFIG=$MACHINE/admin.kubeconfig
 export LEEWAY_SIGNER_SOCKET=$MACHINE/run/leeway/signer.sock LEEWAY_SIGNER_REFRESH_HINT=1s
 signing() {{ printf %s "$1" > signing
   until test "$(cat ready)" = "$1"; do kill -0 %1 || break; sleep 0.1; done; }}
-kubectl create serviceaccount default > account.log
-kubectl create token default > old-token"""
+kubectl create serviceaccount default > account.log"""
 # Its threads that wait for a time would never wake up with another monotonic clock.
 SIGNER_BEHIND: Final = f"""\
 kill $signer; wait $signer
@@ -388,19 +387,25 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
             ETC,
             Adapted(r"(?<= )/run/", "$MACHINE/run/", "/run is the machine's own"),
             Adapted(
+                r" -o 65532 -g 65532|setpriv --reuid 65532 --regid 65532 --clear-groups ",
+                " ",
+                "the user of the image is not the one of this test",
+            ),
+            Adapted(
                 "> signer.log 2>&1 &$",
                 f"> signer.log 2>&1 &\nsigner=$!; {UNTIL_SIGNING}",
                 "what follows needs its socket",
             ),
         ),
         first={
+            "kubectl create token default > old-token": "cat etc/kubernetes/before-leeway/sa.pub",
             "kubectl create token default > token": "signing $LEEWAY_SIGNER_SOCKET",
             "kubectl create token default > last-token": "signing keys",
             "kubectl create token default": SIGNER_BEHIND,
-            "leeway doctor": PATCHED,
+            "leeway doctor --data-dir /etc/leeway --manifest": PATCHED,
             "leeway skew": SERVER_BEHIND,
-            "kubectl get --raw /openid/v1/jwks": "until kubectl get --raw /openid/v1/jwks | "
-            "jq -e '.keys[1]' > jwks.log; do sleep 0.2; done",
+            "kubectl get --raw /openid/v1/jwks | jq -c '[.keys[].alg": "until kubectl get --raw "
+            "/openid/v1/jwks | jq -e '.keys[1]' > jwks.log; do sleep 0.2; done",
         },
         exits={
             "kubectl create token default > ": 0,
@@ -409,13 +414,18 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
         },
         not_run={
             "chown": "the user of the image is not the one of this test",
+            "python3 -m venv": "changes the machine",
+            "ln -s": "changes the machine",
+            "groupadd": "changes the machine",
             "useradd": "changes the machine",
-            "install -m 0644": "changes the machine; tests/deploy checks the unit",
+            "install -m 0644 deploy": "changes the machine; tests/deploy checks the unit",
             "systemctl": "changes the machine",
             "kubectl -n kube-system": NEEDS_CLUSTER,
             "kubeadm": "needs kubeadm; tests/deploy applies the patch to its manifest",
-            "install -m 0600 /etc/kubernetes/pki/sa.pub": "for a signer with a key of its own; "
-            "tests/apiserver has one",
+            "install -m 0600 -o 65532 -g 65532 /etc/kubernetes/pki/sa.pub": "for a signer with a "
+            "key of its own; tests/apiserver has one",
+            "rsync": "needs another node",
+            "kubectl --server": "needs another node",
         },
         not_compared={"leeway skew": NO_SKEW},
     ),
