@@ -115,12 +115,37 @@ def test_the_manifests_of_a_cluster_with_a_signer(data_dir: Path, tmp_path: Path
     found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     for name in (
         "signer endpoint", "signer issuer", "signer expiration", "signer reviews",
-        "token flags", "token cache",
     ):  # fmt: skip
         assert found[name]["status"] == "ok", found[name]
-    assert "revoking it has no effect there" in found["token cache"]["finding"]
     assert found["controller manager"]["status"] == "warning"
     assert "/etc/sa.key" in found["controller manager"]["finding"]
+
+
+def test_without_a_webhook_nothing_of_one_is_missing(data_dir: Path, tmp_path: Path) -> None:
+    """The one fault is that the API server does not use the signer."""
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write(f'server: {{bind: "{HOST}:{free_port()}"}}\n')
+    for name in ("tokenreview", "subjectaccessreview", "root"):
+        (data_dir / "kubeconfig" / f"{name}.yaml").unlink()
+    subprocess.run([LEEWAY, "init", "--data-dir", data_dir], check=True, capture_output=True)
+    flags = (
+        "--service-account-issuer=https://leeway.default.svc",
+        "--api-audiences=https://kubernetes.default.svc",
+    )
+    endpoint = f"--service-account-signing-endpoint={tmp_path}/run/signer.sock"
+    webhook = "--authentication-token-webhook-config-file=/etc/t.yaml"
+    with signer(data_dir):
+        for more, wrong in (
+            ((), {"signer endpoint"}),
+            ((endpoint,), set()),
+            ((endpoint, webhook), {"server", "webhook files", "signer reviews"}),
+        ):
+            manifest = manifest_in(tmp_path, "kube-apiserver", *flags, *more)
+            report = examine(Options(data_dir, {}, Targets(), manifest), time())
+            found = {check.name for check in report.checks if check.status is not Status.OK}
+            assert found == wrong, report
+            skipped = {entry.name for entry in report.not_checked}
+            assert ({"server", "token flags", "token cache"} <= skipped) is (webhook not in more)
 
 
 def test_a_manifest_that_is_of_another_program(data_dir: Path, tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def check_flags_once(manifest: Manifest) -> Verdict:
     return ok("no webhook flag appears twice")
 
 
+def sends_reviews(manifest: Manifest) -> bool:
+    """Return whether a flag names a webhook, or a file for one."""
+    files = any(manifest.value(flag) for flag in (TOKEN_FILE, ACCESS_FILE, ACCESS_CONFIG))
+    return files or "Webhook" in manifest.values(ACCESS_MODE)
+
+
 def check_token_flags(manifest: Manifest) -> Verdict:
     """Check that TokenReviews are sent, in a version that Leeway serves."""
     if not manifest.value(TOKEN_FILE) and manifest.value(SIGNING_ENDPOINT):

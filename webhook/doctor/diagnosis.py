@@ -35,6 +35,7 @@ from webhook.doctor.manifest import CONTROLLER_MANAGER, Manifest, parse_manifest
 from webhook.doctor.remote import Targets, examine_clock, examine_server
 from webhook.doctor.signer import examine_signer
 from webhook.doctor.signing_keys import check_keyring, check_schedule
+from webhook.errors import LeewayError
 
 
 def _check_access_cache(manifest: Manifest) -> Verdict:
@@ -54,6 +55,8 @@ _MANIFEST_CHECKS: Final[tuple[tuple[str, Callable[[Manifest], Verdict]], ...]] =
     ("access cache", _check_access_cache),
     ("webhook files", api_server_flags.check_mounts),
 )
+# Without a webhook they say nothing of use.
+_FOR_REVIEWS: Final = ("token flags", "token cache", "access flags", "access cache")
 _SIGNER_CHECKS: Final[tuple[tuple[str, Callable[[Manifest, Configuration], Verdict]], ...]] = (
     ("signer endpoint", signer_flags.check_endpoint),
     ("signer issuer", signer_flags.check_issuer),
@@ -104,7 +107,8 @@ def examine(options: Options, now: float) -> Report:
     examine_store(exam, data_dir, configuration, fixes)
     examine_sources(exam, data_dir, configuration, keyring)
     examine_signer(exam, data_dir, configuration, keyring, fixes)
-    examine_server(exam, options.targets, configuration, keyring, ca, fixes)
+    is_webhook = _sends_reviews(options.manifest)
+    examine_server(exam, options.targets, configuration, keyring, ca, fixes, is_webhook=is_webhook)
     examine_clock(exam, options.targets, configuration)
     _examine_manifest(exam, options.manifest, configuration)
     _examine_controller(exam, options.controller_manifest)
@@ -150,6 +154,14 @@ def _examine_keys(
     return keyring
 
 
+def _sends_reviews(path: Path | None) -> bool:
+    """Return whether a manifest can be read, and lets an API server ask Leeway."""
+    with suppress(LeewayError, OSError):
+        if path is not None:
+            return api_server_flags.sends_reviews(parse_manifest(path.read_bytes(), str(path)))
+    return False
+
+
 def _examine_manifest(
     exam: Examination, path: Path | None, configuration: Prerequisite[Configuration]
 ) -> None:
@@ -162,8 +174,14 @@ def _examine_manifest(
         lambda found: ok(f"{path}, a kube-apiserver with {len(found.flags)} flags"),
         "give the manifest of kube-apiserver's static Pod with --manifest",
     )
+    with_signer = False
+    with suppress(MissingError):
+        with_signer = configuration.get().signer is not None
     for name, check in _MANIFEST_CHECKS:
-        exam.check(name, manifest.check_with(check), f"edit {path}")
+        if with_signer and name in _FOR_REVIEWS and not _sends_reviews(path):
+            exam.skip(name, "the API server sends no reviews, and a signer needs none")
+        else:
+            exam.check(name, manifest.check_with(check), f"edit {path}")
     exam.check(
         "API audiences",
         lambda: api_server_flags.check_audiences(manifest.get(), configuration.get().audiences),

@@ -16,7 +16,15 @@ from keys.messages import shown
 from webhook.assembly import clock_leeway_of
 from webhook.config.model import EVERY_ADDRESS, Configuration
 from webhook.doctor.clock import Sample, check_offset, estimate_offset
-from webhook.doctor.findings import Examination, Prerequisite, Verdict, failure, ok, warning
+from webhook.doctor.findings import (
+    Examination,
+    MissingError,
+    Prerequisite,
+    Verdict,
+    failure,
+    ok,
+    warning,
+)
 from webhook.doctor.fixes import RELOAD, Fixes
 from webhook.doctor.signing_keys import check_published
 from webhook.errors import ServerUnreachableError
@@ -67,8 +75,13 @@ def examine_server(
     keyring: Prerequisite[Keyring],
     ca: Prerequisite[bytes],
     fixes: Fixes,
+    *,
+    is_webhook: bool = False,
 ) -> None:
-    """Check that a server is ready, and publishes the issuer and the keys of the directory."""
+    """Check that a server is ready, and publishes the issuer and the keys of the directory.
+
+    A directory with a signer needs none, unless it ``is_webhook`` of an API server.
+    """
     answers: dict[str, Reply] = {}
 
     def ready() -> Verdict:
@@ -77,6 +90,8 @@ def examine_server(
             context = client_context(ca=ca.get().decode("ascii"))
             answers.update({path: get(endpoint, context, path) for path in _PATHS})
         except NobodyAnswersError as error:
+            if configuration.get().signer and targets.server is None and not is_webhook:
+                raise MissingError(f"{error}, and a signer needs no server") from error
             say = warning if targets.server is None else failure
             return say(str(error), fixes.leeway("serve"))
         return _check_readiness(answers[_READY_PATH], endpoint)

@@ -5,7 +5,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from grp import getgrnam
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ class SignerError(LeewayError):
 
 @dataclass(frozen=True, slots=True)
 class SocketFacts:
-    """The mode and owner of the socket and of its folder."""
+    """The mode and owner of the socket, if it ``is_there``, and of its folder."""
 
     path: Path
     is_socket: bool
@@ -50,6 +50,7 @@ class SocketFacts:
     folder_mode: int
     folder_owner: int
     folder_group: int
+    is_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ def examine_signer(
     exam.check("signer tokens", lambda: check_lifetime(found, edit), edit)
     facts = exam.load(
         "signer socket",
-        lambda: socket_facts(path),
-        lambda facts: check_socket(facts, found.signer_settings),
+        lambda: socket_facts(path, data_dir.stat().st_uid),
+        lambda facts: check_socket(facts, found.signer_settings, start),
         start,
     )
 
@@ -113,28 +114,38 @@ def examine_unmentioned(
             )
 
 
-def socket_facts(path: Path) -> SocketFacts:
-    """Return the facts of a socket. Raises OSError, or SignerError if there is none."""
+def socket_facts(path: Path, owner: int) -> SocketFacts:
+    """Return the facts of a socket; if there is none, as one of ``owner`` in its folder.
+
+    Raises OSError, or SignerError if there is no folder either.
+    """
     try:
         folder = path.parent.stat()
-        found = path.lstat()
     except FileNotFoundError as error:
         raise SignerError(f"there is no {path}: the signer does not run") from error
-    return SocketFacts(
-        path,
-        stat.S_ISSOCK(found.st_mode),
-        stat.S_IMODE(found.st_mode),
-        found.st_uid,
-        found.st_gid,
-        stat.S_IMODE(folder.st_mode),
-        folder.st_uid,
-        folder.st_gid,
+    facts = SocketFacts(
+        path, False, 0, owner, 0, stat.S_IMODE(folder.st_mode), folder.st_uid, folder.st_gid
+    )
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return facts
+    return replace(
+        facts,
+        is_there=True,
+        is_socket=stat.S_ISSOCK(found.st_mode),
+        mode=stat.S_IMODE(found.st_mode),
+        owner=found.st_uid,
+        group=found.st_gid,
     )
 
 
-def check_socket(facts: SocketFacts, section: SignerSection) -> Verdict:
-    """Check that only the owner and the configured group can connect to a socket."""
-    for finding, fix in _faults_of_socket(facts, section):
+def check_socket(facts: SocketFacts, section: SignerSection, start: str) -> Verdict:
+    """Check that only the owner and the configured group can connect to a socket.
+
+    ``start`` is the command that starts the signer.
+    """
+    for finding, fix in _faults_of_socket(facts, section, start):
         return failure(finding, fix)
     others = [f"user {facts.owner}"] if facts.owner else []
     others += [f"group {section.group}"] if section.group else []
@@ -142,20 +153,25 @@ def check_socket(facts: SocketFacts, section: SignerSection) -> Verdict:
     return ok(f"{facts.path}, mode {facts.mode:04o}, for {who}")
 
 
-def _faults_of_socket(facts: SocketFacts, section: SignerSection) -> Iterator[tuple[str, str]]:
+def _faults_of_socket(
+    facts: SocketFacts, section: SignerSection, start: str
+) -> Iterator[tuple[str, str]]:
     """Yield findings with their fixes, the most important first.
 
     Whoever can connect gets tokens for any service account. (1) Only the socket's owner and root
-    can put another one in its place, (2) it is a socket, (3) nobody else can connect to it, (4)
-    nor can a group, unless it is configured, and (5) that group can.
+    can put another one in its place, or else the signer does not start, (2) it is a socket, (3)
+    nobody else can connect to it, (4) nor can a group, unless it is configured, and (5) that group
+    can.
     """
     path, folder = facts.path, facts.path.parent
     if facts.folder_owner not in (0, facts.owner):  # 1.
-        finding = f"{folder} is of user {facts.folder_owner}, and the socket in it of {facts.owner}"
+        finding = f"{folder} is of user {facts.folder_owner}, and the signer of {facts.owner}"
         yield finding, command("chown", facts.owner, folder)
     if facts.folder_mode & 0o022:  # 1.
         finding = f"group or others can write in {folder} (mode {facts.folder_mode:04o}"
         yield f"{finding}, 0750 is right)", command("chmod", "750", folder)
+    if not facts.is_there:  # 2.
+        yield f"there is no {path}: the signer does not run", start
     if not facts.is_socket:  # 2.
         yield f"{path} is not a socket", f"{command('rm', path)}, and start the signer"
     right = 0o660 if section.group else 0o600

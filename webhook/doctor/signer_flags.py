@@ -34,7 +34,7 @@ def check_endpoint(manifest: Manifest, configuration: Configuration) -> Verdict:
     if not endpoint:
         finding = f"--{SIGNING_ENDPOINT} is not set, so kube-apiserver signs with a key of its own"
         also = f", and remove {' and '.join(keys)}" if keys else ""
-        return warning(finding, f"set --{SIGNING_ENDPOINT}={socket}{also}")
+        return failure(finding, f"set --{SIGNING_ENDPOINT}={socket}{also}")
     if keys:
         return failure(
             f"kube-apiserver does not start with --{SIGNING_ENDPOINT} beside {' and '.join(keys)}",

@@ -26,7 +26,10 @@ from webhook.doctor.signer import (
 )
 
 OK, WARNING, FAILURE = Status.OK, Status.WARNING, Status.FAILURE
-FACTS = SocketFacts(Path("/run/leeway/signer.sock"), True, 0o600, 1001, 1001, 0o750, 1001, 1001)
+FACTS = SocketFacts(
+    Path("/run/leeway/signer.sock"), True, 0o600, 1001, 1001, 0o750, 1001, 1001, is_there=True
+)
+MISSING = replace(FACTS, is_there=False, is_socket=False, mode=0)
 GROUP = SignerSection(group="2002")
 SHARED = replace(FACTS, mode=0o660, group=2002, folder_group=2002)
 FIXES = Fixes(Path("d"))
@@ -56,6 +59,15 @@ FIXES = Fixes(Path("d"))
             )
             for mode in (0o770, 0o752, 0o777, 0o720)
         ],
+        pytest.param(MISSING, SignerSection(), FAILURE, "does not run", "START", id="missing"),
+        pytest.param(
+            replace(MISSING, folder_mode=0o777), SignerSection(), FAILURE,
+            "can write in /run/leeway (mode 0777", "chmod 750 /run/leeway", id="refused-to-start",
+        ),
+        pytest.param(
+            replace(MISSING, folder_owner=7), SignerSection(), FAILURE,
+            "/run/leeway is of user 7, and the signer of 1001", "chown 1001", id="not-its-folder",
+        ),
         pytest.param(
             replace(FACTS, is_socket=False), SignerSection(), FAILURE, "is not a socket",
             "rm /run/leeway/signer.sock", id="file",
@@ -97,7 +109,7 @@ FIXES = Fixes(Path("d"))
 def test_who_can_connect(
     facts: SocketFacts, section: SignerSection, status: Status, finding: str, fix: str
 ) -> None:
-    verdict = check_socket(facts, section)
+    verdict = check_socket(facts, section, "START")
     assert verdict.status is status, verdict
     assert finding in verdict.finding
     assert fix in verdict.fix
@@ -192,18 +204,21 @@ def test_the_answers(answer: SignerAnswer, status: Status, words: str) -> None:
 
 
 def test_the_facts_of_a_socket(tmp_path: Path) -> None:
-    path = tmp_path / "s.sock"
+    folder = tmp_path / "run"
+    path = folder / "s.sock"
     with pytest.raises(SignerError, match=r"there is no .*s\.sock: the signer does not run"):
-        socket_facts(path)
+        socket_facts(path, 7)
+    folder.mkdir()
+    folder.chmod(0o710)
+    own, group = os.geteuid(), folder.stat().st_gid
+    assert socket_facts(path, 7) == SocketFacts(path, False, 0, 7, 0, 0o710, own, group)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         path.chmod(0o640)
-        tmp_path.chmod(0o710)
-        found = socket_facts(path)
+        found = socket_facts(path, 7)
     assert found == SocketFacts(
-        path, True, 0o640, os.geteuid(), path.stat().st_gid,
-        0o710, os.geteuid(), tmp_path.stat().st_gid,
-    )  # fmt: skip
+        path, True, 0o640, own, path.stat().st_gid, 0o710, own, group, is_there=True
+    )
 
 
 @pytest.mark.bad_input(72)

@@ -52,7 +52,7 @@ OK, WARNING, FAILURE = Status.OK, Status.WARNING, Status.FAILURE
             id="not-normal",
         ),
         pytest.param(
-            manifest("--service-account-key-file=/k"), WARNING, "with a key of its own",
+            manifest("--service-account-key-file=/k"), FAILURE, "with a key of its own",
             "set --service-account-signing-endpoint=/run/leeway/signer.sock, and remove "
             "--service-account-key-file",
             id="not-used",
@@ -247,7 +247,7 @@ def test_the_manifest_of_kubeadm_before_and_after_the_patch() -> None:
         assert read.version() == (1, 36)
         return [check(read, found).status for check in checks]
 
-    assert statuses(kubeadm_manifest()) == [WARNING, OK, OK, OK]
+    assert statuses(kubeadm_manifest()) == [FAILURE, OK, OK, OK]
     assert statuses(patched(kubeadm_manifest(), operations())) == [OK] * 4
     # Where the flag was added without the patch.
     half = kubeadm_manifest()
