@@ -8,8 +8,11 @@ rate with 16 in flight. ES256 is measured too, without a limit on its rate: its 
 a tenth of the time of a call.
 
 Then ``leeway serve`` with 2 workers and the signer share all processors, on one data directory.
-Both have half of the load that each can answer alone. The latency of a TokenReview counts from the
-time when it was due; it is measured without signatures too.
+TokenReviews come at half of the maximum rate, and latency counts from the time when one was due.
+The signer signs ``CLUSTER_RATE`` tokens/s beside them, twice as many as the largest cluster that
+Kubernetes supports renews: 150,000 Pods, each every 48 minutes. Without a limit, it is measured
+with half of the signer's own maximum too, and without signatures. A load that is not held counts as
+missed, whatever the ratio.
 """
 
 import json
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -35,7 +38,7 @@ from benchmarks.load_client import (
     run_load,
 )
 from benchmarks.processes import processor_time
-from benchmarks.report import Row, cost_row, rate_row
+from benchmarks.report import Figure, Row, cost_row, rate_row
 from benchmarks.servers import (
     ROOT,
     RunningSigner,
@@ -54,7 +57,12 @@ ADDED_MS: Final = 1.0
 _RATE_FLOORS: Final = {"RS256": 0.8}
 _REVIEW_CEILING: Final = 10.0
 _REVIEW_CONNECTIONS: Final = 16
-_REVIEW_CLAIM: Final = "latency of a TokenReview at 50% of the maximum load, beside signatures"
+CLUSTER_RATE: Final = 104.0
+_BESIDE: Final = {
+    f"{CLUSTER_RATE:.0f} signatures/s": _REVIEW_CEILING,
+    "50% of the signer's": 0.0,
+}
+_HELD: Final = 0.95
 _TOKENS: Final = 200
 _SPARE_SECONDS: Final = 60
 _MARGIN_SECONDS: Final = 1.5
@@ -69,7 +77,7 @@ class _Effort:
     review_seconds: float
 
 
-_FULL: Final = _Effort(7, 4.0, 4_000, 5, 8.0)
+_FULL: Final = _Effort(5, 4.0, 4_000, 4, 6.0)
 _QUICK: Final = _Effort(3, 1.0, 1_000, 2, 2.0)
 
 
@@ -89,13 +97,15 @@ class Measured:
 
 @dataclass(slots=True)
 class Reviews:
-    """TokenReviews alone and beside signatures, and both maxima a second; one value a round."""
+    """TokenReviews beside signatures, the rate they were due at, and the signatures.
+
+    One value of each a round; ``alone`` are TokenReviews at the same rate without signatures.
+    """
 
     alone: list[Load] = field(default_factory=list)
     beside: list[Load] = field(default_factory=list)
     signed: list[Load] = field(default_factory=list)
-    maxima: list[float] = field(default_factory=list)
-    most_signed: list[float] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -111,8 +121,8 @@ def run(*, quick: bool) -> list[Row]:
         try:
             client = build(folder)
         except ToolMissingError as error:
-            return [*rows, Row(_REVIEW_CLAIM, skipped=str(error))]
-        return [*rows, _measure_reviews(client, folder / "beside", effort)]
+            return [*rows, *(Row(_review_claim(name), skipped=str(error)) for name in _BESIDE)]
+        return [*rows, *_measure_reviews(client, folder / "beside", effort)]
 
 
 def _measure(folder: Path, algorithm: str, effort: _Effort) -> Measured:
@@ -174,14 +184,14 @@ def _summary(loads: list[Load]) -> str:
     )
 
 
-def _measure_reviews(client: Path, folder: Path, effort: _Effort) -> Row:
+def _measure_reviews(client: Path, folder: Path, effort: _Effort) -> list[Row]:
     folder.mkdir()
     data_dir = make_data_dir(folder)
     audience = load_configuration(data_dir, {}, {}).audiences[0]
     bodies = folder / "bodies"
     tokens = make_tokens_of(data_dir, _TOKENS)
     bodies.write_text("".join(token_review(token, audience) + "\n" for token in tokens))
-    found = Reviews()
+    found = {name: Reviews() for name in _BESIDE}
     seconds = effort.review_seconds
     with leeway_server(data_dir) as port, signer_process(data_dir) as signer:
         target = review_target(port, TOKEN_REVIEW_PATH, data_dir, '"authenticated":true')
@@ -192,51 +202,56 @@ def _measure_reviews(client: Path, folder: Path, effort: _Effort) -> Row:
         review(1.0)
         _load(signer, data_dir, IN_FLIGHT, 1.0)
         for _ in range(effort.review_rounds):
-            most = review(effort.seconds).requests_per_second
-            found.maxima.append(most)
-            found.alone.append(review(seconds, most / 2))
-            most_signed = _load(signer, data_dir, IN_FLIGHT, effort.seconds).requests_per_second
-            found.most_signed.append(most_signed)
-            with ThreadPoolExecutor(1) as pool:
-                # From before the reviews until after them.
-                beside = pool.submit(
-                    _load,
-                    signer,
-                    data_dir,
-                    IN_FLIGHT,
-                    seconds + 2 * _MARGIN_SECONDS,
-                    most_signed / 2,
-                )
-                time.sleep(_MARGIN_SECONDS)
-                found.beside.append(review(seconds, most / 2))
-                found.signed.append(beside.result())
-    return reviews_row(found)
+            due = review(effort.seconds).requests_per_second / 2
+            alone = review(seconds, due)
+            most = _load(signer, data_dir, IN_FLIGHT, effort.seconds).requests_per_second
+            for reviews, rate in zip(found.values(), (CLUSTER_RATE, most / 2), strict=True):
+                with ThreadPoolExecutor(1) as pool:
+                    # From before the reviews until after them.
+                    total = seconds + 2 * _MARGIN_SECONDS
+                    signing = pool.submit(_load, signer, data_dir, IN_FLIGHT, total, rate)
+                    time.sleep(_MARGIN_SECONDS)
+                    reviews.beside.append(review(seconds, due))
+                    reviews.signed.append(signing.result())
+                reviews.alone.append(alone)
+                reviews.due.append(due)
+    return [reviews_row(name, _BESIDE[name], reviews) for name, reviews in found.items()]
 
 
-def reviews_row(found: Reviews) -> Row:
+def reviews_row(name: str, ceiling: float, found: Reviews) -> Row:
     """Make the row of reviews beside signatures: how many times the median the p99 is."""
     held, alone, signing = (
         median(load.requests_per_second for load in loads)
         for loads in (found.beside, found.alone, found.signed)
     )
-    p50, p99 = (
-        median(getattr(load, name) for load in found.alone) for name in ("p50_ms", "p99_ms")
-    )
+    p50, p99 = (median(getattr(load, at) for load in found.alone) for at in ("p50_ms", "p99_ms"))
     notes = [
-        f"{held:,.0f} of {median(found.maxima):,.0f} reviews/s over {_REVIEW_CONNECTIONS} "
+        f"{held:,.0f} of {median(found.due):,.0f} reviews/s over {_REVIEW_CONNECTIONS} "
         f"connections, max {max(load.max_ms for load in found.beside):.1f} ms",
-        f"{signing:,.0f} of {median(found.most_signed):,.0f} signatures/s; "
-        f"{_summary(found.signed)}",
         f"without signatures: {alone:,.0f} reviews/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms",
+        f"{signing:,.0f} signatures/s: {_summary(found.signed)}",
     ]
-    return cost_row(
-        _REVIEW_CLAIM,
-        _REVIEW_CEILING,
+    row = cost_row(
+        _review_claim(name),
+        ceiling,
         ("p99", [load.p99_ms for load in found.beside]),
         ("p50", [load.p50_ms for load in found.beside]),
         "ms",
         notes,
     )
+    if held < _HELD * median(found.due):
+        # In a queue that grows, slow answers are the usual ones.
+        slower = row.measured.value / p50 if row.measured else 0.0
+        return replace(
+            row,
+            against=Figure("the load was not held; p50 without signatures", p50, "ms"),
+            ratio=slower,
+        )
+    return row
+
+
+def _review_claim(beside: str) -> str:
+    return f"TokenReview at 50% of the maximum load, beside {beside}"
 
 
 def _load(

@@ -169,9 +169,16 @@ def test_signatures_are_compared_with_bare_ones(
 
 @pytest.mark.parametrize(("p99", "verdict"), [(10.0, "ok"), (10.5, "MISSED")])
 def test_reviews_beside_signatures(p99: float, verdict: str) -> None:
-    alone = [load(0.5, 2.0, rate=50.0)]
-    row = reviews_row(Reviews(alone, [load(1.0, p99)], [load(rate=10.0)], [200.0], [20.0]))
+    found = Reviews([load(0.5, 2.0, rate=50.0)], [load(1.0, p99)], [load(rate=10.0)], [100.0])
+    row = reviews_row("signatures", 10.0, found)
     assert row.verdict == verdict
-    assert row.notes[1].startswith("100 of 200 reviews/s")
-    assert row.notes[2].startswith("10 of 20 signatures/s")
-    assert row.notes[3] == "without signatures: 50 reviews/s, p50 0.50 ms, p99 2.00 ms"
+    assert row.notes[1].startswith("100 of 100 reviews/s")
+    assert row.notes[2] == "without signatures: 50 reviews/s, p50 0.50 ms, p99 2.00 ms"
+    assert row.notes[3].startswith("10 signatures/s: ")
+
+
+def test_a_load_that_is_not_held_is_missed() -> None:
+    # All answers are slow, and so a p99 of twice the median means nothing.
+    found = Reviews([load(0.5)], [load(300.0, 600.0, rate=94.0)], [load()], [100.0])
+    row = reviews_row("signatures", 10.0, found)
+    assert (row.verdict, row.ratio) == ("MISSED", 1200.0)
