@@ -24,6 +24,8 @@ import grpc
 from benchmarks.load_client import Load
 from webhook.config.load import load_configuration
 from webhook.signer.external_jwt_pb2 import SignJWTRequest, SignJWTResponse
+from webhook.signer.grpc_server import SERVICE
+from webhook.signer.service import SIGN
 from webhook.token.claims import ObjectReference, build_projected
 from webhook.token.issuer import EXTENDABLE_SECONDS
 
@@ -37,7 +39,7 @@ def main(path: Path, data_dir: Path, in_flight: int, seconds: float, rate: float
     claims = make_claims(data_dir)
     with grpc.insecure_channel(f"unix:{path}") as channel:
         sign: Callable[..., SignJWTResponse] = channel.unary_unary(
-            "/v1.ExternalJWTSigner/Sign",
+            f"/{SERVICE}/{SIGN}",
             request_serializer=SignJWTRequest.SerializeToString,
             response_deserializer=SignJWTResponse.FromString,
         )

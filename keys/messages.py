@@ -1,4 +1,4 @@
-"""Text for messages: values that can be repeated, errors of libraries, and times.
+"""Text for messages: values that can be repeated, errors of libraries, numbers and times.
 
 Anybody can read a message: ``/readyz?verbose`` is public, and logs are collected. A value of a
 configuration, a file name or an argument can be a secret that was put in the wrong place, so every
@@ -174,6 +174,15 @@ def os_error_with_advice(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"{text}; let the user that this runs as use it"
     return text
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless it is 1.
+
+    >>> counted(1, "key"), counted(0, "change")
+    ('1 key', '0 changes')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def utc(moment: float | datetime, timespec: str = "seconds") -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from keys.messages import counted
 from webhook.cli.options import (
     ServerAddress,
     data_dir_option,
@@ -112,7 +113,7 @@ def _sum_of(report: Report) -> str:
     failures, warnings = counts[Status.FAILURE], counts[Status.WARNING]
     word = "NOT HEALTHY" if failures else "HEALTHY"
     found = [
-        f"{count} {name}{'' if count == 1 else 's'}"
+        counted(count, name)
         for count, name in ((failures, "failure"), (warnings, "warning"))
         if count
     ]

@@ -12,6 +12,7 @@ import yaml
 from keys.encoding import decode_json
 from keys.errors import EncodingError
 from keys.files import write_own_file
+from keys.messages import counted
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import json_text, printable, say, show
@@ -178,7 +179,7 @@ def import_document(
             revision=opened.own_revision,
             storeRevision=revision,
         )
-    say(f"{_counted(len(printed.differences), 'change')} made; the store is at revision {revision}")
+    say(f"{counted(len(printed.differences), 'change')} made; the store is at revision {revision}")
 
 
 def _apply(
@@ -219,15 +220,11 @@ def _print_outcome(plan: ImportPlan, revision: int, *, is_dry_run: bool) -> None
     if not plan.differences:
         say(f"No differences; the store is at revision {revision}")
     elif is_dry_run:
-        count = _counted(len(plan.differences), "difference")
+        count = counted(len(plan.differences), "difference")
         say(
             f"{count}, nothing was changed; --at {revision} in place of --dry-run makes exactly "
             "these changes"
         )
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def rendered(document: Document, output: str) -> str:

@@ -6,12 +6,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from grp import getgrnam
 from pathlib import Path
 from typing import Final
 
 from keys.keyring import Keyring, KeyState
-from keys.messages import describe_os_error
+from keys.messages import counted, describe_os_error
+from webhook.config.groups import find_group
 from webhook.config.load import FILE_NAME
 from webhook.config.model import SIGNER_ALGORITHMS, Configuration, SignerSection
 from webhook.doctor.findings import (
@@ -25,13 +25,11 @@ from webhook.doctor.findings import (
     warning,
 )
 from webhook.doctor.fixes import Fixes
-from webhook.doctor.signer_flags import EXTENDABLE_SECONDS
 from webhook.duration import format_duration
 from webhook.errors import LeewayError
+from webhook.token.issuer import EXTENDABLE_SECONDS, EXTENDED_SECONDS
 
 _SECONDS: Final = 5.0
-_SERVICE: Final = "/v1.ExternalJWTSigner/"
-_EXTENDED: Final = 365 * 24 * 3600
 
 
 class SignerError(LeewayError):
@@ -184,7 +182,7 @@ def _faults_of_socket(
             finding = f"group {facts.group} can connect to {path} ({modes}), and"
             yield f"{finding} signer.group is not set", chmod
         return
-    group = _group_id(section.group)
+    group = find_group(section.group)
     if group is None:
         finding = f"signer.group is {section.group}, which is not a group of this machine"
         yield finding, command("groupadd", "--system", section.group)
@@ -196,16 +194,6 @@ def _faults_of_socket(
         finding = f"group {section.group} cannot enter {folder} (mode {facts.folder_mode:04o}"
         fix = f"{command('chgrp', group, folder)} && {command('chmod', '750', folder)}"
         yield f"{finding}, group {facts.folder_group})", fix
-
-
-def _group_id(group: str) -> int | None:
-    """Return the number of a group; None if this machine has no such group."""
-    if group.isdigit():
-        return int(group)
-    try:
-        return getgrnam(group).gr_gid
-    except KeyError:
-        return None
 
 
 def check_keys(keyring: Keyring, fixes: Fixes, generate: str) -> Verdict:
@@ -242,7 +230,7 @@ def check_lifetime(configuration: Configuration, edit: str) -> Verdict:
             "again fail",
             f"{edit}: set tokens.maxExpiration to 24h or more",
         )
-    extended = format_duration(min(seconds, _EXTENDED))
+    extended = format_duration(min(seconds, EXTENDED_SECONDS))
     return ok(f"kube-apiserver extends the tokens of Pods to {extended} (tokens.maxExpiration)")
 
 
@@ -258,7 +246,7 @@ def ask_signer(path: Path, seconds: float = _SECONDS) -> SignerAnswer:
             raise SignerError(f"this user cannot connect to {path}; run this as root") from error
         except OSError as error:
             raise SignerError(f"{path}: {describe_os_error(error)}") from error
-    # Imported here, since it takes long.
+    # Imported here, since it takes 0.16 s.
     import grpc
 
     from webhook.signer.external_jwt_pb2 import (
@@ -267,17 +255,19 @@ def ask_signer(path: Path, seconds: float = _SECONDS) -> SignerAnswer:
         MetadataRequest,
         MetadataResponse,
     )
+    from webhook.signer.grpc_server import SERVICE
+    from webhook.signer.service import FETCH_KEYS, METADATA
 
     options = [("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0)]
     try:
         with grpc.insecure_channel(f"unix:{path}", options) as channel:
             metadata = channel.unary_unary(
-                f"{_SERVICE}Metadata",
+                f"/{SERVICE}/{METADATA}",
                 MetadataRequest.SerializeToString,
                 MetadataResponse.FromString,
             )(MetadataRequest(), timeout=seconds)
             keys = channel.unary_unary(
-                f"{_SERVICE}FetchKeys",
+                f"/{SERVICE}/{FETCH_KEYS}",
                 FetchKeysRequest.SerializeToString,
                 FetchKeysResponse.FromString,
             )(FetchKeysRequest(), timeout=seconds)
@@ -315,8 +305,8 @@ def check_answer(
                 f"{name} is {format_duration(wants)}, and the signer uses {format_duration(has)}",
                 restart,
             )
-    count, every = len(answer.kids), format_duration(answer.refresh_hint)
+    every = format_duration(answer.refresh_hint)
     return ok(
-        f"{count} key{'' if count == 1 else 's'} to fetch every {every}, tokens of up to "
+        f"{counted(len(answer.kids), 'key')} to fetch every {every}, tokens of up to "
         f"{format_duration(answer.max_expiration)}"
     )

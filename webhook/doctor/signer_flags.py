@@ -13,6 +13,7 @@ from webhook.doctor.api_server_flags import ISSUER, SIGNING_ENDPOINT, TOKEN_FILE
 from webhook.doctor.findings import Verdict, failure, ok, warning
 from webhook.doctor.manifest import Manifest
 from webhook.duration import format_duration, parse_duration
+from webhook.token.issuer import EXTENDABLE_SECONDS
 
 MAX_EXPIRATION: Final = "service-account-max-token-expiration"
 CONTROLLER_KEY: Final = "service-account-private-key-file"
@@ -21,8 +22,6 @@ _KEYS: Final = "service-account-key-file"
 _OLDEST: Final = (1, 34)
 """The first version that calls v1 of ExternalJWTSigner; before it was v1alpha1."""
 _SHORTEST: Final = 3600
-EXTENDABLE_SECONDS: Final = 3607
-"""Tokens of Pods with this lifetime are extended (``WarnOnlyBoundTokenExpirationSeconds``)."""
 
 
 def check_endpoint(manifest: Manifest, configuration: Configuration) -> Verdict:

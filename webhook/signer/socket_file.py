@@ -10,7 +10,6 @@ Invariants:
 
 import contextlib
 import fcntl
-import grp
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
+from webhook.config.groups import find_group
 from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.telemetry.logs import LOGGER
 
@@ -27,8 +27,6 @@ _FOLDER_MODE: Final = 0o750
 _CONNECT_SECONDS: Final = 2.0
 _LOCK_SECONDS: Final = 5.0
 _LOCK_POLL_SECONDS: Final = 0.01
-# The largest number of a group is one less.
-_NO_GROUP: Final = 2**32 - 1
 _logger = logging.getLogger(LOGGER)
 
 
@@ -49,7 +47,7 @@ class SocketFile:
         return "" if is_ours else f"{self.path} is not this signer's any more; restart the signer"
 
     def remove(self) -> None:
-        """Remove the file, unless it is another one by now."""
+        """Remove the file, unless it is another one by now (invariant 2)."""
         with contextlib.suppress(FileNotFoundError):
             if self._identity == _identity(self.path):
                 self.path.unlink()
@@ -212,17 +210,14 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def group_id(group: str) -> int | None:
-    """Return the number of a group of the configuration, None for none.
+    """Return the number of ``signer.group``, None if it is not set.
 
-    Raises ConfigurationError for an unknown one.
+    Raises ConfigurationError if this system has no such group.
     """
     if not group:
         return None
-    try:
-        number = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        number = _NO_GROUP
-    if number >= _NO_GROUP:
+    number = find_group(group)
+    if number is None:
         raise ConfigurationError(
             f"signer.group is {group!r}, which is not a group of this system; create it, or give "
             "another one"

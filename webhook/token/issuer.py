@@ -30,7 +30,8 @@ JWKS_CONTENT_TYPE: Final = "application/jwk-set+json"
 MAX_AGE_SECONDS: Final = 3600
 MAX_REQUEST_SECONDS: Final = 1 << 32
 # The expiration that kubelet requests, and its extension: clients that read their token only once
-# keep working for a year, and are reported as stale after ``warnafter``.
+# keep working for a year, and are reported as stale after ``warnafter``. Source: kubernetes
+# ``pkg/serviceaccount/claims.go``, WarnOnlyBoundTokenExpirationSeconds.
 EXTENDABLE_SECONDS: Final = 3607
 EXTENDED_SECONDS: Final = 365 * 24 * 3600
 _LABEL_RULE: Final = (
