@@ -1,8 +1,8 @@
-"""The content of a store as one document: users, roles, groups, revocations, whether auth is on.
+"""The content of a store as one document: users, roles, groups, revocations and the state of auth.
 
 ``document_of`` returns the document of a state, ``read_document`` the content of a document. Simple
 tokens are not part of it. A section that is missing says nothing, unlike an empty one; ``auth`` is
-required and comes last, so that YAML that was cut is not a document.
+required and comes last, so that truncated YAML is not a document.
 
 Keys of permissions are text where they are UTF-8, and otherwise base64::
 
@@ -34,12 +34,12 @@ KIND: Final = "Store"
 MAX_REVISION: Final = 1 << 62
 _NEVER: Final = "never"
 _MAX_COST: Final = 16
-"""That of ``auth.bcryptCost``: one user with a higher cost would make every refusal slower."""
+"""The maximum of ``auth.bcryptCost``: one user above it would make every refusal slower."""
 _MAX_JTI_LENGTH: Final = 256
 _MAX_LIFETIME: Final = 1 << 32
 _LATEST: Final = 9000
-"""The year before which tokens have to expire: a revocation is kept longer than its tokens."""
-# The last character of a salt has two bits, the others six.
+"""Tokens expire before this year, so that the end of their revocations is a year that exists."""
+# The last character of a salt encodes two bits, the others six.
 _HASH: Final = re.compile(r"\$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _HASH_START: Final = "$2"
 _UNKNOWN: Final = "Object contains unknown field `"
@@ -156,10 +156,7 @@ class StoreContent:
 def document_of(state: AuthState) -> Document:
     """Return the document of a state: equal content gives an equal document."""
     with state.lock:
-        revoked = [
-            *((REVOKED_JTI, name, entry) for name, entry in state.revoked_jtis.items()),
-            *((REVOKED_SUBJECT, name, entry) for name, entry in state.revoked_subjects.items()),
-        ]
+        revocations = revocations_of(state)
         return Document(
             api_version=API_VERSION,
             kind=KIND,
@@ -174,8 +171,8 @@ def document_of(state: AuthState) -> Document:
                 _Group(name=group.name, roles=group.roles) for group in _by_name(state.groups)
             ),
             revocations=tuple(
-                _written_revocation(*entry)
-                for entry in sorted(revoked, key=lambda entry: (entry[0], text_id(entry[1])))
+                _written_revocation(what, name, revocations[what, name])
+                for what, name in sorted(revocations, key=revocation_order)
             ),
             auth=_Auth(enabled=state.meta.enabled),
         )
@@ -184,9 +181,9 @@ def document_of(state: AuthState) -> Document:
 def read_document(members: object) -> StoreContent:
     """Return the content of a document that was decoded from JSON or YAML.
 
-    Refused are unknown members, other types, a name or a range that is listed twice, ranges that
-    contain no key, and hashes that bcrypt could not check. Whether roles exist depends on the store
-    (``plan_import``). Raises DocumentError with the path of the field, and no secret.
+    Raises DocumentError for unknown members, wrong types, a name or a range that is listed twice, a
+    range that contains no key, and a hash that bcrypt could not check; it has the path of the field
+    and no secret. Whether roles exist depends on the store, so ``plan_import`` checks that.
     """
     _require_text(members)
     try:
@@ -209,17 +206,30 @@ def read_document(members: object) -> StoreContent:
     )
 
 
+def revocations_of(state: AuthState) -> dict[tuple[str, str], Revocation]:
+    """Return the revocations of a state by kind and name, as in ``StoreContent``."""
+    found = {(REVOKED_JTI, jti): entry for jti, entry in state.revoked_jtis.items()}
+    found |= {(REVOKED_SUBJECT, name): entry for name, entry in state.revoked_subjects.items()}
+    return found
+
+
+def revocation_order(revocation: tuple[str, str]) -> tuple[str, bytes]:
+    """Return the key by which revocations, given by kind and name, are sorted."""
+    what, name = revocation
+    return what, text_id(name)
+
+
 def _by_name(entries: Mapping[str, _Value]) -> Iterable[_Value]:
     return (entries[name] for name in sorted(entries, key=text_id))
 
 
-def seconds_of_second(seconds: float) -> float:
-    """Return a time as it is written: in whole seconds, never earlier."""
+def whole_seconds(seconds: float) -> float:
+    """Return a time (Unix seconds) as a document has it: rounded up to a whole second."""
     return seconds if isinf(seconds) else float(ceil(seconds))
 
 
 def _written_lifetime(lifetime: Lifetime) -> _Lifetime:
-    until = seconds_of_second(lifetime.earlier_until)
+    until = whole_seconds(lifetime.earlier_until)
     seconds = lifetime.seconds
     return _Lifetime(
         seconds=int(seconds) if seconds.is_integer() else seconds,
@@ -340,8 +350,8 @@ def _read_key(text: str, path: str, encoding: str | UnsetType) -> bytes:
 
 def _read_role(written: _Role, path: str) -> Role:
     permissions: dict[tuple[bytes, bytes], Permission] = {}
-    for place, entry in enumerate(written.permissions):
-        where = f"{path}.permissions[{place}]"
+    for index, entry in enumerate(written.permissions):
+        where = f"{path}.permissions[{index}]"
         permission = _read_permission(entry, where)
         span = (permission.key, permission.range_end)
         if span in permissions:
@@ -356,9 +366,9 @@ def _read_group(written: _Group, path: str) -> Group:
 
 def _read_names(names: Iterable[str], path: str) -> tuple[str, ...]:
     found: set[str] = set()
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name in found:
-            raise DocumentError(f"{path}[{place}]: {shown(name)} is listed twice; keep one of them")
+            raise DocumentError(f"{path}[{index}]: {shown(name)} is listed twice; keep one of them")
         found.add(name)
     return tuple(sorted(found, key=text_id))
 
@@ -372,8 +382,8 @@ def _read_each(
     if entries is UNSET:
         return None
     found: dict[str, _Value] = {}
-    for place, entry in enumerate(entries):
-        path = f"{section}[{place}]"
+    for index, entry in enumerate(entries):
+        path = f"{section}[{index}]"
         value = read(entry, path)
         name = name_of(value)
         if not name:
@@ -385,7 +395,7 @@ def _read_each(
 
 
 def _written_revocation(what: str, name: str, revocation: Revocation) -> _Revocation:
-    until = seconds_of_second(revocation.until)
+    until = whole_seconds(revocation.until)
     return _Revocation(
         jti=name if what == REVOKED_JTI else UNSET,
         subject=name if what == REVOKED_SUBJECT else UNSET,
@@ -400,8 +410,8 @@ def _read_revocations(
     if entries is UNSET:
         return None
     found: dict[tuple[str, str], Revocation] = {}
-    for place, entry in enumerate(entries):
-        path = f"revocations[{place}]"
+    for index, entry in enumerate(entries):
+        path = f"revocations[{index}]"
         if (entry.jti is UNSET) == (entry.subject is UNSET):
             raise DocumentError(f"{path} must have either a jti or a subject")
         if entry.jti is not UNSET:
@@ -474,7 +484,7 @@ def _require_text(members: object) -> None:
                 found += [(path, name) for name in value]
                 found += [(f"{path}.{name}".lstrip("."), entry) for name, entry in value.items()]
             else:
-                found += [(f"{path}[{place}]", entry) for place, entry in enumerate(value)]
+                found += [(f"{path}[{index}]", entry) for index, entry in enumerate(value)]
 
 
 def _plain_path(path: str) -> str:

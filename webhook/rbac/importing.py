@@ -21,15 +21,20 @@ from dataclasses import dataclass
 from math import isinf
 from typing import Concatenate, Final, NamedTuple, ParamSpec
 
-from keys.messages import shown, utc
+from keys.messages import counted, shown, utc
 from webhook.rbac import changes
-from webhook.rbac.document import StoreContent, WantedUser, seconds_of_second
+from webhook.rbac.document import (
+    StoreContent,
+    WantedUser,
+    revocation_order,
+    revocations_of,
+    whole_seconds,
+)
 from webhook.rbac.errors import DocumentError
 from webhook.rbac.model import ROOT, Group, Permission, Role
 from webhook.rbac.ranges import format_range
 from webhook.rbac.records import (
     REVOKED_JTI,
-    REVOKED_SUBJECT,
     AuthMeta,
     Lifetime,
     Record,
@@ -92,16 +97,16 @@ def plan_import(
 
     Raises DocumentError for 1 and 2, and the errors of ``changes`` for 3.
     """
-    _require_roles(state, content, prune=prune)  # 1
-    _require_root(state, content, prune=prune)  # 2
+    _require_roles(state, content, prune=prune)  # 1.
+    _require_root(state, content, prune=prune)  # 2.
     draft = _Draft(state, state.meta.revision)
     options = {"prune": prune, "prune_revocations": prune_revocations}
-    _Import(state, draft, content, **options).run()  # 3
+    _Import(state, draft, content, **options).run()  # 3.
     if draft.state.meta.revision > state.meta.revision < content.auth_revision:
         draft = _Draft(state, content.auth_revision + _OTHER_STORE)
         again = _Import(state, draft, content, **options)
         again.run()
-        again.end_tokens()
+        again.end_tokens()  # Invariant 4.
     return ImportPlan(
         tuple(draft.differences),
         tuple(draft.revisions),
@@ -116,11 +121,11 @@ def _require_roles(state: AuthState, content: StoreContent, *, prune: bool) -> N
         known.update(state.roles)
     for section in ("users", "groups"):
         entries: Mapping[str, WantedUser | Group] | None = getattr(content, section)
-        for place, entry in enumerate((entries or {}).values()):
+        for index, entry in enumerate((entries or {}).values()):
             for role in entry.roles:
                 if role not in known:
                     raise DocumentError(
-                        f"{section}[{place}].roles names the role {shown(role)}, which would not "
+                        f"{section}[{index}].roles names the role {shown(role)}, which would not "
                         "exist; add it to roles"
                     )
 
@@ -174,7 +179,7 @@ class _Draft:
 
 
 class _Import:
-    """Makes the changes of an import in an order that allows nothing in between.
+    """Makes the changes of an import in an order in which no state in between allows too much.
 
     Revocations come first, then what takes permissions away or deletes their holders, and last what
     grants them: to roles, and then roles to users.
@@ -211,7 +216,7 @@ class _Import:
         for name in _sorted(groups):
             group = state.groups.get(name, Group(name))
             self._revoke_from_group(name, group.roles, groups[name].roles)
-        if self._prune:
+        if self._prune:  # Invariant 1.
             self._delete()
         for name in _sorted(roles):
             self._grant_permissions(roles[name])
@@ -228,13 +233,13 @@ class _Import:
             return
         # Invariant 3.
         until = held.earlier_until
-        if wanted.earlier_until > seconds_of_second(until):
+        if wanted.earlier_until > whole_seconds(until):
             until = wanted.earlier_until
         longest = Lifetime(max(held.seconds, wanted.seconds), until)
         if longest != held:
             text = f"~ lifetime of tokens: up to {longest.seconds:.15g}s"
             if until:
-                text += f", of earlier ones until {utc(seconds_of_second(until))}"
+                text += f", of earlier ones until {utc(whole_seconds(until))}"
             fields = {"seconds": longest.seconds}
             difference = _difference(text, "store.lifetime", **fields)
             self._draft.change(difference, lambda _: [lifetime_record(longest)])
@@ -243,11 +248,11 @@ class _Import:
         wanted = self._content.revocations
         if wanted is None:
             return
-        held = _revocations_of(self._before)
-        for what, name in sorted(wanted, key=_order):
+        held = revocations_of(self._before)
+        for what, name in sorted(wanted, key=revocation_order):
             entry, before = wanted[what, name], held.get((what, name))
             if before is not None:
-                if seconds_of_second(before.until) == entry.until:
+                if whole_seconds(before.until) == entry.until:
                     # The document has its end in whole seconds.
                     entry = Revocation(entry.before, before.until)
                 if not self._prune_revocations:
@@ -258,7 +263,7 @@ class _Import:
             if entry != before:
                 self._put_revocation("+" if before is None else "~", what, name, entry)
         if self._prune_revocations:
-            for what, name in sorted(held.keys() - wanted.keys(), key=_order):
+            for what, name in sorted(held.keys() - wanted.keys(), key=revocation_order):
                 self._put_revocation("-", what, name, None)
 
     def _put_revocation(
@@ -267,7 +272,7 @@ class _Import:
         text = f"{mark} revocation of {what} {name}"
         if revocation is not None:
             text += f": tokens issued up to {utc(revocation.before)}, kept "
-            until = seconds_of_second(revocation.until)
+            until = whole_seconds(revocation.until)
             text += "for ever" if isinf(until) else f"until {utc(until)}"
             action = "revoke.jti" if what == REVOKED_JTI else "revoke.serviceaccount"
         else:
@@ -411,19 +416,8 @@ def _missing(held: Mapping[str, object], listed: Mapping[str, object] | None) ->
 
 
 def _missing_roles(state: AuthState, content: StoreContent) -> list[str]:
-    # The role root exists without a record too, so that the document may grant it all the same.
+    # Invariant 1. The role root exists without a record too, so that a document can grant it.
     return [role for role in _missing(state.roles, content.roles) if role != ROOT]
-
-
-def _revocations_of(state: AuthState) -> dict[tuple[str, str], Revocation]:
-    found = {(REVOKED_JTI, jti): entry for jti, entry in state.revoked_jtis.items()}
-    found |= {(REVOKED_SUBJECT, name): entry for name, entry in state.revoked_subjects.items()}
-    return found
-
-
-def _order(revocation: tuple[str, str]) -> tuple[str, bytes]:
-    what, name = revocation
-    return what, text_id(name)
 
 
 def _kept(
@@ -436,14 +430,10 @@ def _kept(
             ("group", _missing(state.groups, content.groups)),
         ):
             if missing:
-                yield "--prune", _counted(len(missing), word)
+                yield "--prune", counted(len(missing), word)
         if state.meta.enabled and not content.enabled:
             yield "--prune", "auth, which stays enabled"
     if content.revocations is not None and not prune_revocations:
-        count = len(_revocations_of(state).keys() - content.revocations.keys())
+        count = len(revocations_of(state).keys() - content.revocations.keys())
         if count:
-            yield "--prune-revocations", _counted(count, "revocation")
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+            yield "--prune-revocations", counted(count, "revocation")
