@@ -151,7 +151,7 @@ def check_keys(keys: Keys) -> None:
         raise RejectedError("there is no timestamp")
     seconds, nanoseconds = keys.timestamp
     if seconds not in _TIMESTAMPS or not 0 <= nanoseconds < 1_000_000_000:
-        raise RejectedError(f"{keys.timestamp} is no timestamp")
+        raise RejectedError(f"{keys.timestamp} is not a timestamp")
     for key in keys.keys:
         if not 1 <= len(key.kid.encode()) <= _LONGEST_KID:
             raise RejectedError(f"a kid has {len(key.kid.encode())} bytes")
@@ -175,7 +175,7 @@ def algorithm_of(der: bytes) -> str:
     try:
         key = load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise RejectedError("a key is no PKIX public key") from error
+        raise RejectedError("a key is not a PKIX public key") from error
     if isinstance(key, rsa.RSAPublicKey):
         return "RS256"
     for algorithm, curve in _CURVES.items():
@@ -189,10 +189,10 @@ def read_header(text: str) -> _Header:
     try:
         pairs = json.loads(decode(text), object_pairs_hook=list)
     except ValueError as error:
-        raise RejectedError("the header is no JSON") from error
+        raise RejectedError("the header is not JSON") from error
     # An object is a list of pairs here, and so could be an array of arrays; none has these names.
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        raise RejectedError("the header is no object")
+        raise RejectedError("the header is not an object")
     names = sorted(name for name, _ in pairs)
     if names != ["alg", "kid", "typ"]:
         raise RejectedError(f"the header has the members {names}")

@@ -136,7 +136,7 @@ def _fold(name: str) -> str:
 def _members(value: object, known: Iterable[str], what: str) -> JSONObject:
     """Return the members of an object, each there once however it is written."""
     if not isinstance(value, _Object):
-        raise _WrongError(f"{what} is no object")
+        raise _WrongError(f"{what} is not an object")
     names = [name for name, _ in value]
     if len({_fold(name) for name in names}) != len(names):
         raise _WrongError(f"a member of {what} is there twice")
@@ -148,7 +148,7 @@ def _members(value: object, known: Iterable[str], what: str) -> JSONObject:
 
 def _forbidden(value: object, now: float, limits: Limits) -> str:
     _check_below(value)
-    claims = _members(value, _TOP, "the claims")
+    claims = _members(value, _TOP, "the payload")
     private = _members(claims.get("kubernetes.io"), _PRIVATE, "kubernetes.io")
     if claims.get("iss") != limits.issuer:
         return "another issuer"
@@ -164,9 +164,9 @@ def _forbidden(value: object, now: float, limits: Limits) -> str:
     if not isinstance(audiences, list) or isinstance(audiences, _Object) or not audiences:
         return "no audience"
     if not all(isinstance(audience, str) and audience for audience in audiences):
-        return "an audience that is none"
+        return "an audience that is empty or not a string"
     if not isinstance(claims.get("jti", ""), str):
-        return "jti is no text"
+        return "jti is not a string"
     return _wrong_binding(private) or _wrong_times(claims, private, now, limits)
 
 
@@ -185,7 +185,7 @@ def _check_below(value: object) -> None:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise _WrongError(f"{what} is no text")
+        raise _WrongError(f"{what} is not a string")
     return value
 
 
@@ -231,7 +231,7 @@ def _wrong_times(claims: JSONObject, private: JSONObject, now: float, limits: Li
 
 def _time(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _WrongError(f"{name} is no number")
+        raise _WrongError(f"{name} is not a number")
     return value
 
 

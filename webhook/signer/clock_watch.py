@@ -1,6 +1,6 @@
 """What the signer knows of kube-apiserver's clock, and the file that ``leeway serve`` reads.
 
-kube-apiserver stamps ``iat`` and calls at once, so the bound of a call is close to the truth.
+kube-apiserver calls as soon as it has set ``iat``, so the bound that a call gives is a close one.
 """
 
 import logging

@@ -4,8 +4,8 @@ Invariants:
 
 1. No more than ``MAX_CALLS`` calls wait or are answered, and no message is larger than
    ``MAX_MESSAGE_BYTES``: gRPC refuses the rest before it reaches the service.
-2. Of what the service raises only the text of a CallRefusedError reaches kube-apiserver; gRPC would
-   send the text of any other exception.
+2. Only the text of a CallRefusedError reaches kube-apiserver; gRPC itself would send the text of
+   every exception.
 """
 
 import logging
@@ -44,12 +44,12 @@ _IDLE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.0005
 _CRASHES_A_SECOND: Final = 10
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # Invariant 1.
     ("grpc.max_metadata_size", 16 * 1024),
     # gRPC core refuses calls at random when more wait to be accepted, and as CANCELLED.
     ("grpc.server.max_pending_requests", 4 * MAX_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 8 * MAX_CALLS),
-    # A connection that does not begin to speak HTTP/2 is closed, and one whose client has gone.
+    # Connections that do not begin with HTTP/2, and those whose client has gone, are closed.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -87,8 +87,8 @@ class GRPCServer:
         self._server.start()
 
     def stop(self, seconds: float) -> None:
-        """Answer the calls that have begun, for at most so many seconds, and no others."""
-        # A call that arrives just now would be lost, so this waits for a moment without calls.
+        """Refuse new calls, and finish those that have begun, for at most ``seconds``."""
+        # gRPC loses a call that arrives meanwhile, so this waits for a moment without calls.
         self._pool.wait_until_idle(_IDLE_SECONDS)
         self._server.stop(seconds).wait()
 
@@ -107,7 +107,7 @@ class _Pool(ThreadPoolExecutor):
         return self._calls >= MAX_CALLS
 
     def wait_until_idle(self, seconds: float) -> None:
-        """Wait until there are no calls, for at most so many seconds."""
+        """Wait until there are no calls, for at most ``seconds``."""
         deadline = monotonic() + seconds
         while self._calls and monotonic() < deadline:
             sleep(_POLL_SECONDS)

@@ -82,14 +82,14 @@ class _Server(ThreadingMixIn, TCPServer):
             self._room.release()
 
     def handle_error(self, *_: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # A client that has gone is not news.
+        if not isinstance(sys.exception(), OSError):  # The client has gone.
             _logger.exception("a request for metrics or health failed")
 
 
 class _TimedReader(io.RawIOBase):
     """Reads from a connection for ``_CLIENT_SECONDS``, then raises TimeoutError.
 
-    The timeout of a socket alone begins anew with each byte.
+    The timeout of a socket alone would begin again with each byte.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -128,7 +128,7 @@ class _Request(BaseHTTPRequestHandler):
         return "leeway"
 
     def log_message(self, *_: Any) -> None:
-        """Write nothing: a probe is not news."""
+        """Write nothing: probes come every few seconds."""
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)

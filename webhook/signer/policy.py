@@ -22,9 +22,10 @@ from webhook.errors import LeewayError, Reason, TokenRefusedError, go_quoted
 from webhook.token.claims import Claims, ClockLeeway, parse_requested
 
 MAX_CLAIMS_LENGTH: Final = 28 * 1024
-"""Characters; with the longest header and signature a token has the 32 KiB that are verified."""
+"""Characters. With the longest header and signature a token has 32 KiB, which is the longest that
+is verified."""
 MIN_BEHIND_SECONDS: Final = 5.0
-"""How far behind ``iat`` can be whatever the leeway: it has no fraction, and calls take time."""
+"""How far ``iat`` can be behind with any leeway: it has no fraction, and calls take time."""
 
 
 class Refusal(StrEnum):
@@ -42,8 +43,8 @@ class Refusal(StrEnum):
 class ClaimsRefusedError(LeewayError):
     """Claims that are not signed.
 
-    ``claims`` are those of a service account token of our issuer, None if they are not; ``skew`` is
-    by how many seconds ``iat`` is ahead of this clock, None if that is not why.
+    ``claims`` are None unless they are those of a service account token of our issuer. ``skew`` is
+    by how many seconds ``iat`` is ahead of this clock, None if that is not the reason.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class SigningPolicy:
 def check_claims(segment: str, now: float, policy: SigningPolicy) -> Claims:
     """Return the claims of a payload segment that may be signed as it is.
 
-    It (1) has at most 28 KiB, (2) is base64url without padding, (3) is JSON without duplicate
-    members, (4) has the members that kube-apiserver writes and no others, whatever their case, with
-    the right types and names that Kubernetes allows, bound to one object at most, and a ``sub``
-    that agrees with ``kubernetes.io``, (5) has our issuer, (6) has an ``nbf`` that is not after
-    ``iat``, and an ``exp`` that is, by at most the longest lifetime, (7) has an ``iat`` that is
-    ahead of this clock by at most the leeway for ``iat``, and (8) behind it by at most that for
-    ``exp``, or 5 seconds. ``now`` is in Unix seconds. Raises ClaimsRefusedError.
+    The segment (1) has at most 28 KiB, (2) is base64url without padding, (3) is JSON without
+    duplicate members, (4) has the members that kube-apiserver writes and no others, whatever their
+    case, with the right types and names that Kubernetes allows, bound to one object at most, and a
+    ``sub`` that agrees with ``kubernetes.io``, (5) has our issuer, (6) has an ``nbf`` that is not
+    after its ``iat``, and an ``exp`` that is after it by at most the longest lifetime, (7) has an
+    ``iat`` that is ahead of this clock by at most the leeway for ``iat``, and (8) behind it by at
+    most the leeway for ``exp``, or 5 seconds if that is less. ``now`` is in Unix seconds. Raises
+    ClaimsRefusedError.
     """
     if len(segment) > MAX_CLAIMS_LENGTH:  # 1.
         raise ClaimsRefusedError(

@@ -3,7 +3,7 @@
 Invariants:
 
 1. A token is signed under one configuration and one keyring. What cannot be loaded changes nothing.
-   If the active key is not for kube-apiserver, the one from before signs, but only tokens that
+   If kube-apiserver does not accept the active key, the previous one signs, but only tokens that
    expire while it verifies.
 2. Steps of rotation that are due are taken here too. The keys' folder has a lock, so that the first
    process to poll takes a step, and the others see it.
@@ -45,6 +45,7 @@ from webhook.telemetry.signer_metrics import SignerMetrics
 
 GRACEFUL_SECONDS: Final = 25.0
 _MIN_MAX_EXPIRATION: Final = 600
+"""Seconds; kube-apiserver does not start with less (``pkg/controlplane/apiserver/options``)."""
 _CHECK_SECONDS: Final = 1.0
 _logger = logging.getLogger(LOGGER)
 
@@ -180,7 +181,7 @@ class SignerServer:
             try:
                 self._use(_terms_of(self._configuration, keyring))
                 self._keyring = keyring
-            except LeewayError as error:
+            except LeewayError as error:  # Invariant 1.
                 # Not raised: the folder was read, and reading it again would change nothing.
                 self._unusable = str(error)
                 latest = _latest_expiry(keyring, self._terms.keys.kid)
@@ -207,7 +208,7 @@ class SignerServer:
 
 
 def _next_signal(signals: SimpleQueue[int]) -> int:
-    """Wait for a signal; many SIGHUPs are one, and what ends the signer does not wait for them."""
+    """Wait for a signal. Pending SIGHUPs count as one, and a signal that ends the signer first."""
     number = signals.get()
     while number == SIGHUP and not signals.empty():
         number = signals.get()
@@ -215,7 +216,10 @@ def _next_signal(signals: SimpleQueue[int]) -> int:
 
 
 def _latest_expiry(keyring: Keyring, kid: str) -> int:
-    """Return when the last token expires that a key signed before another one became active."""
+    """Return when (Unix seconds) the last token of a key that is no longer active expires.
+
+    0 if that is not known, or the key does not verify.
+    """
     for key in keyring.keys:
         if key.kid == kid and key.state is KeyState.VERIFY_ONLY and key.until is not None:
             return max(0, key.until - MARGIN_SECONDS)
@@ -223,9 +227,9 @@ def _latest_expiry(keyring: Keyring, kid: str) -> int:
 
 
 def _terms_of(configuration: Configuration, keyring: Keyring) -> Terms:
-    """Return what is signed with which keys.
+    """Return what is signed under a configuration with a keyring.
 
-    Raises ConfigurationError for what kube-apiserver would not accept.
+    Raises ConfigurationError if kube-apiserver would not accept the key or the lifetime.
     """
     try:
         keys = key_set_of(keyring)

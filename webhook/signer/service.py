@@ -3,8 +3,8 @@
 Invariants:
 
 1. A signature covers exactly the segment that was received, and only after all checks.
-2. What a refusal says to kube-apiserver is the same for all reasons: kube-apiserver passes it on to
-   whoever wanted the token. The reason is in the log and in the metrics.
+2. A refusal has the same text for all reasons, because kube-apiserver passes it on to the client
+   that requested the token. The reason is in the log and in the metrics.
 3. Every token that is signed has an audit line.
 4. A key that is no longer active signs no token that lives longer than the key verifies.
 """
@@ -58,7 +58,7 @@ _audit_logger = logging.getLogger(AUDIT_LOGGER)
 
 
 class CallRefusedError(LeewayError):
-    """A call that is not answered; its text is for anybody (invariant 2)."""
+    """A call that is refused; its text tells a client nothing (invariant 2)."""
 
     def __init__(self, result: str, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
@@ -67,7 +67,7 @@ class CallRefusedError(LeewayError):
 
 
 class Call(Protocol):
-    """What is known of a call: see ``grpc.ServicerContext``."""
+    """The part of ``grpc.ServicerContext`` that a call needs."""
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline of the caller, None without one."""
@@ -85,9 +85,9 @@ class Skew(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is signed with which keys, and after how many seconds they are to be fetched again.
+    """What is signed, with which keys, and how often (seconds) kube-apiserver fetches them.
 
-    Tokens expire by ``latest_expiry`` (Unix seconds), which is None while the key is active.
+    No token expires after ``latest_expiry`` (Unix seconds), which is None while the key is active.
     """
 
     policy: SigningPolicy
@@ -110,7 +110,7 @@ class ExternalJWTSigner:
 
     def use(self, terms: Terms) -> None:
         """Sign under other terms from the next call on."""
-        # First, so that a key signs after it can be fetched.
+        # First, so that a key can be fetched before it signs.
         self._key_response = _key_response(terms)
         metadata = MetadataResponse(max_token_expiration_seconds=terms.policy.max_seconds)
         self._metadata_response = metadata.SerializeToString()
@@ -163,7 +163,7 @@ class ExternalJWTSigner:
         self._skew.see(claims, now)
         remaining = call.time_remaining()
         if (remaining is not None and remaining <= 0) or not call.is_active():
-            # A signature takes longer than all the rest, and nobody waits for it.
+            # Nobody waits for the signature, which takes longer than all the rest.
             raise CallRefusedError(
                 DEADLINE, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"
             )

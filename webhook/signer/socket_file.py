@@ -31,7 +31,10 @@ _logger = logging.getLogger(LOGGER)
 
 
 class SocketFile:
-    """The file, and the number of the group that can connect to it, None for the owner only."""
+    """The file at ``path``; ``group`` is the number of the group that can connect to it.
+
+    Without a group only the owner and root can.
+    """
 
     def __init__(self, path: Path, group: int | None = None) -> None:
         self.path = path
@@ -39,7 +42,7 @@ class SocketFile:
         self._identity: tuple[int, int] | None = None
 
     def problem(self) -> str:
-        """Return why nobody can connect, empty if the file is the one that was created."""
+        """Return why nobody can connect; empty if the file is still the one that was created."""
         try:
             is_ours = self._identity == _identity(self.path)
         except OSError as error:
@@ -60,7 +63,7 @@ class SocketFile:
         """
         folder = self._open_folder()
         try:
-            # Two signers that start at once: the second sees the socket of the first.
+            # If two signers start together, the second sees the socket of the first.
             self._lock(folder)
             self._refuse_used()
             temporary = self._free_name()
@@ -140,7 +143,7 @@ class SocketFile:
                 return name
 
     def _lock(self, folder: int) -> None:
-        # Whoever can read the folder can hold its lock, so this does not wait without an end.
+        # Every process that can read the folder can hold its lock, so the wait is limited.
         deadline = monotonic() + _LOCK_SECONDS
         while True:
             try:
