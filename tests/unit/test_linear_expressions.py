@@ -99,7 +99,10 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("", "'", ""), ("", '"', ""), ("", "!", ""), ("'", "a", ""), ("", "!a", "")],
     ),
     "webhook.telemetry.log_lines._TOKEN_CHARACTERS": ("findall", [("", "a", ""), ("", "a!", "")]),
-    "webhook.rbac.document._HASH": ("fullmatch", [("$2a$10$", "A", ""), ("", "$2a$10$", "")]),
+    "webhook.rbac.document_reading._HASH": (
+        "fullmatch",
+        [("$2a$10$", "A", ""), ("", "$2a$10$", "")],
+    ),
     "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
     "webhook.kube.request_keys._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
     "webhook.server.connection.chunked._SIZE_LINE": (

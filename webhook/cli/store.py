@@ -21,7 +21,8 @@ from webhook.cli.store_access import opened_store
 from webhook.config.yaml_text import parse_single_document
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.document import Document, StoreContent, document_of, read_document
+from webhook.rbac.document import Document, document_of
+from webhook.rbac.document_reading import StoreContent, read_document
 from webhook.rbac.errors import DocumentError, StoreChangedError
 from webhook.rbac.importing import ImportPlan, plan_import
 from webhook.rbac.model import Permission, Role

@@ -23,13 +23,8 @@ from typing import Concatenate, Final, NamedTuple, ParamSpec
 
 from keys.messages import counted, shown, utc
 from webhook.rbac import changes
-from webhook.rbac.document import (
-    StoreContent,
-    WantedUser,
-    revocation_order,
-    revocations_of,
-    whole_seconds,
-)
+from webhook.rbac.document import revocation_order, revocations_of, whole_seconds
+from webhook.rbac.document_reading import StoreContent, WantedUser
 from webhook.rbac.errors import DocumentError
 from webhook.rbac.model import ROOT, Group, Permission, Role
 from webhook.rbac.ranges import format_range

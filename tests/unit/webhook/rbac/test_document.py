@@ -8,7 +8,8 @@ from hypothesis import given
 
 from tests.unit.webhook.rbac.store_contents import HASHES, store_with, stores
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.document import Document, document_of, read_document
+from webhook.rbac.document import Document, document_of
+from webhook.rbac.document_reading import read_document
 from webhook.rbac.errors import DocumentError
 from webhook.rbac.importing import plan_import
 from webhook.rbac.model import Permission, PermissionType, User

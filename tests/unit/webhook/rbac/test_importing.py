@@ -15,7 +15,8 @@ from tests.unit.webhook.rbac.test_document import content_of, members_of, minima
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
-from webhook.rbac.document import StoreContent, document_of, read_document
+from webhook.rbac.document import document_of
+from webhook.rbac.document_reading import StoreContent, read_document
 from webhook.rbac.errors import DocumentError, InvalidAuthTokenError
 from webhook.rbac.importing import ImportPlan, plan_import
 from webhook.rbac.model import Group, Permission, PermissionType, User
