@@ -48,11 +48,11 @@ class SignerMetrics:
             self.report_failing(what, failing=False)
 
     def report_failing(self, what: str, *, failing: bool) -> None:
-        """Record whether changed files could not be loaded."""
+        """Record whether changed files cannot be loaded, or the socket is gone."""
         self._failing.labels(what).set(failing)
 
     def count(self, method: str, result: str, seconds: float | None = None) -> None:
-        """Count a call, and observe how long it took."""
+        """Count a call, and with ``seconds`` observe how long it took."""
         self._requests[method, result].inc()
         if seconds is not None:
             self._duration.observe(seconds)
