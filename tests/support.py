@@ -74,8 +74,13 @@ def unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+def claims_in(token: str) -> JSONObject:
+    """Return the claims of a token, whether or not it is valid."""
+    return read_object(unb64(token.split(".")[1]))
+
+
 def jti_of(token: str) -> str:
-    jti: str = json.loads(unb64(token.split(".")[1]))["jti"]
+    jti: str = claims_in(token)["jti"]
     return jti
 
 

@@ -204,11 +204,6 @@ class SignedCluster:
         return done.stdout
 
 
-def claims_of(token: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(unb64(token.split(".")[1]))
-    return value
-
-
 def header_of(token: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(unb64(token.split(".", maxsplit=1)[0]))
     return value

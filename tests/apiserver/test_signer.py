@@ -16,7 +16,7 @@ import pytest
 from keys.keyring import KeyState
 from tests.e2e.harness import AUDIENCE
 from tests.secrets_made import token_made
-from tests.support import good_claims, signing_key, token_of, wait_until
+from tests.support import claims_in, good_claims, signing_key, token_of, wait_until
 from webhook.assembly import keyring_of
 
 from .cluster import (
@@ -36,7 +36,6 @@ from .signed import (
     TOKEN_REVIEWS,
     SignedCluster,
     Signer,
-    claims_of,
     flags_of,
     header_of,
     prepared_signer,
@@ -88,13 +87,13 @@ def test_a_token_of_kubectl_is_signed_by_leeway_and_accepted_by_both(signed: Sig
     assert done.code == 0, done.err
     user = json.loads(done.out)["status"]["userInfo"]
     assert user["username"] == f"system:serviceaccount:{SIGNED}:reader"
-    jti = claims_of(token)["jti"]
+    jti = claims_in(token)["jti"]
     assert user["extra"]["authentication.kubernetes.io/credential-id"] == [f"JTI={jti}"]
 
 
 def test_a_signature_has_an_audit_line_without_the_token(signed: SignedCluster) -> None:
     token = signed.token("reader", "--audience", "elsewhere", "--duration", "20m")
-    claims = claims_of(token)
+    claims = claims_in(token)
     lines = [r for r in signed.signer.records("audit") if r.get("jti") == claims["jti"]]
     (line,) = lines
     assert line["action"] == "token.sign"
@@ -121,7 +120,7 @@ def test_the_token_of_a_pod_is_extended_and_ends_with_it(signed: SignedCluster) 
     bound = {"kind": "Pod", "apiVersion": "v1", "name": "bound", "uid": uid}
     # What a kubelet requests for the volume of a Pod.
     token = signed.requested_token("reader", {"expirationSeconds": 3607, "boundObjectRef": bound})
-    claims = claims_of(token)
+    claims = claims_in(token)
     assert claims["kubernetes.io"]["pod"] == {"name": "bound", "uid": uid}
     assert claims["kubernetes.io"]["warnafter"] == claims["iat"] + 3607
     assert claims["exp"] - claims["iat"] == DAY, "tokens.maxExpiration limits the extension"
@@ -160,7 +159,7 @@ ODD_AUDIENCES: dict[str, list[str]] = {
 def test_the_audiences_of_a_request_are_signed(signed: SignedCluster, audiences: list[str]) -> None:
     """Go escapes some characters, and the signature covers the bytes as they are."""
     token = signed.requested_token("reader", {"audiences": audiences})
-    assert claims_of(token)["aud"] == audiences
+    assert claims_in(token)["aud"] == audiences
     body = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1"}
     spec = {"token": token, "audiences": audiences[-1:]}
     status = signed.api.request("POST", TOKEN_REVIEWS, body | {"spec": spec}).json["status"]
@@ -199,7 +198,7 @@ def test_every_kind_of_binding_is_signed(signed: SignedCluster) -> None:
     ):
         version = {"apiVersion": "v1", "kind": kind, "name": name}
         token = signed.requested_token("reader", {"boundObjectRef": version})
-        claims = claims_of(token)["kubernetes.io"]
+        claims = claims_in(token)["kubernetes.io"]
         assert {key: set(claims[key]) for key in ("node", "secret", "pod") if key in claims} == (
             private
         )
@@ -219,7 +218,7 @@ def test_a_service_account_of_any_name_has_its_tokens_signed(
 ) -> None:
     signed.api.create(f"{NAMESPACED}/serviceaccounts", {"metadata": {"name": name}})
     token = signed.requested_token(name)
-    assert claims_of(token)["sub"] == f"system:serviceaccount:{SIGNED}:{name}"
+    assert claims_in(token)["sub"] == f"system:serviceaccount:{SIGNED}:{name}"
     wait_until(lambda: signed.refusal_of_leeway(token) == "")
     assert signed.refusal_of_api_server(token) == ""
 
@@ -227,14 +226,14 @@ def test_a_service_account_of_any_name_has_its_tokens_signed(
 @pytest.mark.parametrize("seconds", [600, 601, 3606, 3607, 3608, DAY, DAY + 1, 1 << 32])
 def test_any_lifetime_of_a_request_is_signed(signed: SignedCluster, seconds: int) -> None:
     """The API server knows the longest one, and shortens what is longer."""
-    claims = claims_of(signed.requested_token("reader", {"expirationSeconds": seconds}))
+    claims = claims_in(signed.requested_token("reader", {"expirationSeconds": seconds}))
     assert claims["exp"] - claims["iat"] == min(seconds, DAY)
 
 
 def test_a_revoked_token_is_refused_by_leeway_alone(signed: SignedCluster) -> None:
     token = signed.token("reader")
     signed.assert_accepted(token)
-    signed.run("revoke", "jti", claims_of(token)["jti"])
+    signed.run("revoke", "jti", claims_in(token)["jti"])
     wait_until(lambda: signed.refusal_of_leeway(token) == "Revoked")
     # The API server verifies the token itself, and asks nobody.
     assert signed.refusal_of_api_server(token) == ""
@@ -246,7 +245,7 @@ def test_tokens_of_the_clusters_former_key_stay_valid(
     """The other API server of this cluster has a key file; both have the same objects."""
     token = cluster.run("create", "token", "reader", "-n", SIGNED).strip()
     assert header_of(token)["kid"] == SIGNING_KEY.verification_key.kid
-    assert claims_of(token)["iss"] == ISSUER
+    assert claims_in(token)["iss"] == ISSUER
     wait_until(lambda: signed.refusal_of_leeway(token) == "")
     signed.assert_accepted(token)
 
@@ -433,7 +432,7 @@ def test_each_algorithm_is_accepted(signed: SignedCluster, algorithm: str) -> No
     document = json.loads(signed.api.run("get", "--raw", "/openid/v1/jwks"))
     key = jwt.PyJWKSet.from_dict(document)[header_of(token)["kid"]]
     claims = jwt.decode(token, key, [algorithm], audience=AUDIENCE, issuer=ISSUER)
-    assert claims == claims_of(token)
+    assert claims == claims_in(token)
 
 
 def test_the_signer_alone_rotates_the_keys_automatically(

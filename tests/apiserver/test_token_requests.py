@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Answer, RunningServer
-from tests.support import unb64
+from tests.support import claims_in
 
 from .cluster import NAMESPACE, APIServer
 
@@ -93,7 +93,7 @@ def told(answer: Answer) -> Any:
     value = answer.json
     if value["kind"] == "Status":
         return answer.status, value["reason"], value["message"], value.get("details")
-    claims = json.loads(unb64(value["status"]["token"].split(".")[1]))
+    claims = claims_in(value["status"]["token"])
     lives = claims["exp"] - claims["iat"]
     private = claims["kubernetes.io"]
     metadata = {name: value["metadata"][name] for name in ("name", "namespace", "uid")}

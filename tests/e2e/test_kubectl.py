@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from tests.support import unb64
+from tests.support import claims_in
 
 from .auth import as_root, grant
 from .harness import AUDIENCE, RunningServer
@@ -79,7 +79,7 @@ def test_whoami_with_a_token(server: RunningServer, kubectl: Kubectl) -> None:
     lines = kubectl.run("auth", "whoami").splitlines()
     assert [line.split(maxsplit=1) for line in lines[1:3]] == [
         ["Username", "system:serviceaccount:demo:builder"],
-        ["UID", json.loads(unb64(token.split(".")[1]))["kubernetes.io"]["serviceaccount"]["uid"]],
+        ["UID", claims_in(token)["kubernetes.io"]["serviceaccount"]["uid"]],
     ]
     assert "authentication.kubernetes.io/credential-id" in lines[-1]
 
@@ -91,7 +91,7 @@ def test_create_token(server: RunningServer, kubectl: Kubectl) -> None:
     assert (code, err) == (0, "")
     # The token alone, on a line.
     token = out.removesuffix("\n")
-    claims = json.loads(unb64(token.split(".")[1]))
+    claims = claims_in(token)
     assert (claims["aud"], claims["sub"]) == (["vault"], ACCOUNT)
     assert claims["exp"] - claims["iat"] == 1200
     assert server.post_review(token, ["vault"]).json["status"]["authenticated"] is True
@@ -105,7 +105,7 @@ def test_create_token_for_too_long(server: RunningServer, kubectl: Kubectl) -> N
         0,
         "Warning: requested expiration of 172800 seconds shortened to 86400 seconds\n",
     )
-    claims = json.loads(unb64(out.split(".")[1]))
+    claims = claims_in(out)
     assert claims["exp"] - claims["iat"] == 86400
     assert claims["aud"] == [AUDIENCE]
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from keys.encoding import decode_base64url
 from tests.fake_kube import PLURALS, FakeKube, Request, fake_kube
-from tests.support import JSONObject, assert_within, read_object, wait_until
+from tests.support import JSONObject, assert_within, claims_in, wait_until
 from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.token.bound_objects import Kind, ObjectKey
@@ -368,8 +367,7 @@ def reference_to(kind: str, name: str, uid: str = "") -> dict[str, str]:
 
 
 def claims_of(token: str) -> JSONObject:
-    claims = read_object(decode_base64url(token.split(".")[1].encode()))
-    found: JSONObject = claims["kubernetes.io"]
+    found: JSONObject = claims_in(token)["kubernetes.io"]
     return found
 
 
@@ -432,7 +430,7 @@ def test_the_token_of_an_existing_pod_is_extended(
     assert answer.status == 201, answer
     token = answer.json["status"]["token"]
     cluster.tokens.append(token)
-    claims = json.loads(decode_base64url(token.split(".")[1].encode()))
+    claims = claims_in(token)
     assert claims["exp"] - claims["iat"] == lives
     assert answer.json["spec"]["expirationSeconds"] == 3607
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import unb64
+from tests.support import claims_in
 
 from .auth import PASSWORD, as_root
 from .harness import AUDIENCE, LEEWAY, REVIEWS, Answer, RunningServer
@@ -40,9 +40,7 @@ def post(
 
 def claims_of(answer: Answer) -> dict[str, Any]:
     assert answer.status == 201, answer
-    claims = json.loads(unb64(answer.json["status"]["token"].split(".")[1]))
-    assert isinstance(claims, dict)
-    return claims
+    return claims_in(answer.json["status"]["token"])
 
 
 def test_absent_members_have_defaults(server: RunningServer) -> None:

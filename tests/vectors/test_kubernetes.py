@@ -9,7 +9,16 @@ import pytest
 from keys.encoding import encode_base64url
 from keys.jwk import jwks_document, kid_of, parse_jwks
 from keys.keyring import Keyring
-from tests.support import JSONObject, as_json, b64, read_object, sign_text, signing_key, unb64
+from tests.support import (
+    JSONObject,
+    as_json,
+    b64,
+    claims_in,
+    read_object,
+    sign_text,
+    signing_key,
+    unb64,
+)
 from webhook.assembly import authenticator_of
 from webhook.config.load import load_configuration
 from webhook.kube.token_review import parse_token_review, render_token_review
@@ -103,7 +112,7 @@ def test_recorded_token_at_another_time(
 def test_stale_token_note(recorded: JSONObject, cluster: Authenticator) -> None:
     now = recorded["now_unix"]
     token = recorded["tokens"]["pod_bound_warnafter"]
-    warn_after = json.loads(unb64(token.split(".")[1]))["kubernetes.io"]["warnafter"]
+    warn_after = claims_in(token)["kubernetes.io"]["warnafter"]
     fresh = _review(cluster, token, None, now)
     assert "leeway.dev/stale-token" not in fresh["status"]["user"]["extra"]
     stale = _review(cluster, token, None, warn_after + 17)

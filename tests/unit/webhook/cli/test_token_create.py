@@ -1,27 +1,19 @@
 """``leeway token create``."""
 
-import json
 import socket
 from contextlib import closing
 from pathlib import Path
 from time import time
-from typing import Any
 
 import pytest
 
 from tests.fake_kube import fake_kube
-from tests.support import unb64
+from tests.support import claims_in
 from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from webhook.token.bound_objects import Kind, ObjectKey
 
 POD = ("--bound-object-kind", "Pod", "--bound-object-name", "p-0", "--bound-object-uid", "u-1")
 UID_OF_LOOFAH = "1314ea02-d034-5f4d-adf9-b4c6930045d5"
-
-
-def claims_of(token: str) -> dict[str, Any]:
-    claims = json.loads(unb64(token.split(".")[1]))
-    assert isinstance(claims, dict)
-    return claims
 
 
 def create(leeway: Leeway, data_dir: Path, *flags: str) -> str:
@@ -36,7 +28,7 @@ def create(leeway: Leeway, data_dir: Path, *flags: str) -> str:
 
 def test_claims_without_a_flag(leeway: Leeway, made: Path) -> None:
     before = int(time())
-    claims = claims_of(create(leeway, made))
+    claims = claims_in(create(leeway, made))
     after = int(time())
     assert before <= claims["iat"] <= after
     assert claims["nbf"] == claims["iat"]
@@ -67,7 +59,7 @@ FLAGS: list[tuple[tuple[str, ...], dict[str, object]]] = [
 def test_flags_become_claims(
     leeway: Leeway, made: Path, flags: tuple[str, ...], expected: dict[str, object]
 ) -> None:
-    private = claims_of(create(leeway, made, *flags))["kubernetes.io"]
+    private = claims_in(create(leeway, made, *flags))["kubernetes.io"]
     kinds = {"serviceaccount", *expected}
     assert {
         kind for kind in ("pod", "secret", "node", "serviceaccount") if kind in private
@@ -79,18 +71,18 @@ def test_flags_become_claims(
     ("duration", "seconds"), [("10m", 600), ("1h30m", 5400), ("24h", 86400), ("1d", 86400)]
 )
 def test_duration(leeway: Leeway, made: Path, duration: str, seconds: int) -> None:
-    claims = claims_of(create(leeway, made, "--duration", duration))
+    claims = claims_in(create(leeway, made, "--duration", duration))
     assert claims["exp"] - claims["iat"] == seconds
 
 
 def test_audiences(leeway: Leeway, made: Path) -> None:
     token = create(leeway, made, "--audience", "vault", "--audience", "b", "--audience", "vault")
-    assert claims_of(token)["aud"] == ["vault", "b", "vault"]
+    assert claims_in(token)["aud"] == ["vault", "b", "vault"]
 
 
 @pytest.mark.fault(45)
 def test_without_objects_nothing_is_extended(leeway: Leeway, made: Path) -> None:
-    claims = claims_of(create(leeway, made, *POD, "--duration", "3607s"))
+    claims = claims_in(create(leeway, made, *POD, "--duration", "3607s"))
     assert claims["exp"] - claims["iat"] == 3607
     assert "warnafter" not in claims["kubernetes.io"]
 
@@ -148,7 +140,7 @@ def test_objects_are_looked_up_and_the_review_agrees(
     leeway: Leeway, with_objects: Path, flags: tuple[str, ...], bound: dict[str, object]
 ) -> None:
     token = create(leeway, with_objects, *flags)
-    assert claims_of(token)["kubernetes.io"] == {
+    assert claims_in(token)["kubernetes.io"] == {
         "namespace": "argo-run",
         "serviceaccount": {"name": "loofah", "uid": "u-sa"},
         **bound,
@@ -158,7 +150,7 @@ def test_objects_are_looked_up_and_the_review_agrees(
 
 @pytest.mark.fault(7, 45)
 def test_the_token_of_an_existing_pod_is_extended(leeway: Leeway, with_objects: Path) -> None:
-    claims = claims_of(create(leeway, with_objects, *POD, "--duration", "3607s"))
+    claims = claims_in(create(leeway, with_objects, *POD, "--duration", "3607s"))
     assert claims["exp"] - claims["iat"] == 365 * 24 * 3600
     assert claims["kubernetes.io"]["warnafter"] - claims["iat"] == 3607
 
@@ -213,7 +205,7 @@ def test_the_objects_of_a_cluster(leeway: Leeway, data_dir: Path) -> None:
         (data_dir / "kube.yaml").touch(0o600)
         (data_dir / "kube.yaml").write_bytes(kube.kubeconfig())
         (data_dir / "kube.yaml").chmod(0o600)
-        claims = claims_of(create(leeway, data_dir))
+        claims = claims_in(create(leeway, data_dir))
         assert claims["kubernetes.io"]["serviceaccount"]["uid"] == "u-cluster"
         ran = leeway("token", "create", "other", "-n", "argo-run", "--data-dir", data_dir)
     ran.assert_failed(1, 'serviceaccounts "other" not found in the cluster')
@@ -226,7 +218,7 @@ def test_a_warning_goes_to_stderr_and_the_token_alone_to_stdout(made: Path) -> N
     assert ran.err == (
         "leeway: warning: requested expiration of 172800 seconds shortened to 86400 seconds\n"
     )
-    claims = claims_of(ran.out.removesuffix("\n"))
+    claims = claims_in(ran.out.removesuffix("\n"))
     assert claims["exp"] - claims["iat"] == 86400
 
 
@@ -237,7 +229,7 @@ def test_configuration_and_environment_are_used(
     monkeypatch.setenv("LEEWAY_ISSUER", "https://other.example")
     monkeypatch.setenv("LEEWAY_AUDIENCES", "a, b")
     out = leeway("token", "create", "loofah", "-n", "argo-run").assert_done()
-    claims = claims_of(out.strip())
+    claims = claims_in(out.strip())
     assert (claims["iss"], claims["aud"]) == ("https://other.example", ["a", "b"])
 
 
