@@ -14,6 +14,7 @@ Invariants:
 3. The lifetime of tokens, from which the end of revocations is computed, never gets shorter.
 4. No auth token of the store that was exported is accepted because of the import.
 5. The texts of the differences contain no password hash.
+6. Different changes have different texts: what is not one plain word is quoted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from webhook.rbac.document import revocation_order, revocations_of, whole_second
 from webhook.rbac.document_reading import StoreContent, WantedUser
 from webhook.rbac.errors import DocumentError
 from webhook.rbac.model import ROOT, Group, Permission, Role
-from webhook.rbac.ranges import format_range
+from webhook.rbac.ranges import OPEN_END, format_range
 from webhook.rbac.records import (
     REVOKED_JTI,
     AuthMeta,
@@ -44,6 +45,7 @@ from webhook.rbac.state import AuthState
 
 _OTHER_STORE: Final = 1 << 20
 """More changes than the store that was exported makes until its last auth tokens expire."""
+_QUOTED: Final = frozenset(" '\"\\")
 _P = ParamSpec("_P")
 
 
@@ -264,7 +266,7 @@ class _Import:
     def _put_revocation(
         self, mark: str, what: str, name: str, revocation: Revocation | None
     ) -> None:
-        text = f"{mark} revocation of {what} {name}"
+        text = f"{mark} revocation of {what} {_named(name)}"
         if revocation is not None:
             text += f": tokens issued up to {utc(revocation.before)}, kept "
             until = whole_seconds(revocation.until)
@@ -283,7 +285,7 @@ class _Import:
                 keys = format_range(key, end)
                 self._draft.change(
                     _difference(
-                        f"- role {role.name}: {permission.type.name} {keys}",
+                        f"- role {_named(role.name)}: {_granted(permission)}",
                         "role.revoke-permission",
                         role=role.name,
                         keys=keys,
@@ -298,7 +300,7 @@ class _Import:
         name, before = role.name, self._before.roles.get(role.name)
         if before is None:
             self._draft.change(
-                _difference(f"+ role {name}", "role.add", role=name), changes.add_role, name
+                _difference(f"+ role {_named(name)}", "role.add", role=name), changes.add_role, name
             )
         held = {(p.key, p.range_end): p.type for p in before.permissions} if before else {}
         for permission in role.permissions:
@@ -308,10 +310,10 @@ class _Import:
 
     def _grant_permission(self, role: str, permission: Permission, before: str) -> None:
         keys = format_range(permission.key, permission.range_end)
-        text = f"{permission.type.name} {keys}"
+        named, text = _named(role), _granted(permission)
         fields = {"role": role, "permission": permission.type.name, "keys": keys}
         difference = _difference(
-            f"~ role {role}: {text}, was {before}" if before else f"+ role {role}: {text}",
+            f"~ role {named}: {text}, was {before}" if before else f"+ role {named}: {text}",
             "role.grant-permission",
             **fields,
         )
@@ -322,19 +324,26 @@ class _Import:
         if before is None:
             password_hash = wanted.password_hash or b""
             with_password = "with a password" if password_hash else "without a password"
-            difference = _difference(f"+ user {name}, {with_password}", "user.add", user=name)
+            difference = _difference(
+                f"+ user {_named(name)}, {with_password}", "user.add", user=name
+            )
             self._draft.change(difference, changes.add_user, name, password_hash)
         elif wanted.password_hash not in (None, before.password_hash):
             # Invariant 5.
             word = "changed" if wanted.password_hash else "removed"
-            difference = _difference(f"~ user {name}: password: {word}", "user.passwd", user=name)
+            difference = _difference(
+                f"~ user {_named(name)}: password: {word}", "user.passwd", user=name
+            )
             self._draft.change(
                 difference, changes.replace_password, name, wanted.password_hash or b""
             )
         for role in wanted.roles:
             if before is None or role not in before.roles:
                 difference = _difference(
-                    f"+ user {name}: role {role}", "user.grant-role", user=name, role=role
+                    f"+ user {_named(name)}: role {_named(role)}",
+                    "user.grant-role",
+                    user=name,
+                    role=role,
                 )
                 self._draft.change(difference, changes.grant_role, name, role)
 
@@ -342,7 +351,10 @@ class _Import:
         for role in held:
             if role not in wanted:
                 difference = _difference(
-                    f"- user {name}: role {role}", "user.revoke-role", user=name, role=role
+                    f"- user {_named(name)}: role {_named(role)}",
+                    "user.revoke-role",
+                    user=name,
+                    role=role,
                 )
                 self._draft.change(difference, changes.revoke_role, name, role)
 
@@ -350,7 +362,10 @@ class _Import:
         for role in held:
             if role not in wanted:
                 difference = _difference(
-                    f"- group {name}: role {role}", "group.revoke-role", group=name, role=role
+                    f"- group {_named(name)}: role {_named(role)}",
+                    "group.revoke-role",
+                    group=name,
+                    role=role,
                 )
                 self._draft.change(difference, changes.revoke_group_role, name, role)
 
@@ -359,7 +374,7 @@ class _Import:
         for role in wanted.roles:
             if role not in held:
                 difference = _difference(
-                    f"+ group {wanted.name}: role {role}",
+                    f"+ group {_named(wanted.name)}: role {_named(role)}",
                     "group.grant-role",
                     group=wanted.name,
                     role=role,
@@ -371,7 +386,7 @@ class _Import:
         for name in _missing(before.groups, content.groups):
             self._revoke_from_group(name, before.groups[name].roles, ())
         for name in _missing(before.users, content.users):
-            difference = _difference(f"- user {name}", "user.delete", user=name)
+            difference = _difference(f"- user {_named(name)}", "user.delete", user=name)
             draft.change(difference, changes.delete_user, name)
         for role in _missing_roles(before, content):
             # Those that the document does not list may have it.
@@ -380,7 +395,7 @@ class _Import:
             for name in _sorted(draft.state.groups):
                 if role in draft.state.groups[name].roles:
                     self._revoke_from_group(name, (role,), ())
-            difference = _difference(f"- role {role}", "role.delete", role=role)
+            difference = _difference(f"- role {_named(role)}", "role.delete", role=role)
             draft.change(difference, changes.delete_role, role)
 
     def end_tokens(self) -> None:
@@ -388,7 +403,9 @@ class _Import:
         for name in _sorted(self._draft.state.users):
             if self._draft.state.users[name].generation <= self._content.auth_revision:
                 self._draft.change(
-                    _difference(f"~ user {name}: its auth tokens end", "revoke.user", subject=name),
+                    _difference(
+                        f"~ user {_named(name)}: its auth tokens end", "revoke.user", subject=name
+                    ),
                     revoke_subject,
                     name,
                     Lifetimes(0.0),
@@ -399,6 +416,31 @@ class _Import:
 
 def _difference(text: str, action: str, **fields: object) -> Difference:
     return Difference(text, action, fields)
+
+
+def _named(name: str) -> str:
+    """Return a name, quoted if it is not one plain word (invariant 6).
+
+    >>> _named("alice"), _named("alice: role root")
+    ('alice', "'alice: role root'")
+    """
+    return name if name.isprintable() and not _QUOTED.intersection(name) else repr(name)
+
+
+def _granted(permission: Permission) -> str:
+    kind, key = permission.type.name, _named_key(permission.key)
+    if not permission.range_end:
+        return f"{kind} {key}"
+    if permission.range_end == OPEN_END:
+        return f"{kind} [{key}, <open ended>"
+    return f"{kind} [{key}, {_named_key(permission.range_end)})"
+
+
+def _named_key(key: bytes) -> str:
+    try:
+        return _named(key.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(key)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -338,6 +338,36 @@ DIFFERENCES: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
             "+ user bob: role app",
         ],
     ),
+    (
+        "quoted",
+        {
+            "users": [{"name": "bob: role root", "roles": []}],
+            "groups": [{"name": "o'ps \\", "roles": ["app"]}],
+            "roles": [
+                {
+                    "name": "a b",
+                    "permissions": [
+                        {"permission": "READ", "key": "/w==", "encoding": "base64"},
+                        {"permission": "READ", "key": "/x", "rangeEnd": "/y, /z"},
+                        {"permission": "READ", "key": "/x, /y", "rangeEnd": "/z"},
+                        {"permission": "READ", "key": "[/a, <open ended>"},
+                        {"permission": "READ", "key": "\\xff"},
+                    ],
+                }
+            ],
+        },
+        (),
+        [
+            "+ role 'a b'",
+            "+ role 'a b': READ [/x, '/y, /z')",
+            "+ role 'a b': READ ['/x, /y', /z)",
+            "+ role 'a b': READ '[/a, <open ended>'",
+            "+ role 'a b': READ '\\\\xff'",
+            "+ role 'a b': READ b'\\xff'",
+            "+ user 'bob: role root', without a password",
+            """+ group "o'ps \\\\": role app""",
+        ],
+    ),
     ("group-emptied", {"groups": [{"name": "devs", "roles": []}]}, (), ["- group devs: role app"]),
     (
         "group-new",
