@@ -17,7 +17,7 @@ import json
 import msgspec
 
 from keys.errors import EncodingError
-from keys.messages import describe_decoding
+from keys.messages import describe_decoding, shown
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Characters outside the base64url alphabet become one outside the base64 alphabet.
@@ -90,6 +90,6 @@ def _unique_members(pairs: list[tuple[str, object]]) -> None:
     for name, _ in pairs:
         if name not in names:
             raise EncodingError(
-                f"not JSON that is accepted: the member {name[:64]!r} appears twice"
+                f"not JSON that is accepted: the member {shown(name, 64)} appears twice"
             )
         names.discard(name)

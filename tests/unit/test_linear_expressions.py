@@ -103,6 +103,10 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("$2a$10$", "A", ""), ("", "$2a$10$", "")],
     ),
+    "webhook.rbac.document_reading._JWT": (
+        "fullmatch",
+        [("eyJ", "A", "!"), ("eyJ.", "A", "!"), ("eyJ", ".", "")],
+    ),
     "webhook.rbac.model._BCRYPT_HASH": ("match", [("$2a$", "1", "")]),
     "webhook.kube.request_keys._DOTTED_GROUP": ("fullmatch", [("", "a.", ""), ("", "a", "!")]),
     "webhook.server.connection.chunked._SIZE_LINE": (

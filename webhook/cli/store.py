@@ -101,11 +101,11 @@ def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
     """
     with opened_store(data_dir) as (opened, _):
         document = document_of(opened.state)
-    text = rendered(document, output)
+    data = rendered(document, output).encode("utf-8")
     if file == _STDIO:
-        click.echo(text, nl=False)
+        click.echo(data, nl=False)
         return
-    _write(Path(file), text.encode("utf-8"), force=force)
+    _write(Path(file), data, force=force)
     say(f"Revision {opened.state.revision} of the store written to {file}")
 
 
@@ -243,6 +243,11 @@ def rendered(document: Document, output: str) -> str:
 
 
 def _write(path: Path, data: bytes, *, force: bool) -> None:
+    if not path.name:
+        raise click.UsageError("the name of FILE is empty; give one, or - for standard output")
+    if path.exists() and not path.is_file():
+        # Renaming over it would replace /dev/null or /dev/stdout for everybody.
+        raise click.UsageError(f"{path} is not a file; use - for standard output")
     try:
         if not write_own_file(path, data, replace=force):
             raise click.UsageError(f"{path} exists; give another name, or replace it with --force")
@@ -257,8 +262,9 @@ def _refused(name: str, error: Exception) -> DocumentError:
 
 def _read(file: str, name: str) -> StoreContent:
     try:
-        text = sys.stdin.read() if file == _STDIO else Path(file).read_bytes().decode("utf-8")
-        return read_document(parsed(text, name))
+        # In UTF-8 whatever the locale is.
+        data = sys.stdin.buffer.read() if file == _STDIO else Path(file).read_bytes()
+        return read_document(parsed(data.decode("utf-8"), name))
     except UnicodeError as error:
         raise DocumentError(f"{name} is not UTF-8; nothing was changed") from error
     except (EncodingError, DocumentError) as error:

@@ -59,8 +59,8 @@ class _PlainLoader(PlainNumbers, yaml.SafeLoader):
 
 class _UniqueKeys(PlainNumbers):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # As texts: a key may be a list, which has no hash.
-        names = Counter(str(key.value) for key, _ in node.value)
+        # As texts. A list or a mapping is refused below; its text may be exponential in its length.
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for name, count in names.items():
             if count > 1:
                 field = shown(name).strip("'")

@@ -40,10 +40,14 @@ _MAX_COST: Final = 16
 """The maximum of ``auth.bcryptCost``: one user above it would make every refusal slower."""
 _MAX_JTI_LENGTH: Final = 256
 _MAX_LIFETIME: Final = 1 << 32
+_MAX_REPEATED: Final = 100_000
+"""Values in the lists and objects that YAML repeats by aliases: else they grow exponentially."""
 _LATEST: Final = 9000
 """Tokens expire before this year, so that the end of their revocations is a year that exists."""
 # The last character of a salt encodes two bits, the others six.
 _HASH: Final = re.compile(r"\$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+# As in ``leeway revoke jti``.
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
 _HASH_START: Final = "$2"
 _UNKNOWN: Final = "Object contains unknown field `"
 _LONGEST: Final = len(_UNKNOWN) + 20
@@ -242,6 +246,11 @@ def _read_revocations(
             raise DocumentError(f"{path} must have either a jti or a subject")
         if entry.jti is not UNSET:
             name = (REVOKED_JTI, entry.jti)
+            if _JWT.fullmatch(entry.jti):
+                raise DocumentError(
+                    f"{path}.jti is a token, not its jti; leeway token inspect shows the jti of a "
+                    "token"
+                )
             is_plain = entry.jti.isascii() and entry.jti.isprintable()
             if not (0 < len(entry.jti) <= _MAX_JTI_LENGTH and is_plain):
                 # It could be a token, so it is not shown.
@@ -292,25 +301,42 @@ def _described(error: msgspec.ValidationError) -> str:
 
 
 def _require_text(members: object) -> None:
-    """Raise DocumentError for a name that is not a string, or a lone surrogate: YAML has both."""
-    found = [("", members)]
+    """Raise DocumentError for a name that is no string, a lone surrogate, or too many aliases."""
+    # Each value with the place of its parent, so that paths need no memory.
+    found: list[tuple[object, int, str]] = [(members, -1, "")]
     seen: set[int] = set()
+    repeated = 0
     # The list grows meanwhile: without recursion, as YAML can nest a value in itself.
-    for path, value in found:
-        if isinstance(value, str):
-            if value.encode("utf-8", "ignore").decode("utf-8") != value:
-                raise DocumentError(f"{_plain_path(path)} has a lone surrogate; write UTF-8")
-        elif isinstance(value, dict | list) and id(value) not in seen:
+    for place, (value, _, _) in enumerate(found):
+        is_new = id(value) not in seen
+        if isinstance(value, str) and is_new:
             seen.add(id(value))
+            if value.encode("utf-8", "ignore").decode("utf-8") != value:
+                raise DocumentError(f"{_path_to(found, place)} has a lone surrogate; write UTF-8")
+        elif isinstance(value, dict | list):
+            seen.add(id(value))
+            repeated += 0 if is_new else len(value)
+            if repeated > _MAX_REPEATED:
+                raise DocumentError(
+                    f"the aliases in it repeat more than {_MAX_REPEATED} values; write them out"
+                )
             if isinstance(value, dict):
                 if not all(isinstance(name, str) for name in value):
                     raise DocumentError(
-                        f"the name of a field of {_plain_path(path)} must be a string"
+                        f"the name of a field of {_path_to(found, place)} must be a string"
                     )
-                found += [(path, name) for name in value]
-                found += [(f"{path}.{name}".lstrip("."), entry) for name, entry in value.items()]
+                found += [(name, place, "") for name in value]
+                found += [(entry, place, f".{name}") for name, entry in value.items()]
             else:
-                found += [(f"{path}[{index}]", entry) for index, entry in enumerate(value)]
+                found += [(entry, place, f"[{index}]") for index, entry in enumerate(value)]
+
+
+def _path_to(found: list[tuple[object, int, str]], place: int) -> str:
+    parts: list[str] = []
+    while place >= 0:
+        _, place, part = found[place]
+        parts.append(part)
+    return _plain_path("".join(reversed(parts)).lstrip("."))
 
 
 def _plain_path(path: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import given
 
-from tests.unit.webhook.cli.cli_support import Leeway
+from tests.unit.webhook.cli.cli_support import Leeway, run_process
 from tests.unit.webhook.cli.test_audit import CALLER, lines
 from tests.unit.webhook.cli.test_names import NAMES, assert_harmless
 from tests.unit.webhook.rbac.store_contents import stores
@@ -21,6 +21,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.document import document_of
 
 HASH = f"$2b$10${'A' * 21}.{'b' * 31}"
+HASH_OF_X = "$2b$04$JveZZJjuyLENgLrz9CGkk.Vq3UwNHrI0Pv5dHy1N3xEVk0hagKclC"
 JTI = "23c4d832-c540-422a-9e85-304452db3136"
 
 
@@ -185,6 +186,20 @@ def test_a_file_that_cannot_be_written(leeway: Leeway, filled: Path, tmp_path: P
         error = leeway("store", "export", path, *force, "--data-dir", filled).assert_failed(3)
         assert error == f"leeway: {path}: No such file or directory\n"
     leeway("store", "export", tmp_path, "--data-dir", filled).assert_failed(2, "is a directory")
+    leeway("store", "export", "", "--data-dir", filled).assert_failed(2, "FILE is empty")
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_what_is_no_file_is_not_replaced(
+    leeway: Leeway, filled: Path, tmp_path: Path, force: tuple[str, ...]
+) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        leeway("store", "export", path, *force, "--data-dir", filled).assert_failed(2, "not a file")
+    assert stat.S_ISFIFO(link.stat().st_mode)
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize("output", ["yaml", "json"])
@@ -350,8 +365,17 @@ BAD = [
     ("json-duplicate", '{"kind": "Store", "kind": "Store"}', "the member 'kind' appears twice"),
     ("deep", "[" * 20_000, "is not YAML"),
     ("deep-json", '{"a":' * 20_000, "nested too deep"),
+    ("json-duplicate-secret", f'{{"{HASH_OF_X}": 1, "{HASH_OF_X}": 2}}', "could be a secret"),
     ("json-number", '{"kind": [1e999]}', "not JSON: Number out of range; nothing was changed"),
     ("unknown", f"{GOOD}tokens: []\n", "unknown field tokens"),
+    ("aliases", f"a: &a [{'x, ' * 2000}]\nb: [{'*a, ' * 100}]\n", "repeat more than 100000 values"),
+    (
+        "aliases-in-a-name",
+        "a0: &a0 [x]\n"
+        + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+        + "? *a59\n: 1\n",
+        "is not YAML",
+    ),
     ("bool-name", f"{GOOD}users: [{{name: no, roles: []}}]\n", "users[0].name must be a string"),
     ("secret", f"{GOOD}{HASH}: 1\n", "could be a secret"),
     ("token", f"{GOOD}users: [{{name: x, roles: [], eyJhbGciOiJ9.a.b: 1}}]\n", "be a secret"),
@@ -369,6 +393,7 @@ def test_a_bad_document_is_refused_and_nothing_is_changed(
     assert str(path) in error
     assert "nothing was changed" in error
     assert HASH not in error
+    assert HASH_OF_X not in error
     assert "eyJ" not in error
     assert (filled / "auth.db").read_bytes() == before
 
@@ -415,6 +440,21 @@ def test_what_is_written_is_read(store: AuthStore, output: str) -> None:
     text = rendered(document, output)
     assert parsed(text, "backup") == msgspec.json.decode(msgspec.json.encode(document))
     assert text.isascii() or output == "json"
+
+
+def test_a_document_is_utf_8_in_every_locale(leeway: Leeway, filled: Path, other: Path) -> None:
+    for output in ("yaml", "json"):
+        leeway("user", "add", f"é{output}", "--no-password", "--data-dir", filled).assert_done()
+        ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:backslashreplace"}
+        written = run_process(
+            "store", "export", "-o", output, "--data-dir", filled, environment=ascii_only
+        ).assert_done()
+        run_process(
+            *("store", "import", "-", "--data-dir", other),
+            stdin=written.encode(),
+            environment=ascii_only,
+        ).assert_done()
+    assert exported(leeway, other) == exported(leeway, filled)
 
 
 USAGE = [

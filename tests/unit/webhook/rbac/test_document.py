@@ -222,6 +222,15 @@ BAD: list[tuple[str, Any, str]] = [
         minimal(tokenLifetime={"seconds": 1, "earlierUntil": "9000-01-01T00:00:00Z"}),
         "tokenLifetime.earlierUntil is too late",
     ),
+    (
+        "jti-token",
+        minimal(
+            revocations=[
+                {"jti": "eyJh.eyJz.c2ln", "before": "2026-11-30T14:25:49Z", "until": "never"}
+            ]
+        ),
+        "revocations[0].jti is a token, not its jti",
+    ),
     ("surrogate", user(name="\ud800"), "users[1].name has a lone surrogate"),
     ("surrogate-member", minimal() | {"\udc00": 1}, "has a lone surrogate"),
 ]
@@ -236,10 +245,24 @@ def test_a_bad_document_is_refused_with_the_field(members: Any, text: str) -> No
     assert "`" not in str(refused.value)
 
 
+def test_the_place_of_a_bad_name_takes_no_memory() -> None:
+    # With a path for each entry it would take 40 GB.
+    with pytest.raises(DocumentError, match="could be a secret"):
+        read_document(minimal(**{"a1" * 100_000: ["x"] * 200_000}))
+
+
+def test_aliases_are_read() -> None:
+    permissions = [{"permission": "READ", "key": "k"}]
+    roles = [{"name": name, "permissions": permissions} for name in ("a", "b")]
+    content = read_document(minimal(roles=roles))
+    assert content.roles is not None
+    assert content.roles["a"].permissions == content.roles["b"].permissions
+
+
 def test_a_value_in_itself_is_refused() -> None:
     users: list[Any] = []
     users.append(users)
-    with pytest.raises(DocumentError, match=r"users\[0\] must be an object"):
+    with pytest.raises(DocumentError, match="the aliases in it repeat more than 100000 values"):
         read_document(minimal(users=users))
 
 
