@@ -99,7 +99,8 @@ def plan_import(
     draft = _Draft(state, state.meta.revision)
     options = {"prune": prune, "prune_revocations": prune_revocations}
     _Import(state, draft, content, **options).run()  # 3.
-    if draft.state.meta.revision > state.meta.revision < content.auth_revision:
+    is_moved = prune or draft.state.meta.revision > state.meta.revision
+    if is_moved and state.meta.revision < content.auth_revision:
         draft = _Draft(state, content.auth_revision + _OTHER_STORE)
         again = _Import(state, draft, content, **options)
         again.run()
