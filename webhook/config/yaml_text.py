@@ -1,7 +1,6 @@
 """Reads YAML with PyYAML: its errors, and its loader without numbers that take quadratic time."""
 
 import re
-from collections import Counter
 from typing import Any, ClassVar, Final
 
 import yaml
@@ -60,13 +59,14 @@ class _PlainLoader(PlainNumbers, yaml.SafeLoader):
 class _UniqueKeys(PlainNumbers):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # As texts. A list or a mapping is refused below; its text may be exponential in its length.
-        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for name, count in names.items():
-            if count > 1:
-                field = shown(name).strip("'")
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                field = shown(key.value).strip("'")
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the field {field} appears twice", problem_mark=node.start_mark
+                    problem=f"the field {field} appears twice", problem_mark=key.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

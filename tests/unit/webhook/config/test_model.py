@@ -357,7 +357,8 @@ def test_half_a_surrogate_pair_is_refused_everywhere(
 
 
 def test_a_duplicate_name_is_shown_escaped() -> None:
-    with pytest.raises(ConfigurationError, match=r"the field \\ud800 appears twice") as raised:
+    found = r"at line 2, column 1: the field \\ud800 appears twice"
+    with pytest.raises(ConfigurationError, match=found) as raised:
         parse('"\\ud800": 1\n"\\ud800": 2')
     assert str(raised.value).isprintable()
 
