@@ -132,6 +132,7 @@ def started(data_dir: Path, path: Path, *options: str) -> "subprocess.Popen[byte
     """Start an import; it waits while its differences do not fit into the pipe."""
     return subprocess.Popen(
         [LEEWAY, "store", "import", str(path), "--data-dir", str(data_dir), *options],
+        bufsize=0,  # What a buffer had read beyond the first line would be lost to `communicate`.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
