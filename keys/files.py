@@ -6,13 +6,18 @@ fsGroup). They are private because only the Pod has the mount, so the mode only 
 from writing.
 """
 
+import fcntl
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Final
 
 from keys.errors import KeyFileError
 from keys.messages import shown_path
+
+_LOCK_POLL_SECONDS: Final = 0.01
 
 
 def read_private_file(path: Path) -> bytes:
@@ -222,3 +227,22 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_folder(descriptor: int, folder: Path, seconds: float) -> None:
+    """Take the lock of an open folder, which ends when the descriptor is closed.
+
+    Raises TimeoutError, whose text is for people, if another process keeps it for so many seconds.
+    """
+    deadline = monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if monotonic() > deadline:
+                raise TimeoutError(
+                    f"{folder} is locked by another process for more than {seconds:g}s; see who "
+                    "holds it with `lslocks`, and try again"
+                ) from error
+        sleep(_LOCK_POLL_SECONDS)

@@ -16,18 +16,16 @@ two hosts that take a step within the same milliseconds one succeeds, and the ot
 a key that verifies and never signs.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Final
 
 from keys.errors import KeyFileError, KeyScheduleError
-from keys.files import create_file, replace_file
+from keys.files import create_file, lock_folder, replace_file
 from keys.folder import (
     SCHEDULE_FILE,
     Schedule,
@@ -57,7 +55,6 @@ from keys.rotation import (
 )
 
 _LOCK_SECONDS: Final = 10.0
-_LOCK_POLL_SECONDS: Final = 0.01
 # Temporary files of ``keys.files``. They can contain a private key.
 _UNFINISHED: Final = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
 _NEVER_SIGNS_AGAIN: Final = (KeyState.VERIFY_ONLY, KeyState.RETIRED)
@@ -250,18 +247,10 @@ class _Folder:
 def _locked(directory: Path, now: int) -> Iterator[_Folder]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        deadline = monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if monotonic() > deadline:
-                    raise KeyFileError(
-                        f"{directory} is locked by another process for more than "
-                        f"{_LOCK_SECONDS:g}s; see who holds it with `lslocks`, and try again"
-                    ) from error
-            sleep(_LOCK_POLL_SECONDS)
+        try:
+            lock_folder(descriptor, directory, _LOCK_SECONDS)
+        except TimeoutError as error:
+            raise KeyFileError(str(error)) from error
         yield _Folder(directory, now)
     finally:
         os.close(descriptor)

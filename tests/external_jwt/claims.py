@@ -30,7 +30,7 @@ _REFERENCE = ("name", "uid")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a signer is configured to sign; all in seconds."""
+    """The limits that a signer is configured with; times are in seconds."""
 
     issuer: str = ISSUER
     leeway: int = 60
@@ -88,7 +88,7 @@ def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-# What no one may sign --------------------------------------------------------------------
+# Claims that must not be signed ------------------------------------------------------------------
 
 
 def forbidden(text: str, now: float, limits: Limits) -> str:

@@ -30,7 +30,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """FetchKeysResponse. The timestamp is seconds and nanoseconds, None if there is none."""
+    """FetchKeysResponse. The timestamp is in seconds and nanoseconds, or None if it is missing."""
 
     keys: tuple[Key, ...]
     timestamp: tuple[int, int] | None

@@ -156,7 +156,7 @@ def test_a_change_between_print_and_apply(
 ) -> None:
     red, blue = documents
     members = expected(blue)
-    # What happens to the permissions of root is not the document's affair.
+    # The document does not list the role root, so its permissions may change.
     members["roles"] = members["roles"][:1]
     blue.write_text(json.dumps(members))
     run_process("store", "import", red, "--prune", "--data-dir", data_dir).assert_done()

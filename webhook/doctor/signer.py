@@ -113,7 +113,7 @@ def examine_unmentioned(
 
 
 def socket_facts(path: Path, owner: int) -> SocketFacts:
-    """Return the facts of a socket; if there is none, as one of ``owner`` in its folder.
+    """Return the facts of a socket; a missing one is described as owned by ``owner``.
 
     Raises OSError, or SignerError if there is no folder either.
     """

@@ -199,7 +199,7 @@ class SignerServer:
         self._service.use(terms)
 
     def _report(self, what: str, problem: str, message: str) -> None:
-        """Record a problem, or with an empty text that there is none, and log it if it is new."""
+        """Record a problem, and log it if it is new; an empty text means that it is solved."""
         before = self._problems.get(what, "")
         self._problems[what] = problem
         self._metrics.report_failing(what, failing=bool(problem))

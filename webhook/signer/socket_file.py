@@ -9,16 +9,15 @@ Invariants:
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Final
 
+from keys.files import lock_folder
 from webhook.config.groups import find_group
 from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.telemetry.logs import LOGGER
@@ -26,7 +25,6 @@ from webhook.telemetry.logs import LOGGER
 _FOLDER_MODE: Final = 0o750
 _CONNECT_SECONDS: Final = 2.0
 _LOCK_SECONDS: Final = 5.0
-_LOCK_POLL_SECONDS: Final = 0.01
 _logger = logging.getLogger(LOGGER)
 
 
@@ -144,18 +142,10 @@ class SocketFile:
 
     def _lock(self, folder: int) -> None:
         # Every process that can read the folder can hold its lock, so the wait is limited.
-        deadline = monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError as error:
-                if monotonic() > deadline:
-                    raise DataDirectoryError(
-                        f"{self.path.parent} is locked by another process for more than "
-                        f"{_LOCK_SECONDS:g}s; see who holds it with `lslocks`, and try again"
-                    ) from error
-            sleep(_LOCK_POLL_SECONDS)
+        try:
+            lock_folder(folder, self.path.parent, _LOCK_SECONDS)
+        except TimeoutError as error:
+            raise DataDirectoryError(str(error)) from error
 
     def _refuse_used(self) -> None:
         # Invariant 2.

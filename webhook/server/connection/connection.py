@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._head: Head
         self._raw = b""
         self._is_answering = False
-        # What must finish before anything more is read.
+        # Nothing more is read until this has finished.
         self._pending: asyncio.Task[Any] | asyncio.Handle | None = None
 
         # One timer; most deadlines are postponed before it fires, and it checks them then.

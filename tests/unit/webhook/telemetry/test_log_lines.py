@@ -160,7 +160,7 @@ def test_levels_in_text_are_gunicorns() -> None:
     assert re.search(r"\] \[WARNING\] m$", text_line(AT, "warning", "m", {"pid": 1}))
 
 
-# What a line is searched for, what it escapes, and what surrounds them.
+# Texts that look like secrets, texts that are escaped, and plain text around them.
 PARTS = [
     "eyJ", ".", "-----BEGIN A-----", "bearer ", "BEARER ", "//", "@", " ", "a" * 16, '"', "\\",
     "\n", "null", "{", "}", "[", "é", "\ud800", "/", "?", "x" * 2100,
