@@ -34,7 +34,13 @@ from webhook.errors import (
     NotIssuedError,
     ServerUnreachableError,
 )
-from webhook.rbac.errors import AuthError, StoreChangedError, StoreError, StoreUnavailableError
+from webhook.rbac.errors import (
+    AuthError,
+    OutcomeUnknownError,
+    StoreChangedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from webhook.telemetry.log_lines import redact
 from webhook.version import COMMIT, VERSION
 
@@ -49,6 +55,7 @@ _UNREACHABLE: Final = (
     KeyFileError,
     LookupUnavailableError,
     OSError,
+    OutcomeUnknownError,
     ServerUnreachableError,
     StoreError,
     StoreUnavailableError,

@@ -125,6 +125,26 @@ class StoreLockedError(StoreUnavailableError):
     """Another process holds the store's lock; try again."""
 
 
+class StoreStaleError(StoreUnavailableError):
+    """It cannot be proven that nothing acknowledged is missing from the data that is here."""
+
+
+class NotInitialisedError(StoreUnavailableError):
+    """There is no store here; ``leeway init`` makes one."""
+
+
+class OutcomeUnknownError(LeewayError):
+    """Whether a change was made is not known; look before it is repeated."""
+
+
+class TooLargeError(LeewayError):
+    """A change has more records, or more bytes, than the store takes at once. Nothing was sent."""
+
+
+class ForeignPositionError(LeewayError):
+    """A position of another store, or of a history of this one that is gone."""
+
+
 class DocumentError(LeewayError):
     """A document of a store that cannot be used; names the field, and shows no secret."""
 

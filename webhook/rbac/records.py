@@ -18,6 +18,12 @@ GROUP: Final = "group"
 TOKEN: Final = "token"
 REVOCATION: Final = "revocation"
 LIFETIME: Final = "lifetime"
+KEY: Final = "key"
+SCHEDULE: Final = "schedule"
+REPLICA: Final = "replica"
+SEALED: Final = frozenset((KEY, SCHEDULE, REPLICA))
+"""The kinds of records about signing keys, whose values only ``keys`` reads."""
+KINDS: Final = SEALED | {META, USER, ROLE, PERMISSION, GROUP, TOKEN, REVOCATION, LIFETIME}
 
 AUTH_ID: Final = b"auth"
 LIFETIME_ID: Final = b"own"
@@ -39,6 +45,10 @@ class ConflictError(Exception):
 
 class ReplacedError(Exception):
     """The stored data does not continue the data in use: load all of it."""
+
+
+class BasisLostError(Exception):
+    """An answer rests on a state that may lack something acknowledged: decide it again."""
 
 
 class Backend(Protocol):

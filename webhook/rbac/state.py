@@ -6,22 +6,26 @@ Invariants:
 2. ``users_of_role`` contains exactly the users that have the role, ``_users_of_cost`` the number of
    users with a password of each cost.
 3. A snapshot that is returned after ``apply`` has returned contains what was applied.
+4. A record of a kind that this version does not know is an error: nothing is ignored.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable
 from threading import RLock
 
+from webhook.rbac.errors import StoreError
 from webhook.rbac.model import MAX_PASSWORD_COST, Group, Permission, PermissionType, Role, User
 from webhook.rbac.permissions import Permissions, RoleSet, SnapshotCache
 from webhook.rbac.records import (
     GROUP,
+    KINDS,
     LIFETIME,
     META,
     PERMISSION,
     REVOCATION,
     REVOKED_JTI,
     ROLE,
+    SEALED,
     TOKEN,
     USER,
     AuthMeta,
@@ -54,6 +58,10 @@ class AuthState:
         self.lifetime = Lifetime()
         self.revoked_jtis: dict[str, Revocation] = {}
         self.revoked_subjects: dict[str, Revocation] = {}
+        self.sealed: dict[tuple[str, bytes], bytes] = {}
+        """The records about signing keys as they are stored, by kind and id."""
+        self.sealed_revision = 0
+        """The revision of the store at which ``sealed`` changed last."""
         self._users_of_cost = [0] * (MAX_PASSWORD_COST + 1)
         self._snapshots = SnapshotCache(self.roles.get)
 
@@ -70,6 +78,7 @@ class AuthState:
             copied.tokens_of_user = {user: set(held) for user, held in self.tokens_of_user.items()}
             copied.revoked_jtis = dict(self.revoked_jtis)
             copied.revoked_subjects = dict(self.revoked_subjects)
+            copied.sealed, copied.sealed_revision = dict(self.sealed), self.sealed_revision
             copied._users_of_cost = list(self._users_of_cost)
         return copied
 
@@ -87,7 +96,10 @@ class AuthState:
         return max((cost for cost, users in enumerate(self._users_of_cost) if users), default=0)
 
     def apply(self, revision: int, records: Iterable[Record]) -> None:
-        """Apply the records written up to a revision of the store."""
+        """Apply the records written up to a revision of the store.
+
+        Raises StoreError for a kind that is not known; then this state must not be used any more.
+        """
         grants: dict[str, list[tuple[bytes, bytes, PermissionType | None]]] = {}
         with self.lock:
             for kind, record_id, value in records:
@@ -95,6 +107,8 @@ class AuthState:
                     role, key, range_end = read_permission_id(record_id)
                     granted = None if value is None else PermissionType(value[0])
                     grants.setdefault(role, []).append((key, range_end, granted))
+                elif kind in SEALED:
+                    self._put_sealed(revision, (kind, record_id), value)
                 else:
                     self._apply_one(kind, record_id, value)
             # Invariant 1: after the roles, wherever those were among the records.
@@ -128,6 +142,18 @@ class AuthState:
             self.meta = read_value(value, AuthMeta)
         elif kind == LIFETIME and value is not None:
             self.lifetime = read_value(value, Lifetime)
+        elif kind not in KINDS:  # Invariant 4.
+            raise StoreError(
+                f"the store has a record of the kind {kind!r}, which this version does not know; "
+                "use the version of Leeway that wrote it"
+            )
+
+    def _put_sealed(self, revision: int, key: tuple[str, bytes], value: bytes | None) -> None:
+        if value is None:
+            self.sealed.pop(key, None)
+        else:
+            self.sealed[key] = value
+        self.sealed_revision = revision
 
     def _put_role(self, role: Role) -> None:
         self.roles[role.name] = role

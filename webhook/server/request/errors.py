@@ -64,11 +64,18 @@ _ERRORS: Final[dict[type[Exception], tuple[int, int]]] = {
     rbac.AuthNotEnabledError: (9, 400),
     rbac.InvalidAuthTokenError: (16, 401),
     rbac.UnknownAuthKeyError: (16, 401),
+    rbac.ForeignPositionError: (3, 400),
+    rbac.TooLargeError: (3, 400),
+    rbac.NotInitialisedError: (14, 503),
+    rbac.OutcomeUnknownError: (14, 503),
     rbac.StoreError: (14, 503),
     rbac.StoreLockedError: (14, 503),
+    rbac.StoreStaleError: (14, 503),
     rbac.StoreUnavailableError: (14, 503),
     rbac.TooManyRequestsError: (14, 503),
 }
+# An answer to these does not invite to repeat the request.
+_NOT_REPEATABLE: Final = frozenset((rbac.OutcomeUnknownError,))
 _EXPECTED: Final = (OSError, LeewayError, KeysError)
 ETCD_PREFIX: Final = "/v3/"
 """The paths under which errors have the form of etcd's JSON gateway."""
@@ -81,7 +88,8 @@ def request_error_of(error: Exception) -> RequestError:
     if type(error) not in _ERRORS:
         return RequestError(500, INTERNAL_ERROR)
     grpc, code = _ERRORS[type(error)]
-    headers: Fields = ((b"retry-after", b"1"),) if code == 503 else ()
+    is_repeatable = code == 503 and type(error) not in _NOT_REPEATABLE
+    headers: Fields = ((b"retry-after", b"1"),) if is_repeatable else ()
     return RequestError(code, str(error), headers, details_of(error), grpc)
 
 

@@ -5,11 +5,19 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.other_user import folder_in_reach, run_as_nobody
 from tests.unit.webhook.cli.cli_support import Leeway
+from webhook.backends.sqlite import SQLiteBackend
+from webhook.rbac.errors import (
+    NotInitialisedError,
+    OutcomeUnknownError,
+    StoreStaleError,
+    TooLargeError,
+)
 
 OF_THE_STORE = (
     "user list", "role list", "group list", "auth status", "can-i read a --user b",
@@ -102,6 +110,30 @@ def test_a_locked_store_is_exit_code_3(leeway: Leeway, data_dir: Path, line: str
     with closing(sqlite3.connect(data_dir / "auth.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         leeway(*words_of(line, data_dir, data_dir)).assert_failed(3, "locked", "try again")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreStaleError("the store is far away; try again"), 3),
+        (NotInitialisedError("there is no store; run `leeway init`"), 3),
+        (OutcomeUnknownError("it is not known; look before you repeat it"), 3),
+        (TooLargeError("there are too many records; change less at once"), 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_codes_of_a_change_that_the_store_does_not_make(
+    leeway: Leeway,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+) -> None:
+    def commit(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(SQLiteBackend, "commit", commit)
+    leeway("revoke", "jti", "x", "--data-dir", data_dir).assert_failed(code, str(error))
 
 
 @pytest.fixture(scope="module")

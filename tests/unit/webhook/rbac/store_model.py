@@ -28,6 +28,7 @@ class Scratch:
         self.tokens: dict[bytes, TokenRecord] = {}
         self.lifetime = Lifetime()
         self.revoked: dict[str, dict[str, Revocation]] = {"jti": {}, "subject": {}}
+        self.sealed: dict[tuple[str, bytes], bytes] = {}
         permissions: dict[str, list[Permission]] = {}
         for kind, record_id, value in records:
             assert value is not None
@@ -46,6 +47,8 @@ class Scratch:
             elif kind == "revocation":
                 what, name = read_revocation_id(record_id)
                 self.revoked[what][name] = read_value(value, Revocation)
+            elif kind in {"key", "schedule", "replica"}:
+                self.sealed[kind, record_id] = value
             elif kind == "lifetime":
                 self.lifetime = read_value(value, Lifetime)
             else:
@@ -64,6 +67,7 @@ def assert_same(store: AuthStore, scratch: Scratch) -> None:
     assert state.groups == scratch.groups
     assert state.tokens == scratch.tokens
     assert state.lifetime == scratch.lifetime
+    assert state.sealed == scratch.sealed
     assert state.revoked_jtis == scratch.revoked["jti"]
     assert state.revoked_subjects == scratch.revoked["subject"]
     roles_held = {role for user in scratch.users.values() for role in user.roles}

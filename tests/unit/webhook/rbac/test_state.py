@@ -1,0 +1,26 @@
+import pytest
+
+from webhook.rbac.errors import StoreError
+from webhook.rbac.records import KEY, REPLICA, SCHEDULE, Record
+from webhook.rbac.state import AuthState
+
+
+def test_records_about_signing_keys_are_kept_as_they_are() -> None:
+    state = AuthState()
+    state.apply(3, [Record(KEY, b"k", b"\x80sealed"), Record(SCHEDULE, b"own", b"")])
+    assert state.sealed == {(KEY, b"k"): b"\x80sealed", (SCHEDULE, b"own"): b""}
+    assert state.sealed_revision == 3
+    state.apply(4, [Record("user", b"nobody", None)])
+    assert state.sealed_revision == 3
+    state.apply(5, [Record(KEY, b"k", None), Record(REPLICA, b"gone", None)])
+    assert (state.sealed, state.sealed_revision) == ({(SCHEDULE, b"own"): b""}, 5)
+    copied = state.copy()
+    state.apply(6, [Record(SCHEDULE, b"own", None)])
+    assert (copied.sealed, copied.sealed_revision) == ({(SCHEDULE, b"own"): b""}, 5)
+
+
+@pytest.mark.parametrize("value", [b"", None])
+def test_a_record_of_an_unknown_kind_is_an_error(value: bytes | None) -> None:
+    """An older version would let in what the record of a newer one forbids."""
+    with pytest.raises(StoreError, match="'quota', which this version does not know; use the vers"):
+        AuthState().apply(1, [Record("quota", b"", value)])
