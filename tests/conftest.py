@@ -3,6 +3,7 @@ import logging
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.bad_input_table import COLLECTED, ROWS, by_row
+from tests.etcd_cluster import EtcdCluster, memory_folder
 from tests.faults import FAULTS
 from tests.secrets_made import SecretSearch
 
@@ -127,3 +129,16 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test vectors in {folder}; set TEST_VECTORS")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[EtcdCluster]:
+    """Run an etcd of three members for all tests that leave it as it was; see ``etcd_prefix``."""
+    with memory_folder() as folder, EtcdCluster(folder) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def etcd_prefix(etcd: EtcdCluster) -> str:
+    """Return a prefix of that etcd that nobody else uses."""
+    return f"/leeway-{uuid.uuid4().hex[:12]}"
