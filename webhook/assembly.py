@@ -20,7 +20,7 @@ from webhook.config.model import (
     IssuerKeysSection,
     LeewaySection,
 )
-from webhook.config.paths import KEYS_FOLDER
+from webhook.config.paths import KEYS_FOLDER, sqlite_file
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
@@ -244,7 +244,9 @@ def store_of(
     be disabled in it. With ``read_only`` nothing in it is changed. Raises StoreError if it is
     corrupt, StoreUnavailableError if it cannot be opened.
     """
-    path = data_dir / configuration.store.sqlite.path
+    path = sqlite_file(data_dir, configuration)
+    if path is None:
+        raise ConfigurationError("store.etcd cannot be used yet; store.sqlite is allowed")
     store = AuthStore(SQLiteBackend(path, create=create, read_only=read_only))
     if not (create or store.state.revision):
         store.close()

@@ -13,7 +13,9 @@ import pytest
 from webhook.cli.main import cli
 from webhook.cli.store_access import GoFlagsCommand
 from webhook.config.load import environment_names
-from webhook.config.model import Configuration, Duration
+from webhook.config.model import Configuration
+from webhook.config.section import Duration
+from webhook.config.store import EtcdSection
 from webhook.duration import parse_duration
 from webhook.skew.tracker import ClockState, Estimate
 from webhook.telemetry.metrics import Metrics
@@ -203,6 +205,11 @@ def value_of(dotted: str) -> Any:
     for part in dotted.split("."):
         (field,) = [f for f in msgspec.structs.fields(value) if f.encode_name == part]
         name = field.name
+        if name == "etcd":
+            # Its endpoints have no default.
+            value = EtcdSection(endpoints=("http://localhost:2379",))
+            msgspec.structs.force_setattr(value, "endpoints", ())
+            continue
         if getattr(value, name) is None:
             # A section that is missing, or a time that is derived from another.
             name += "_settings" if name == "signer" else "_seconds"

@@ -12,8 +12,9 @@ from keys.messages import shown
 from webhook.cli.options import data_dir_option, example, log_options
 from webhook.cli.process import set_limits
 from webhook.config.load import FILE_NAME, load_configuration
-from webhook.config.model import Configuration, is_address
+from webhook.config.model import Configuration
 from webhook.config.paths import check_folders, check_private_files
+from webhook.config.section import is_address
 from webhook.duration import format_duration
 from webhook.errors import ConfigurationError
 from webhook.server.connection.stop_signals import exit_on_signal

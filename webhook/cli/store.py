@@ -18,6 +18,7 @@ from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import json_text, printable, say, show
 from webhook.cli.role import warn_of_every_object
 from webhook.cli.store_access import opened_store
+from webhook.config.paths import sqlite_file
 from webhook.config.yaml_text import parse_single_document
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
@@ -51,7 +52,7 @@ def store() -> None:
 def status(data_dir: Path, output: str) -> None:
     """Show the kind, the revision and the size of the store."""
     with opened_store(data_dir) as (opened, configuration):
-        path = str(data_dir / configuration.store.sqlite.path)
+        path = str(sqlite_file(data_dir, configuration))
         state = opened.state
         records = {
             "users": len(state.users),

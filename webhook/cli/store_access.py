@@ -10,6 +10,7 @@ import click
 from webhook.assembly import store_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
+from webhook.config.store import SQLiteSection
 from webhook.errors import DataDirectoryError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.ranges import OPEN_END, prefix_end
@@ -52,14 +53,15 @@ def opened_store(
     if not data_dir.is_dir():
         raise DataDirectoryError.none_at(data_dir)
     configuration = Configuration()
+    path = data_dir / SQLiteSection().path
     if (data_dir / FILE_NAME).exists():
         # A missing store is lost data: an empty one would have auth disabled.
         create = False
         configuration = load_configuration(data_dir, os.environ, {})
-    elif not (create or (data_dir / configuration.store.sqlite.path).exists()):
+    elif not (create or path.exists()):
         raise DataDirectoryError(
             f"{data_dir} is not a data directory: it has neither {FILE_NAME} nor "
-            f"{configuration.store.sqlite.path}; create one with `leeway init`, create only a "
+            f"{path.name}; create one with `leeway init`, create only a "
             "store with `leeway user add --create`, or give another directory with --data-dir"
         )
     store = store_of(data_dir, configuration, create=create)

@@ -27,6 +27,7 @@ from webhook.cli.output import printable, show
 from webhook.cli.token_argument import token_argument
 from webhook.cli.token_create import create
 from webhook.config.load import load_configuration
+from webhook.config.paths import sqlite_file
 from webhook.duration import rounded_duration
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.access import role_groups
@@ -75,7 +76,8 @@ def review(
     now = time() if at is None else at.of_token(token)
     with ExitStack() as stack:
         state, revocations = AuthState(), None
-        if (data_dir / configuration.store.sqlite.path).exists():
+        path = sqlite_file(data_dir, configuration)
+        if path is None or path.exists():
             store = stack.enter_context(closing(store_of(data_dir, configuration)))
             state, revocations = store.state, store
         else:

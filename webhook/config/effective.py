@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
 from keys.messages import could_be_secret
 from webhook.config.load import environment_names, load_configuration, member_at, read_members
-from webhook.config.model import Duration
+from webhook.config.section import Duration, Section
 from webhook.duration import format_duration
 
 HIDDEN: Final = "(not shown)"
 _NOT_SET: Final = object()
+# A kid looks random, and is in every token.
+_PUBLIC: Final = ("keys.refused",)
 
 
 class EffectiveField(NamedTuple):
@@ -43,7 +45,8 @@ def effective_fields(
         return "file" if member_at(members, path, _NOT_SET) is not _NOT_SET else "default"
 
     fields = [
-        EffectiveField(p, _plain(value), origin(p)) for p, value in _leaves(configuration, "")
+        EffectiveField(path, _plain(path, value), origin(path))
+        for path, value in _leaves(configuration, "")
     ]
     # Without a value of its own it follows notBefore.
     issued_at = format_duration(configuration.leeway.issued_at_seconds)
@@ -53,12 +56,18 @@ def effective_fields(
     ]
 
 
-def _leaves(section: msgspec.Struct, path: str) -> Iterator[tuple[str, object]]:
+def _leaves(
+    section: msgspec.Struct | type[msgspec.Struct], path: str
+) -> Iterator[tuple[str, object]]:
+    """Yield the fields; those of the kind of store that is not used are None."""
     for field in msgspec.structs.fields(section):
         dotted = f"{path}.{field.encode_name}".lstrip(".")
-        value = getattr(section, field.name)
+        value = getattr(section, field.name) if isinstance(section, msgspec.Struct) else None
+        kind = (*get_args(field.type), None)[0]
         if isinstance(value, msgspec.Struct):
             yield from _leaves(value, dotted)
+        elif value is None and isinstance(kind, type) and issubclass(kind, Section):
+            yield from _leaves(kind, dotted)
         elif isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
             for place, entry in enumerate(value):
                 yield from _leaves(entry, f"{dotted}[{place}]")
@@ -66,9 +75,11 @@ def _leaves(section: msgspec.Struct, path: str) -> Iterator[tuple[str, object]]:
             yield dotted, value
 
 
-def _plain(value: object) -> object:
+def _plain(path: str, value: object) -> object:
     if isinstance(value, Duration):
         return format_duration(value)
     if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
-    return HIDDEN if isinstance(value, str) and could_be_secret(value) else value
+        return [_plain(path, entry) for entry in value]
+    if not isinstance(value, str) or path in _PUBLIC or not could_be_secret(value):
+        return value
+    return HIDDEN

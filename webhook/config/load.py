@@ -4,14 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args, get_origin
 
 import msgspec
 import yaml
 
 from keys.messages import describe_types, kind_of_secret, path_and_text, plain, shown
 from webhook.config.environment import DATA_DIR, PREFIX, require_known
-from webhook.config.model import Configuration, Duration, Section
+from webhook.config.model import Configuration
+from webhook.config.section import Duration, Section
 from webhook.config.yaml_text import YAML_ERRORS, UniqueKeyLoader, yaml_problem
 from webhook.duration import parse_duration
 from webhook.errors import ConfigurationError, DataDirectoryError
@@ -21,7 +22,7 @@ DEFAULT_DATA_DIR: Final = "leeway-data"
 _A_FILE: Final = "write it to a file of mode 0600, and give the path of the file where one belongs"
 _INSTEAD: Final = {
     "a URL with a user or password": "an https URL without a user is allowed; a server that needs "
-    "a login gets the bearer token of tokenFile"
+    "a login gets the bearer token of tokenFile, and etcd the password of passwordFile"
 }
 
 
@@ -205,7 +206,8 @@ def _without_types(text: str) -> str:
     """Describe a message's msgspec types in words; drop that of the value if the value is shown."""
     if text.startswith("found"):
         text = re.sub(r", got `[^`]*`", "", text)
-    return re.sub(r"`([^`]*)`", lambda name: describe_types(name[1]), text)
+    # The commands of our own messages stay quoted.
+    return re.sub(r"`(?!leeway )([^`]*)`", lambda name: describe_types(name[1]), text)
 
 
 def member_at(members: object, dotted: str, missing: object = None) -> object:
@@ -263,9 +265,9 @@ def environment_names() -> dict[str, str]:
 
 
 def _environment_value(dotted: str, text: str) -> object:
-    if dotted == "audiences":
-        return [entry.strip() for entry in text.split(",")]
     kind = _type_of(dotted)
+    if get_origin(kind) is tuple:
+        return [entry.strip() for entry in text.split(",")]
     if kind is int and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if kind is bool and text in ("true", "false"):

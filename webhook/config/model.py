@@ -10,14 +10,14 @@ from typing import Final, Literal
 import msgspec
 
 from keys.messages import shown
-from webhook.duration import format_duration
+from webhook.config.section import Duration, Section, is_address, require_path, require_range
+from webhook.config.store import KeysSection, StoreSection
 from webhook.https_url import parse_https_url
 from webhook.token.claims import LEGACY_ISSUER
 
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "LeewayConfiguration"
 _HTTPS_URL: Final = re.compile(r"https://[^\s/?#@]+(?:/[^\s?#]*)?")
-_BIND = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:\s/]+):(\d{1,5})")
 # A server that listens on every address can be reached at this one.
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 RESERVED_GROUPS: Final = "system:"
@@ -29,13 +29,6 @@ MAX_REFRESH_HINT_SECONDS: Final = 3600
 _LONGEST_SOCKET_PATH: Final = 107
 # Bytes.
 _MIB: Final = 1024 * 1024
-
-
-def _require(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError for a number, or a time in seconds, that is not from low to high."""
-    if not low <= value <= high:
-        show = format_duration if isinstance(value, float) else str
-        raise ValueError(f"{name} is {show(value)}; {show(low)} to {show(high)} is allowed")
 
 
 def _require_https(name: str, value: str, condition: str = ";") -> None:
@@ -64,12 +57,6 @@ def _require_fetchable(name: str, value: str) -> None:
         raise ValueError(f"{name} is {error}") from error
 
 
-def _require_path(name: str, value: str) -> None:
-    """Raise ValueError for a text that cannot be a path; an empty one is allowed."""
-    if "\0" in value:
-        raise ValueError(f"{name} is {shown(value)}; a path without NUL is allowed")
-
-
 def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
     """Raise ValueError for too few audiences, or one that is not printable ASCII."""
     if len(audiences) < at_least or not all(
@@ -79,22 +66,6 @@ def _require_audiences(audiences: tuple[str, ...], *, at_least: int) -> None:
             f"audiences is {shown(list(audiences))}; entries of printable ASCII are allowed, "
             "none of them empty"
         )
-
-
-def is_address(text: str) -> bool:
-    """Return whether a text is ``HOST:PORT``."""
-    match = _BIND.fullmatch(text)
-    return match is not None and int(match[1]) <= 65535
-
-
-class Duration(float):
-    """Seconds; written like 60s, 10m or 1h30m."""
-
-
-class Section(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
-):
-    """Base of all sections: names in camel case, unknown ones rejected."""
 
 
 class LeewaySection(Section, frozen=True):
@@ -109,9 +80,9 @@ class LeewaySection(Section, frozen=True):
     expiry: Duration = Duration(60)
 
     def __post_init__(self) -> None:
-        _require("notBefore", self.not_before, 0, 300)
-        _require("issuedAt", self.issued_at_seconds, 0, 300)
-        _require("expiry", self.expiry, 0, 300)
+        require_range("notBefore", self.not_before, 0, 300)
+        require_range("issuedAt", self.issued_at_seconds, 0, 300)
+        require_range("expiry", self.expiry, 0, 300)
 
     @property
     def issued_at_seconds(self) -> float:
@@ -128,26 +99,11 @@ class TokensSection(Section, frozen=True):
     extend: bool = True
 
     def __post_init__(self) -> None:
-        _require("minExpiration", self.min_expiration, 600, 1 << 32)
-        _require("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
-        _require(
+        require_range("minExpiration", self.min_expiration, 600, 1 << 32)
+        require_range("maxExpiration", self.max_expiration, self.min_expiration, 1 << 32)
+        require_range(
             "defaultExpiration", self.default_expiration, self.min_expiration, self.max_expiration
         )
-
-
-class KeysSection(Section, frozen=True):
-    """The automatic rotation of the signing keys; ``rotateEvery`` 0 turns it off.
-
-    An empty ``algorithm`` means that of the previous key.
-    """
-
-    rotate_every: Duration = Duration(0)
-    algorithm: Literal["", "RS256", "ES256", "ES384", "ES512", "EdDSA"] = ""
-
-    def __post_init__(self) -> None:
-        # A day at least, since a new key is published for hours before it signs.
-        if self.rotate_every:
-            _require("rotateEvery", self.rotate_every, 86400, 3650 * 86400)
 
 
 class IssuerKeysSection(Section, frozen=True):
@@ -173,9 +129,9 @@ class IssuerKeysSection(Section, frozen=True):
                 _require_fetchable(name, url)
         paths = {"jwksFile": self.jwks_file, "caFile": self.ca_file, "tokenFile": self.token_file}
         for name, path in paths.items():
-            _require_path(name, path)
+            require_path(name, path)
         for path in self.public_key_files:
-            _require_path("publicKeyFiles", path)
+            require_path("publicKeyFiles", path)
         if (self.ca_file or self.token_file) and not any(urls.values()):
             raise ValueError("caFile and tokenFile need jwksURL or discoveryURL; leave them out")
 
@@ -231,27 +187,10 @@ class ServerSection(Section, frozen=True):
     def __post_init__(self) -> None:
         if not is_address(self.bind):
             raise ValueError(f"bind is {shown(self.bind)}; write it HOST:PORT, like 127.0.0.1:8443")
-        _require("workers", self.workers, 1, 64)
-        _require("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
-        _require("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
-        _require("maxAnonymousConnections", self.max_anonymous_connections, 10, 100_000)
-
-
-class SQLiteSection(Section, frozen=True):
-    """The SQLite store; the path is relative to the data directory."""
-
-    path: str = "auth.db"
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError("path is empty; give the file of the store, like auth.db")
-        _require_path("path", self.path)
-
-
-class StoreSection(Section, frozen=True):
-    """Where users, roles, permissions and revocations are stored."""
-
-    sqlite: SQLiteSection = SQLiteSection()
+        require_range("workers", self.workers, 1, 64)
+        require_range("maxBodyBytes", self.max_body_bytes, 1024, 64 * _MIB)
+        require_range("maxWorkerBytes", self.max_worker_bytes, 128 * _MIB, 65536 * _MIB)
+        require_range("maxAnonymousConnections", self.max_anonymous_connections, 10, 100_000)
 
 
 class AuthSection(Section, frozen=True):
@@ -262,8 +201,8 @@ class AuthSection(Section, frozen=True):
     bcrypt_cost: int = 10
 
     def __post_init__(self) -> None:
-        _require("authTokenTTL", self.auth_token_ttl, 1, 86400)
-        _require("bcryptCost", self.bcrypt_cost, 4, 16)
+        require_range("authTokenTTL", self.auth_token_ttl, 1, 86400)
+        require_range("bcryptCost", self.bcrypt_cost, 4, 16)
 
 
 class ObjectsFileSection(Section, frozen=True):
@@ -272,7 +211,7 @@ class ObjectsFileSection(Section, frozen=True):
     path: str = ""
 
     def __post_init__(self) -> None:
-        _require_path("path", self.path)
+        require_path("path", self.path)
 
 
 class ObjectsKubernetesSection(Section, frozen=True):
@@ -287,8 +226,8 @@ class ObjectsKubernetesSection(Section, frozen=True):
     max_silence: Duration = Duration(300)
 
     def __post_init__(self) -> None:
-        _require_path("kubeconfig", self.kubeconfig)
-        _require("maxSilence", self.max_silence, 5, 3600)
+        require_path("kubeconfig", self.kubeconfig)
+        require_range("maxSilence", self.max_silence, 5, 3600)
 
 
 class ObjectsSection(Section, frozen=True):
@@ -349,7 +288,7 @@ class SignerSection(Section, frozen=True):
                 f"{_LONGEST_SOCKET_PATH} bytes without %, ? and # is allowed, and no abstract "
                 "socket"
             )
-        _require("refreshHint", self.refresh_hint, 1, MAX_REFRESH_HINT_SECONDS)
+        require_range("refreshHint", self.refresh_hint, 1, MAX_REFRESH_HINT_SECONDS)
         if not all(char.isascii() and (char.isalnum() or char in "_.-") for char in self.group):
             raise ValueError(
                 f"group is {shown(self.group)}; the name or number of a group is allowed"
@@ -396,6 +335,11 @@ class Configuration(Section, frozen=True):
         if self.jwks_uri:
             _require_https("jwksURI", self.jwks_uri)
         _require_audiences(self.audiences, at_least=1)
+        if self.keys.store == "etcd" and self.store.etcd is None:
+            raise ValueError(
+                "keys.store is etcd, and there is no store.etcd; keys.store: folder is allowed "
+                "without it"
+            )
         algorithm = self.keys.algorithm
         if self.signer is not None and algorithm and algorithm not in SIGNER_ALGORITHMS:
             raise ValueError(

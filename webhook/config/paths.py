@@ -71,9 +71,18 @@ def check_private_files(data_dir: Path, configuration: Configuration) -> None:
 def credential_files(data_dir: Path, configuration: Configuration) -> list[Path]:
     """Return the private files that a configuration names, in its order."""
     names = [issuer.keys.token_file for issuer in configuration.trusted_issuers]
+    if configuration.store.etcd is not None:
+        names += [configuration.store.etcd.key_file, configuration.store.etcd.password_file]
+    names += configuration.keys.encryption_key_files
     if configuration.objects.source == "kubernetes":
         names.append(configuration.objects.kubernetes.kubeconfig)
     return [data_dir / name for name in names if name]
+
+
+def sqlite_file(data_dir: Path, configuration: Configuration) -> Path | None:
+    """Return the file of the store; None for a store in etcd."""
+    section = configuration.store.sqlite
+    return None if section is None else data_dir / section.path
 
 
 def check_folders(data_dir: Path) -> None:

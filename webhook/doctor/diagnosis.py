@@ -13,7 +13,7 @@ from keys.messages import plain, utc
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
-from webhook.config.paths import KEYS_FOLDER, credential_files
+from webhook.config.paths import KEYS_FOLDER, credential_files, sqlite_file
 from webhook.doctor import api_server_flags, signer_flags
 from webhook.doctor.directory import (
     FileFacts,
@@ -117,14 +117,14 @@ def examine(options: Options, now: float) -> Report:
 
 def _named_files(
     data_dir: Path, configuration: Prerequisite[Configuration]
-) -> tuple[Path, Sequence[Path]]:
+) -> tuple[Path | None, Sequence[Path]]:
     """Return the paths of the store and the credential files that the configuration names."""
     try:
         found = configuration.get()
     except MissingError:
         # The configuration has its own check; the store is then looked for at its usual place.
         found = Configuration()
-    return data_dir / found.store.sqlite.path, credential_files(data_dir, found)
+    return sqlite_file(data_dir, found), credential_files(data_dir, found)
 
 
 def _examine_keys(

@@ -39,6 +39,7 @@ from webhook.config.paths import (
     check_private_files,
     read_pair,
     server_url,
+    sqlite_file,
 )
 from webhook.errors import DataDirectoryError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
@@ -119,7 +120,8 @@ def _make_files(
     made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm or DEFAULT_ALGORITHM, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
-    return made + _make_store(data_dir / configuration.store.sqlite.path)
+    store = sqlite_file(data_dir, configuration)
+    return made if store is None else made + _make_store(store)
 
 
 def _make_store(path: Path) -> list[Path]:

@@ -70,6 +70,8 @@ _AT_RESTART: Final = {
     "server.log_format": "server.logFormat",
     "server.log_level": "server.logLevel",
     "store.sqlite": "store.sqlite",
+    "store.etcd": "store.etcd",
+    "keys.store": "keys.store",
 }
 
 

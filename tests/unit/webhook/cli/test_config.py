@@ -42,6 +42,32 @@ def test_each_field_with_its_origin(
         "trustedIssuers[0].url": ("https://o.example", "file"),
         "trustedIssuers[0].keys.jwksFile": ("o.json", "file"),
         "trustedIssuers[0].legacy": (False, "default"),
+        "store.sqlite.path": ("auth.db", "default"),
+        "store.etcd.endpoints": (None, "default"),
+        "store.etcd.maxStaleness": (None, "default"),
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_store_in_etcd(leeway: Leeway, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kid = "hVmV8pPEGHPdRfhsPpi3WGK7hN3Jb6b1oVLDCxmh-Es"
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write(
+            "store: {etcd: {endpoints: ['http://127.0.0.1:1'], username: leeway, passwordFile: p}}"
+            f"\nkeys: {{refused: ['{kid}']}}\n"
+        )
+    monkeypatch.setenv("LEEWAY_STORE_ETCD_PREFIX", "/other")
+    found = fields(leeway, data_dir)
+    assert set(environment_names().values()) <= found.keys()
+    expected = {
+        "store.sqlite.path": (None, "default"),
+        "store.etcd.endpoints": (["http://127.0.0.1:1"], "file"),
+        "store.etcd.prefix": ("/other", "environment LEEWAY_STORE_ETCD_PREFIX"),
+        "store.etcd.passwordFile": ("p", "file"),
+        "store.etcd.maxStaleness": ("3s", "default"),
+        "store.etcd.consistency": ("bounded", "default"),
+        "keys.store": ("folder", "default"),
+        "keys.refused": ([kid], "file"),
     }
     assert {name: found[name] for name in expected} == expected
 

@@ -15,7 +15,9 @@ from webhook.assembly import (
     rotation_policy_of,
 )
 from webhook.config.load import load_configuration, parse_configuration
-from webhook.config.model import SIGNER_ALGORITHMS, Configuration, Duration, SignerSection
+from webhook.config.model import SIGNER_ALGORITHMS, Configuration, SignerSection
+from webhook.config.section import Duration
+from webhook.config.store import SQLiteSection
 from webhook.errors import ConfigurationError, DataDirectoryError
 
 CONTRACT = """\
@@ -446,7 +448,7 @@ def test_every_field_can_be_set_in_the_environment() -> None:
     assert (made.server.bind, made.server.workers) == ("0.0.0.0:1", 5)
     assert made.server.max_body_bytes == 2048
     assert made.server.max_worker_bytes == 268435456
-    assert made.store.sqlite.path == "other.db"
+    assert made.store.sqlite == SQLiteSection(path="other.db")
     assert made.mapping.role_group_prefix == ""
     assert made.authorizer.allow_root
     assert made.signer == SignerSection(

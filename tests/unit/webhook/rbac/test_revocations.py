@@ -29,12 +29,12 @@ from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.assembly import lifetimes_of
 from webhook.config.model import (
     Configuration,
-    Duration,
     IssuerKeysSection,
     IssuerLeewaySection,
     TokensSection,
     TrustedIssuerSection,
 )
+from webhook.config.section import Duration
 from webhook.errors import Reason
 from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
