@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from threading import Lock
 
+from webhook.rbac.errors import TooLargeError
 from webhook.rbac.records import ConflictError, Record
 
 
 class MemoryBackend:
     """Records in a dictionary. Several stores may share one, as workers share a database."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_records: int | None = None) -> None:
+        self.max_records = max_records
+        self.clock_difference = 0.0
         self._lock = Lock()
         self._revision = 0
         self._records: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
@@ -53,7 +56,13 @@ class MemoryBackend:
         return False
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
-        """Write all records. Raises ConflictError where the revision is not ``expected``."""
+        """Write all records. Raises ConflictError where the revision is not ``expected``.
+
+        With ``max_records`` it raises TooLargeError for more than those.
+        """
+        records = list({(record.kind, record.id): record for record in records}.values())
+        if self.max_records is not None and len(records) > self.max_records:
+            raise TooLargeError(f"{len(records)} records; {self.max_records} are allowed")
         with self._lock:
             if self._revision != expected:
                 raise ConflictError

@@ -24,7 +24,7 @@ from webhook.config.paths import KEYS_FOLDER, sqlite_file
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
-from webhook.rbac.revocations import Lifetimes
+from webhook.rbac.revocations import Lifetimes, allowance
 from webhook.skew.tracker import SkewTracker
 from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
@@ -196,7 +196,7 @@ def policy_of(configuration: Configuration) -> TokenPolicy:
 
 
 def lifetimes_of(configuration: Configuration) -> Lifetimes:
-    """Return how long accepted tokens live at most, and how far ahead their ``iat`` can be.
+    """Return how long accepted tokens live at most, and the allowance for the clocks of signers.
 
     For trusted issuers this is Kubernetes' own limit; legacy tokens never expire.
     """
@@ -204,11 +204,15 @@ def lifetimes_of(configuration: Configuration) -> Lifetimes:
     own = max(policy.max_seconds, EXTENDED_SECONDS if policy.extend else 0)
     others = configuration.trusted_issuers
     foreign = float(MAX_REQUEST_SECONDS) if others else 0.0
+    etcd = configuration.store.etcd
     leeways = [section.leeway.over(configuration.leeway) for section in others]
     return Lifetimes(
         own,
         inf if any(section.legacy for section in others) else foreign,
-        max(leeway.issued_at_seconds for leeway in (configuration.leeway, *leeways)),
+        allowance(
+            max(leeway.issued_at_seconds for leeway in (configuration.leeway, *leeways)),
+            etcd.max_staleness if etcd else None,
+        ),
     )
 
 

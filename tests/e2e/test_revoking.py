@@ -128,7 +128,7 @@ def test_a_token_of_a_signer_whose_clock_is_ahead_is_revoked_too(
     token = server.sign(account, ahead=int(LEEWAY_SECONDS) - 2)
     assert reviewed_by_every_worker(server, token, caller) == {"accepted"}
     said = revoke(server, what, name.format(account))
-    assert said.endswith(" (now, and the leeway of 60s) revoked\n")
+    assert said.endswith(" (now, and 60s for clocks that are ahead) revoked\n")
     assert reviewed_by_every_worker(server, token, caller) == {"Revoked"}
 
 

@@ -58,6 +58,9 @@ class SQLiteBackend:
     (1, [Record(kind='role', id=b'editor', value=b'')])
     """
 
+    max_records: int | None = None
+    clock_difference = 0.0
+
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         """Open the database; with ``create`` it is created if it is missing or empty.
 

@@ -1,6 +1,6 @@
 """``leeway revoke``: revoked tokens."""
 
-from math import isinf
+from math import ceil, isinf
 from pathlib import Path
 from time import time
 from typing import Final
@@ -129,5 +129,6 @@ def _revoke_subject(data_dir: Path, subject: str, *, is_account: bool) -> str:
         action = "revoke.serviceaccount" if is_account else "revoke.user"
         audit(data_dir, action, subject=subject, revision=store.own_revision)
     if is_account and lifetimes.ahead:
-        return f"{utc(now + lifetimes.ahead)} (now, and the leeway of {lifetimes.ahead:g}s)"
+        until = utc(ceil(now + lifetimes.ahead))
+        return f"{until} (now, and {lifetimes.ahead:g}s for clocks that are ahead)"
     return utc(now)

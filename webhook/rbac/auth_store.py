@@ -18,6 +18,7 @@ from typing import Concatenate, Final, ParamSpec
 from keys.messages import utc
 from webhook.rbac import changes
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
+from webhook.rbac.lots import Lots
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
 from webhook.rbac.records import (
     Backend,
@@ -59,6 +60,21 @@ class AuthStore:
     def revision(self) -> int:
         """The auth revision."""
         return self.state.meta.revision
+
+    @property
+    def max_records(self) -> int | None:
+        """The largest number of records in one transaction; None if there is no limit."""
+        return self._backend.max_records
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether replicas with clocks of their own share the store."""
+        return self._backend.max_records is not None
+
+    @property
+    def clock_difference(self) -> float:
+        """By how many seconds the wall clock of another writer is ahead of this one's."""
+        return self._backend.clock_difference
 
     @property
     def own_revision(self) -> int:
@@ -128,14 +144,20 @@ class AuthStore:
 
         ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``, or one that
         returns the records of an ``ImportPlan``. It is called again where another process writes
-        first. If it returns no records, nothing changes.
+        first, and after each but the last of several ``Lots``. If it returns no records, nothing
+        changes.
 
         Raises what ``decide`` raises, StoreUnavailableError and StoreError.
         """
-        for _ in range(_MAX_ATTEMPTS):
+        attempts = 0
+        while attempts < _MAX_ATTEMPTS:
+            attempts += 1
             with self._lock:
                 self._catch_up()
-                records = list(decide(self.state, *args, **kwargs))
+                decided = decide(self.state, *args, **kwargs)
+                records, is_last = list(decided), True
+                if isinstance(decided, Lots):
+                    records, is_last = decided.next(self._backend.max_records)
                 if records:
                     try:
                         # Invariant 1: a conflict where the revision is not that of the state.
@@ -144,9 +166,11 @@ class AuthStore:
                         continue
                     self.state.apply(revision, records)
                     self._backend.applied()
-                # Invariant 2: ``commit`` has returned.
-                self._own.revision = self.revision
-                return
+                if is_last:
+                    # Invariant 2: ``commit`` has returned.
+                    self._own.revision = self.revision
+                    return
+            attempts = 0
         raise StoreUnavailableError("other processes change the store all the time; try again")
 
     def user(self, name: str) -> User:

@@ -16,7 +16,10 @@ Source: etcd ``server/auth/store.go`` (v3.6).
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Final
+
+import msgspec
 
 from webhook.rbac.errors import (
     InvalidAuthManagementError,
@@ -31,13 +34,13 @@ from webhook.rbac.errors import (
     UserEmptyError,
     UserNotFoundError,
 )
+from webhook.rbac.lots import MAX_LOT_RECORDS, Lots, lot
 from webhook.rbac.model import ROOT, Group, Permission, Role, User
 from webhook.rbac.ranges import format_range
 from webhook.rbac.records import (
     PERMISSION,
     ROLE,
     USER,
-    AuthMeta,
     Record,
     group_record,
     meta_record,
@@ -63,15 +66,20 @@ def enable(state: AuthState) -> list[Record]:
         raise RootUserNotExistError
     if not root.has_root_role:
         raise RootRoleNotExistError
-    return [meta_record(AuthMeta(True, state.meta.revision))]
+    return [meta_record(msgspec.structs.replace(state.meta, enabled=True))]
 
 
 def disable(state: AuthState) -> list[Record]:
-    """Disable auth and delete all simple tokens."""
+    """Disable auth and end all simple tokens.
+
+    Their epoch ends them; of those that are left, each log-in deletes some.
+    """
     if not state.meta.enabled:
         return []
-    gone = [token_record(digest, None) for digest in state.tokens]
-    return [*gone, meta_record(AuthMeta(False, state.meta.revision + 1))]
+    meta = state.meta.bumped()
+    ended = msgspec.structs.replace(meta, enabled=False, token_epoch=meta.token_epoch + 1)
+    gone = [token_record(digest, None) for digest in islice(state.tokens, MAX_LOT_RECORDS)]
+    return [*gone, meta_record(ended)]
 
 
 def add_user(state: AuthState, name: str, password_hash: bytes = b"") -> list[Record]:
@@ -95,8 +103,7 @@ def delete_user(state: AuthState, name: str) -> list[Record]:
         )
     if name not in state.users:
         raise UserNotFoundError
-    gone = Record(USER, text_id(name), None)
-    return _bumped(state, [gone, *_without_tokens(state, name)])
+    return without_tokens(state, name, _bumped(state, [Record(USER, text_id(name), None)]))
 
 
 def change_password(state: AuthState, name: str, password_hash: bytes) -> list[Record]:
@@ -113,7 +120,7 @@ def replace_password(state: AuthState, name: str, password_hash: bytes) -> list[
     """
     user, generation = user_of(state, name), state.meta.revision + 1
     changed = replace(user, password_hash=password_hash, generation=generation)
-    return _bumped(state, [user_record(changed), *_without_tokens(state, name)])
+    return without_tokens(state, name, _bumped(state, [user_record(changed)]))
 
 
 def grant_role(state: AuthState, name: str, role: str) -> list[Record]:
@@ -157,7 +164,7 @@ def add_role(state: AuthState, name: str) -> list[Record]:
 
 
 def delete_role(state: AuthState, name: str) -> list[Record]:
-    """Delete a role and revoke it from every user and group.
+    """Delete a role and revoke it from every user and group, the last of them with the role.
 
     Raises InvalidAuthManagementError or RoleNotFoundError.
     """
@@ -166,10 +173,7 @@ def delete_role(state: AuthState, name: str) -> list[Record]:
             _NOT_WHILE_ENABLED.format("the role root cannot be deleted")
         )
     role = role_of(state, name)
-    records = [Record(ROLE, text_id(name), None)]
-    for permission in role.permissions:
-        record_id = permission_id(name, permission.key, permission.range_end)
-        records.append(Record(PERMISSION, record_id, None))
+    records: list[Record] = []
     for holder in state.users_of_role.get(name, ()):
         user = state.users[holder]
         changed = replace(user, roles=tuple(r for r in user.roles if r != name))
@@ -178,7 +182,11 @@ def delete_role(state: AuthState, name: str) -> list[Record]:
         if name in group.roles:
             rest = tuple(r for r in group.roles if r != name)
             records.append(group_record(Group(group.name, rest)))
-    return _bumped(state, records)
+    for permission in role.permissions:
+        record_id = permission_id(name, permission.key, permission.range_end)
+        records.append(Record(PERMISSION, record_id, None))
+    first = _bumped(state, lot(records)) if records else []
+    return Lots(_bumped(state, [*records, Record(ROLE, text_id(name), None)]), first)
 
 
 def grant_permission(state: AuthState, role: str, permission: Permission) -> list[Record]:
@@ -250,11 +258,12 @@ def role_of(state: AuthState, name: str) -> Role:
         raise RoleNotFoundError from None
 
 
+def without_tokens(state: AuthState, name: str, records: Iterable[Record]) -> Lots:
+    """Return a change of a user with the deletions of all of its tokens, those first."""
+    gone = [token_record(digest, None) for digest in state.tokens_of_user.get(name, ())]
+    return Lots(chain(gone, records), lot(gone))
+
+
 def _bumped(state: AuthState, records: Iterable[Record]) -> list[Record]:
     # Invariant 1.
-    meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
-    return [*records, meta_record(meta)]
-
-
-def _without_tokens(state: AuthState, user: str) -> list[Record]:
-    return [token_record(digest, None) for digest in state.tokens_of_user.get(user, ())]
+    return [*records, meta_record(state.meta.bumped())]

@@ -59,6 +59,17 @@ class Backend(Protocol):
     locks it, and StoreError if it is damaged.
     """
 
+    @property
+    def max_records(self) -> int | None:
+        """The largest number of records in one commit; None if there is no limit."""
+
+    @property
+    def clock_difference(self) -> float:
+        """By how many seconds others' wall clocks are ahead of this one's (negative: behind).
+
+        The largest one seen lately; 0.0 if all writers have the same clock.
+        """
+
     def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
         """Return the revision and every record of it.
 
@@ -102,17 +113,31 @@ class Backend(Protocol):
 
 
 class AuthMeta(msgspec.Struct, frozen=True):
-    """Whether auth is enabled, and the auth revision."""
+    """Whether auth is enabled, the auth revision, and which auth tokens have ended.
+
+    Simple tokens of an epoch other than ``token_epoch`` have ended, and so have JWT auth tokens of
+    an auth revision before ``floor``.
+    """
 
     enabled: bool = False
     revision: int = 1
+    token_epoch: int = 0
+    floor: int = 0
+
+    def bumped(self) -> "AuthMeta":
+        """Return it with the next auth revision."""
+        return msgspec.structs.replace(self, revision=self.revision + 1)
 
 
 class TokenRecord(msgspec.Struct, frozen=True):
-    """A simple token: whose it is, and when it was last used (Unix seconds)."""
+    """A simple token: whose it is, when it was last used (Unix seconds), and its epoch.
+
+    See ``AuthMeta.token_epoch``. Records of earlier versions have the epoch 0.
+    """
 
     user: str
     used: float
+    epoch: int = 0
 
 
 class Revocation(msgspec.Struct, frozen=True, gc=False):

@@ -11,26 +11,29 @@ Invariants:
 2. No revocation undoes another one: of two, the later second and the later end count.
 3. A clock that is a year behind when a revocation is written, a year ahead when others are
    deleted, or both, makes no revoked token valid once it is right.
+4. A revocation of a subject covers the tokens of every signer whose clock is ahead of that of the
+   revoker by less than the allowance. Until its own clock is past that, a signer issues no token
+   to the subject, since that would be revoked already.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from math import ceil, inf
 from typing import Final
 
+from webhook.rbac import changes
 from webhook.rbac.errors import UserNotFoundError
+from webhook.rbac.lots import Lots, lot
 from webhook.rbac.records import (
     REVOKED_JTI,
     REVOKED_SUBJECT,
-    AuthMeta,
     Lifetime,
     Record,
     Revocation,
     lifetime_record,
     meta_record,
     revocation_record,
-    token_record,
     user_record,
 )
 from webhook.rbac.state import AuthState
@@ -40,6 +43,8 @@ MARGIN_SECONDS: Final = 3600
 servers that still drain with earlier settings."""
 FORGET_SECONDS: Final = 2 * 366 * 24 * 3600
 """How long a revocation is kept after its ``until`` (invariant 3)."""
+CLOCK_SECONDS: Final = 5.0
+"""By how much the clocks of replicas may differ."""
 _TIDIED_PER_CHANGE: Final = 16
 
 
@@ -68,9 +73,9 @@ def revoke_subject(
     """Revoke every token of a subject that was issued up to ``now`` (Unix seconds).
 
     With ``is_account`` those of the service account with that user name, by a signer whose clock
-    may be ahead by ``lifetimes.ahead``; and the auth tokens of the user of that name. For auth
-    tokens no revocation is stored: the simple ones are deleted, and the user's next generation
-    makes the others stale. Raises UserNotFoundError where there is neither.
+    may be ahead by ``lifetimes.ahead`` (invariant 4); and the auth tokens of the user of that name.
+    For auth tokens no revocation is stored: the simple ones are deleted, and the user's next
+    generation makes the others stale. Raises UserNotFoundError where there is neither.
     """
     user = state.users.get(subject)
     if user is None and not is_account:
@@ -78,13 +83,33 @@ def revoke_subject(
     records: list[Record] = []
     if is_account:
         # Tokens of a signer whose clock is ahead are in use already.
-        records += _revoking(state, REVOKED_SUBJECT, subject, lifetimes, now + lifetimes.ahead)
-    if user is not None:
-        meta = AuthMeta(state.meta.enabled, state.meta.revision + 1)
-        records.append(user_record(replace(user, generation=meta.revision)))
-        records += [token_record(d, None) for d in state.tokens_of_user.get(subject, ())]
-        records.append(meta_record(meta))
-    return records
+        records += _revoking(
+            state, REVOKED_SUBJECT, subject, lifetimes, ceil(now + lifetimes.ahead)
+        )
+    if user is None:
+        return records
+    meta = state.meta.bumped()
+    records += [user_record(replace(user, generation=meta.revision)), meta_record(meta)]
+    return changes.without_tokens(state, subject, records)
+
+
+def blocked_until(state: AuthState, subject: str, now: float) -> float:
+    """Return when (Unix seconds) a token of a subject will not be revoked as soon as it is issued.
+
+    It is 0.0 if one that is issued ``now`` is not. Invariant 4.
+    """
+    revocation = state.revoked_subjects.get(subject)
+    # The `iat` of a token is a whole second.
+    return revocation.before + 1.0 if revocation and int(now) <= revocation.before else 0.0
+
+
+def allowance(leeway: float, max_staleness: float | None = None) -> float:
+    """Return the allowance of invariant 4 in seconds: the leeway of ``iat``, at least.
+
+    With a store that replicas share, whose clocks may differ by CLOCK_SECONDS, a signer may also
+    not know of the revocation for ``max_staleness``.
+    """
+    return leeway if max_staleness is None else max(leeway, max_staleness + CLOCK_SECONDS)
 
 
 def tidy(state: AuthState, lifetimes: Lifetimes, now: float) -> list[Record]:
@@ -92,11 +117,10 @@ def tidy(state: AuthState, lifetimes: Lifetimes, now: float) -> list[Record]:
 
     To be called with the settings of a server that starts.
     """
-    return [
-        *_noted(state, lifetimes, now),
-        *_extended(state, lifetimes, now),
-        *_forgotten(state, now),
-    ]
+    cleaned = chain(
+        _noted(state, lifetimes, now), _extended(state, lifetimes, now), _forgotten(state, now)
+    )
+    return Lots(None, lot(cleaned))
 
 
 def _revoking(
@@ -112,10 +136,9 @@ def _revoking(
         revocation = Revocation(
             max(revocation.before, before.before), max(revocation.until, before.until)
         )
-    # Only among the oldest, so that the cost does not grow with the number of revocations.
-    yield from _forgotten(state, now, at_most=_TIDIED_PER_CHANGE)
-    # After those, since an earlier one of the same name may be among them.
     yield revocation_record(what, name, revocation)
+    # Only among the oldest, so that the cost does not grow with the number of revocations.
+    yield from _forgotten(state, now, at_most=_TIDIED_PER_CHANGE, but=(what, name))
     # Only `tidy` makes it shorter: this may be a command with other settings than the server's.
     if lifetimes.own > noted.seconds:
         yield lifetime_record(Lifetime(lifetimes.own, noted.earlier_until))
@@ -139,10 +162,15 @@ def _extended(state: AuthState, lifetimes: Lifetimes, now: float) -> Iterator[Re
                 yield revocation_record(what, name, Revocation(revocation.before, until))
 
 
-def _forgotten(state: AuthState, now: float, at_most: int | None = None) -> Iterator[Record]:
+def _forgotten(
+    state: AuthState,
+    now: float,
+    at_most: int | None = None,
+    but: tuple[str, str] | None = None,
+) -> Iterator[Record]:
     for what in (REVOKED_JTI, REVOKED_SUBJECT):
         for name, revocation in islice(_revoked(state, what).items(), at_most):
-            if _is_forgotten(revocation, now):
+            if _is_forgotten(revocation, now) and (what, name) != but:
                 yield revocation_record(what, name, None)
 
 

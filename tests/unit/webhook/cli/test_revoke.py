@@ -10,7 +10,7 @@ import yaml
 from tests.unit.webhook.cli.cli_support import Leeway
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-AHEAD = TIME + r" \(now, and the leeway of 60s\)"
+AHEAD = TIME + r" \(now, and 60s for clocks that are ahead\)"
 JTI = "23c4d832-c540-422a-9e85-304452db3136"
 ACCOUNT = "system:serviceaccount:argo-run:loofah"
 

@@ -183,12 +183,12 @@ def test_simple_purges_expired_tokens() -> None:
     backend, store = prepared()
     provider = make_simple(store)
     old = provider.assign(store.user("a"), NOW)
-    kept = provider.assign(store.user("a"), NOW + 200)
-    new = provider.assign(store.user("b"), NOW + 2 * TTL - 150)
+    kept = provider.assign(store.user("a"), NOW + 300)
+    new = provider.assign(store.user("b"), NOW + 550)
     assert len(store.state.tokens) == 2
     assert_refused(provider, old, NOW)
-    assert provider.resolve(kept, NOW + 2 * TTL - 150) == "a"
-    assert provider.resolve(new, NOW + 2 * TTL - 150) == "b"
+    assert provider.resolve(kept, NOW + 550) == "a"
+    assert provider.resolve(new, NOW + 550) == "b"
     assert len([r for r in backend.load()[1] if r.kind == "token"]) == 2
 
 

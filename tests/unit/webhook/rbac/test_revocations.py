@@ -76,7 +76,12 @@ def revoke_account(store: AuthStore, subject: str = SUBJECT, now: float = NOW) -
         pytest.param(revoke_account, {"subject": SUBJECT + "x"}, False, id="another-account"),
         pytest.param(lambda s: revoke_jti(s, SUBJECT), {}, False, id="a-subject-is-no-jti"),
         pytest.param(lambda s: revoke_account(s, JTI), {}, False, id="a-jti-is-no-subject"),
-        pytest.param(lambda s: revoke_account(s, now=NOW + 0.9), {}, True, id="fraction"),
+        pytest.param(
+            lambda s: revoke_account(s, now=NOW + 0.1),
+            {"issued_at": int(NOW) + 1},
+            True,
+            id="fraction",
+        ),
     ],
 )
 def test_tokens_that_a_revocation_covers(
@@ -342,3 +347,54 @@ def test_no_revocation_undoes_another() -> None:
     assert store.state.revoked_subjects == {
         SUBJECT: Revocation(int(NOW) + 5, NOW + 5 + DAY + MARGIN_SECONDS)
     }
+
+
+@pytest.mark.parametrize(
+    ("leeway", "max_staleness", "seconds"),
+    [(60.0, None, 60.0), (0.0, None, 0.0), (60.0, 3.0, 60.0), (0.0, 3.0, 8.0), (10.0, 30.0, 35.0)],
+)
+def test_the_allowance_for_clocks(
+    leeway: float, max_staleness: float | None, seconds: float
+) -> None:
+    assert revocations.allowance(leeway, max_staleness) == seconds
+
+
+@pytest.mark.parametrize("behind", [0.0, 3.0, 4.9])
+def test_a_revoker_whose_clock_is_behind(behind: float) -> None:
+    """The tokens that the signer has issued before are refused; new ones work soon."""
+    store = AuthStore(MemoryBackend())
+    authenticator = authenticator_on(store)
+    before = token_of(good_claims(iat=int(NOW) - 1, nbf=int(NOW) - 1))
+    assert_accepted(authenticator.authenticate(before, [], NOW))
+    ahead = revocations.allowance(0.0, 3.0)
+    store.change(
+        revocations.revoke_subject,
+        SUBJECT,
+        Lifetimes(DAY, ahead=ahead),
+        NOW + 0.25 - behind,
+        is_account=True,
+    )
+    assert_refused(authenticator.authenticate(before, [], NOW), before, Reason.REVOKED)
+    # The signer waits until its own clock is past that, and then what it issues is accepted.
+    until = revocations.blocked_until(store.state, SUBJECT, NOW)
+    assert NOW < until <= NOW + ahead + 2
+    new = token_of(good_claims(iat=int(until), nbf=int(until), jti="new"))
+    assert_accepted(authenticator.authenticate(new, [], until))
+    early = token_of(good_claims(iat=int(until) - 1, nbf=int(until) - 1, jti="early"))
+    assert_refused(authenticator.authenticate(early, [], until), early, Reason.REVOKED)
+
+
+@pytest.mark.parametrize(
+    ("subject", "now", "until"),
+    [
+        pytest.param(SUBJECT, NOW, NOW + 1, id="the-same-second"),
+        pytest.param(SUBJECT, NOW + 0.9, NOW + 1, id="within-the-second"),
+        pytest.param(SUBJECT, NOW - 100, NOW + 1, id="behind"),
+        pytest.param(SUBJECT, NOW + 1, 0.0, id="past"),
+        pytest.param(SUBJECT + "x", NOW, 0.0, id="another-account"),
+    ],
+)
+def test_when_a_token_can_be_issued_again(subject: str, now: float, until: float) -> None:
+    store = AuthStore(MemoryBackend())
+    revoke_account(store)
+    assert revocations.blocked_until(store.state, subject, now) == until
