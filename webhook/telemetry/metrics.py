@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from webhook.errors import HandshakeFailure, Reason
 from webhook.skew.tracker import Estimate
+from webhook.telemetry.store_metrics import StoreMetrics
 from webhook.token.outcome import Authenticated, Outcome
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -220,6 +221,8 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+
+        self.store = StoreMetrics(self.registry)
 
     def count_over_limit(self, what: Limit) -> None:
         """Count one that was refused, closed or delayed because there were too many."""
