@@ -33,6 +33,18 @@ class KeyScheduleError(InvalidKeyError):
     """Keys that cannot be used together, or a step that their states do not allow."""
 
 
+class MissingEncryptionKeyError(InvalidKeyError):
+    """What is stored needs an encryption key that is not here."""
+
+
+class SealedRecordError(InvalidKeyError):
+    """A stored signing key or schedule that is not authentic: damaged, or written by others."""
+
+
+class RestoredScheduleError(InvalidKeyError):
+    """A stored schedule that is older than one that was in use, or that nobody has kept."""
+
+
 class UnsafeStepError(KeyScheduleError):
     """A step that would break tokens which are in use.
 

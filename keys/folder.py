@@ -1,13 +1,15 @@
 """Reads the folder of signing keys: a PEM file for each key, and ``schedule.json``.
 
 The schedule has the state of each key. Its members ``until``, ``published``, ``clock`` and
-``making`` can be missing, as in schedules of Leeway 0.1.
+``making`` can be missing, as in schedules of Leeway 0.1. With ``movedTo`` the keys have moved to a
+store; an older Leeway does not read such a schedule.
 
 Invariants:
 
 1. The folder is read as it was at one moment, even if another process changes it meanwhile.
 2. A key that the schedule does not name signs nothing, unless it is the only one and there is no
    schedule.
+3. Keys that have moved sign nothing here. They still verify.
 """
 
 import os
@@ -48,12 +50,14 @@ class Schedule(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, f
     """The content of ``schedule.json``.
 
     ``clock`` is that of ``Keyring``. ``making`` is the kid of a key whose file is being created; it
-    is not in use before the schedule names the file.
+    is not in use before the schedule names the file. ``moved_to`` is the kind of store in which the
+    keys are now, empty if they are here.
     """
 
     keys: tuple[ScheduleEntry, ...]
     clock: UnixSeconds = 0
     making: str = ""
+    moved_to: str = msgspec.field(default="", name="movedTo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +65,15 @@ class FolderContents:
     """The content of the folder.
 
     ``files`` has the names of the keys' files by kid, ``gone`` the entries of retired keys without
-    a file. ``making`` is that of ``Schedule``, and ``text`` is the schedule as it was read, empty
-    if there is no file.
+    a file. ``making`` and ``moved_to`` are those of ``Schedule``, and ``text`` is the schedule as it
+    was read, empty if there is no file.
     """
 
     keyring: Keyring
     files: dict[str, str]
     gone: tuple[ScheduleEntry, ...]
     making: str
+    moved_to: str
     text: bytes
 
 
@@ -149,8 +154,17 @@ def _read(directory: Path, text: bytes) -> FolderContents:
     files = {key.kid: name for name, key in found.items()}
     places = {entry.kid: place for place, entry in enumerate(schedule.keys)}
     keys = sorted(found.values(), key=lambda key: (key.since, places.get(key.kid, len(places))))
-    keyring = Keyring(tuple(keys), schedule.clock)
-    return FolderContents(keyring, files, gone, schedule.making, text)
+    refusal = _moved(directory, schedule.moved_to) if schedule.moved_to else ""  # Invariant 3.
+    keyring = Keyring(tuple(keys), schedule.clock, refusal)
+    return FolderContents(keyring, files, gone, schedule.making, schedule.moved_to, text)
+
+
+def _moved(directory: Path, to: str) -> str:
+    return (
+        f"the signing keys of {directory} have moved to the {to[:32]} store, so nothing is signed "
+        f"with the copies here; set `keys.store: {to[:32]}` in leeway.yaml and restart, or bring "
+        "the keys back with `leeway keys move --to folder`"
+    )
 
 
 def _read_keys(paths: list[Path], schedule: Schedule) -> dict[str, ScheduledKey]:

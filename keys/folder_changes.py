@@ -9,6 +9,7 @@ Invariants:
    has read.
 4. A key that has signed here and will never sign again loses its private half. Verification does
    not need it, and someone who gets access to the folder later cannot sign with the key.
+5. Keys that have moved to a store are not changed here.
 
 The lock is ``flock``. Linux passes it on to the servers of NFS and of most other network file
 systems. If a mount keeps it local (``local_lock=flock``), the comparison of invariant 3 remains: of
@@ -20,7 +21,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,7 @@ from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.pem import generate_signing_key, private_key_pem, public_key_pem
 from keys.rotation import (
     FORGET_SECONDS,
+    KeyChange,
     RotationPolicy,
     Step,
     StepKind,
@@ -57,19 +58,8 @@ from keys.rotation import (
 _LOCK_SECONDS: Final = 10.0
 # Temporary files of ``keys.files``. They can contain a private key.
 _UNFINISHED: Final = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
+_SIGNS: Final = (KeyState.PENDING, KeyState.ACTIVE)
 _NEVER_SIGNS_AGAIN: Final = (KeyState.VERIFY_ONLY, KeyState.RETIRED)
-
-
-@dataclass(frozen=True, slots=True)
-class FolderChange:
-    """The keys after a change, and the steps that were taken, each with its key.
-
-    ``broken`` is what a forced step has broken, empty for nothing.
-    """
-
-    keyring: Keyring
-    steps: tuple[Step, ...]
-    broken: str = ""
 
 
 def generate_key(directory: Path, algorithm: str, now: int) -> ScheduledKey:
@@ -91,9 +81,7 @@ def write_schedule(directory: Path, now: int) -> None:
         folder.write(folder.keyring)
 
 
-def advance(
-    directory: Path, policy: RotationPolicy, now: int, *, held: bool = False
-) -> FolderChange:
+def advance(directory: Path, policy: RotationPolicy, now: int, *, held: bool = False) -> KeyChange:
     """Update the times in the schedule if they lag behind, and take the steps that are due.
 
     While steps are ``held``, only the end of the last token is updated. Any number of processes can
@@ -105,12 +93,10 @@ def advance(
         steps = []
         while not held and (step := due_step(folder.keyring, policy, now)) is not None:
             steps.append(folder.take(step, policy, now))
-        return FolderChange(folder.keyring, tuple(steps))
+        return KeyChange(folder.keyring, tuple(steps))
 
 
-def rotate(
-    directory: Path, policy: RotationPolicy, now: int, *, force: bool = False
-) -> FolderChange:
+def rotate(directory: Path, policy: RotationPolicy, now: int, *, force: bool = False) -> KeyChange:
     """Take one step on request. Raises UnsafeStepError, and the errors of ``advance``."""
     with _locked(directory, now) as folder:
         step = requested_step(folder.keyring, policy, now, force=force)
@@ -119,30 +105,30 @@ def rotate(
 
 def retire(
     directory: Path, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
-) -> FolderChange:
+) -> KeyChange:
     """Retire a key; nothing happens if it is retired.
 
     Raises UnsafeStepError, and the errors of ``advance``.
     """
     with _locked(directory, now) as folder:
         if folder.keyring.key(kid).state is KeyState.RETIRED:
-            return FolderChange(folder.keyring, ())
+            return KeyChange(folder.keyring)
         return _taken(folder, Step(StepKind.RETIRE, kid), policy, now, force=force)
 
 
 def _taken(
-    folder: "_Folder", step: Step, policy: RotationPolicy, now: int, *, force: bool
-) -> FolderChange:
+    folder: "KeyFolder", step: Step, policy: RotationPolicy, now: int, *, force: bool
+) -> KeyChange:
     broken = ""
     key = folder.keyring.key(step.kid) if step.kid else None
     # A pending key can be retired without breaking anything.
     if key and (step.kind is StepKind.ACTIVATE or key.state is not KeyState.PENDING):
         broken = what_breaks(key, policy, now)
     taken = folder.take(step, policy, now, force=force)
-    return FolderChange(folder.keyring, (taken,), broken)
+    return KeyChange(folder.keyring, (taken,), broken)
 
 
-class _Folder:
+class KeyFolder:
     """The folder, in the process that holds its lock (invariant 3)."""
 
     def __init__(self, directory: Path, now: int) -> None:
@@ -152,11 +138,55 @@ class _Folder:
         self._files = found.files
         self._gone = found.gone
         self._text = found.text
+        self.moved_to = found.moved_to
         self._private = {key.kid for key in found.keyring.keys if key.signing_key}
         self._remove_unfinished()
         if found.making:
             self._finish(found.making, now)
         self._drop_private_halves()
+
+    def require_here(self) -> None:
+        """Raise KeyScheduleError if the keys have moved to a store (invariant 5)."""
+        if self.moved_to:
+            raise KeyScheduleError(self.keyring.refusal)
+
+    def move_away(self, to: str) -> None:
+        """Record that the keys are in a store, and then drop their private halves here."""
+        self.moved_to = to
+        self.write(self.keyring)
+        for key in self.keyring.keys:
+            if key.kid in self._private and key.state in _SIGNS:
+                self._drop_private_half(key)
+
+    def copy_back(self, keyring: Keyring) -> None:
+        """Write the files of keys that come back from a store, where they are not in use yet.
+
+        Raises KeyScheduleError if there are keys here that have not moved.
+        """
+        if not self.moved_to:
+            if self.keyring.keys:
+                names = ", ".join(key.kid for key in self.keyring.keys)
+                raise KeyScheduleError(
+                    f"{self._directory} has signing keys that have not moved ({names}); move its "
+                    "files elsewhere first, or use another data directory"
+                )
+            self.moved_to = "etcd"
+            self.write(self.keyring)
+        for key in keyring.keys:
+            path = self._directory / self._files.setdefault(key.kid, f"{key.kid}.pem")
+            if key.signing_key is not None:
+                replace_file(path, private_key_pem(key.signing_key.private_key), 0o600)
+                self._private.add(key.kid)
+            elif not path.exists():
+                replace_file(path, public_key_pem(key.verification_key.public_key), 0o600)
+
+    def move_back(self, keyring: Keyring) -> None:
+        """Use the keys here, in their states in the store; ``copy_back`` has written them."""
+        for kid in self._files.keys() - {key.kid for key in keyring.keys}:
+            # It was forgotten in the store; a file without an entry would verify again.
+            (self._directory / self._files.pop(kid)).unlink(missing_ok=True)
+        self.moved_to = ""
+        self.write(keyring)
 
     def add(self, key: SigningKey, now: int) -> ScheduledKey:
         """Write a new key to disk, and then to the schedule (invariant 1)."""
@@ -202,7 +232,8 @@ class _Folder:
         ]
         # A copy of a retired key must have no effect, even after its file is gone.
         self._gone = tuple(e for e in self._gone if keyring.clock - e.since <= FORGET_SECONDS)
-        text = render_schedule(Schedule((*entries, *self._gone), keyring.clock, making))
+        schedule = Schedule((*entries, *self._gone), keyring.clock, making, self.moved_to)
+        text = render_schedule(schedule)
         path = self._directory / SCHEDULE_FILE
         if schedule_text(self._directory) != self._text:  # Invariant 3.
             raise KeyScheduleError(f"another process has changed {path}; try again")
@@ -238,19 +269,33 @@ class _Folder:
             # A key without ``until`` was copied into the folder, and may be the only copy.
             ours = key.until is not None
             if key.state in _NEVER_SIGNS_AGAIN and ours and key.kid in self._private:
-                path = self._directory / self._files[key.kid]
-                replace_file(path, public_key_pem(key.verification_key.public_key))
-                self._private.discard(key.kid)
+                self._drop_private_half(key)
+
+    def _drop_private_half(self, key: ScheduledKey) -> None:
+        path = self._directory / self._files[key.kid]
+        replace_file(path, public_key_pem(key.verification_key.public_key))
+        self._private.discard(key.kid)
 
 
 @contextmanager
-def _locked(directory: Path, now: int) -> Iterator[_Folder]:
+def _locked(directory: Path, now: int) -> Iterator[KeyFolder]:
+    with locked_folder(directory, now) as folder:
+        folder.require_here()
+        yield folder
+
+
+@contextmanager
+def locked_folder(directory: Path, now: int) -> Iterator[KeyFolder]:
+    """Open a folder for changes, even if its keys have moved.
+
+    Raises the errors of ``load_keyring``, and KeyFileError if the folder stays locked.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             lock_folder(descriptor, directory, _LOCK_SECONDS)
         except TimeoutError as error:
             raise KeyFileError(str(error)) from error
-        yield _Folder(directory, now)
+        yield KeyFolder(directory, now)
     finally:
         os.close(descriptor)

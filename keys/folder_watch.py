@@ -3,7 +3,7 @@
 Invariants:
 
 1. The keys in use are those of one folder that could be read completely: a broken one changes
-   nothing.
+   nothing. Keys that have moved to a store verify, and sign nothing.
 2. A jump of the clock causes no step: after it, steps wait for as long as a new key does, by a
    clock that does not jump. Meanwhile keys sign, so the end of their tokens is still recorded.
 
@@ -14,6 +14,7 @@ their next poll.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from threading import Lock
 from time import monotonic, time
@@ -68,7 +69,8 @@ class KeyFolderWatcher:
         self._offset = clock() - steady()
         self._held_until = self._retry_at = steady()
         self._changes = ChangeDetector(lambda: folder_stamp(directory), self._reload, steady)
-        self._keyring = load_keyring(directory)
+        self._stored = load_keyring(directory)
+        self._keyring = self._stored.without(policy.refused)
         self._polling = Lock()
         self._thread = PeriodicThread(poll_seconds, self.poll, "leeway-keys")
 
@@ -76,6 +78,10 @@ class KeyFolderWatcher:
     def keyring(self) -> Keyring:
         """The keys in use."""
         return self._keyring
+
+    def proof(self) -> float:
+        """Return infinity: the keys in use are those of the folder."""
+        return inf
 
     def start(self) -> None:
         """Take the steps that are due, then follow the folder; in a server after the fork."""
@@ -100,6 +106,7 @@ class KeyFolderWatcher:
             # A token of the old lifetime can have been signed since the last poll.
             longest = max(policy.token_seconds, self._policy.token_seconds)
             self._policy = policy
+            self._take_over(self._stored)
             self._retry_at = self._steady()
             self._advance(replace(policy, token_seconds=longest), held=True)
 
@@ -123,7 +130,7 @@ class KeyFolderWatcher:
     def _reload(self) -> bool:
         try:
             keyring = load_keyring(self._directory)
-            if self._keyring.active is not None:
+            if self._stored.active is not None and not keyring.refusal:
                 # Invariant 1. A folder whose mount is gone is empty.
                 keyring.signing_key()
         except (KeysError, OSError) as error:
@@ -138,11 +145,12 @@ class KeyFolderWatcher:
         self._take_over(keyring)
         return True
 
-    def _take_over(self, keyring: Keyring) -> None:
-        if _content(keyring) != _content(self._keyring):
+    def _take_over(self, stored: Keyring) -> None:
+        keyring = stored.without(self._policy.refused)
+        if keyring.content() != self._keyring.content():
             self._on_change(keyring)
         # At the end, so that a failure of ``on_change`` is tried again.
-        self._keyring = keyring
+        self._stored, self._keyring = stored, keyring
 
     def _watch_clock(self) -> None:
         # Invariant 2.
@@ -158,8 +166,8 @@ class KeyFolderWatcher:
         self._offset = offset
 
     def _advance(self, policy: RotationPolicy, *, held: bool) -> None:
-        now, keyring = int(self._clock()), self._keyring
-        if self._problem or self._steady() < self._retry_at:
+        now, keyring = int(self._clock()), self._stored
+        if keyring.refusal or self._problem or self._steady() < self._retry_at:
             return
         due = not held and due_step(keyring, policy, now) is not None
         if not due and not are_times_outdated(keyring, policy, now, held=held):
@@ -196,8 +204,3 @@ class KeyFolderWatcher:
                 problem,
             )
         self._step_problem = problem
-
-
-def _content(keyring: Keyring) -> list[tuple[object, ...]]:
-    """Return what two keyrings are compared by: keys themselves are compared by identity."""
-    return [(key.kid, key.state, key.signing_key is not None) for key in keyring.keys]

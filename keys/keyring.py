@@ -7,6 +7,7 @@ Invariants:
 3. A keyring is immutable; a step of ``keys.rotation`` returns a new one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -55,11 +56,13 @@ class ScheduledKey:
 class Keyring:
     """The scheduled keys of one issuer, in the order in which they were added.
 
-    ``clock`` is the latest time (Unix seconds) at which the schedule was written.
+    ``clock`` is the latest time (Unix seconds) at which the schedule was written. ``refusal`` is
+    why nothing is signed, although a key may be active; empty if a key signs.
     """
 
     keys: tuple[ScheduledKey, ...] = ()
     clock: int = 0
+    refusal: str = ""
 
     def __post_init__(self) -> None:
         kids = [key.kid for key in self.keys]
@@ -71,7 +74,7 @@ class Keyring:
                 f"{len(active)} signing keys are active, one is allowed; "
                 "make the others verify-only in schedule.json"
             )
-        if active and active[0].signing_key is None:
+        if active and active[0].signing_key is None and not self.refusal:
             raise KeyScheduleError(
                 f"the active key {active[0].kid} has no private key to sign with"
             )
@@ -82,7 +85,9 @@ class Keyring:
         return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
 
     def signing_key(self) -> SigningKey:
-        """Return the active key. Raises KeyScheduleError if no key is."""
+        """Return the active key. Raises KeyScheduleError if no key signs."""
+        if self.refusal:
+            raise KeyScheduleError(self.refusal)
         active = self.active
         if active is None or active.signing_key is None:
             raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
@@ -114,3 +119,29 @@ class Keyring:
         added = ScheduledKey(key.verification_key, key, state, moment)
         # Invariant 3.
         return replace(self, keys=(*self.keys, added), clock=moment)
+
+    def refusing(self, why: str) -> "Keyring":
+        """Return a keyring with the same keys that signs nothing, and says why."""
+        return replace(self, refusal=why)
+
+    def without(self, refused: Collection[str]) -> "Keyring":
+        """Return a keyring in which the keys with these kids neither sign nor verify."""
+        if not any(key.kid in refused for key in self.keys):
+            return self
+        keys = tuple(
+            replace(key, state=KeyState.RETIRED, signing_key=None) if key.kid in refused else key
+            for key in self.keys
+        )
+        active, refusal = self.active, self.refusal
+        if active is not None and active.kid in refused:
+            refusal = (
+                f"key {active.kid} is active, and keys.refused in leeway.yaml names it, so nothing "
+                "is signed; let another key take over with `leeway keys rotate`, and then `leeway "
+                "keys rotate --force`"
+            )
+        return Keyring(keys, self.clock, refusal)
+
+    def content(self) -> tuple[object, ...]:
+        """Return what two keyrings are compared by: keys themselves are compared by identity."""
+        keys = [(key.kid, key.state, key.signing_key is not None) for key in self.keys]
+        return (self.refusal, *keys)

@@ -12,7 +12,8 @@ Invariants:
 3. Recorded times never decrease, and safety is judged by the present clock: if it is set back, a
    wait becomes longer, never shorter. ``keys.folder_watch`` notices if it is set forward.
 4. Only a forced step can break 1 and 2, and no step retires the active key.
-5. No step makes or activates a key of an algorithm that is not allowed.
+5. No step makes or activates a key of an algorithm that is not allowed, or activates one that is
+   refused.
 
 >>> from keys.pem import generate_signing_key
 >>> policy = RotationPolicy(jwks_max_age=3600, token_seconds=3600, rotate_every=86400)
@@ -57,7 +58,8 @@ class RotationPolicy:
 
     With ``rotate_every`` 0 there is no automatic rotation. ``algorithm`` is that of new keys; empty
     means the active key's. Where a signer signs for API servers, ``refresh_hint`` is how often
-    they fetch the keys, and ``algorithms`` are those of the keys that they accept.
+    they fetch the keys, and ``algorithms`` are those of the keys that they accept. The keys with
+    the kids ``refused`` neither sign nor verify.
     """
 
     jwks_max_age: int
@@ -66,6 +68,7 @@ class RotationPolicy:
     algorithm: str = ""
     refresh_hint: int = 0
     algorithms: tuple[str, ...] = ALGORITHMS
+    refused: frozenset[str] = frozenset()
 
     @property
     def publish_seconds(self) -> int:
@@ -169,6 +172,18 @@ def requested_step(
     return Step(StepKind.PUBLISH)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """The keys after a change, and the steps that were taken, each with its key.
+
+    ``broken`` is what a forced step has broken, empty for nothing.
+    """
+
+    keyring: Keyring
+    steps: tuple[Step, ...] = ()
+    broken: str = ""
+
+
 def activated(
     keyring: Keyring, kid: str, policy: RotationPolicy, now: int, *, force: bool = False
 ) -> Keyring:
@@ -180,6 +195,10 @@ def activated(
     if key.state is not KeyState.PENDING:
         raise KeyScheduleError(f"key {kid} is {key.state}; only a pending key can become active")
     require_allowed(key.verification_key.algorithm, policy)  # Invariant 5.
+    if kid in policy.refused:
+        raise KeyScheduleError(
+            f"key {kid} cannot become active, because keys.refused in leeway.yaml names it"
+        )
     if not force:
         _require_safe(keyring, key, policy, now)  # Invariant 1.
     moment = max(now, keyring.clock)  # Invariant 3.
@@ -231,11 +250,17 @@ def forgotten(keyring: Keyring, kid: str) -> Keyring:
 
 
 def with_times(
-    keyring: Keyring, policy: RotationPolicy, now: int, *, held: bool = False
+    keyring: Keyring,
+    policy: RotationPolicy,
+    now: int,
+    *,
+    held: bool = False,
+    latest: int | None = None,
 ) -> Keyring:
     """Record the time, and when the last token that the active key can have signed expires.
 
-    While steps are ``held`` because the clock may be wrong, the time is not recorded.
+    While steps are ``held`` because the clock may be wrong, the time is not recorded. It is not
+    recorded as later than ``latest``, if that is given.
     """
     moment = max(now, keyring.clock)
     until = moment + policy.keep_seconds
@@ -243,6 +268,8 @@ def with_times(
         replace(key, until=max(key.until or 0, until)) if key.state is KeyState.ACTIVE else key
         for key in keyring.keys
     )
+    if latest is not None:
+        moment = max(keyring.clock, min(moment, latest))
     return Keyring(keys, keyring.clock if held else moment)
 
 
@@ -318,7 +345,7 @@ def _published(key: ScheduledKey, policy: RotationPolicy) -> int | None:
 
 
 def _is_allowed(key: ScheduledKey, policy: RotationPolicy) -> bool:
-    return key.verification_key.algorithm in policy.algorithms
+    return key.verification_key.algorithm in policy.algorithms and key.kid not in policy.refused
 
 
 def _is_ready(key: ScheduledKey, policy: RotationPolicy, now: int) -> bool:

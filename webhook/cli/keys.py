@@ -10,12 +10,12 @@ from typing import Final
 import click
 import msgspec
 
-from keys.folder_changes import FolderChange, generate_key, retire, rotate
+from keys.folder_changes import generate_key, retire, rotate
 from keys.jwk import jwks_document
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
 from keys.pem import ALGORITHMS
-from keys.rotation import RotationPolicy, StepKind, next_step, require_allowed
+from keys.rotation import KeyChange, RotationPolicy, StepKind, next_step, require_allowed
 from webhook.assembly import keyring_of, rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
@@ -128,12 +128,12 @@ def jwks(data_dir: Path, output: str) -> None:
     show(msgspec.json.decode(document), msgspec.json.format(document, indent=2).decode(), output)
 
 
-def _audit(data_dir: Path, action: str, changed: FolderChange, *, force: bool) -> None:
+def _audit(data_dir: Path, action: str, changed: KeyChange, *, force: bool) -> None:
     for step in changed.steps:
         audit(data_dir, action, kid=step.kid, step=step.kind.value, force=force)
 
 
-def _print_steps(changed: FolderChange, policy: RotationPolicy, now: int) -> None:
+def _print_steps(changed: KeyChange, policy: RotationPolicy, now: int) -> None:
     if changed.broken:
         say(f"leeway: warning: {changed.broken}", err=True)
     for step in changed.steps:

@@ -13,10 +13,10 @@ import keys.folder
 import keys.folder_changes
 from keys.errors import KeyFileError, KeyScheduleError, UnsafeStepError
 from keys.folder import folder_stamp, load_keyring, read_folder
-from keys.folder_changes import FolderChange, advance, generate_key, retire, rotate
+from keys.folder_changes import advance, generate_key, retire, rotate
 from keys.keyring import KeyState
 from keys.pem import parse_public_keys, private_key_pem
-from keys.rotation import FORGET_SECONDS, MARK_SECONDS, RotationPolicy, Step, StepKind
+from keys.rotation import FORGET_SECONDS, KeyChange, MARK_SECONDS, RotationPolicy, Step, StepKind
 from tests.support import as_json, signing_key
 
 DAY = 86400
@@ -75,7 +75,7 @@ def test_the_life_of_a_key_by_hand(folder: Path) -> None:
     ids=["activate-early", "retire-pending"],
 )
 def test_a_forced_step_says_what_it_breaks(
-    folder: Path, act: Callable[[Path, str], FolderChange], broken: str
+    folder: Path, act: Callable[[Path, str], KeyChange], broken: str
 ) -> None:
     kid = rotate(folder, POLICY, T).steps[0].kid
     changed = act(folder, kid)
