@@ -65,8 +65,8 @@ class FolderContents:
     """The content of the folder.
 
     ``files`` has the names of the keys' files by kid, ``gone`` the entries of retired keys without
-    a file. ``making`` and ``moved_to`` are those of ``Schedule``, and ``text`` is the schedule as it
-    was read, empty if there is no file.
+    a file. ``making`` and ``moved_to`` are those of ``Schedule``, and ``text`` is the schedule as
+    it was read, empty if there is no file.
     """
 
     keyring: Keyring

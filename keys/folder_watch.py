@@ -167,7 +167,11 @@ class KeyFolderWatcher:
 
     def _advance(self, policy: RotationPolicy, *, held: bool) -> None:
         now, keyring = int(self._clock()), self._stored
-        if keyring.refusal or self._problem or self._steady() < self._retry_at:
+        if keyring.refusal:
+            # The keys have moved, which the keyring says.
+            self._step_problem = ""
+            return
+        if self._problem or self._steady() < self._retry_at:
             return
         due = not held and due_step(keyring, policy, now) is not None
         if not due and not are_times_outdated(keyring, policy, now, held=held):

@@ -96,8 +96,7 @@ def unseal_schedule(
     if schedule.store != store:  # Invariant 3.
         raise SealedRecordError(
             f"{_NAME} was written for store {schedule.store[:64]!r}, and this is store "
-            f"{store[:64]!r}; {_RESTORE}, or after a restore into a new cluster run `leeway keys "
-            "accept --restored`"
+            f"{store[:64]!r}; {_RESTORE}"
         )
     return schedule, encryption_key.id
 

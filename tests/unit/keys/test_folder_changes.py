@@ -16,7 +16,7 @@ from keys.folder import folder_stamp, load_keyring, read_folder
 from keys.folder_changes import advance, generate_key, retire, rotate
 from keys.keyring import KeyState
 from keys.pem import parse_public_keys, private_key_pem
-from keys.rotation import FORGET_SECONDS, KeyChange, MARK_SECONDS, RotationPolicy, Step, StepKind
+from keys.rotation import FORGET_SECONDS, MARK_SECONDS, KeyChange, RotationPolicy, Step, StepKind
 from tests.support import as_json, signing_key
 
 DAY = 86400
