@@ -221,7 +221,7 @@ def _visited(number: int) -> tuple[bytes, bytes]:
 
 @contextmanager
 def _world(path: Path, sizes: Sizes, tokens: _Tokens) -> Iterator[_World]:
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     try:
         store.change(lambda _: _records(sizes))
         ask_all(store)

@@ -191,7 +191,7 @@ def _filled(path: Path, users: int) -> AuthStore:
     for number in range(users):
         roles = (_HOT,) if number < _HOLDERS else _role_set(number, others)
         records.append(user_record(User(f"user{number}", b"$2b$10$" + b"x" * 53, roles, 1)))
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     store.change(lambda _: records)
     ask_all(store)
     return store
@@ -232,7 +232,7 @@ def _resident_of(path: Path) -> float:
 
 def _resident_mb(path: Path) -> float:
     """Open a store, let every user ask, and return the memory of this process (10**6 bytes)."""
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     ask_all(store)
     status = Path("/proc/self/status").read_text("ascii")
     kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))

@@ -84,7 +84,7 @@ def _grants_in_etcd(
 def _grants_in_leeway(
     path: Path, grants: dict[str, list[tuple[bytes, bytes]]], users: int, rounds: int
 ) -> tuple[list[float], list[float]]:
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     records = [role_record(role) for role in grants]
     for role, spans in grants.items():
         records += [

@@ -251,7 +251,7 @@ def store_of(
     path = sqlite_file(data_dir, configuration)
     if path is None:
         raise ConfigurationError("store.etcd cannot be used yet; store.sqlite is allowed")
-    store = AuthStore(SQLiteBackend(path, create=create, read_only=read_only))
+    store = AuthStore.loaded(SQLiteBackend(path, create=create, read_only=read_only))
     if not (create or store.state.revision):
         store.close()
         raise StoreError(

@@ -61,7 +61,7 @@ class StoreSide:
                 time.sleep(0.1)
 
     def _open(self) -> AuthStore:
-        return AuthStore(SQLiteBackend(self._machine.database, create=False))
+        return AuthStore.loaded(SQLiteBackend(self._machine.database, create=False))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -36,7 +36,7 @@ for line in sys.stdin:
     pid = os.fork()
     if not pid:
         try:
-            store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
+            store = AuthStore.loaded(SQLiteBackend(Path(sys.argv[1])))
             for number in count():
                 try:
                     store.change(changes.add_user, f"{prefix}-{number}")
@@ -56,7 +56,7 @@ for line in sys.stdin:
 @pytest.mark.bad_input(47)
 def test_writers_killed_beside_one_another(tmp_path: Path) -> None:
     database = tmp_path / "store.db"
-    follower = AuthStore(SQLiteBackend(database))
+    follower = AuthStore.loaded(SQLiteBackend(database))
     rng = random.Random(SEED)
     acknowledged: set[str] = set()
     with subprocess.Popen(
@@ -93,7 +93,7 @@ def test_writers_killed_beside_one_another(tmp_path: Path) -> None:
                     acknowledged.add(values[0])
                     latest = max(latest, int(values[1]))
             started = time.monotonic()
-            store = AuthStore(SQLiteBackend(database))
+            store = AuthStore.loaded(SQLiteBackend(database))
             assert time.monotonic() - started < 3.0, where
             assert acknowledged <= store.state.users.keys(), where
             assert len(store.state.users) == store.revision - 1 >= latest - 1, where

@@ -242,13 +242,12 @@ def test_one_transaction_with_more_tombstones_than_are_kept(
 
 def test_unread_commits_are_reported_until_they_are_read(place: Place) -> None:
     ours, theirs = place.open(), place.open()
-    ours.load()
-    ours.applied()
+    ours.applied(ours.load()[0])
     theirs.commit(0, [A])
     assert ours.unread()
     assert ours.changes(0) == (1, [A])
     assert ours.unread()  # changes that were read and not applied are not in use
-    ours.applied()
+    ours.applied(1)
     theirs.commit(1, [B])
     assert ours.unread()
     assert contents(ours) == (2, {A, B})
@@ -289,7 +288,7 @@ def test_any_thread_can_use_a_backend(place: Place) -> None:
 def test_an_unlocked_backend_is_read_with_and_without_waiting(place: Place, wait: bool) -> None:
     backend = place.open()
     backend.commit(0, [A])
-    assert backend.load(wait=wait) == backend.changes(0, wait=wait) == (1, [A])
+    assert backend.load() == backend.changes(0, wait=wait) == (1, [A])
 
 
 # SQLite only.
@@ -297,8 +296,7 @@ def test_an_unlocked_backend_is_read_with_and_without_waiting(place: Place, wait
 
 def test_sqlite_reports_no_change_without_a_commit(database: Path) -> None:
     ours, theirs = SQLiteBackend(database), SQLiteBackend(database)
-    ours.load()
-    ours.applied()
+    ours.applied(ours.load()[0])
     assert not ours.unread()
     theirs.load()
     with pytest.raises(ConflictError):
@@ -308,7 +306,7 @@ def test_sqlite_reports_no_change_without_a_commit(database: Path) -> None:
     assert ours.unread()
     ours.changes(0)
     assert ours.unread()
-    ours.applied()
+    ours.applied(1)
     assert not ours.unread()
     ours.close()
     theirs.close()
@@ -320,7 +318,7 @@ from pathlib import Path
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-store = AuthStore(SQLiteBackend(Path(sys.argv[1])))
+store = AuthStore.loaded(SQLiteBackend(Path(sys.argv[1])))
 print("ready", flush=True)
 for line in sys.stdin:
     name = line.strip()
@@ -333,7 +331,7 @@ for line in sys.stdin:
 
 def test_sqlite_shows_commits_of_other_processes_at_once(database: Path) -> None:
     """Every request checks for changes, so a commit applies to the next request in any worker."""
-    store = AuthStore(SQLiteBackend(database))
+    store = AuthStore.loaded(SQLiteBackend(database))
     with subprocess.Popen(
         [sys.executable, "-c", _OTHER_PROCESS, str(database)],
         stdin=subprocess.PIPE,

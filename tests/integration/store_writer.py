@@ -60,7 +60,7 @@ def _token(turn: int, user: str) -> Record:
 
 
 def _write(path: Path, first: int) -> None:
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     for number in count(first):
         os.write(1, b"begin %d\n" % number)
         operate(store, number)

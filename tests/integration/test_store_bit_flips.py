@@ -24,7 +24,7 @@ HEADER_BYTES = 100
 
 def write_store(path: Path) -> None:
     """Fill a few pages: some records span two, and some pages have been freed."""
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     for name in ("root", "r", "s"):
         store.change(changes.add_role, name)
     for number in range(12):
@@ -47,7 +47,7 @@ def write_store(path: Path) -> None:
 
 
 def state_of(path: Path) -> tuple[object, ...]:
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     try:
         state = store.state
         return (

@@ -57,7 +57,7 @@ def document(role: str, users: int) -> dict[str, Any]:
 
 def content(data_dir: Path) -> dict[str, Any]:
     """Return the document of a store, without what says where it is from."""
-    with closing(AuthStore(SQLiteBackend(data_dir / "auth.db", create=False))) as store:
+    with closing(AuthStore.loaded(SQLiteBackend(data_dir / "auth.db", create=False))) as store:
         members: dict[str, Any] = json.loads(msgspec.json.encode(document_of(store.state)))
     del members["metadata"]
     members["users"].sort(key=lambda user: user["name"])

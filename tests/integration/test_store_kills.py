@@ -82,8 +82,8 @@ def contents(store: AuthStore) -> tuple[object, ...]:
 @pytest.mark.bad_input(47)
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     database = tmp_path / "store.db"
-    follower = AuthStore(SQLiteBackend(database))
-    model = AuthStore(MemoryBackend())
+    follower = AuthStore.loaded(SQLiteBackend(database))
+    model = AuthStore.loaded(MemoryBackend())
     rng = random.Random(SEED)
     done, revision, interrupted, kept, slowest = 0, 0, 0, 0, 0.0
     with writers(database) as warm:
@@ -93,7 +93,7 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
             longest = LONGEST_SECONDS / (10 if kill % 2 else 1)
             begun, acknowledged = warm.kill_one(done, rng.uniform(0, longest))
             started = time.monotonic()
-            store = AuthStore(SQLiteBackend(database))
+            store = AuthStore.loaded(SQLiteBackend(database))
             slowest = max(slowest, time.monotonic() - started)
             assert_within(slowest, OPENS_WITHIN_SECONDS)
             for number in range(done, acknowledged + 1):

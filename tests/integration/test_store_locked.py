@@ -15,7 +15,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.ranges import from_wire
-from webhook.rbac.records import TokenRecord, token_record
+from webhook.rbac.records import Backend, TokenRecord, token_record
 from webhook.server.request.refreshing import Refreshing
 
 TOKEN = token_record(b"d" * 32, TokenRecord("u", 0.0))
@@ -24,7 +24,7 @@ KEY = from_wire(b"k", b"")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[AuthStore]:
-    found = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    found = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     found.change(changes.add_role, "r")
     found.change(changes.add_user, "u", b"hash")
     found.change(changes.grant_role, "u", "r")
@@ -126,12 +126,12 @@ def test_opening_a_locked_database_says_so(
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        AuthStore(SQLiteBackend(tmp_path / "store.db"))
+        AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     assert_within(time.monotonic() - started, 2.0)
     other.execute("ROLLBACK")
     # A database can be opened during a write.
     other.execute("BEGIN IMMEDIATE")
-    reader = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    reader = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     assert may_read(reader)
     reader.close()
 
@@ -139,7 +139,7 @@ def test_opening_a_locked_database_says_so(
 def test_changes_are_read_once_the_lock_is_released(
     tmp_path: Path, store: AuthStore, other: sqlite3.Connection
 ) -> None:
-    theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    theirs = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
     other.execute("BEGIN EXCLUSIVE")
@@ -170,21 +170,21 @@ def test_an_unfinished_commit_is_not_a_change(
     assert store.user("u")
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        pytest.param(lambda backend, **how: backend.changes(0, **how), id="changes"),
-        pytest.param(lambda backend, **how: backend.load(**how), id="load"),
-    ],
-)
+READS: dict[str, Callable[[Backend], object]] = {
+    "changes": lambda backend: backend.changes(0),
+    "load": lambda backend: backend.load(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_a_refresh_never_waits(
-    store: AuthStore, other: sqlite3.Connection, read: Callable[..., object]
+    store: AuthStore, other: sqlite3.Connection, read: Callable[[Backend], object]
 ) -> None:
-    backend = store._backend
+    backend = store.backend
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        read(backend, wait=False)
+        backend.changes(0, wait=False)
     assert_within(time.monotonic() - started, 0.2)
     other.execute("ROLLBACK")
     # That one did not wait; the next one does.
@@ -200,7 +200,7 @@ def test_changes_are_not_missed_after_a_failed_read(
     tmp_path: Path, store: AuthStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Locked between the check for changes and the reading of them."""
-    theirs = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    theirs = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     theirs.change(changes.revoke_permission, "r", b"k", b"")
     theirs.close()
     backend = store._backend
@@ -223,7 +223,7 @@ class Commits:
         self.path, self.other = path, other
 
     def lock(self) -> None:
-        theirs = AuthStore(SQLiteBackend(self.path))
+        theirs = AuthStore.loaded(SQLiteBackend(self.path))
         theirs.change(changes.revoke_permission, "r", b"k", b"")
         theirs.close()
         self.other.execute("BEGIN EXCLUSIVE")

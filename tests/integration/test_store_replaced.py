@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.memory_backend import MemoryBackend
+from tests.support import refresh_as_requests_do
 from webhook.backends import sqlite as sqlite_backend
 from webhook.backends import sqlite_records
 from webhook.backends.sqlite import SQLiteBackend
@@ -32,14 +33,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[AuthStore]:
-    found = AuthStore(SQLiteBackend(path))
+    found = AuthStore.loaded(SQLiteBackend(path))
     found.change(changes.add_user, "first")
     yield found
     found.close()
 
 
 def other_store(path: Path, *users: str) -> Path:
-    other = AuthStore(SQLiteBackend(path))
+    other = AuthStore.loaded(SQLiteBackend(path))
     for user in users:
         other.change(changes.add_user, user)
     other.close()
@@ -47,7 +48,7 @@ def other_store(path: Path, *users: str) -> Path:
 
 
 def users_in(path: Path) -> list[str]:
-    store = AuthStore(SQLiteBackend(path, read_only=True))
+    store = AuthStore.loaded(SQLiteBackend(path, read_only=True))
     names = store.user_names()
     store.close()
     return names
@@ -88,7 +89,7 @@ def test_another_store_is_never_read_as_changes_of_this_one(
     store.on_replaced = lambda before, after: seen.append((before, after))
     names = [f"theirs{number:03}" for number in range(users)]
     way(other_store(path.with_name("other.db"), *names), path)
-    store.refresh()
+    refresh_as_requests_do(store)
     assert store.user_names() == names
     ((before, after),) = seen
     assert lacking(before, after) == ["user first"]
@@ -142,7 +143,7 @@ def _as_nobody(run: Callable[[], int]) -> int:
 
 
 def _watch_mode(path: Path) -> int:
-    store = AuthStore(SQLiteBackend(path))
+    store = AuthStore.loaded(SQLiteBackend(path))
     path.chmod(0)
     for _ in range(2):
         try:
@@ -176,7 +177,7 @@ def test_missing_changes_of_a_store_are_named_briefly() -> None:
 
 
 def _state() -> AuthStore:
-    return AuthStore(MemoryBackend())
+    return AuthStore.loaded(MemoryBackend())
 
 
 @pytest.mark.fault(17)
@@ -184,6 +185,6 @@ def test_a_store_that_was_never_written_is_refused(store: AuthStore, path: Path)
     other_store(path.with_name("other.db")).rename(path)
     for _ in range(2):
         with pytest.raises(StoreError, match="nothing was ever written"):
-            store.refresh()
+            refresh_as_requests_do(store)
     with pytest.raises(StoreError, match="nothing was ever written"):
         store.change(changes.add_user, "second")

@@ -9,40 +9,39 @@ Invariants:
    tombstone until there are 10,000 later ones; a reader that is further behind loads everything.
 4. A process opens a file once: closing it a second time would drop the locks of the first.
 5. The file at the path counts, at each call. Each commit writes a random record of kind ``head``,
-   and the last 256 are kept: the head of the revision in use tells whether the data at the path is
-   that data with more commits, or other data. A commit into a file that is no longer at the path
-   is a conflict.
+   and the last 256 are kept: the head of a revision that was returned tells whether the data at the
+   path is that data with more commits, or other data. A commit into a file that is no longer at the
+   path is a conflict.
 6. After a lock was held for longer than BUSY_SECONDS, no caller waits for it again until the
    database has been reached: however many callers queue up, each is refused within that time.
+7. ``changes`` without ``wait`` takes a lock only if it is free: it waits for no other thread and no
+   other process.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, Connection, OperationalError
 from threading import Lock
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from keys.files import create_file
 from keys.messages import shown_path
 from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
-from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE, read_journal
+from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE
+from webhook.backends.sqlite_position import position_text, reaches, with_later
 from webhook.backends.sqlite_records import read_head, read_records, read_store, write_records
 from webhook.backends.sqlite_schema import transaction, translating
-from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import ConflictError, Record, ReplacedError
 
 _UNKNOWN: Final = COUNTER_MODULUS
+_NO_MARK: Final = Mark(b"", 0, 0, 0)
+_MARKS_KEPT: Final = 16
+_Heads = Mapping[int, bytes]
 _T = TypeVar("_T")
-
-
-class _Found(NamedTuple):
-    """The file and the revision that were read, and the head of that revision (invariant 5)."""
-
-    mark: Mark
-    revision: int
-    head: bytes | None
 
 
 class SQLiteBackend:
@@ -58,7 +57,10 @@ class SQLiteBackend:
     (1, [Record(kind='role', id=b'editor', value=b'')])
     """
 
+    store_id = "sqlite"
     max_records: int | None = None
+    # A commit that has ended is always seen (``proven``).
+    max_staleness = 0.0
     clock_difference = 0.0
 
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
@@ -73,7 +75,7 @@ class SQLiteBackend:
         self._lock = Lock()
         self._busy_seconds = BUSY_SECONDS
         self._timed_out: set[str] = set()
-        self._is_writing = False
+        self._written_on: int | None = None
         may_create = create and not read_only
         if may_create:
             self._create()
@@ -81,7 +83,12 @@ class SQLiteBackend:
         self._seen = self._file.check()
         # Whether to open the file again, and check all of it, before it is read again.
         self._must_reopen = False
-        self._found = self._applied = _Found(Mark(b"", 0, 0, 0), 0, None)
+        # Of the revisions returned last, and of what was read last.
+        self._marks: dict[int, Mark] = {}
+        self._heads: _Heads = {}
+        # Of what is in use.
+        self._applied = _NO_MARK
+        self._position: tuple[int, bytes] = (0, b"")
 
     def _create(self) -> None:
         # SQLite would create it with the mode of the umask.
@@ -93,52 +100,91 @@ class SQLiteBackend:
                 "this runs as write there"
             ) from error
 
-    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
+    @property
+    def place(self) -> str:
+        """The path of the database."""
+        return shown_path(self._path)
+
+    def load(self) -> tuple[int, list[Record]]:
         """Return the revision and every record of it."""
 
         def read(
             connection: Connection, revision: int, _compacted: int
-        ) -> tuple[int, list[Record]]:
-            found = read_records(connection, self._path)
-            return revision, [record for record in found if record.value is not None]
+        ) -> tuple[tuple[int, list[Record]], _Heads]:
+            found, heads = read_records(connection, self._path)
+            live = [record for record in found if record.value is not None]
+            return (revision, live), with_later({}, heads)
 
-        return self._reading(read, wait=wait)
+        with self._lock:
+            return self._reading(read, wait=True)
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         """Return the revision and the records changed after ``after``."""
+        if wait:
+            with self._lock:
+                return self._changes(after, wait=True)
+        # Invariant 7.
+        if self._lock.acquire(blocking=False):
+            try:
+                return self._changes(after, wait=False)
+            except StoreLockedError:
+                pass
+            finally:
+                self._lock.release()
+        elif after == self._written_on:
+            return after, []  # A thread of this process writes the next revision.
+        if after != self._position[0] or self._file.misses_commit(self._applied):
+            raise StoreLockedError(
+                "the store has changes that another process keeps locked; end what locks it"
+            )
+        return after, []
+
+    def _changes(self, after: int, *, wait: bool) -> tuple[int, list[Record]] | None:
+        heads = self._heads
 
         def read(
             connection: Connection, revision: int, compacted: int
-        ) -> tuple[int, list[Record]] | None:
-            applied = self._applied
-            if after and after == applied.revision:
-                if applied.head is None:
-                    return None
-                if read_head(connection, self._path, after) != applied.head:
+        ) -> tuple[tuple[int, list[Record]] | None, _Heads]:
+            if after:
+                if after not in heads:
+                    return None, heads
+                if read_head(connection, self._path, after) != heads[after]:
                     raise ReplacedError  # Invariant 5.
             if revision == after:
-                return revision, []
+                return (revision, []), heads
             if after < compacted or after > revision:
-                return None  # Invariant 3.
-            return revision, read_records(connection, self._path, after)
+                return None, heads  # Invariant 3.
+            found, later = read_records(connection, self._path, after)
+            return (revision, found), with_later(heads, later)
 
         return self._reading(read, wait=wait)
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a transaction of this process is writing."""
-        return self._is_writing
+    def applied(self, revision: int) -> None:
+        """Record which revision is in use."""
+        self._applied = self._marks.get(revision, _NO_MARK)
+        self._position = revision, self._heads.get(revision, b"")
 
-    def applied(self) -> None:
-        """Record that what was read or written last is in use."""
-        self._applied = self._found
+    def proven(self, _revision: int) -> float:
+        """Return infinity: ``unread`` finds every commit that has ended."""
+        return inf
+
+    def wanted(self) -> None:
+        """Do nothing: ``proven`` is enough for every moment."""
+
+    def position(self) -> str:
+        """Return the revision in use and its head, as an opaque text."""
+        return position_text(*self._position)
+
+    def reaches(self, position: str) -> bool:
+        """Return whether what is in use contains what had been written at a position."""
+        return reaches(position, self._position[0], self._heads)
 
     def unread(self) -> int:
         """Return how many commits are not in use, one in progress included.
 
         A commit adds 1 to the counter, which it writes after it has locked out readers.
         """
-        file, applied = self._file, self._applied.mark
+        file, applied = self._file, self._applied
         try:
             found = os.stat(file.name)  # noqa: PTH116 - for every request
             if (
@@ -155,15 +201,6 @@ class SQLiteBackend:
             return _UNKNOWN
         ahead = int.from_bytes(mark.counter) - int.from_bytes(applied.counter)
         return ahead % COUNTER_MODULUS or _UNKNOWN
-
-    def misses_commit(self) -> bool:
-        """Return whether a commit that has ended may not be in use, if ``unread`` is not 0."""
-        applied = self._applied.mark
-        try:
-            is_same_file = self._file.read_mark().is_same_file(applied)
-        except OSError:
-            return True
-        return not (is_same_file and self._is_being_written(applied))
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records in one transaction.
@@ -184,24 +221,20 @@ class SQLiteBackend:
                 after = (int.from_bytes(before) + 1) % COUNTER_MODULUS
                 # Not the counter in the mark: another process may have committed since.
                 self._seen = mark._replace(counter=after.to_bytes(COUNTER_SIZE))
-                self._found = _Found(self._seen, revision, head)
+                self._heads = with_later(self._heads, {revision: head})
+                self._note(revision, self._seen)
                 return revision
         except StoreUnavailableError:
             # SQLite refuses to write a file that was moved: that is a conflict too.
             self._require_open_file()
             raise
         finally:
-            self._is_writing = False
+            self._written_on = None
 
     def close(self) -> None:
         """Close the database."""
         with self._lock:
             self._file.close()
-
-    def _is_being_written(self, mark: Mark) -> bool:
-        """Return whether a commit that follows ``mark`` is in progress."""
-        journal = read_journal(self._path)
-        return journal is not None and journal.counter == int.from_bytes(mark.counter)
 
     def _require_open_file(self) -> Mark:
         """Return the mark of the path. Raises ConflictError if the open file is no longer there."""
@@ -224,7 +257,7 @@ class SQLiteBackend:
             mark = self._file.check()
             is_same_file = mark.is_same_file(self._seen)
             is_continued = mark.counter != self._seen.counter or mark == self._seen
-            if is_same_file and (is_continued or self._is_being_written(mark)):
+            if is_same_file and (is_continued or self._file.is_being_written(mark)):
                 self._file.require_own_journal()
                 return
             # If it has the same counter, SQLite would use the pages in its cache.
@@ -243,40 +276,44 @@ class SQLiteBackend:
         current, compacted = read_store(connection, path)
         if current != expected:
             raise ConflictError
-        applied = self._applied
-        if current == applied.revision and read_head(connection, path, current) != applied.head:
-            raise ConflictError
-        self._is_writing = True
+        known = self._heads.get(current)
+        if known is not None and read_head(connection, path, current) != known:
+            raise ConflictError  # Invariant 5.
+        self._written_on = current
         return current + 1, write_records(connection, current + 1, compacted, records)
 
-    def _reading(self, read: Callable[[Connection, int, int], _T], *, wait: bool = True) -> _T:
-        with self._lock:
-            self._follow(wait=wait)
-            connection = self._file.connection
-            try:
-                with (
-                    translating(self._path),
-                    self._waiting_at_most_once("to read", wait=wait),
-                    transaction(connection, "BEGIN"),
-                ):
-                    revision, compacted = read_store(connection, self._path)
-                    result = read(connection, revision, compacted)
-                    head = read_head(connection, self._path, revision)
-                    # Within the transaction, whose lock excludes writers: the mark is that of the
-                    # data just read, and not of a commit that is rolled back later.
-                    mark = self._file.read_mark()
-            except (StoreError, ReplacedError):
-                # The next read checks the file, and uses no page of SQLite's cache.
-                self._must_reopen = True
-                raise
-            except OSError as error:
-                message = (
-                    f"{shown_path(self._path)} cannot be read now: {error.strerror}; try again"
-                )
-                raise StoreUnavailableError(message) from error
-            self._seen = mark
-            self._found = _Found(mark, revision, head)
-            return result
+    def _note(self, revision: int, mark: Mark) -> None:
+        self._marks.pop(revision, None)
+        self._marks[revision] = mark
+        while len(self._marks) > _MARKS_KEPT:
+            del self._marks[next(iter(self._marks))]
+
+    def _reading(
+        self, read: Callable[[Connection, int, int], tuple[_T, _Heads]], *, wait: bool
+    ) -> _T:
+        self._follow(wait=wait)
+        connection = self._file.connection
+        try:
+            with (
+                translating(self._path),
+                self._waiting_at_most_once("to read", wait=wait),
+                transaction(connection, "BEGIN"),
+            ):
+                revision, compacted = read_store(connection, self._path)
+                result, heads = read(connection, revision, compacted)
+                # Within the transaction, whose lock excludes writers: the mark is that of the data
+                # just read, and not of a commit that is rolled back later.
+                mark = self._file.read_mark()
+        except (StoreError, ReplacedError):
+            # The next read checks the file, and uses no page of SQLite's cache.
+            self._must_reopen = True
+            raise
+        except OSError as error:
+            message = f"{shown_path(self._path)} cannot be read now: {error.strerror}; try again"
+            raise StoreUnavailableError(message) from error
+        self._seen, self._heads = mark, heads
+        self._note(revision, mark)
+        return result
 
     @contextmanager
     def _waiting_at_most_once(self, purpose: str, *, wait: bool = True) -> Iterator[None]:

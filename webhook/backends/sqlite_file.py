@@ -8,7 +8,7 @@ from time import time_ns
 from typing import Final, NamedTuple
 
 from keys.messages import shown_path
-from webhook.backends.sqlite_journal import COUNTER_AT, COUNTER_SIZE, is_foreign
+from webhook.backends.sqlite_journal import COUNTER_AT, COUNTER_SIZE, is_foreign, read_journal
 from webhook.backends.sqlite_schema import damaged, prepare, translating
 from webhook.rbac.errors import StoreError, StoreUnavailableError
 
@@ -103,6 +103,19 @@ class StoreFile:
         if mark.changed_ns % _SECOND_NS and now_ns - mark.changed_ns > _STEP_NS:
             self.settled = mark
         return True
+
+    def is_being_written(self, mark: Mark) -> bool:
+        """Return whether a commit that follows ``mark`` is in progress."""
+        journal = read_journal(self._path)
+        return journal is not None and journal.counter == int.from_bytes(mark.counter)
+
+    def misses_commit(self, mark: Mark) -> bool:
+        """Return whether a commit after ``mark`` may have ended, for a file that has changed."""
+        try:
+            is_same_file = self.read_mark().is_same_file(mark)
+        except OSError:
+            return True
+        return not (is_same_file and self.is_being_written(mark))
 
     def check(self) -> Mark:
         """Return the mark of a file that can be used.

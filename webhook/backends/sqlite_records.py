@@ -6,12 +6,13 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Final
 
+from webhook.backends.sqlite_position import HEADS_KEPT
 from webhook.backends.sqlite_schema import damaged, record_checksum, store_checksum
 from webhook.rbac.records import Record
 
 _TOMBSTONES_KEPT: Final = 10_000
 _HEAD: Final = "head"
-_HEADS_KEPT: Final = 256
+_HEAD_SIZE: Final = 8
 
 
 def read_store(connection: Connection, path: Path) -> tuple[int, int]:
@@ -23,12 +24,22 @@ def read_store(connection: Connection, path: Path) -> tuple[int, int]:
     return revision, compacted
 
 
-def read_records(connection: Connection, path: Path, after: int = -1) -> list[Record]:
-    """Return the records written after a revision, tombstones included. Raises StoreError."""
+def read_records(
+    connection: Connection, path: Path, after: int = -1
+) -> tuple[list[Record], dict[int, bytes]]:
+    """Return the records written after a revision, tombstones included, and heads by revision.
+
+    Raises StoreError.
+    """
     rows = connection.execute("SELECT * FROM records WHERE revision > ?", (after,))
-    # Invariant 2 of ``sqlite.py``.
-    found = [_checked(path, row) for row in rows]
-    return [record for record in found if record.kind != _HEAD]
+    found, heads = [], {}
+    for row in rows:
+        record = _checked(path, row)  # Invariant 2 of ``sqlite.py``.
+        if record.kind != _HEAD:
+            found.append(record)
+        elif head := _head_in(record.value, row[3]):
+            heads[row[3]] = head
+    return found, heads
 
 
 def read_head(connection: Connection, path: Path, revision: int) -> bytes | None:
@@ -36,18 +47,20 @@ def read_head(connection: Connection, path: Path, revision: int) -> bytes | None
     row = connection.execute(
         "SELECT * FROM records WHERE kind = ? AND id = ?", (_HEAD, _head_id(revision))
     ).fetchone()
-    value = None if row is None else _checked(path, row).value
-    return value if value and value.startswith(revision.to_bytes(8)) else None
+    return None if row is None else _head_in(_checked(path, row).value, revision)
 
 
 def write_records(
     connection: Connection, revision: int, compacted: int, records: Sequence[Record]
 ) -> bytes:
     """Write the records of a revision, and return its head."""
-    head = revision.to_bytes(8) + os.urandom(8)
+    head = os.urandom(_HEAD_SIZE)
     rows = [
         (kind, record_id, value, revision, record_checksum(kind, record_id, value, revision))
-        for kind, record_id, value in (*records, Record(_HEAD, _head_id(revision), head))
+        for kind, record_id, value in (
+            *records,
+            Record(_HEAD, _head_id(revision), revision.to_bytes(8) + head),
+        )
     ]
     connection.executemany("REPLACE INTO records VALUES (?, ?, ?, ?, ?)", rows)
     if any(value is None for _, _, value in records):
@@ -75,7 +88,12 @@ def _compact(connection: Connection) -> int:
 
 
 def _head_id(revision: int) -> bytes:
-    return (revision % _HEADS_KEPT).to_bytes(2)
+    return (revision % HEADS_KEPT).to_bytes(2)
+
+
+def _head_in(value: bytes | None, revision: int) -> bytes | None:
+    marked = revision.to_bytes(8)
+    return value[8:] if value and value.startswith(marked) else None
 
 
 def _checked(path: Path, row: tuple[str, bytes, bytes | None, int, int]) -> Record:

@@ -4,52 +4,48 @@ Invariants:
 
 1. A change is one transaction of the backend, decided on the revision that it is written on. If
    another process writes first, the change is decided again.
-2. When ``change`` returns, the change is stored.
-3. ``state`` contains everything that this process has written, and everything that others had
-   written when ``refresh`` last returned.
+2. When ``change`` returns, the change is stored, and its state had everything that anybody was told
+   is written before the call. So it is where ``decide`` returns nothing or raises: that is an
+   answer, too.
+3. ``state`` contains everything that this process has written, and what others had been told is
+   written as of the proof of the last ``basis``. Nothing is applied where it is not known whether a
+   change was made; the feed tells.
 
 Source: etcd ``server/auth/store.go`` (v3.6).
 """
 
-from collections.abc import Callable, Iterable
-from threading import Lock, local
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from threading import local
 from typing import Concatenate, Final, ParamSpec
 
-from keys.messages import utc
 from webhook.rbac import changes
-from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
+from webhook.rbac.errors import StoreUnavailableError, TooLargeError
 from webhook.rbac.lots import Lots
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
 from webhook.rbac.records import (
+    META,
+    AuthMeta,
     Backend,
     ConflictError,
     Record,
-    ReplacedError,
+    read_value,
     text_id,
 )
 from webhook.rbac.state import AuthState
+from webhook.rbac.state_follower import StateFollower
 from webhook.token.claims import Claims
 
 _MAX_ATTEMPTS: Final = 100
 _P = ParamSpec("_P")
 
 
-class AuthStore:
+class AuthStore(StateFollower):
     """Users, roles, groups and permissions on a backend. Safe for threads."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._lock = Lock()
+    def __init__(self, backend: Backend, clock: Callable[[], float] = lambda: inf) -> None:
+        super().__init__(backend, clock)
         self._own = local()
-        self.on_replaced: Callable[[AuthState, AuthState], None] = lambda _before, _after: None
-        """Called with the states before and after the store was replaced; must not raise."""
-        self.state = AuthState()
-        self.state.apply(*backend.load())
-        backend.applied()
-
-    def close(self) -> None:
-        """Close the backend."""
-        self._backend.close()
 
     @property
     def enabled(self) -> bool:
@@ -82,57 +78,9 @@ class AuthStore:
         revision: int = self._own.revision
         return revision
 
-    def refresh(self) -> None:
-        """Apply every commit that has ended, of any process. Never waits.
-
-        Raises StoreUnavailableError or StoreError if there may be commits that cannot be read: then
-        ``state`` must not be used. It is StoreLockedError if that may pass with a commit of another
-        process or of another thread.
-        """
-        if self._backend.unread() and not self._has_caught_up():
-            raise StoreLockedError(
-                "the store has changes that another process keeps locked; end what locks it"
-            )
-
-    def _has_caught_up(self) -> bool:
-        unread = self._backend.unread()
-        if self._lock.acquire(blocking=False):
-            try:
-                self._catch_up(wait=False)
-                return True
-            except StoreLockedError:
-                return not self._backend.misses_commit()
-            finally:
-                self._lock.release()
-        # A thread of this process that writes has applied all commits before its own.
-        return self._backend.is_writing or not unread or not self._backend.misses_commit()
-
     def find_revocation(self, claims: Claims) -> str:
-        """Return why a token is revoked, empty where it is not. Never waits.
-
-        A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in
-        another encoding it is the same token.
-
-        A revocation applies while it is stored, even after its ``until``: the clock may have been
-        wrong when that was written (invariant 3 of ``revocations.py``).
-        """
-        state = self.state
-        revocation = state.revoked_jtis.get(claims.jti)
-        if revocation is not None:
-            return f"jti {claims.jti} was revoked at {utc(revocation.before)}"
-        revocation = state.revoked_subjects.get(claims.subject)
-        if revocation is None:
-            return ""
-        issued = claims.issued_at
-        if issued is None:
-            return f"it has no iat, and the tokens of {claims.subject} were revoked"
-        # Tokens of that very second too: which came first within it is not known.
-        if issued <= revocation.before:
-            return (
-                f"the tokens of {claims.subject} issued up to {utc(revocation.before)} were "
-                f"revoked, this one is of {utc(issued)}"
-            )
-        return ""
+        """Return why a token is revoked, empty where it is not, as ``AuthState`` does."""
+        return self.state.find_revocation(claims)
 
     def change(
         self,
@@ -147,28 +95,34 @@ class AuthStore:
         first, and after each but the last of several ``Lots``. If it returns no records, nothing
         changes.
 
-        Raises what ``decide`` raises, StoreUnavailableError and StoreError.
+        Raises what ``decide`` raises, StoreUnavailableError and StoreError; TooLargeError if that
+        is more than fits into one transaction, and OutcomeUnknownError if it is not known whether
+        the change was made.
         """
         attempts = 0
         while attempts < _MAX_ATTEMPTS:
             attempts += 1
-            with self._lock:
-                self._catch_up()
-                decided = decide(self.state, *args, **kwargs)
-                records, is_last = list(decided), True
+            with self._turn():
+                state = self._catch_up()
+                with self._apply_lock:
+                    if self._state is not state:
+                        continue
+                    expected, auth_revision = state.revision, state.meta.revision
+                    decided = decide(state, *args, **kwargs)
+                    records, is_last = list(decided), True
                 if isinstance(decided, Lots):
-                    records, is_last = decided.next(self._backend.max_records)
+                    records, is_last = decided.next(self.max_records)
                 if records:
+                    self._require_room(records)
                     try:
                         # Invariant 1: a conflict where the revision is not that of the state.
-                        revision = self._backend.commit(self.state.revision, records)
+                        revision = self._backend.commit(expected, records)
                     except ConflictError:
                         continue
-                    self.state.apply(revision, records)
-                    self._backend.applied()
+                    self._apply_own(state, expected, revision, records)
                 if is_last:
                     # Invariant 2: ``commit`` has returned.
-                    self._own.revision = self.revision
+                    self._own.revision = _auth_revision_in(records) or auth_revision
                     return
             attempts = 0
         raise StoreUnavailableError("other processes change the store all the time; try again")
@@ -190,27 +144,31 @@ class AuthStore:
         """Return the names of all roles in the order of their bytes."""
         return sorted(self.state.roles, key=text_id)
 
-    def _catch_up(self, *, wait: bool = True) -> None:
-        is_replaced = False
-        try:
-            changed = self._backend.changes(self.state.revision, wait=wait)
-        except ReplacedError:
-            changed, is_replaced = None, True
-        if changed is None:
-            self._load(*self._backend.load(wait=wait), is_replaced=is_replaced)
-        else:
-            self.state.apply(*changed)
-        # Last, because other threads use the state as soon as nothing is unread.
-        self._backend.applied()
+    def _apply_own(
+        self, state: AuthState, expected: int, revision: int, records: Sequence[Record]
+    ) -> None:
+        def apply() -> None:
+            # Otherwise a later commit may be in it already, and this would take it back; the
+            # feed had ours first.
+            if self._state is state and state.revision == expected:
+                self._apply(state, revision, records)
 
-    def _load(self, revision: int, records: Iterable[Record], *, is_replaced: bool) -> None:
-        if not revision and self.state.revision:
-            raise StoreError(
-                "the store was replaced by one in which nothing was ever written; restore it from "
-                "a backup"
+        try:
+            self._apply_from_thread(apply)
+        except Exception:
+            # The change is made. The next ``basis`` loads everything, and says why if that fails.
+            self._forget(state)
+
+    def _require_room(self, records: Sequence[Record]) -> None:
+        most, count = self.max_records, len({(kind, name) for kind, name, _ in records})
+        if most is not None and count > most:
+            raise TooLargeError(
+                f"the change has {count:,} records, and the store at {self._backend.place} takes "
+                f"at most {most:,} at once; change less at once"
             )
-        fresh = AuthState()
-        fresh.apply(revision, records)
-        if is_replaced:
-            self.on_replaced(self.state, fresh)
-        self.state = fresh
+
+
+def _auth_revision_in(records: Iterable[Record]) -> int:
+    """Return the auth revision that a change writes last, 0 if it writes none."""
+    written = [record.value for record in records if record.kind == META and record.value]
+    return read_value(written[-1], AuthMeta).revision if written else 0

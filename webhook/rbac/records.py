@@ -54,62 +54,90 @@ class BasisLostError(Exception):
 class Backend(Protocol):
     """Stores records: transactions that compare a revision, and a change feed.
 
-    Every method can be called by any thread. Methods that read or write raise
-    StoreUnavailableError if the data cannot be reached now, StoreLockedError if another process
-    locks it, and StoreError if it is damaged.
+    Revisions are opaque: the next one is greater, and that is all. 0 is a store without a commit.
+
+    Any thread may call any method. ``load``, ``commit`` and ``changes`` may wait for a disk, a lock
+    or the network, and are called by one thread at a time; the event loop calls only ``changes``
+    without ``wait`` and what never waits, also meanwhile. Methods that read or write raise
+    StoreUnavailableError if the data cannot be reached now, StoreLockedError if that will pass by
+    itself, NotInitialisedError if there is no store, and StoreError if it is damaged.
     """
 
     @property
+    def store_id(self) -> str:
+        """What tells this store from others of its kind; empty before it was read."""
+
+    @property
+    def place(self) -> str:
+        """Where the data is, for messages."""
+
+    @property
     def max_records(self) -> int | None:
-        """The largest number of records in one commit; None if there is no limit."""
+        """How many records a commit may have at most, None for any number."""
+
+    @property
+    def max_staleness(self) -> float:
+        """For how many seconds a proof holds (``proven``)."""
 
     @property
     def clock_difference(self) -> float:
-        """By how many seconds others' wall clocks are ahead of this one's (negative: behind).
+        """Others' clock minus ours in seconds, the farthest seen of late; 0 where all share one."""
 
-        The largest one seen lately; 0.0 if all writers have the same clock.
-        """
-
-    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
-        """Return the revision and every record of it.
-
-        Without ``wait``, raises StoreLockedError immediately if another process is writing.
-        """
+    def load(self) -> tuple[int, list[Record]]:
+        """Return the revision and every record of it."""
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
-        """Return the revision and the records changed after ``after``, deleted ones included.
+        """Return a revision and the records changed after ``after`` up to it, deleted ones too.
 
-        None means that the feed does not reach back that far: load everything again. Without
-        ``wait``, raises StoreLockedError immediately if another process is writing. Raises
-        ReplacedError if ``after`` is in use (``applied``) and is no earlier revision of this data.
+        With ``wait`` everything is in it that anybody was told is written before this call.
+        Without, it is what is here already, and nothing is waited for: StoreLockedError if commits
+        that have ended cannot be read now, ``after`` and no records if one is in progress.
+
+        None means that the feed does not reach back that far: load everything again. Raises
+        ReplacedError if the data is not a continuation of what ``after`` was returned for.
         """
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a commit of this process is in progress, so that no other process can commit."""
-
-    def applied(self) -> None:
-        """Record that what ``load``, ``changes`` or ``commit`` returned last is in use."""
+    def applied(self, revision: int, /) -> None:
+        """Record which state is in use: that of a revision which was returned before."""
 
     def unread(self) -> int:
-        """Return how many commits are not in use (``applied``). Never waits.
+        """Return how many commits are here that are not in use (``applied``). Never waits.
 
         The last of them may be in progress. A large number means that the data was replaced or
         cannot be reached.
         """
 
-    def misses_commit(self) -> bool:
-        """Return whether a commit that has ended may not be in use, if ``unread`` is not 0."""
+    def proven(self, revision: int, /) -> float:
+        """Return a moment before which everything acknowledged is in a state. Never waits.
+
+        The state is that of ``revision``, which is in use. The moment is in the seconds of
+        CLOCK_BOOTTIME: infinite if ``unread`` finds every commit that has ended, and negative
+        infinity if there is no proof.
+        """
+
+    def wanted(self) -> None:
+        """Ask for a proof that is of a moment after this call. Never waits."""
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
         """Write all records, or none, and return the new revision.
 
-        Of several records with the same kind and id the last counts. Raises ConflictError if the
-        revision is no longer ``expected``.
+        Of several records with the same kind and id the last counts. The caller holds no lock that
+        readers need. Raises ConflictError if the revision is no longer ``expected``, TooLargeError
+        before anything was sent, and OutcomeUnknownError if the commit may have happened, or may
+        still happen.
+        """
+
+    def position(self) -> str:
+        """Return the position in the history of this store that is in use, as an opaque text."""
+
+    def reaches(self, position: str) -> bool:
+        """Return whether what is in use contains what had been written at a position. Never waits.
+
+        Raises ForeignPositionError for one of another store, or of a history that is gone.
         """
 
     def close(self) -> None:
-        """Release files and locks."""
+        """Release files, locks and connections."""
 
 
 class AuthMeta(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from threading import RLock
 
+from keys.messages import utc
 from webhook.rbac.errors import StoreError
 from webhook.rbac.model import MAX_PASSWORD_COST, Group, Permission, PermissionType, Role, User
 from webhook.rbac.permissions import Permissions, RoleSet, SnapshotCache
@@ -40,6 +41,7 @@ from webhook.rbac.records import (
     read_value,
     text_of,
 )
+from webhook.token.claims import Claims
 
 
 class AuthState:
@@ -89,6 +91,32 @@ class AuthState:
             with self.lock:  # Invariant 3: never between the records of one `apply`.
                 snapshot = self._snapshots.make(roles)
         return snapshot
+
+    def find_revocation(self, claims: Claims) -> str:
+        """Return why a token is revoked, empty where it is not.
+
+        A token is revoked by the ``jti`` and ``sub`` of its verified claims, never by its bytes: in
+        another encoding it is the same token.
+
+        A revocation applies while it is stored, even after its ``until``: the clock may have been
+        wrong when that was written (invariant 3 of ``revocations.py``).
+        """
+        revocation = self.revoked_jtis.get(claims.jti)
+        if revocation is not None:
+            return f"jti {claims.jti} was revoked at {utc(revocation.before)}"
+        revocation = self.revoked_subjects.get(claims.subject)
+        if revocation is None:
+            return ""
+        issued = claims.issued_at
+        if issued is None:
+            return f"it has no iat, and the tokens of {claims.subject} were revoked"
+        # Tokens of that very second too: which came first within it is not known.
+        if issued <= revocation.before:
+            return (
+                f"the tokens of {claims.subject} issued up to {utc(revocation.before)} were "
+                f"revoked, this one is of {utc(issued)}"
+            )
+        return ""
 
     @property
     def highest_password_cost(self) -> int:

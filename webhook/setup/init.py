@@ -132,7 +132,7 @@ def _make_store(path: Path) -> list[Path]:
     # Created under another name, so that an unfinished store is never used.
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
-    store = AuthStore(SQLiteBackend(unfinished))
+    store = AuthStore.loaded(SQLiteBackend(unfinished))
     try:
         store.change(changes.add_role, ROOT)
         store.change(changes.add_user, ROOT)
@@ -159,7 +159,7 @@ def _make_store(path: Path) -> list[Path]:
 
 
 def _is_filled(path: Path) -> bool:
-    with closing(AuthStore(SQLiteBackend(path, read_only=True))) as store:
+    with closing(AuthStore.loaded(SQLiteBackend(path, read_only=True))) as store:
         return store.state.revision > 0
 
 

@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[AuthStore]:
-    found = AuthStore(SQLiteBackend(path))
+    found = AuthStore.loaded(SQLiteBackend(path))
     found.change(changes.add_user, "first")
     yield found
     found.close()
@@ -52,7 +52,7 @@ def test_a_commit_is_seen_for_any_resolution_of_the_file_systems_clock(
         return SimpleNamespace(st_ctime_ns=changed, st_ino=found.st_ino, st_dev=found.st_dev)
 
     monkeypatch.setattr(sqlite_file, "os", SimpleNamespace(**{**vars(os), "stat": coarse}))
-    theirs = AuthStore(SQLiteBackend(path))
+    theirs = AuthStore.loaded(SQLiteBackend(path))
     for number in range(60):
         if number % 20 == 10:
             settle(store)
@@ -125,7 +125,7 @@ def test_a_replacement_of_a_quiet_file_is_read_at_the_next_check(
     assert store._backend.unread()
     store.refresh()
     assert not store._backend.unread()
-    theirs = AuthStore(SQLiteBackend(path))
+    theirs = AuthStore.loaded(SQLiteBackend(path))
     theirs.change(changes.add_user, "second")
     theirs.close()
     store.refresh()

@@ -14,7 +14,7 @@ SIGNER = ResourceAttributes("approve", "certificates.k8s.io", "signers", name="k
 
 
 def a_store() -> AuthStore:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     store.change(changes.add_role, "root")
     for user in ("root", "jane"):
         store.change(changes.add_user, user)

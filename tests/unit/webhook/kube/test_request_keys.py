@@ -84,7 +84,7 @@ NO_ONE: set[str] = set()
 
 
 def a_store() -> AuthStore:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     for role, (kind, spans) in GRANTS.items():
         store.change(changes.add_role, role)
         store.change(changes.add_user, role)

@@ -33,7 +33,7 @@ WRITES = ["create", "update", "patch", "delete", "deletecollection"]
 
 
 def store_with(*grants: Grant) -> AuthStore:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     store.change(changes.add_role, "r")
     store.change(changes.add_user, "u")
     store.change(changes.grant_role, "u", "r")
@@ -109,7 +109,7 @@ def test_rules(grants: list[Grant], expected: Rules) -> None:
 
 
 def test_the_role_root() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     store.change(changes.add_role, "root")
     store.change(changes.grant_group_role, "admins", "root")
     assert rules_of(store, "x", ("admins",), "team") == Rules(

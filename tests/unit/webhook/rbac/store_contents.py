@@ -114,4 +114,4 @@ def store_with(records: list[Record]) -> AuthStore:
     """Return a store that contains records, all written in one commit."""
     backend = MemoryBackend()
     backend.commit(0, records)
-    return AuthStore(backend)
+    return AuthStore.loaded(backend)

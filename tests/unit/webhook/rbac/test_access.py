@@ -14,7 +14,7 @@ K = from_wire(b"k", b"")
 
 
 def test_reasons_and_missing_ranges() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     for role in ("a", "b", "c", "root"):
         store.change(changes.add_role, role)
     store.change(changes.grant_permission, "a", Permission(b"a", b"c", READ))
@@ -42,7 +42,7 @@ def test_reasons_and_missing_ranges() -> None:
 def test_no_answer_mixes_several_changes() -> None:
     """Another process takes a permission from a role, then gives the role to the user."""
     backend = MemoryBackend()
-    ours, theirs = AuthStore(backend), AuthStore(backend)
+    ours, theirs = AuthStore.loaded(backend), AuthStore.loaded(backend)
     ours.change(changes.add_role, "r")
     ours.change(changes.grant_permission, "r", Permission(b"k", b"", READ))
     for name in ("u", "v"):
@@ -76,7 +76,7 @@ def test_no_answer_mixes_several_changes() -> None:
 
 
 def test_a_key_is_a_range_of_one() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     for role in ("r", "w", ROOT):
         store.change(changes.add_role, role)
     store.change(changes.grant_permission, "r", Permission(b"a", b"c", READ))

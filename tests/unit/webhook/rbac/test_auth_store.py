@@ -36,6 +36,7 @@ from webhook.rbac.errors import (
 )
 from webhook.rbac.model import ROOT_PERMISSION, Permission, PermissionType, Role, User
 from webhook.rbac.records import Backend, Record
+from webhook.rbac.state import AuthState
 
 READ, WRITE, READWRITE = PermissionType
 A_TO_C = Permission(b"a", b"c", READ)
@@ -50,7 +51,7 @@ def doing(decide: Callable[..., Iterable[Record]], *arguments: object) -> Operat
 
 def prepared(backend: Backend | None = None) -> AuthStore:
     """Return a store with root, u (role r) and p (no password), r with one permission, group g."""
-    store = AuthStore(backend or MemoryBackend())
+    store = AuthStore.loaded(backend or MemoryBackend())
     for role in ("root", "r", "free"):
         store.change(add_role, role)
     for name in ("root", "u"):
@@ -191,14 +192,14 @@ def test_a_change_is_written_and_counted(operation: Operation, bump: int, tmp_pa
     operation(store)
     assert store.revision == before + bump
     store.close()
-    again = AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    again = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     assert (again.revision, again.state.users) == (store.revision, store.state.users)
     assert (again.state.roles, again.state.groups) == (store.state.roles, store.state.groups)
     again.close()
 
 
 def test_enabling_needs_root_and_its_role() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     with pytest.raises(errors.RootUserNotExistError):
         store.change(enable)
     store.change(add_user, "root", HASH)
@@ -216,7 +217,7 @@ def test_enabling_needs_root_and_its_role() -> None:
 
 
 def test_a_new_store_is_at_revision_1_and_disabled() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     assert (store.enabled, store.revision) == (False, 1)
     assert store.user_names() == store.role_names() == []
     require_admin(store, "")
@@ -297,43 +298,55 @@ class Held(SQLiteBackend):
         return found
 
 
-def test_refresh_fails_while_another_thread_applies_changes(
-    tmp_path: Path,
-) -> None:
+def test_refresh_reads_what_is_here_while_another_thread_waits_for_more(tmp_path: Path) -> None:
     backend = Held(tmp_path / "store.db")
-    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
+    ours = AuthStore.loaded(backend)
+    theirs = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
     ours.refresh()
     theirs.change(add_user, "written")
     backend.is_holding = True
     writing = Thread(target=ours.change, args=(add_role, "r"))
     writing.start()
     assert backend.read.wait(5)
-    with pytest.raises(StoreLockedError):
-        ours.refresh()
-    backend.let_go.set()
-    refresh_as_requests_do(ours)
+    ours.refresh()
     assert "written" in ours.state.users
+    theirs.change(add_user, "later")
+    ours.refresh()
+    backend.let_go.set()
     writing.join()
+    # What that thread had found is not applied to the later state.
+    assert ours.user_names() == ["later", "written"]
+    assert ours.role_names() == ["r"]
+    assert_same(ours, Scratch(backend))
     theirs.close()
     ours.close()
 
 
-def test_refresh_never_waits_for_another_thread(tmp_path: Path) -> None:
-    backend = Held(tmp_path / "store.db")
-    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(tmp_path / "store.db"))
-    ours.refresh()
-    theirs.change(add_user, "written")
-    backend.is_holding = True
-    writing = Thread(target=ours.change, args=(add_role, "r"))
+def test_refresh_never_waits_for_a_decision(tmp_path: Path) -> None:
+    ours = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
+    theirs = AuthStore.loaded(SQLiteBackend(tmp_path / "store.db"))
+    deciding, decided = Event(), Event()
+
+    def decide(state: AuthState) -> Iterable[Record]:
+        deciding.set()
+        assert decided.wait(5)
+        return add_role(state, "r")
+
+    writing = Thread(target=ours.change, args=(decide,))
     writing.start()
-    assert backend.read.wait(5)
+    assert deciding.wait(5)
+    ours.refresh()  # Nothing is to be applied.
+    theirs.change(add_user, "written")
     for _ in range(2):
-        with pytest.raises(StoreLockedError, match="another process keeps locked"):
+        with pytest.raises(StoreLockedError, match="is being read; try again"):
             ours.refresh()
-    backend.let_go.set()
-    writing.join()
-    ours.refresh()
+    decided.set()
+    refresh_as_requests_do(ours)
     assert "written" in ours.state.users
+    writing.join()
+    # It was decided again, on what came first.
+    assert_same(ours, Scratch(theirs.backend))
+    assert ours.role_names() == ["r"]
     theirs.close()
     ours.close()
 
@@ -341,7 +354,7 @@ def test_refresh_never_waits_for_another_thread(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unread", [1, 2])
 def test_refresh_fails_while_written_changes_are_locked(tmp_path: Path, unread: int) -> None:
     path = tmp_path / "store.db"
-    ours, theirs = AuthStore(SQLiteBackend(path)), AuthStore(SQLiteBackend(path))
+    ours, theirs = AuthStore.loaded(SQLiteBackend(path)), AuthStore.loaded(SQLiteBackend(path))
     ours.refresh()
     for number in range(unread):
         theirs.change(add_user, f"user{number}")
@@ -357,49 +370,32 @@ def test_refresh_fails_while_written_changes_are_locked(tmp_path: Path, unread: 
 
 
 class Forgetful(SQLiteBackend):
-    """A database whose feed never reaches back, and which is locked after it says so."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.others: list[sqlite3.Connection] = []
-        self.waits: list[bool] = []
+    """A database whose feed never reaches back."""
 
     def changes(self, after: int, *, wait: bool = True) -> tuple[int, list[Record]] | None:
         super().changes(after, wait=wait)
-        for other in self.others:
-            other.execute("BEGIN EXCLUSIVE")
-        self.others.clear()
         return None
-
-    def load(self, *, wait: bool = True) -> tuple[int, list[Record]]:
-        self.waits.append(wait)
-        return super().load(wait=wait)
 
 
 def test_refresh_does_not_wait_to_load_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    backend = Forgetful(path)
-    ours, theirs = AuthStore(backend), AuthStore(SQLiteBackend(path))
+    ours, theirs = AuthStore.loaded(Forgetful(path)), AuthStore.loaded(SQLiteBackend(path))
     theirs.change(add_user, "written")
-    other = sqlite3.connect(path, isolation_level=None)
-    backend.others.append(other)
-    backend.waits.clear()
-    with pytest.raises(StoreLockedError):
+    before = ours.state
+    with pytest.raises(StoreLockedError, match="is being read; try again"):
         ours.refresh()
-    other.execute("ROLLBACK")
-    ours.refresh()
+    refresh_as_requests_do(ours)
     assert "written" in ours.state.users
-    assert not any(backend.waits)
-    backend.waits.clear()
+    assert (ours.state is before, before.users) == (False, {})
     ours.change(add_user, "ours")
-    assert backend.waits == [True]
-    for opened in (ours, theirs, other):
+    assert_same(ours, Scratch(theirs.backend))
+    for opened in (ours, theirs):
         opened.close()
 
 
 def test_refresh_reads_changes_of_others() -> None:
     backend = MemoryBackend()
-    ours, theirs = prepared(backend), AuthStore(backend)
+    ours, theirs = prepared(backend), AuthStore.loaded(backend)
     ours.change(grant_permission, "r", Permission(b"x", b"", READ))
     assert not theirs.state.permissions(frozenset("r")).can_read(b"x")
     theirs.refresh()
@@ -415,7 +411,7 @@ def test_refresh_does_not_wait_for_a_writer_of_ours() -> None:
             assert release.wait(10)
             return super().commit(expected, records)
 
-    store = AuthStore(Slow())
+    store = AuthStore.loaded(Slow())
     writer = threading.Thread(target=store.change, args=(add_role, "r"))
     writer.start()
     assert entered.wait(10)
@@ -465,7 +461,7 @@ def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
     """Key n is granted by change n and revoked by change n + LAG, in one of two roles by turns."""
     lag, changes = 3, 600
     backend = MemoryBackend()
-    store, other = prepared(backend), AuthStore(backend)
+    store, other = prepared(backend), AuthStore.loaded(backend)
     store.change(grant_role, "u", "free")
     done, begun, finished = 0, 0, False
     failures: list[str] = []
@@ -514,7 +510,7 @@ def test_no_answer_is_older_than_a_change_that_has_returned() -> None:
 
 @pytest.mark.usefixtures("switching_threads_all_the_time")
 def test_writers_of_several_stores_lose_no_change(tmp_path: Path) -> None:
-    stores = [AuthStore(SQLiteBackend(tmp_path / "store.db")) for _ in range(3)]
+    stores = [AuthStore.loaded(SQLiteBackend(tmp_path / "store.db")) for _ in range(3)]
     failures: list[BaseException] = []
 
     def write(number: int) -> None:

@@ -66,7 +66,7 @@ class Stores(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.backend = CompactingBackend()
-        self.stores = [AuthStore(self.backend), AuthStore(self.backend)]
+        self.stores = [AuthStore.loaded(self.backend), AuthStore.loaded(self.backend)]
         self.seen = [1, 1]
 
     def change(self, index: int, operation: Callable[[AuthStore], None], bumps: int = 1) -> None:
@@ -238,7 +238,7 @@ class Stores(RuleBasedStateMachine):
     @precondition(lambda self: self.backend.load()[0] > 0)
     @rule(index=which)
     def start_again(self, index: int) -> None:
-        self.stores[index] = AuthStore(self.backend)
+        self.stores[index] = AuthStore.loaded(self.backend)
         assert_same(self.stores[index], Scratch(self.backend))
 
     @rule(index=which, name=names, group=groups, span=st.sampled_from(SPANS))

@@ -44,7 +44,7 @@ BOTH = pytest.mark.parametrize("make", [make_simple, make_jwt])
 
 def prepared() -> tuple[MemoryBackend, AuthStore]:
     backend = MemoryBackend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     store.change(changes.add_user, "a", b"hash")
     store.change(changes.add_user, "b", b"hash")
     store.change(changes.add_role, "r")
@@ -75,7 +75,7 @@ OF_OTHERS: list[Callable[[AuthStore], None]] = [
 @BOTH
 def test_a_token_survives_all_changes_except_to_its_user(make: MakeProvider) -> None:
     backend, store = prepared()
-    provider, elsewhere = make(store), make(AuthStore(backend))
+    provider, elsewhere = make(store), make(AuthStore.loaded(backend))
     token = provider.assign(store.user("a"), NOW)
     for change in OF_OTHERS:
         change(store)
@@ -103,7 +103,7 @@ def test_a_token_ends_with_its_users_password_in_every_worker(
     make: MakeProvider, change: Callable[[AuthStore], None]
 ) -> None:
     backend, store = prepared()
-    provider, elsewhere = make(store), make(AuthStore(backend))
+    provider, elsewhere = make(store), make(AuthStore.loaded(backend))
     user = store.user("a")
     tokens = [provider.assign(user, NOW) for _ in range(2)]
     other = provider.assign(store.user("b"), NOW)
@@ -196,7 +196,7 @@ def test_simple_purges_expired_tokens() -> None:
 @pytest.mark.parametrize("step", [TTL, 3600.0, 365 * 24 * 3600.0])
 def test_simple_does_not_live_longer_when_the_clock_is_set_back(step: float) -> None:
     backend, store = prepared()
-    provider, elsewhere = make_simple(store), make_simple(AuthStore(backend))
+    provider, elsewhere = make_simple(store), make_simple(AuthStore.loaded(backend))
     token = provider.assign(store.user("a"), NOW + step)
     elsewhere._store.refresh()
     for each in (provider, elsewhere):
@@ -337,7 +337,7 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
             self.reads = 0
 
         @property
-        def state(self) -> AuthState:  # type: ignore[override]
+        def state(self) -> AuthState:
             self.reads += 1
             if self.reads == 2:
                 store.change(changes.change_password, "a", b"other")
@@ -368,7 +368,7 @@ def test_generation_not_password_tells_whether_a_user_is_the_same() -> None:
 
 def test_simple_is_not_purged_within_the_ttl_of_a_use_that_was_not_written_down() -> None:
     backend, store = prepared()
-    provider, elsewhere = make_simple(store), make_simple(AuthStore(backend))
+    provider, elsewhere = make_simple(store), make_simple(AuthStore.loaded(backend))
     token = provider.assign(store.user("a"), NOW)
     assert provider.resolve(token, NOW + 50) == "a"
     elsewhere.assign(store.user("b"), NOW + TTL + 49)

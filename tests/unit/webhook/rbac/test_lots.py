@@ -56,7 +56,7 @@ def filled(backend: LimitedBackend, records: Sequence[Record]) -> AuthStore:
     backend.max_records = limit
     backend.commits.clear()
     backend.may_repeat = False
-    return AuthStore(backend)
+    return AuthStore.loaded(backend)
 
 
 def digest(number: int) -> bytes:
@@ -105,7 +105,7 @@ def replace_enabled(meta: AuthMeta) -> AuthMeta:
 def test_a_use_restores_no_token_of_an_earlier_epoch() -> None:
     backend = LimitedBackend()
     store = filled(backend, [*users(1), meta_record(AuthMeta(enabled=True))])
-    elsewhere = AuthStore(backend)
+    elsewhere = AuthStore.loaded(backend)
     uses = TokenUses(elsewhere)
     provider = SimpleTokens(elsewhere, uses)
     token = provider.assign(elsewhere.user("user-0"), NOW)
@@ -162,7 +162,7 @@ def test_a_deletion_that_was_killed_is_repeated() -> None:
     with pytest.raises(KeyboardInterrupt):
         store.change(changes.delete_role, "r")
     # A valid state, in which nobody has been granted anything.
-    other = AuthStore(backend)
+    other = AuthStore.loaded(backend)
     assert len(other.state.users_of_role["r"]) == MANY - 2 * MAX_LOT_RECORDS
     assert other.revision == 3
     backend.left = 100

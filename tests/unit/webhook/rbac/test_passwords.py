@@ -72,7 +72,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_refusal_takes_the_same_work_for_all(
     work: list[int], configured: int, costs: tuple[int, ...]
 ) -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     for cost in costs:
         store.change(changes.add_user, f"u{cost}", b"$2b$%02d$is right" % cost)
     store.change(changes.add_user, "certified")
@@ -91,7 +91,7 @@ def test_a_refusal_takes_the_same_work_for_all(
 
 
 def test_the_highest_cost_follows_each_change() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
 
     def set_password(name: str, cost: int) -> None:
         store.change(changes.change_password, name, b"$2b$%02d$x" % cost)

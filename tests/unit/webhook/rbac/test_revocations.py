@@ -88,17 +88,17 @@ def test_tokens_that_a_revocation_covers(
     operation: Callable[[AuthStore], None], changes: dict[str, object], revoked: bool
 ) -> None:
     backend = MemoryBackend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     operation(store)
     claims = msgspec.structs.replace(CLAIMS, **changes)
-    for each in (store, AuthStore(backend)):
+    for each in (store, AuthStore.loaded(backend)):
         assert bool(each.find_revocation(claims)) is revoked
     assert store.revision == 1
 
 
 def test_another_worker_applies_it_with_its_refresh() -> None:
     backend = MemoryBackend()
-    ours, theirs = AuthStore(backend), AuthStore(backend)
+    ours, theirs = AuthStore.loaded(backend), AuthStore.loaded(backend)
     revocations = theirs
     revoke_jti(ours)
     assert not revocations.find_revocation(CLAIMS)
@@ -112,7 +112,7 @@ def authenticator_on(store: AuthStore, algorithm: str = "RS256") -> Authenticato
 
 
 def test_a_token_that_was_accepted_before_is_refused_and_says_why() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     authenticator = authenticator_on(store)
     token = token_of(good_claims())
     assert_accepted(authenticator.authenticate(token, [], NOW))
@@ -129,7 +129,7 @@ def test_a_token_that_was_accepted_before_is_refused_and_says_why() -> None:
 @pytest.mark.bad_input(13)
 @pytest.mark.parametrize("revoke", [revoke_jti, revoke_account])
 def test_the_high_s_twin_is_revoked_too(revoke: Callable[[AuthStore], None]) -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     authenticator = authenticator_on(store, "ES256")
     token = token_of(good_claims(), signing_key("ES256"))
     start, _, signature = token.rpartition(".")
@@ -164,7 +164,7 @@ class _Gone(StillSource):
     ],
 )
 def test_it_is_the_last_check(audiences: list[str], now: float, gone: bool, reason: Reason) -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     revoke_jti(store)
     authenticator = Authenticator(
         [TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key])],
@@ -178,7 +178,7 @@ def test_it_is_the_last_check(audiences: list[str], now: float, gone: bool, reas
 
 def test_a_user_loses_its_tokens_of_every_kind() -> None:
     backend = MemoryBackend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     store.change(changes.add_user, SUBJECT)
     store.change(changes.add_user, "bob")
     records = [
@@ -251,7 +251,7 @@ def test_lifetimes_of_a_configuration(
     [(OF_A_DAY, NOW + DAY), (Lifetimes(DAY, 1 << 32), NOW + (1 << 32)), (Lifetimes(DAY, inf), inf)],
 )
 def test_it_is_kept_as_long_as_a_token_can_live(lifetimes: Lifetimes, end: float) -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     store.change(revocations.revoke_jti, JTI, lifetimes, NOW)
     until = store.state.revoked_jtis[JTI].until
     assert until == end + MARGIN_SECONDS
@@ -260,7 +260,7 @@ def test_it_is_kept_as_long_as_a_token_can_live(lifetimes: Lifetimes, end: float
 @pytest.mark.parametrize("is_tidied", [True, False])
 def test_it_is_dropped_when_that_is_over(is_tidied: bool) -> None:
     backend = MemoryBackend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     revoke_jti(store)
     revoke_account(store)
     over = NOW + DAY + MARGIN_SECONDS + FORGET_SECONDS
@@ -282,17 +282,17 @@ def test_it_is_dropped_when_that_is_over(is_tidied: bool) -> None:
 @pytest.mark.parametrize("revoke_at", [-365 * DAY, 0, 365 * DAY])
 def test_a_wrong_clock_makes_no_token_valid_again(revoke_at: float, forget_at: float) -> None:
     backend = MemoryBackend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     revoke_jti(store, now=NOW + revoke_at)
     # Shortly before the token runs out, by the right clock.
     store.change(revocations.tidy, OF_A_DAY, NOW + DAY - 1 + forget_at)
     store.change(revocations.revoke_jti, "another", OF_A_DAY, NOW + DAY - 1 + forget_at)
-    for each in (store, AuthStore(backend)):
+    for each in (store, AuthStore.loaded(backend)):
         assert each.find_revocation(CLAIMS)
 
 
 def test_shorter_settings_do_not_shorten_a_revocation() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     long, short = Lifetimes(100 * DAY), OF_A_DAY
     store.change(revocations.tidy, long, NOW)
     shrunk = NOW + 10 * DAY
@@ -314,7 +314,7 @@ def test_shorter_settings_do_not_shorten_a_revocation() -> None:
 
 
 def test_a_commands_own_settings_shorten_no_revocation() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     store.change(revocations.tidy, Lifetimes(100 * DAY), NOW)
     store.change(revocations.revoke_jti, "a", OF_A_DAY, NOW)
     assert store.state.revoked_jtis["a"].until == NOW + 100 * DAY + MARGIN_SECONDS
@@ -324,7 +324,7 @@ def test_a_commands_own_settings_shorten_no_revocation() -> None:
 
 
 def test_an_issuer_trusted_later_extends_it() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     revoke_jti(store)
     revoke_account(store)
     for foreign in (1 << 32, inf):
@@ -337,7 +337,7 @@ def test_an_issuer_trusted_later_extends_it() -> None:
 
 
 def test_no_revocation_undoes_another() -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     revoke_account(store)
     kept = dict(store.state.revoked_subjects)
     # The clock was set back meanwhile.
@@ -362,7 +362,7 @@ def test_the_allowance_for_clocks(
 @pytest.mark.parametrize("behind", [0.0, 3.0, 4.9])
 def test_a_revoker_whose_clock_is_behind(behind: float) -> None:
     """The tokens that the signer has issued before are refused; new ones work soon."""
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     authenticator = authenticator_on(store)
     before = token_of(good_claims(iat=int(NOW) - 1, nbf=int(NOW) - 1))
     assert_accepted(authenticator.authenticate(before, [], NOW))
@@ -395,6 +395,6 @@ def test_a_revoker_whose_clock_is_behind(behind: float) -> None:
     ],
 )
 def test_when_a_token_can_be_issued_again(subject: str, now: float, until: float) -> None:
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     revoke_account(store)
     assert revocations.blocked_until(store.state, subject, now) == until

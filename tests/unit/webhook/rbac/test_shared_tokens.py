@@ -50,7 +50,7 @@ class Replica:
     """One worker of a replica."""
 
     def __init__(self, backend: Backend, ahead: float = 0.0) -> None:
-        self.store = AuthStore(backend)
+        self.store = AuthStore.loaded(backend)
         self.uses = TokenUses(self.store)
         self.tokens = SimpleTokens(self.store, self.uses, L)
         self.ahead = ahead
@@ -69,7 +69,7 @@ class Replica:
 
 def started() -> Backend:
     backend = Backend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     for name in "ab":
         store.change(changes.add_user, name, b"hash")
     return backend

@@ -38,7 +38,7 @@ class Worker:
     """A store on a backend that others share, and its tokens."""
 
     def __init__(self, backend: Backend) -> None:
-        self.store = AuthStore(backend)
+        self.store = AuthStore.loaded(backend)
         self.uses = TokenUses(self.store)
         self.tokens = SimpleTokens(self.store, self.uses, TTL)
 
@@ -56,7 +56,7 @@ class Worker:
 @pytest.fixture
 def backend() -> Backend:
     made = Backend()
-    store = AuthStore(made)
+    store = AuthStore.loaded(made)
     store.change(changes.add_user, "a", b"hash")
     store.change(changes.add_user, "b", b"hash")
     return made
@@ -154,7 +154,7 @@ def test_a_use_while_others_are_written_is_not_lost(backend: Backend) -> None:
             if token:
                 assert worker.accepts(token, NOW + 6)
 
-    worker.store = Busy(backend)
+    worker.store = Busy.loaded(backend)
     worker.uses = TokenUses(worker.store)
     worker.tokens = SimpleTokens(worker.store, worker.uses, TTL)
     token = worker.log_in("a", NOW)

@@ -44,7 +44,7 @@ class Parts:
     """A store with auth enabled, and what finds callers with it."""
 
     def __init__(self) -> None:
-        self.store = AuthStore(MemoryBackend())
+        self.store = AuthStore.loaded(MemoryBackend())
         self.store.change(changes.add_user, ROOT)
         self.store.change(changes.add_role, ROOT)
         self.store.change(changes.grant_role, ROOT, ROOT)

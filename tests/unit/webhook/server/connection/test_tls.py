@@ -63,7 +63,7 @@ def test_the_common_name(names: tuple[str, ...], expected: str) -> None:
 
 def caller(pem: str, now: float) -> str:
     verifier = TokenVerifier(authenticator_with(), lambda: now)
-    store = AuthStore(MemoryBackend())
+    store = AuthStore.loaded(MemoryBackend())
     callers = Callers(store, NopTokens(), verifier, ISSUER, (AUDIENCE,), lambda: now)
     request = Request("POST", "/", certificate=pem)
     return require_identity(asyncio.run(settled(callers.find(request)))).username

@@ -67,7 +67,7 @@ def application() -> Application:
 def application_of(backend: MemoryBackend) -> Application:
     parts, metrics, log = Parts(), Metrics(), RequestLog()
     parts.store.change(changes.disable)
-    auth = AuthAPI(AuthStore(backend), Passwords(), NopTokens(), lambda: NOW)
+    auth = AuthAPI(AuthStore.loaded(backend), Passwords(), NopTokens(), lambda: NOW)
     requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
     skew = SkewFiles(SkewTracker())
     app = create_flask_app(metrics, auth, parts.callers, requests, skew, log)

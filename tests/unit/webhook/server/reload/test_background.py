@@ -36,7 +36,7 @@ def test_what_cannot_be_written_is_tried_again_and_said_once(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = Backend()
-    store = AuthStore(backend)
+    store = AuthStore.loaded(backend)
     store.change(changes.add_user, "a", b"hash")
     uses = TokenUses(store)
     tokens, writer = SimpleTokens(store, uses), UseWriter(uses)

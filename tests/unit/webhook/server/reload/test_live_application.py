@@ -120,7 +120,7 @@ def test_a_worker_that_nobody_asks_stays_fresh(app: LiveApplication, tmp_path: P
         keeping.cancel()
         return name in app.store.state.users
 
-    other = AuthStore(SQLiteBackend(tmp_path / "auth.db"))
+    other = AuthStore.loaded(SQLiteBackend(tmp_path / "auth.db"))
     other.change(changes.add_user, "written elsewhere")
     other.close()
     assert "written elsewhere" not in app.store.state.users
