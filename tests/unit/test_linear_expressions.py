@@ -132,6 +132,10 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("https://", "a.", " "), ("https://a/", "a", " ")],
     ),
+    "webhook.etcd.endpoint._URL": (
+        "fullmatch",
+        [("https://", "a.", " "), ("http://[", ":", " "), ("https://a:", "1", " ")],
+    ),
     "keys.file_watch._TIME": ("findall", [("", "1", ""), ("", "1111-", "")]),
     r"[0-9]{1,18}": ("fullmatch", [("", "1", "")]),
     r"[A-Za-z]+": ("findall", [("", "a", ""), ("", "a.", "")]),
