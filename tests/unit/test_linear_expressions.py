@@ -57,7 +57,14 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "search",
         [("", "kind:\n", ""), ("kind:", " ", "")],
     ),
-    "webhook.config.model._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
+    "webhook.backends.sqlite_position._TEXT": (
+        "fullmatch",
+        [("sqlite-", "0", ""), ("sqlite-0123456789abcdef-", "0", "")],
+    ),
+    "webhook.config.section._BIND": (
+        "fullmatch",
+        [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")],
+    ),
     "webhook.config.environment._SERVICE": (
         "match",
         [
@@ -142,7 +149,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     r"[^.\[\]]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"(?<=[a-z])(?=[A-Z])": ("findall", [("", "aA", "")]),
     r", got `[^`]*`": ("findall", [("", ", got `", "")]),
-    r"`([^`]*)`": ("findall", [("", "`", ""), ("`", "a", "")]),
+    r"`(?!leeway )([^`]*)`": ("findall", [("", "`", ""), ("`", "a", "")]),
     r"-----BEGIN": ("match", [("", "-", "")]),
     r"[a-z0-9]{6}\.[a-z0-9]{16}\Z": ("match", [("", "a", "")]),
     r"k8s-aws-v1\.": ("match", [("", "k8s-", "")]),
