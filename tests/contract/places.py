@@ -1,13 +1,18 @@
 """Where the backends of the contract suite keep their data, one of each kind."""
 
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 
 import pytest
 
+from tests.etcd_cluster import EtcdCluster
 from tests.memory_backend import MemoryBackend
+from webhook.backends.etcd import EtcdBackend
 from webhook.backends.sqlite import SQLiteBackend
+from webhook.etcd.client import EtcdClient
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.records import Backend
 
@@ -54,8 +59,24 @@ def sqlite(_request: pytest.FixtureRequest, folder: Path) -> Place:
     return Place("sqlite", lambda: SQLiteBackend(folder / "store.db"))
 
 
+def etcd(request: pytest.FixtureRequest, _folder: Path) -> Place:
+    """Return a prefix of its own in a real etcd; its backends follow it as those of a server do."""
+    cluster: EtcdCluster = request.getfixturevalue("etcd")
+    prefix = f"/leeway-{uuid.uuid4().hex[:12]}"
+
+    def open_one(*, follow: bool = True) -> EtcdBackend:
+        client = EtcdClient(cluster.endpoints)
+        return EtcdBackend(client, prefix, follow=follow, writer=f"test/{os.getpid()}")
+
+    first = open_one(follow=False)
+    assert first.initialise([])
+    first.close()
+    return Place("etcd", open_one)
+
+
 PLACES: dict[str, Callable[[pytest.FixtureRequest, Path], Place]] = {
     "memory": memory,
     "sqlite": sqlite,
+    "etcd": etcd,
 }
 """Each returns an empty place, on which ``load`` succeeds; another one at each call."""

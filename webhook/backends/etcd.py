@@ -99,12 +99,15 @@ class EtcdBackend:
     def load(self) -> tuple[int, list[Record]]:
         """Return the revision and every record of it. May block for as long as etcd hesitates."""
         self._following.require_running()
-        sent = self._clock()
+        before, sent = self._following.follower, self._clock()
+        floor = before.commit if before is not None else None
         with self._reaching():
             page = etcd_load.read_all(self._layout.records, self._requests.fetch)
         found, records = etcd_load.loaded(self._layout, page.kvs)  # Invariant 4.
-        self._following.loaded(Follower(self._layout, found), sent, page.revision)
-        self._feed.watch_again()
+        follower = Follower(self._layout, found)
+        self._following.loaded(follower, sent, page.revision, floor)
+        if self._following.follower is not before:
+            self._feed.watch_again()
         if self._must_start:
             self._must_start = False
             self._feed.start()
@@ -218,7 +221,9 @@ class EtcdBackend:
         if in_use is None or not self.store_id:
             return False
         if store_id != self.store_id:
-            raise ForeignPositionError(f"the position is of store {store_id}, not {self.store_id}")
+            raise ForeignPositionError(
+                f"the position is of store {store_id}, and this is {self.store_id}; use one of this"
+            )
         is_known = following.is_known(commit)
         is_reached = commit.revision <= in_use.revision
         # One that is still ahead of a read sent after it was asked for is in no history any more.
@@ -226,7 +231,9 @@ class EtcdBackend:
             position, now
         )
         if (is_reached and is_known is False) or is_gone:
-            raise ForeignPositionError("the position is of a history of the store that was lost")
+            raise ForeignPositionError(
+                "the position is of a history of the store that was lost; use one of the present"
+            )
         return is_reached
 
     # Writing.

@@ -97,8 +97,14 @@ class Following:
         if self._stopped:
             raise StoreUnavailableError(self._stopped)
 
-    def loaded(self, follower: Follower, sent: float, revision: int) -> None:
-        """Use another follower, made by a read of etcd's ``revision`` that was sent at ``sent``."""
+    def loaded(
+        self, follower: Follower, sent: float, revision: int, floor: CommitId | None
+    ) -> None:
+        """Use another follower, made by a read of etcd's ``revision`` that was sent at ``sent``.
+
+        ``floor`` is the commit known when it was sent. Raises StoreLockedError if a history was
+        lost that nobody knew of: ``changes`` says so then.
+        """
         with self.changed:
             store_id = follower.head.store.hex()
             if self.store_id and store_id != self.store_id:
@@ -107,22 +113,36 @@ class Following:
                     "start this process again if that was intended"
                 )
             self.require_running()
+            if self.follower is not None and floor is not None:
+                self._require_continued(floor, follower)
             reason = self._failure.reason if self._failure else Reason.BEHIND
             if not self.store_id:
                 reason = Reason.START
             self.counters.reloads[reason] += 1
             if reason is Reason.LOST_HISTORY:
                 self._lost_history = str(self._failure), self._clock()
-            follower.prove(sent, follower.commit.revision)
+            commit, present = follower.commit, self.follower
+            if present is not None and present.after(commit.revision) is not None:
+                # What was followed until now goes on, with what it knows of earlier commits.
+                present.foreign, follower = follower.foreign, present
+            else:
+                self.next_watch = revision + 1
+            follower.prove(sent, commit.revision)
             self.store_id, self.follower = store_id, follower
-            self.next_watch = revision + 1
             self._was_repaired = self._failure is not None
             self._failure, self.problem = None, ""
-            self._to_apply, self.unread, self._newest = follower.commit.revision, 1, _NOTHING
+            self._to_apply, self.unread, self._newest = commit.revision, 1, _NOTHING
             if follower.foreign:
                 keys = ", ".join(follower.foreign)
                 _logger.warning("keys under the store's prefix in etcd are not Leeway's: %s", keys)
             self.changed.notify_all()
+
+    def _require_continued(self, floor: CommitId, found: Follower) -> None:
+        if continues(floor, found.commit.revision, found.head) is not False:
+            return
+        text = f"revision {found.commit.revision} of the store does not continue {floor.revision}"
+        self.fail(MustLoadError(Reason.LOST_HISTORY, text))
+        raise StoreLockedError(f"the history of the store was lost: {text}; it is loaded again")
 
     def applied(self, revision: int) -> None:
         """Record that the state in use is that of ``revision``."""

@@ -23,4 +23,6 @@ def parse_position(text: str) -> tuple[str, CommitId]:
         commit = CommitId(int(revision, 16), bytes.fromhex(commit_id) if is_sized else b"")
         if is_sized and format_position(store_id, commit) == text:
             return store_id, commit
-    raise ForeignPositionError("the position is not one that a store in etcd gave out")
+    raise ForeignPositionError(
+        "the position is not one of a store in etcd; use one that this store gave out"
+    )

@@ -26,6 +26,7 @@ from webhook.rbac.errors import (
     ForeignPositionError,
     NotInitialisedError,
     StoreError,
+    StoreLockedError,
     StoreUnavailableError,
 )
 from webhook.rbac.records import ConflictError, Record, ReplacedError
@@ -40,8 +41,7 @@ class Pair:
 
     def __init__(self) -> None:
         self.etcd = FakeEtcd()
-        self.other = self.command("b/2")
-        assert self.other.initialise([A])
+        assert self.command().initialise([A])
         self.client = self.etcd.client()
         self.server = EtcdBackend(self.client, "/leeway", follow=True, writer="a/1")
 
@@ -54,7 +54,8 @@ class Pair:
         return set(records)
 
     def commit(self, *records: Record) -> int:
-        return self.other.commit(self.other.load()[0], records)
+        other = self.command("b/2")
+        return other.commit(other.load()[0], records)
 
     def arrives(self, revision: int) -> None:
         follower = self.server._following
@@ -384,6 +385,21 @@ def test_a_command_notices_a_lost_history(pair: Pair) -> None:
     pair.commit(C)
     with pytest.raises(ReplacedError):
         command.changes(revision)
+
+
+def test_a_load_notices_a_lost_history(pair: Pair) -> None:
+    copy = pair.etcd.copy()
+    pair.commit(B)
+    command = pair.command()
+    revision, _ = command.load()
+    command.applied(revision)
+    pair.etcd.put_back(copy)
+    with pytest.raises(StoreLockedError, match="history of the store was lost"):
+        command.load()
+    with pytest.raises(ReplacedError):
+        command.changes(revision, wait=False)
+    assert command.load()[1] == [A]
+    assert command.counters.reloads == {"start": 1, "lost_history": 1}
 
 
 def test_a_command_loads_what_others_have_changed(pair: Pair) -> None:
