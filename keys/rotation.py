@@ -239,7 +239,7 @@ def retired(
     until = moment if key.state is KeyState.PENDING else key.until
     gone = ScheduledKey(key.verification_key, None, KeyState.RETIRED, moment, until)
     keys = tuple(gone if other.kid == kid else other for other in keyring.keys)
-    return Keyring(keys, moment)
+    return replace(keyring, keys=keys, clock=moment)
 
 
 def forgotten(keyring: Keyring, kid: str) -> Keyring:
@@ -270,7 +270,7 @@ def with_times(
     )
     if latest is not None:
         moment = max(keyring.clock, min(moment, latest))
-    return Keyring(keys, keyring.clock if held else moment)
+    return replace(keyring, keys=keys, clock=keyring.clock if held else moment)
 
 
 def are_times_outdated(
