@@ -1,11 +1,14 @@
 """Creates the components of a data directory, for ``server``, ``cli`` and ``doctor``."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from math import ceil, inf
 from pathlib import Path
+from socket import gethostname
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from keys.errors import UnusableKeyError
 from keys.folder import load_keyring
@@ -20,7 +23,8 @@ from webhook.config.model import (
     IssuerKeysSection,
     LeewaySection,
 )
-from webhook.config.paths import KEYS_FOLDER, sqlite_file
+from webhook.config.paths import KEYS_FOLDER
+from webhook.config.store import EtcdSection, SQLiteSection
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
@@ -31,6 +35,12 @@ from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway
 from webhook.token.issuer import EXTENDED_SECONDS, MAX_AGE_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
 from webhook.trusted_issuers.issuer_keys import IssuerKeys, KeySource
+
+if TYPE_CHECKING:
+    from webhook.backends.etcd import EtcdBackend
+    from webhook.backends.etcd_following import Peers, StoreCounters
+    from webhook.etcd.client import EtcdClient
+    from webhook.etcd.credentials import EtcdLogin, EtcdTLS
 
 
 def keyring_of(data_dir: Path) -> Keyring:
@@ -241,16 +251,22 @@ def store_of(
     *,
     create: bool = False,
     read_only: bool = False,
+    follow: bool = False,
+    peers: "Peers | None" = None,
 ) -> AuthStore:
-    """Open the store of users and roles.
+    """Open the store of users and roles, and load it.
 
     Without ``create`` a store that is missing or was never written to is an error, since auth would
-    be disabled in it. With ``read_only`` nothing in it is changed. Raises StoreError if it is
-    corrupt, StoreUnavailableError if it cannot be opened.
+    be disabled in it. With ``read_only`` nothing in a file is changed. With ``follow`` a store in
+    etcd is a server's: it is not loaded yet, and follows what others change once it is. ``peers``
+    are the other workers of the server.
+
+    Raises StoreError if it is corrupt, StoreUnavailableError if it cannot be opened.
     """
-    path = sqlite_file(data_dir, configuration)
-    if path is None:
-        raise ConfigurationError("store.etcd cannot be used yet; store.sqlite is allowed")
+    section = configuration.store.etcd
+    if section is not None:
+        return _etcd_store_of(data_dir, section, follow, peers)
+    path = data_dir / (configuration.store.sqlite or SQLiteSection()).path
     store = AuthStore.loaded(SQLiteBackend(path, create=create, read_only=read_only))
     if not (create or store.state.revision):
         store.close()
@@ -259,3 +275,76 @@ def store_of(
             "backup"
         )
     return store
+
+
+def _etcd_store_of(
+    data_dir: Path, section: EtcdSection, follow: bool, peers: "Peers | None"
+) -> AuthStore:
+    from webhook.backends.etcd import boottime
+
+    backend = etcd_backend_of(data_dir, section, follow=follow, peers=peers)
+    return AuthStore(backend, boottime) if follow else AuthStore.loaded(backend, boottime)
+
+
+def etcd_backend_of(
+    data_dir: Path, section: EtcdSection, *, follow: bool = False, peers: "Peers | None" = None
+) -> "EtcdBackend":
+    """Create the backend of a store in etcd; nothing is sent before it is used."""
+    from webhook.backends.etcd import EtcdBackend
+
+    return EtcdBackend(
+        etcd_client_of(data_dir, section),
+        section.prefix,
+        follow=follow,
+        writer=f"{gethostname()}:{os.getpid()}",
+        max_staleness=section.max_staleness,
+        peers=peers,
+    )
+
+
+def counters_of(store: AuthStore) -> "StoreCounters | None":
+    """Return what a store in etcd has counted since the start, None for another."""
+    backend = store.backend
+    if isinstance(backend, SQLiteBackend):
+        return None
+    from webhook.backends.etcd import EtcdBackend
+
+    return backend.counters if isinstance(backend, EtcdBackend) else None
+
+
+def etcd_client_of(data_dir: Path, section: EtcdSection) -> "EtcdClient":
+    """Create a client of etcd; nothing is sent and no file is read before it is used.
+
+    This imports gRPC, which must not be in use when a process forks.
+    """
+    # It writes lines of its own to stderr otherwise.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from webhook.etcd.client import EtcdClient
+
+    return EtcdClient(section.endpoints, *_credentials_of(data_dir, section))
+
+
+def check_etcd_files(data_dir: Path, section: EtcdSection) -> None:
+    """Raise CredentialFileError if a file for etcd cannot be used. Imports no gRPC."""
+    from webhook.etcd.credentials import read_material
+
+    tls, login = _credentials_of(data_dir, section)
+    if tls is not None:
+        read_material(tls)
+    if login is not None:
+        login.read_password()
+
+
+def _credentials_of(
+    data_dir: Path, section: EtcdSection
+) -> tuple["EtcdTLS | None", "EtcdLogin | None"]:
+    from webhook.etcd.credentials import EtcdLogin, EtcdTLS
+
+    def path(name: str) -> str:
+        return str((data_dir / name).absolute()) if name else ""
+
+    files = map(path, (section.ca_file, section.cert_file, section.key_file))
+    return (
+        EtcdTLS(*files) if section.is_encrypted else None,
+        EtcdLogin(section.username, path(section.password_file)) if section.username else None,
+    )

@@ -78,6 +78,7 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("https://", "a", " "), ("https://a", "/", " ")],
     ),
+    "webhook.doctor.etcd_members._VERSION": ("fullmatch", [("1.2.3-", "x", "\n"), ("", "1", "")]),
     "webhook.doctor.manifest._FLAG": ("fullmatch", [("--", "a", "!"), ("--a=", "=", "")]),
     "webhook.doctor.manifest._OPERATOR": ("fullmatch", [("", ";", "a")]),
     "webhook.doctor.manifest._REDIRECTION": (

@@ -15,7 +15,15 @@ from typing import Any
 import click
 
 from keys.messages import utc
-from webhook.assembly import authenticator_of, keyring_of, lifetimes_of, source_of, store_of
+from webhook.assembly import (
+    authenticator_of,
+    check_etcd_files,
+    keyring_of,
+    lifetimes_of,
+    source_of,
+    store_of,
+)
+from webhook.cli.etcd_look import look_at_etcd
 from webhook.cli.options import data_dir_option, example, fields_of, serve_options
 from webhook.cli.process import set_limits
 from webhook.config.load import load_configuration
@@ -115,15 +123,25 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
             utc(found.next_update),
         )
     _check_bind(configuration.server.bind)
+    section = configuration.store.etcd
+    if section is not None:
+        check_etcd_files(data_dir, section)
+        look_at_etcd(data_dir, configuration)
+        _check_authenticator(data_dir, configuration)
+        return
     # It must be closed before workers are forked: SQLite's locks belong to a process.
     with closing(store_of(data_dir, configuration)) as store:
-        authenticator_of(
-            data_dir,
-            configuration,
-            keyring_of(data_dir),
-            objects=source_of(data_dir, configuration),
-        )
+        _check_authenticator(data_dir, configuration)
         _tidy_revocations(store, configuration)
+
+
+def _check_authenticator(data_dir: Path, configuration: Configuration) -> None:
+    authenticator_of(
+        data_dir,
+        configuration,
+        keyring_of(data_dir),
+        objects=source_of(data_dir, configuration),
+    )
 
 
 def _tidy_revocations(store: AuthStore, configuration: Configuration) -> None:

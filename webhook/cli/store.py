@@ -14,11 +14,11 @@ from keys.errors import EncodingError
 from keys.files import write_own_file
 from keys.messages import counted
 from webhook.cli.audit import audit
-from webhook.cli.options import data_dir_option, example, output_option
-from webhook.cli.output import json_text, printable, say, show
+from webhook.cli.options import data_dir_option, example
+from webhook.cli.output import json_text, say
 from webhook.cli.role import warn_of_every_object
 from webhook.cli.store_access import opened_store
-from webhook.config.paths import sqlite_file
+from webhook.cli.store_status import repair, status
 from webhook.config.yaml_text import parse_single_document
 from webhook.errors import ConfigurationError
 from webhook.rbac.auth_store import AuthStore
@@ -43,43 +43,11 @@ _file_type = click.Path(dir_okay=False, allow_dash=True)
 
 @click.group(epilog=example("leeway store status"))
 def store() -> None:
-    """Show, export and import users, roles and revocations."""
+    """Show, export, import and repair users, roles and revocations."""
 
 
-@store.command(epilog=example("leeway store status -o json"))
-@data_dir_option
-@output_option
-def status(data_dir: Path, output: str) -> None:
-    """Show the kind, the revision and the size of the store."""
-    with opened_store(data_dir) as (opened, configuration):
-        path = str(sqlite_file(data_dir, configuration))
-        state = opened.state
-        records = {
-            "users": len(state.users),
-            "roles": len(state.roles),
-            "permissions": sum(len(role.permissions) for role in state.roles.values()),
-            "groups": len(state.groups),
-            "revocations": len(state.revoked_jtis) + len(state.revoked_subjects),
-            "tokens": len(state.tokens),
-        }
-    value = {
-        "kind": "sqlite",
-        "path": path,
-        "revision": state.revision,
-        "authRevision": state.meta.revision,
-        "authEnabled": state.meta.enabled,
-        "records": records,
-    }
-    rows = {
-        "Kind": "sqlite",
-        "Path": path,
-        "Revision": state.revision,
-        "AuthRevision": state.meta.revision,
-        "Authentication Status": str(state.meta.enabled).lower(),
-        **{name.capitalize(): count for name, count in records.items()},
-    }
-    text = "\n".join(printable(f"{name}: {found}") for name, found in rows.items())
-    show(value, text, output)
+store.add_command(status)
+store.add_command(repair)
 
 
 @store.command(epilog=example("leeway store export backup.yaml", "leeway store export -o json"))

@@ -50,25 +50,33 @@ def opened_store(
     With ``create``, a directory that has neither gets an empty store. Raises DataDirectoryError if
     there is nothing to open, and the errors of ``store_of``.
     """
-    if not data_dir.is_dir():
-        raise DataDirectoryError.none_at(data_dir)
-    configuration = Configuration()
-    path = data_dir / SQLiteSection().path
-    if (data_dir / FILE_NAME).exists():
-        # A missing store is lost data: an empty one would have auth disabled.
-        create = False
-        configuration = load_configuration(data_dir, os.environ, {})
-    elif not (create or path.exists()):
-        raise DataDirectoryError(
-            f"{data_dir} is not a data directory: it has neither {FILE_NAME} nor "
-            f"{path.name}; create one with `leeway init`, create only a "
-            "store with `leeway user add --create`, or give another directory with --data-dir"
-        )
+    configuration = configuration_in(data_dir, create=create)
+    # A missing store is lost data: an empty one would have auth disabled.
+    create = create and not (data_dir / FILE_NAME).exists()
     store = store_of(data_dir, configuration, create=create)
     try:
         yield store, configuration
     finally:
         store.close()
+
+
+def configuration_in(data_dir: Path, *, create: bool = False) -> Configuration:
+    """Return the configuration of a data directory, the default one if it only has a store.
+
+    With ``create`` it may have neither. Raises DataDirectoryError if there is nothing to open.
+    """
+    if not data_dir.is_dir():
+        raise DataDirectoryError.none_at(data_dir)
+    if (data_dir / FILE_NAME).exists():
+        return load_configuration(data_dir, os.environ, {})
+    path = data_dir / SQLiteSection().path
+    if not (create or path.exists()):
+        raise DataDirectoryError(
+            f"{data_dir} is not a data directory: it has neither {FILE_NAME} nor {path.name}; "
+            "create one with `leeway init`, create only a store with `leeway user add --create`, "
+            "or give another directory with --data-dir"
+        )
+    return Configuration()
 
 
 def wire_range(

@@ -22,6 +22,7 @@ from webhook.doctor.directory import (
     open_directory,
     private_files,
 )
+from webhook.doctor.etcd import CLOCK_SOURCE, Cluster, examine_etcd
 from webhook.doctor.findings import Examination, MissingError, Prerequisite, Report, Verdict, ok
 from webhook.doctor.fixes import Fixes
 from webhook.doctor.local import (
@@ -70,7 +71,7 @@ class Options:
     """What to examine.
 
     ``manifest`` is the file of kube-apiserver's static Pod, ``controller_manifest`` that of
-    kube-controller-manager.
+    kube-controller-manager. ``clock_source`` is the file in which Linux names its source of time.
     """
 
     data_dir: Path
@@ -78,6 +79,7 @@ class Options:
     targets: Targets
     manifest: Path | None = None
     controller_manifest: Path | None = None
+    clock_source: Path = CLOCK_SOURCE
 
 
 def examine(options: Options, now: float) -> Report:
@@ -104,7 +106,7 @@ def examine(options: Options, now: float) -> Report:
     keyring = _examine_keys(exam, data_dir, configuration, files, fixes, int(now))
     ca = examine_certificates(exam, data_dir, fixes, date)
     examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
-    examine_store(exam, data_dir, configuration, fixes)
+    _examine_store(exam, data_dir, configuration, fixes, options.clock_source)
     examine_sources(exam, data_dir, configuration, keyring)
     examine_signer(exam, data_dir, configuration, keyring, fixes)
     is_webhook = _sends_reviews(options.manifest)
@@ -152,6 +154,21 @@ def _examine_keys(
         rotate,
     )
     return keyring
+
+
+def _examine_store(
+    exam: Examination,
+    data_dir: Path,
+    configuration: Prerequisite[Configuration],
+    fixes: Fixes,
+    clock_source: Path,
+) -> None:
+    cluster: Prerequisite[Cluster] | None = None
+    with suppress(MissingError):
+        found = configuration.get()
+        if found.store.etcd is not None:
+            cluster = examine_etcd(exam, data_dir, found.store.etcd, clock_source)
+    examine_store(exam, data_dir, configuration, fixes, cluster)
 
 
 def _sends_reviews(path: Path | None) -> bool:

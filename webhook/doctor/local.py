@@ -17,6 +17,7 @@ from webhook.config.model import Configuration
 from webhook.config.paths import DEFAULT_HOSTS, KUBECONFIG_FOLDER, TLS_FOLDER, crl_beside
 from webhook.doctor import certificates
 from webhook.doctor.certificates import CLIENT_USAGE, SERVER_USAGE, check_leaf
+from webhook.doctor.etcd import Cluster
 from webhook.doctor.findings import (
     Examination,
     MissingError,
@@ -166,11 +167,20 @@ def _kubeconfigs(data_dir: Path) -> dict[str, Kubeconfig]:
 
 
 def examine_store(
-    exam: Examination, data_dir: Path, configuration: Prerequisite[Configuration], fixes: Fixes
+    exam: Examination,
+    data_dir: Path,
+    configuration: Prerequisite[Configuration],
+    fixes: Fixes,
+    cluster: Prerequisite[Cluster] | None = None,
 ) -> None:
-    """Check the store, its users and their permissions; it is opened read-only."""
+    """Check the store, its users and their permissions; it is opened read-only.
+
+    ``cluster`` is that of a store in etcd.
+    """
 
     def load() -> AuthStore:
+        if cluster is not None:
+            cluster.get()  # one that nobody answers for has a check of its own
         store = store_of(data_dir, configuration.get(), read_only=True)
         store.close()  # its state is in memory
         return store

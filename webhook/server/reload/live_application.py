@@ -10,23 +10,25 @@ Invariants:
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
-from typing import Final
+from typing import Any, Final
 
 from keys.file_watch import FileWatch, is_news
 from keys.folder_watch import KeyFolderWatcher
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
-from webhook.assembly import rotation_policy_of, store_of
+from webhook.assembly import lifetimes_of, rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.rbac.auth_tokens import TokenUses
+from webhook.rbac.errors import StoreError, StoreUnavailableError
 from webhook.server.flask.late import FlaskThreads
 from webhook.server.reload.background import SkewWriter, StoreKeeper, UseWriter, every
 from webhook.server.reload.composition import (
@@ -41,6 +43,8 @@ from webhook.server.reload.composition import (
     waiting_for_restart,
 )
 from webhook.server.reload.memory_keeper import MemoryKeeper
+from webhook.server.reload.store_reporter import StoreReporter
+from webhook.server.reload.store_tidying import StoreTidying
 from webhook.server.request.errors import describe_error, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
@@ -87,7 +91,7 @@ class LiveApplication:
         self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
         configuration = configure()
         self._started_with = started_with or configuration
-        self.store = store_of(data_dir, self._started_with)
+        self.store = store_of(data_dir, self._started_with, follow=True)
         self._store_keeper = StoreKeeper(self.store)
         try:
             self._compose_first(configuration)
@@ -111,7 +115,7 @@ class LiveApplication:
 
         self._shared = SharedState(
             self.store,
-            Metrics(skew.estimates, lambda: self.store.revision, age, _in_a_moment),
+            Metrics(skew.estimates, self._auth_revision, age, _in_a_moment),
             skew,
             RequestLog(),
             TokenUses(self.store),
@@ -242,6 +246,12 @@ class LiveApplication:
             metrics.report_reload(what, failing=bool(problem))
         metrics.report_trusted(issuer.url for issuer in components.issuer_keys.issuers)
 
+    def _auth_revision(self) -> int:
+        try:
+            return self.store.revision
+        except (StoreError, StoreUnavailableError):
+            return 0  # nothing was loaded yet
+
     def _waiting_for_restart(self) -> str:
         return waiting_for_restart(self._started_with, self._components.configuration)
 
@@ -261,10 +271,18 @@ class LiveApplication:
                 every(_CHECK_SECONDS, self._memory.check),
                 every(_CHECK_SECONDS, self._report_failures),
                 every(_REFRESH_SECONDS, self._store_keeper.problem),
+                every(_CHECK_SECONDS, StoreReporter(self.store, self._shared.metrics.store).report),
+                *self._store_jobs(),
                 self._warm_up(),
             )
         ]
         await asyncio.to_thread(self._start)
+
+    def _store_jobs(self) -> Iterable[Coroutine[Any, Any, None]]:
+        if self._started_with.store.etcd is not None:
+            folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+            tidying = StoreTidying(self.store, lambda: lifetimes_of(self._started_with), folder)
+            yield every(_CHECK_SECONDS, tidying.run)
 
     async def stop(self) -> None:
         """Stop it, after the last request."""
