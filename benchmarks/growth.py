@@ -163,8 +163,7 @@ class _World:
         return self._works[kind](number) * 1e6
 
     def _authenticator(self) -> Authenticator:
-        revocations = self._store
-        return Authenticator(self._issuers, ClockLeeway(60, 60, 60), revocations=revocations)
+        return Authenticator(self._issuers, ClockLeeway(60, 60, 60))
 
     def _review_seen(self, _: int) -> float:
         self._review(self._seen)
@@ -177,7 +176,7 @@ class _World:
         state, now = self._store.state, time.time()
         started = time.perf_counter()
         for token in self._tokens:
-            outcome = authenticator.authenticate(token, AUDIENCES, now)
+            outcome = authenticator.authenticate(token, AUDIENCES, now, revocations=state)
             role_groups(outcome, state, "leeway:role:")
         seconds = time.perf_counter() - started
         if isinstance(outcome, Refused):
@@ -190,7 +189,7 @@ class _World:
 
         def ask_often() -> None:
             for _ in range(_REPEATS):
-                granting_roles(self._store, _USER, (), (PermissionType.READ,), span)
+                granting_roles(self._store.state, _USER, (), (PermissionType.READ,), span)
 
         return min(seconds_of(ask_often) for _ in range(3)) / _REPEATS
 
@@ -205,7 +204,7 @@ class _World:
         return seconds
 
     def _ask_once(self, span: Range) -> None:
-        if not granting_roles(self._store, _USER, (), (PermissionType.READ,), span):
+        if not granting_roles(self._store.state, _USER, (), (PermissionType.READ,), span):
             raise RuntimeError("a wrong answer")
 
     def _revoke(self, _: int) -> float:

@@ -209,7 +209,7 @@ def ask_all(store: AuthStore, span: Range = _NOTHING, *, expected: bool = False)
 
 
 def _ask(store: AuthStore, user: str, span: Range, *, expected: bool) -> None:
-    if is_key_permitted(store, user, (), PermissionType.READ, span.start) is not expected:
+    if is_key_permitted(store.state, user, (), PermissionType.READ, span.start) is not expected:
         raise RuntimeError(f"a wrong answer for {user}")
 
 

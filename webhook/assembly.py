@@ -30,7 +30,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreError
 from webhook.rbac.revocations import Lifetimes, allowance
 from webhook.skew.tracker import SkewTracker
-from webhook.token.authenticator import Authenticator, Revocations, TrustedIssuer
+from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ClockLeeway
 from webhook.token.issuer import EXTENDED_SECONDS, MAX_AGE_SECONDS, MAX_REQUEST_SECONDS, TokenPolicy
@@ -68,7 +68,6 @@ def authenticator_of(
     *,
     objects: ObjectSource | None = None,
     issuer_keys: IssuerKeys | None = None,
-    revocations: Revocations | None = None,
     skew: SkewTracker | None = None,
 ) -> Authenticator:
     """Create the authenticator for our own tokens and those of the trusted issuers.
@@ -83,7 +82,6 @@ def authenticator_of(
             [own, *issuer_keys.issuers],
             clock_leeway_of(configuration),
             objects=objects,
-            revocations=revocations,
             skew=skew,
         )
     except UnusableKeyError as error:

@@ -14,6 +14,7 @@ import pytest
 from keys.jwk import jwks_document
 from keys.jws import SigningKey
 from tests.issuer_server import JWKS_PATH, Behaviour, IssuerServer, answer, issuer_server
+from tests.memory_backend import MemoryBackend
 from tests.support import (
     AUDIENCE,
     LEEWAY,
@@ -25,9 +26,11 @@ from tests.support import (
     token_of,
     wait_until,
 )
+from tests.unit.webhook.server.caller_parts import request_on
 from webhook.errors import Reason
 from webhook.https_url import parse_https_url
 from webhook.kube.token_review import identity_of
+from webhook.rbac.auth_store import AuthStore
 from webhook.server.request.message import settled
 from webhook.server.request.verifier import KEYS_SECONDS, TokenVerifier
 from webhook.token.authenticator import Authenticator, TrustedIssuer
@@ -61,6 +64,9 @@ def clock() -> Clock:
     return Clock()
 
 
+STORE = AuthStore.loaded(MemoryBackend())
+
+
 class Parts:
     """One remote issuer with all its parts of a server."""
 
@@ -78,7 +84,7 @@ class Parts:
 
     async def review(self, token: str, now: float = NOW) -> Outcome:
         verifier = TokenVerifier(self.authenticator, lambda: now, issuer_keys=self.all)
-        return await settled(verifier.authenticate(token, [AUDIENCE]))
+        return await settled(verifier.authenticate(token, [AUDIENCE], request_on(STORE)))
 
     def review_now(self, token: str) -> Outcome:
         return asyncio.run(self.review(token))
@@ -363,7 +369,9 @@ def test_a_cluster_by_its_own_key_set(
         parts.authenticator, lambda: recorded["now_unix"], issuer_keys=parts.all
     )
     audience = "vault" if name == "audience_vault" else AUDIENCE
-    outcome = asyncio.run(settled(verifier.authenticate(recorded["tokens"][name], [audience])))
+    outcome = asyncio.run(
+        settled(verifier.authenticate(recorded["tokens"][name], [audience], request_on(STORE)))
+    )
     parts.all.close()
     assert isinstance(outcome, Authenticated)
     assert identity_of(outcome).username == "system:serviceaccount:argo-run:loofah"

@@ -41,7 +41,7 @@ def other(tmp_path: Path, store: AuthStore) -> Iterator[sqlite3.Connection]:
 
 
 def may_read(store: AuthStore) -> bool:
-    return explain_access(store, "u", (), PermissionType.READ, KEY).allowed
+    return explain_access(store.state, "u", (), PermissionType.READ, KEY).allowed
 
 
 @pytest.mark.bad_input(50)

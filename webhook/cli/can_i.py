@@ -88,7 +88,7 @@ def _show_range(
     data_dir: Path, asked: Permission, user: str, groups: tuple[str, ...], output: str
 ) -> bool:
     with opened_store(data_dir) as (store, _):
-        access = explain_access(store, user, groups, asked.type, asked.span)
+        access = explain_access(store.state, user, groups, asked.type, asked.span)
     gaps = [to_wire(gap) for gap in access.uncovered]
     if access.allowed:
         text = f"yes, granted by role {' and '.join(access.roles)}"
@@ -110,7 +110,7 @@ def _show_request(
     asked = _read_request(text, user, groups)
     with opened_store(data_dir) as (store, configuration):
         decision = decide_for_cluster(
-            store,
+            store.state,
             asked.user,
             asked.groups,
             asked.request,

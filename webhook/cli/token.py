@@ -33,7 +33,7 @@ from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.access import role_groups
 from webhook.rbac.state import AuthState
 from webhook.telemetry.audit import fingerprint
-from webhook.token.authenticator import Authenticator
+from webhook.token.authenticator import Authenticator, Revocations
 from webhook.token.bound_objects import Lookup, LookupNeeded, ObjectKey, ObjectSource
 from webhook.token.claims import read_unverified
 from webhook.token.explain import Explanation, explain
@@ -75,11 +75,11 @@ def review(
     configuration = load_configuration(data_dir, os.environ, {})
     now = time() if at is None else at.of_token(token)
     with ExitStack() as stack:
-        state, revocations = AuthState(), None
+        state: AuthState | None = None
         path = sqlite_file(data_dir, configuration)
         if path is None or path.exists():
             store = stack.enter_context(closing(store_of(data_dir, configuration)))
-            state, revocations = store.state, store
+            state = store.state
         else:
             click.echo("leeway: warning: there is no store: revocations are not checked", err=True)
         objects = source_of(data_dir, configuration)
@@ -93,11 +93,11 @@ def review(
             keyring_of(data_dir),
             issuer_keys=issuer_keys,
             objects=objects,
-            revocations=revocations,
         )
-        outcome = _reviewed(authenticator, objects, token, audiences, now)
+        outcome = _reviewed(authenticator, objects, state, token, audiences, now)
         entry = authenticator.entry_of(token, now)
-    groups = role_groups(outcome, state, configuration.mapping.role_group_prefix)
+    prefix = configuration.mapping.role_group_prefix
+    groups = role_groups(outcome, state, prefix) if state else ()
     asked = TokenReviewRequest("authentication.k8s.io/v1", token, audiences)
     answer = msgspec.json.decode(render_token_review(asked, outcome, groups))
     leeway = (entry.leeway if entry else None) or clock_leeway_of(configuration)
@@ -111,6 +111,7 @@ def review(
 def _reviewed(
     authenticator: Authenticator,
     objects: ObjectSource | None,
+    revocations: Revocations | None,
     token: str,
     audiences: tuple[str, ...],
     now: float,
@@ -118,7 +119,7 @@ def _reviewed(
     answers: dict[ObjectKey, Lookup] = {}
     while True:
         try:
-            return authenticator.authenticate(token, audiences, now, answers)
+            return authenticator.authenticate(token, audiences, now, answers, revocations)
         except LookupNeeded as needed:
             assert objects is not None  # noqa: S101 - nothing else raises LookupNeeded
             answers[needed.key] = objects.look_up(needed.key, needed.uid)

@@ -6,7 +6,7 @@ from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.rbac.access import is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import PermissionType
-from webhook.setup.first_records import API_SERVER_USER, ROOT_USER
+from webhook.setup.init import API_SERVER_USER, ROOT_USER
 
 
 def check_auth(store: AuthStore, fixes: Fixes) -> Verdict:
@@ -38,7 +38,7 @@ def check_permissions(store: AuthStore, fixes: Fixes) -> Verdict:
     if API_SERVER_USER not in store.state.users:
         raise MissingError(f"it needs the user {API_SERVER_USER}, which does not exist")
     for key in (TOKEN_REVIEWS_KEY, ACCESS_REVIEWS_KEY):
-        if is_key_permitted(store, API_SERVER_USER, (), PermissionType.WRITE, key):
+        if is_key_permitted(store.state, API_SERVER_USER, (), PermissionType.WRITE, key):
             continue
         text = key.decode("ascii")
         finding = f"{API_SERVER_USER} may not write {text}: its reviews are answered 403"

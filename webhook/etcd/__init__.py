@@ -1,1 +1,1 @@
-"""etcd's wire: its auth API in JSON, and a client of its gRPC API."""
+"""etcd's auth API in JSON: parses its requests and renders its answers."""

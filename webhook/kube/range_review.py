@@ -23,6 +23,7 @@ class _Spec(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=
     permission: str
     key: bytes
     range_end: bytes = b""
+    min_revision: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Review(msgspec.Struct):
@@ -34,7 +35,8 @@ class RangeReviewRequest:
     """A RangeAccessReview as requested.
 
     It is about ``subject``, a user and its groups, or about the subject of ``token``. ``spec`` is
-    sent back, without the token.
+    sent back, without the token. The answer is at least as fresh as the answer with the
+    ``storeRevision`` that is ``min_revision``, unless that is empty.
     """
 
     spec: object
@@ -42,6 +44,7 @@ class RangeReviewRequest:
     token: str
     kind: PermissionType
     span: Range
+    min_revision: str = ""
 
     def __repr__(self) -> str:
         return f"RangeReviewRequest({self.kind!r}, {self.span!r})"
@@ -69,13 +72,23 @@ def parse_range_review(body: bytes) -> RangeReviewRequest:
         raise InvalidReviewError("spec.key is empty, or spec.rangeEnd is not after it")
     shown = msgspec.structs.replace(spec, token="" if token else msgspec.UNSET)
     kind = PermissionType[spec.permission]
-    return RangeReviewRequest(shown, (user, spec.groups), token, kind, span)
+    subject, position = (user, spec.groups), spec.min_revision or ""
+    return RangeReviewRequest(shown, subject, token, kind, span, position)
 
 
 def render_range_review(
-    request: RangeReviewRequest, access: AccessDecision, revision: int, refusal: str = ""
+    request: RangeReviewRequest,
+    access: AccessDecision,
+    revision: int,
+    refusal: str = "",
+    *,
+    store_revision: str,
 ) -> bytes:
-    """Render the answer; ``refusal`` is why the token is refused, empty if it is not."""
+    """Render the answer.
+
+    ``revision`` is the auth revision, ``store_revision`` the position of the store: an opaque text,
+    to be sent as ``minRevision``. ``refusal`` is why the token is refused, empty if it is not.
+    """
     gaps = [to_wire(gap) for gap in access.uncovered]
     if refusal:
         reason = f"the token is refused: {refusal}"
@@ -89,5 +102,6 @@ def render_range_review(
         "roles": access.roles,
         "uncovered": [{"key": key, "rangeEnd": end} for key, end in gaps],
         "revision": revision,
+        "storeRevision": store_revision,
     }
     return encode_review(KIND, API_VERSION, request.spec, status)

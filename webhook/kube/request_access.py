@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from webhook.kube.request_keys import Attributes, RequiredAccess, required_access
 from webhook.rbac.access import granting_roles
-from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT
 from webhook.rbac.ranges import format_range, to_wire
+from webhook.rbac.state import AuthState
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Decision:
     reason: str
 
 
-def decide(store: AuthStore, user: str, groups: Sequence[str], request: Attributes) -> Decision:
+def decide(state: AuthState, user: str, groups: Sequence[str], request: Attributes) -> Decision:
     """Decide on a request of a user of Leeway, by its own roles and those of its groups."""
     required = required_access(request)
-    roles = granting_roles(store, user, groups, required.kinds, *required.spans)
+    roles = granting_roles(state, user, groups, required.kinds, *required.spans)
     if roles:
         return Decision(required, roles, f"granted by role {' and '.join(roles)}")
     kinds = " and ".join(kind.name for kind in required.kinds)
@@ -35,7 +35,7 @@ def decide(store: AuthStore, user: str, groups: Sequence[str], request: Attribut
 
 
 def decide_for_cluster(
-    store: AuthStore,
+    state: AuthState,
     user: str,
     groups: Sequence[str],
     request: Attributes,
@@ -48,8 +48,8 @@ def decide_for_cluster(
     allowed to do anything. It has the roles of its groups, and its own only with ``allow_root``.
     """
     if user != ROOT or allow_root:
-        return decide(store, user, groups, request)
-    decision = decide(store, "", groups, request)
+        return decide(state, user, groups, request)
+    decision = decide(state, "", groups, request)
     if decision.roles:
         return decision
     reason = (

@@ -20,10 +20,10 @@ from webhook.kube.protobuf import Field, object_message
 from webhook.kube.request_keys import ROOT_KEY, ResourceAttributes, required_access, resource_of
 from webhook.kube.resources import KNOWN
 from webhook.rbac.access import roles_of
-from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import ROOT, Permission
 from webhook.rbac.permissions import Permissions
 from webhook.rbac.ranges import prefix_end
+from webhook.rbac.state import AuthState
 
 KIND: Final = "SelfSubjectRulesReview"
 _API_VERSION: Final = f"{AUTHORIZATION_GROUP}/v1"
@@ -68,9 +68,8 @@ def render_rules_review(rules: Rules) -> bytes:
     return encode_review(KIND, _API_VERSION, {}, status)
 
 
-def rules_of(store: AuthStore, user: str, groups: Iterable[str], namespace: str) -> Rules:
+def rules_of(state: AuthState, user: str, groups: Iterable[str], namespace: str) -> Rules:
     """Return what a subject is allowed to do in a namespace, and outside of namespaces."""
-    state = store.state
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import PermissionDeniedError, UserEmptyError
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.permissions import Permissions, RoleSet
@@ -48,10 +47,9 @@ def role_groups(outcome: Outcome, state: AuthState, prefix: str) -> tuple[str, .
 
 
 def is_key_permitted(
-    store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
+    state: AuthState, user: str, groups: Iterable[str], kind: PermissionType, key: bytes
 ) -> bool:
     """Return whether a subject is allowed to READ or WRITE (``kind``) a single key."""
-    state = store.state
     # Not in the middle of an `apply`, between two records of one commit.
     with state.lock:
         roles = roles_of(state, user, groups)
@@ -64,7 +62,7 @@ def is_key_permitted(
 
 
 def granting_roles(
-    store: AuthStore,
+    state: AuthState,
     user: str,
     groups: Iterable[str],
     kinds: Iterable[PermissionType],
@@ -75,7 +73,6 @@ def granting_roles(
     One role if it is enough alone, otherwise all that grant a part. ``kinds`` are READ, WRITE or
     both. Source: etcd ``server/auth/store.go``, ``isOpPermitted``.
     """
-    state = store.state
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:
@@ -110,13 +107,12 @@ def _touches(
 
 
 def explain_access(
-    store: AuthStore, user: str, groups: Iterable[str], kind: PermissionType, span: Range
+    state: AuthState, user: str, groups: Iterable[str], kind: PermissionType, span: Range
 ) -> AccessDecision:
     """Return whether a subject is allowed to READ or WRITE (``kind``) all keys of a range, and why.
 
     Source: etcd ``server/auth/store.go``, ``isOpPermitted``.
     """
-    state = store.state
     with state.lock:
         roles = roles_of(state, user, groups)
         if ROOT in roles:
@@ -126,14 +122,14 @@ def explain_access(
         return AccessDecision(not uncovered, tuple(granting), tuple(uncovered))
 
 
-def require_admin(store: AuthStore, user: str, groups: Iterable[str] = ()) -> None:
+def require_admin(state: AuthState, user: str, groups: Iterable[str] = ()) -> None:
     """Require role root while auth is enabled (``store.go``, ``IsAdminPermitted``).
 
     Raises UserEmptyError or PermissionDeniedError.
     """
-    if not store.enabled:
+    if not state.meta.enabled:
         return
     if not user:
         raise UserEmptyError
-    if ROOT not in roles_of(store.state, user, groups):
+    if ROOT not in roles_of(state, user, groups):
         raise PermissionDeniedError

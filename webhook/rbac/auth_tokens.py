@@ -63,16 +63,18 @@ _RANDOM_BYTES: Final = 24
 class TokenProvider(Protocol):
     """Makes and resolves auth tokens; ``now`` is in Unix seconds."""
 
-    def assign(self, user: User, now: float) -> str:
+    def assign(self, user: User, now: float, state: AuthState | None = None) -> str:
         """Make a token for a user whose password has just been checked.
 
-        Raises AuthFailedError where the user has changed since.
+        It is decided on ``state``, None for the newest. Raises AuthFailedError where the user has
+        changed since.
         """
 
-    def resolve(self, token: str, now: float) -> str:
-        """Return the user of a token. Raises InvalidAuthTokenError.
+    def resolve(self, token: str, now: float, state: AuthState | None = None) -> str:
+        """Return the user of a token by ``state``, None for the newest.
 
-        It is UnknownAuthKeyError where newer keys may verify the token.
+        Raises InvalidAuthTokenError. It is UnknownAuthKeyError where newer keys may verify the
+        token.
         """
 
 
@@ -150,11 +152,11 @@ class TokenUses:
 class NopTokens:
     """Provider ``none``: makes no tokens and accepts none."""
 
-    def assign(self, user: User, now: float) -> str:  # noqa: ARG002
+    def assign(self, user: User, now: float, state: AuthState | None = None) -> str:  # noqa: ARG002
         """Refuse."""
         raise AuthFailedError
 
-    def resolve(self, token: str, now: float) -> str:  # noqa: ARG002
+    def resolve(self, token: str, now: float, state: AuthState | None = None) -> str:  # noqa: ARG002
         """Refuse."""
         raise InvalidAuthTokenError
 
@@ -171,7 +173,7 @@ class SimpleTokens:
         self._ttl = ttl
         self._ahead = ttl / _AHEAD_PART
 
-    def assign(self, user: User, now: float) -> str:
+    def assign(self, user: User, now: float, state: AuthState | None = None) -> str:  # noqa: ARG002
         """Make a token, and delete MAX_LOT_RECORDS of those that have ended."""
         token = secrets.token_urlsafe(_RANDOM_BYTES)
         digest = _digest(token)  # Invariant 1.
@@ -195,11 +197,11 @@ class SimpleTokens:
             if not oldest <= record.used <= latest or record.epoch != state.meta.token_epoch:
                 yield digest
 
-    def resolve(self, token: str, now: float) -> str:
+    def resolve(self, token: str, now: float, state: AuthState | None = None) -> str:
         """Return the user of a token, and count this as a use."""
         digest = _digest(token)
         noted = self._uses.last(digest)
-        record = _live(self._store.state, digest)  # Invariant 2.
+        record = _live(state or self._store.state, digest)  # Invariant 2.
         if record is None:
             raise InvalidAuthTokenError
         used = max(record.used, noted)  # Invariant 4.
@@ -249,17 +251,18 @@ class JWTTokens:
         self._keys = {key.kid: key for key in keyring.verification_keys()}
         self._keyring = keyring
 
-    def assign(self, user: User, now: float) -> str:
+    def assign(self, user: User, now: float, state: AuthState | None = None) -> str:
         """Make a token that contains the auth revision."""
+        state = state or self._store.state
         # Read before the user: if the password changes in between, the token is stale.
-        revision = self._store.revision
-        _require_unchanged(self._store.state, user)
+        revision = state.meta.revision
+        _require_unchanged(state, user)
         expires = int(now + self._ttl)
         claims = _JWTClaims(self._issuer, AUTH_TOKEN_AUDIENCE, user.name, revision, expires)
         payload = msgspec.json.encode(claims)
         return jws.sign(payload, self._keyring.signing_key(), AUTH_TOKEN_TYPE)
 
-    def resolve(self, token: str, now: float) -> str:
+    def resolve(self, token: str, now: float, state: AuthState | None = None) -> str:
         """Return the user of a token.
 
         1. It has at most MAX_TOKEN_LENGTH characters and is a JWS of the type AUTH_TOKEN_TYPE.
@@ -296,7 +299,7 @@ class JWTTokens:
         # 4
         if claims.iss != self._issuer or claims.aud != AUTH_TOKEN_AUDIENCE or now > claims.exp:
             raise InvalidAuthTokenError
-        state = self._store.state
+        state = state or self._store.state
         user = state.users.get(claims.username)
         # 5
         if user is None:

@@ -26,6 +26,8 @@ AUDIT_FILE: Final = "audit.log"
 DONE: Final = "done"
 DENIED: Final = "denied"
 FAILED: Final = "failed"
+UNKNOWN: Final = "unknown"
+"""Whether the change was made is not known."""
 
 
 class Audit(Protocol):

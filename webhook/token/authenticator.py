@@ -21,7 +21,7 @@ Invariants:
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
@@ -119,7 +119,13 @@ def _require_same_names(
 
 
 class Revocations(Protocol):
-    """The revocations."""
+    """The revocations of one state: the ``jti`` and the subjects that have one."""
+
+    @property
+    def revoked_jtis(self) -> Container[str]: ...  # noqa: D102
+
+    @property
+    def revoked_subjects(self) -> Container[str]: ...  # noqa: D102
 
     def find_revocation(self, claims: Claims) -> str:
         """Return the revocation that a token falls under, empty for none. Never waits."""
@@ -177,7 +183,6 @@ class Authenticator:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         *,
         objects: ObjectSource | None = None,
-        revocations: Revocations | None = None,
         skew: ClockObserver | None = None,
     ) -> None:
         self._issuers: dict[str, list[TrustedIssuer]] = {}
@@ -188,7 +193,6 @@ class Authenticator:
                 entry.share_issuer([other for other in entries if other is not entry])
         self._leeway = leeway
         self._objects = objects
-        self._revocations = revocations
         self._skew = skew
         self._facts: FactCache[_Fact] = FactCache(cache_bytes)
 
@@ -207,11 +211,13 @@ class Authenticator:
         audiences: Sequence[str],
         now: float,
         looked_up: Lookups = NO_LOOKUPS,
+        revocations: Revocations | None = None,
     ) -> Outcome:
         """Return the identity of a token at the time ``now`` (Unix seconds), or why it is refused.
 
         Without ``audiences`` those of the token's issuer are requested. Raises LookupNeeded for an
         object that its source has not seen: look it up, and call again with it in ``looked_up``.
+        Without ``revocations`` no token is revoked.
         """
         claims = None
         try:
@@ -228,8 +234,11 @@ class Authenticator:
             if self._objects is not None:
                 check_objects(claims, self._objects, looked_up, leeway.expiry, now)
             # 8. It is not revoked.
-            if self._revocations is not None:
-                why = self._revocations.find_revocation(claims)
+            if revocations is not None and (
+                claims.jti in revocations.revoked_jtis
+                or claims.subject in revocations.revoked_subjects
+            ):
+                why = revocations.find_revocation(claims)
                 if why:
                     text = f"service account token has been revoked: {why}"
                     raise TokenRefusedError(Reason.REVOKED, text)

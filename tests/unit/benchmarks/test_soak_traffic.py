@@ -60,5 +60,7 @@ def test_requested_access_is_granted(data_dir: Path) -> None:
         for line in lines:
             asked = parse_access_review(line, "SubjectAccessReview")
             question = required_access(asked.request)
-            roles = granting_roles(store, asked.user, asked.groups, question.kinds, *question.spans)
+            roles = granting_roles(
+                store.state, asked.user, asked.groups, question.kinds, *question.spans
+            )
             assert roles == ("soak",)

@@ -1,7 +1,8 @@
 """The rarely used routes, called with a complete Request.
 
 The dispatcher has identified the caller; only under ``/v3`` may it be missing, where etcd's rules
-and answers hold.
+and answers hold. It also confirms what a view has decided, where the view leaves no trace of it
+before: see ``Callers.confirm``.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,6 @@ from werkzeug.exceptions import HTTPException
 from webhook.kube import rules_review, token_request
 from webhook.kube.access_review import AUTHORIZATION_GROUP
 from webhook.kube.request_keys import SKEW_KEY
-from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import InvalidAuthTokenError, UserEmptyError
 from webhook.rbac.model import PermissionType
 from webhook.server.flask import api_discovery, openapi_v2
@@ -33,6 +33,7 @@ from webhook.server.request.message import (
     Request,
     RequestError,
     Response,
+    basis_of,
     caller_of,
     json_body,
     require_type,
@@ -119,7 +120,7 @@ def create_flask_app(
     posted: _Views = {
         _AUTH_RULE: partial(_call_auth, auth, log),
         _TOKEN_RULE: partial(_create_token, token_requests, log),
-        _RULES_PATH: partial(_review_rules, auth.store),
+        _RULES_PATH: _review_rules,
     }
     read: _Views = {
         "/metrics": lambda: FlaskResponse(metrics.render(), content_type=CONTENT_TYPE),
@@ -147,7 +148,7 @@ def _call_auth(auth: AuthAPI, log: RequestLog, name: str) -> FlaskResponse:
     caller = _etcd_caller(request, name)
     if request.length > request.max_length:
         raise too_long(request)
-    answer = auth.call(name, caller, request.body, log.audit_of(request))
+    answer = auth.call(name, caller, request, log.audit_of(request))
     if answer is None:
         raise RequestError(404, "Not Found")
     return FlaskResponse(answer, content_type=_JSON)
@@ -172,9 +173,9 @@ def _create_token(
     token_requests: TokenRequests, log: RequestLog, namespace: str, name: str
 ) -> FlaskResponse:
     request = _request()
-    token_requests.authorize(caller_of(request), namespace, name)
+    token_requests.authorize(request, namespace, name)
     body = json_body(request, token_request.MESSAGE)
-    answer, warnings = token_requests.create(namespace, name, body, log.audit_of(request))
+    answer, warnings = token_requests.create(request, namespace, name, body, log.audit_of(request))
     response = FlaskResponse(answer, 201, content_type=_JSON)
     # It contains a credential, which must not be cached.
     response.headers["Cache-Control"] = "no-store"
@@ -184,16 +185,17 @@ def _create_token(
     return response
 
 
-def _review_rules(store: AuthStore) -> FlaskResponse:
+def _review_rules() -> FlaskResponse:
     request = _request()
     caller = caller_of(request)
     namespace = rules_review.parse_rules_review(json_body(request, rules_review.MESSAGE))
-    rules = rules_review.rules_of(store, caller.username, caller.groups, namespace)
+    state = basis_of(request).state
+    rules = rules_review.rules_of(state, caller.username, caller.groups, namespace)
     return FlaskResponse(rules_review.render_rules_review(rules), 201, content_type=_JSON)
 
 
 def _show_skew(callers: Callers, skew: SkewFiles) -> FlaskResponse:
-    callers.require(caller_of(_request()), SKEW_KEY, PermissionType.READ)
+    callers.require(_request(), SKEW_KEY, PermissionType.READ)
     return _show(lambda: report_of(skew.estimates(), time()))
 
 

@@ -17,108 +17,168 @@ from webhook.rbac.auth_tokens import TokenProvider
 from webhook.rbac.errors import (
     AuthFailedError,
     AuthNotEnabledError,
+    OutcomeUnknownError,
     PermissionDeniedError,
 )
-from webhook.rbac.model import ROOT
+from webhook.rbac.model import ROOT, ROOT_PERMISSION
 from webhook.rbac.passwords import Passwords
 from webhook.rbac.permissions import RoleSet
-from webhook.rbac.records import Record
-from webhook.server.request.message import Caller
-from webhook.telemetry.audit import DENIED, DONE, FAILED, Audit
+from webhook.rbac.records import BasisLostError, Record, text_id
+from webhook.rbac.state import AuthState
+from webhook.server.request.caller import Callers
+from webhook.server.request.message import Caller, Request, basis_of
+from webhook.server.request.refreshing import basis_in_thread
+from webhook.telemetry.audit import DENIED, DONE, FAILED, UNKNOWN, Audit
 
 
 @dataclass(frozen=True, slots=True)
 class AuthAPI:
-    """The calls of the API. Each takes the caller (NOBODY for none) and a request body."""
+    """The calls of the API. Each takes the caller (NOBODY for none) and a parsed body.
+
+    Invariants:
+
+    1. What is only read, and a refusal, rests on the basis of the request.
+    2. A change is decided, the caller's permission included, on the state that it is written on.
+       From then on nothing rests on the basis: a change that is stored is answered with success.
+    """
 
     store: AuthStore
+    callers: Callers
     passwords: Passwords
     tokens: TokenProvider
     clock: Callable[[], float]
+    require_proven_keys: Callable[[], None]
 
-    def call(self, name: str, caller: Caller, body: bytes, audit: Audit) -> bytes | None:
+    def call(self, name: str, caller: Caller, request: Request, audit: Audit) -> bytes | None:
         """Make a call (``user/add``) and return its answer, or None where there is no such call.
 
         A change, one that is refused too, and a log-in get a line of ``audit``. Raises AuthError,
-        InvalidReviewError, InvalidPasswordError or StoreUnavailableError.
+        InvalidReviewError, InvalidPasswordError, BasisLostError, OutcomeUnknownError or
+        StoreUnavailableError.
         """
         found = _CALLS.get(name)
         if found is None:
             return None
-        request = wire.parse_request(body, found.request)
+        parsed = wire.parse_request(request.body, found.request)
+        sent = _Sent(caller, request, basis_of(request).state)
         try:
             if found.admin:
-                self._require_admin(caller)
-            fields = found.run(self, caller, request) or {}
+                _require_admin(sent.state, caller)
+            fields = found.run(self, sent, parsed) or {}
         except LeewayError as error:
             if found.action:
-                outcome = DENIED if isinstance(error, _DENIALS) else FAILED
-                audit(found.action, outcome, {**request.audited(), "reason": str(error)})
+                self.callers.confirm(request)  # Invariant 1.
+                audit(found.action, _outcome_of(error), {**parsed.audited(), "reason": str(error)})
             raise
-        if found.action:
+        if not found.action:
+            return wire.render(sent.state.meta.revision, **fields)
+        if not found.admin:
             # A log-in changes nothing that has a revision.
-            revision = {"revision": self.store.own_revision} if found.admin else {}
-            audit(found.action, DONE, request.audited() | revision)
-        return wire.render(self.store.revision, **fields)
+            audit(found.action, DONE, parsed.audited())
+            return wire.render(sent.state.meta.revision, **fields)
+        revision = self.store.own_revision
+        audit(found.action, DONE, {**parsed.audited(), "revision": revision})
+        return wire.render(revision, **fields)
 
-    def status(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
+    def status(self, sent: "_Sent", _parsed: wire.AuthRequest) -> dict[str, Any]:
         """AuthStatus."""
-        return {"enabled": self.store.enabled, "authRevision": str(self.store.revision)}
+        meta = sent.state.meta
+        return {"enabled": meta.enabled, "authRevision": str(meta.revision)}
 
-    def authenticate(self, _caller: Caller, request: wire.PasswordRequest) -> dict[str, Any]:
+    def authenticate(self, sent: "_Sent", parsed: wire.PasswordRequest) -> dict[str, Any]:
         """Authenticate: check the password, and make a token."""
-        if not self.store.enabled:
+        state = sent.state
+        if not state.meta.enabled:
             raise AuthNotEnabledError
-        state = self.store.state
-        user = state.users.get(request.user)
+        user = state.users.get(parsed.user)
         password_hash = user.password_hash if user else None
-        self.passwords.check(request.password, password_hash, state.highest_password_cost)
+        try:
+            self.passwords.check(parsed.password, password_hash, state.highest_password_cost)
+        finally:
+            # That took as long as several changes, which matter only if they are of this user.
+            basis = sent.request.basis = basis_in_thread(self.store)
+            if basis.state.users.get(parsed.user) != user:
+                raise BasisLostError
         if user is None:
             raise AuthFailedError
-        return {"token": self.tokens.assign(user, self.clock())}
+        self.require_proven_keys()
+        self.callers.confirm(sent.request)
+        sent.state = basis.state
+        return {"token": self.tokens.assign(user, self.clock(), sent.state)}
 
-    def user_add(self, _caller: Caller, request: wire.UserAddRequest) -> None:
+    def user_add(self, sent: "_Sent", parsed: wire.UserAddRequest) -> None:
         """AuthUserAdd."""
-        without = request.options is not None and request.options.no_password
-        password_hash = b"" if without or not request.user else self._hash(request.password)
-        self.store.change(changes.add_user, request.user, password_hash)
+        without = parsed.options is not None and parsed.options.no_password
+        password_hash = b"" if without or not parsed.user else self._hash(parsed.password)
+        self.change(sent, changes.add_user, parsed.user, password_hash)
 
-    def user_get(self, caller: Caller, request: wire.UserRequest) -> dict[str, Any]:
+    def user_get(self, sent: "_Sent", parsed: wire.UserRequest) -> dict[str, Any]:
         """AuthUserGet: root, or the user itself."""
-        if request.user != caller.username or not caller.username:
-            self._require_admin(caller)
-        return {"roles": self.store.user(request.user).roles}
+        name = sent.caller.username
+        if parsed.user != name or not name:
+            _require_admin(sent.state, sent.caller)
+        return {"roles": changes.user_of(sent.state, parsed.user).roles}
 
-    def user_list(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
+    def user_list(self, sent: "_Sent", _parsed: wire.AuthRequest) -> dict[str, Any]:
         """AuthUserList."""
-        return {"users": self.store.user_names()}
+        return {"users": sorted(sent.state.users, key=text_id)}
 
-    def user_change_password(self, _caller: Caller, request: wire.PasswordRequest) -> None:
+    def user_change_password(self, sent: "_Sent", parsed: wire.PasswordRequest) -> None:
         """AuthUserChangePassword."""
-        self.store.user(request.user)
-        self.store.change(changes.change_password, request.user, self._hash(request.password))
+        changes.user_of(sent.state, parsed.user)
+        self.change(sent, changes.change_password, parsed.user, self._hash(parsed.password))
 
-    def role_get(self, caller: Caller, request: wire.RoleRequest) -> dict[str, Any]:
+    def role_get(self, sent: "_Sent", parsed: wire.RoleRequest) -> dict[str, Any]:
         """AuthRoleGet: root, or a user that has the role."""
-        if request.role not in self._roles_of(caller):
-            self._require_admin(caller)
-        return {"perm": wire.render_permissions(self.store.role(request.role).permissions)}
+        if parsed.role not in _roles_of(sent.state, sent.caller):
+            _require_admin(sent.state, sent.caller)
+        permissions = changes.role_of(sent.state, parsed.role).permissions
+        if parsed.role == ROOT:
+            permissions = (ROOT_PERMISSION,)
+        return {"perm": wire.render_permissions(permissions)}
 
-    def role_list(self, _caller: Caller, _request: wire.AuthRequest) -> dict[str, Any]:
+    def role_list(self, sent: "_Sent", _parsed: wire.AuthRequest) -> dict[str, Any]:
         """AuthRoleList."""
-        return {"roles": self.store.role_names()}
+        return {"roles": sorted(sent.state.roles, key=text_id)}
 
-    def _require_admin(self, caller: Caller) -> None:
-        require_admin(self.store, caller.username, caller.groups)
-        # Auth may have been disabled since the token was looked at: then only certificates count.
-        if caller.by_token and ROOT not in self._roles_of(caller):
-            raise PermissionDeniedError
+    def change(self, sent: "_Sent", decide: Callable[..., Iterable[Record]], *args: object) -> None:
+        """Write what ``decide(state, *args)`` returns, if the caller may by that state."""
 
-    def _roles_of(self, caller: Caller) -> RoleSet:
-        return roles_of(self.store.state, caller.username, caller.groups)
+        def permitted(state: AuthState) -> Iterable[Record]:
+            sent.request.basis = None  # Invariant 2.
+            _require_admin(state, sent.caller)
+            return decide(state, *args)
+
+        self.store.change(permitted)
 
     def _hash(self, password: str) -> bytes:
         return self.passwords.hash(password)
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A request with its caller, NOBODY for none, and the state that the answer rests on."""
+
+    caller: Caller
+    request: Request
+    state: AuthState
+
+
+def _require_admin(state: AuthState, caller: Caller) -> None:
+    require_admin(state, caller.username, caller.groups)
+    # Auth may have been disabled since the token was looked at: then only certificates count.
+    if caller.by_token and ROOT not in _roles_of(state, caller):
+        raise PermissionDeniedError
+
+
+def _roles_of(state: AuthState, caller: Caller) -> RoleSet:
+    return roles_of(state, caller.username, caller.groups)
+
+
+def _outcome_of(error: LeewayError) -> str:
+    if isinstance(error, OutcomeUnknownError):
+        return UNKNOWN
+    return DENIED if isinstance(error, _DENIALS) else FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +186,7 @@ class _Call:
     """``action`` is what audit lines call it, empty for a call that changes nothing."""
 
     request: type[wire.AuthRequest]
-    run: Callable[[AuthAPI, Caller, Any], dict[str, Any] | None]
+    run: Callable[[AuthAPI, _Sent, Any], dict[str, Any] | None]
     action: str = ""
     admin: bool = True
 
@@ -136,8 +196,8 @@ def _change(
 ) -> _Call:
     """Return a call that does nothing but write what ``decide`` decides."""
 
-    def run(api: AuthAPI, _caller: Caller, parsed: wire.AuthRequest) -> None:
-        api.store.change(decide, *parsed.arguments())
+    def run(api: AuthAPI, sent: _Sent, parsed: wire.AuthRequest) -> None:
+        api.change(sent, decide, *parsed.arguments())
 
     return _Call(request, run, action)
 

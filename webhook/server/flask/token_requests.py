@@ -16,7 +16,7 @@ from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import KIND, parse_token_request, render_token_request
 from webhook.kube.token_review import AUTHENTICATION_GROUP
 from webhook.server.request.caller import Callers
-from webhook.server.request.message import Caller, RequestError
+from webhook.server.request.message import Request, RequestError
 from webhook.telemetry.audit import DONE, Audit, token_fields
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import ObjectSource
@@ -25,40 +25,46 @@ from webhook.token.issuer import TokenPolicy, issue_token
 
 @dataclass(frozen=True, slots=True)
 class TokenRequests:
-    """Signs tokens. ``leeway`` is in seconds, for objects that are being deleted."""
+    """Signs tokens. ``leeway`` is in seconds, for objects that are being deleted.
+
+    ``require_proven_keys`` raises an error while it is not known whether the keyring is the newest.
+    """
 
     callers: Callers
     policy: TokenPolicy
     keyring: Keyring
+    require_proven_keys: Callable[[], None]
     objects: ObjectSource | None
     leeway: float
     metrics: Metrics
     clock: Callable[[], float]
 
-    def authorize(self, caller: Caller, namespace: str, name: str) -> None:
-        """Check that a caller is allowed to create tokens of a service account.
+    def authorize(self, request: Request, namespace: str, name: str) -> None:
+        """Check that the caller is allowed to create tokens of a service account.
 
         Neither name has a slash, or it would reach into the keys of another. Raises RequestError
         403.
         """
         key = f"/leeway/serviceaccounts/{namespace}/{name}/token"
-        self.callers.require(caller, key.encode("utf-8"))
+        self.callers.require(request, key.encode("utf-8"))
 
     def create(
-        self, namespace: str, name: str, body: bytes, audit: Audit
+        self, request: Request, namespace: str, name: str, body: bytes, audit: Audit
     ) -> tuple[bytes, tuple[str, ...]]:
         """Make a token; return the answer, and warnings.
 
         A token that was made gets a line of ``audit``. Raises RequestError, InvalidObjectError,
-        and the errors of ``resolve_token_request``.
+        BasisLostError, and the errors of ``resolve_token_request``.
         """
         now = self.clock()
         try:
             asked = parse_token_request(body, namespace, name)
-            resolved, request = resolve_token_request(
+            resolved, spec = resolve_token_request(
                 asked, self.policy, self.objects, self.leeway, now
             )
-            issued = issue_token(request, self.policy, self.keyring, now)
+            self.require_proven_keys()
+            self.callers.confirm(request)
+            issued = issue_token(spec, self.policy, self.keyring, now)
         except IssueError as error:
             # Kubernetes names the object only where its name is what is wrong.
             raise _invalid(error, name if error.field.startswith("metadata.") else "") from error

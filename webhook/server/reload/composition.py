@@ -36,6 +36,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider, TokenUses
 from webhook.server.flask.late import FlaskThreads, LateFlask
 from webhook.server.request.caller import Callers
+from webhook.server.request.key_proof import requirement_of_keys
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Route
 from webhook.server.request.verifier import TokenVerifier
@@ -81,7 +82,8 @@ class SharedState:
 
     ``uses`` are those of auth tokens; ``ask_for_own_keys`` has the folder of signing keys read, for
     a token with an unknown key; ``look_ups`` runs the look-ups of objects; ``store_problem``
-    returns why nothing can be answered from the store, empty if it can.
+    returns why nothing can be answered from the store, empty if it can; ``keyring_proof`` returns
+    as of when the keyring was the newest one, see ``requirement_of_keys``.
     """
 
     store: AuthStore
@@ -94,6 +96,7 @@ class SharedState:
     look_ups: Executor
     flask_threads: FlaskThreads
     store_problem: Callable[[], str]
+    keyring_proof: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,6 @@ class ComponentMaker:
             keyring,
             objects=objects,
             issuer_keys=issuer_keys,
-            revocations=self._shared.store,
             skew=self._shared.skew.tracker,
         )
         self._authenticators[made] = configuration.issuer
@@ -239,7 +241,7 @@ def compose(shared: SharedState, components: Components) -> Application:
         "/apis/leeway.dev/v1/rangeaccessreviews": Review(reviews.ranges, ACCESS_REVIEWS_KEY),
     }
     for version in AUTHENTICATION_VERSIONS:
-        tokens = TokenReviews(version, verifier, store, prefix, metrics, log)
+        tokens = TokenReviews(version, verifier, callers, prefix, metrics, log)
         path = f"/apis/{AUTHENTICATION_GROUP}/{version}/tokenreviews"
         table[path] = Review(tokens.review, TOKEN_REVIEWS_KEY, MESSAGE)
     for version in AUTHORIZATION_VERSIONS:
@@ -263,10 +265,26 @@ def _flask(shared: SharedState, components: Components, callers: Callers) -> "Fl
 
     configuration, metrics = components.configuration, shared.metrics
     passwords = Passwords(configuration.auth.bcrypt_cost, cores_of_a_worker(configuration))
-    auth = AuthAPI(shared.store, passwords, components.tokens, time)
+    require_keys = requirement_of_keys(shared.keyring_proof, shared.store.now)
+    is_signing = configuration.auth.token_provider == "jwt"
+    auth = AuthAPI(
+        shared.store,
+        callers,
+        passwords,
+        components.tokens,
+        time,
+        require_keys if is_signing else lambda: None,
+    )
     policy, expiry = policy_of(configuration), configuration.leeway.expiry
     requests = TokenRequests(
-        callers, policy, components.keyring, components.objects, expiry, metrics, time
+        callers,
+        policy,
+        components.keyring,
+        require_keys,
+        components.objects,
+        expiry,
+        metrics,
+        time,
     )
     return create_flask_app(metrics, auth, callers, requests, shared.skew, shared.log)
 
@@ -279,7 +297,6 @@ def cores_of_a_worker(configuration: Configuration) -> int:
 def _public_routes(components: Components, shared: SharedState) -> dict[str, Route]:
     configuration, keyring = components.configuration, components.keyring
     published = keyring.published_keys()
-    max_age = MAX_AGE_SECONDS
     issuer, jwks_uri = configuration.issuer, configuration.jwks_uri
     openid = openid_configuration(issuer, jwks_uri, published)
     checks: list[HealthCheck] = [("ping", lambda: "")]
@@ -294,9 +311,14 @@ def _public_routes(components: Components, shared: SharedState) -> dict[str, Rou
         ready.append(("objects", components.objects.problem))
         warnings.append(("objects", components.objects.warning))
     version = document_route(version_body(), "application/json")
+    publish = partial(
+        document_route,
+        max_age=MAX_AGE_SECONDS,
+        require=requirement_of_keys(shared.keyring_proof, shared.store.now),
+    )
     return {
-        CONFIGURATION_PATH: document_route(openid, "application/json", max_age=max_age),
-        JWKS_PATH: document_route(jwks_document(published), JWKS_CONTENT_TYPE, max_age=max_age),
+        CONFIGURATION_PATH: publish(openid, "application/json"),
+        JWKS_PATH: publish(jwks_document(published), JWKS_CONTENT_TYPE),
         "/version": version,
         "/version/": version,
         **health_routes("livez", checks),

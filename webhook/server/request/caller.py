@@ -9,6 +9,7 @@ can act as somebody else.
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from math import inf
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -22,7 +23,14 @@ from webhook.rbac.errors import InvalidAuthTokenError, StoreLockedError, Unknown
 from webhook.rbac.model import ROOT, PermissionType
 from webhook.rbac.state import AuthState
 from webhook.server.request.impersonation import wanted_identity
-from webhook.server.request.message import Caller, Later, Request, RequestError, settled
+from webhook.server.request.message import (
+    Caller,
+    Later,
+    Request,
+    RequestError,
+    basis_of,
+    settled,
+)
 from webhook.server.request.refreshing import Refreshing
 from webhook.server.request.verifier import TokenVerifier
 from webhook.token.outcome import Authenticated, Outcome, Refused
@@ -102,7 +110,8 @@ class Callers:
     """Identifies callers, and checks their permissions.
 
     ``issuer`` is our own: tokens of other issuers are reviewed here, but are not an identity. A
-    token of ours must have one of the ``audiences``.
+    token of ours must have one of the ``audiences``. With ``is_strict`` a request waits until it is
+    proven that nothing is missing which was acknowledged before the request was here.
     """
 
     def __init__(
@@ -113,34 +122,57 @@ class Callers:
         issuer: str,
         audiences: tuple[str, ...],
         clock: Callable[[], float],
+        *,
+        is_strict: bool = False,
     ) -> None:
         self._store = store
+        self._is_strict = is_strict
         self._refreshing = Refreshing(store)
         self._tokens = tokens
         self._verifier = verifier
         self._issuer = issuer
         self._audiences = tuple(dict.fromkeys((*audiences, issuer)))
         self._clock = clock
-        # Users allowed to write a key, and the revision of the state that allows it.
-        self._writers: dict[tuple[str, bytes], tuple[AuthState, int]] = {}
+        # A state, and users allowed to write a key by it: with the revision that allows that.
+        self._writers: tuple[AuthState | None, dict[tuple[str, bytes], int]] = (None, {})
 
     def find(self, request: Request) -> Caller | Later[Caller | None] | None:
         """Return the caller of a request, None if it shows no identity.
 
-        The store is refreshed first, so that this request is answered by everything that other
-        processes have written before it.
+        The basis of the answer is taken first: to be called once the request is here completely,
+        before anything else of it is decided.
 
         Raises RequestError 401 for an identity that is not accepted, and StoreUnavailableError and
-        StoreError as ``AuthStore.refresh`` does.
+        StoreError as ``AuthStore.basis`` does.
         """
+        since = self._store.now() if self._is_strict else -inf
         try:
-            self._store.refresh()
+            request.basis = self._store.basis(since)
         except StoreLockedError as error:
-            return self._find_after(error, request)
+            return self._find_after(error, since, request)
         return self._find(request)
 
-    async def _find_after(self, locked: StoreLockedError, request: Request) -> Caller | None:
-        await self._refreshing.wait(locked)
+    def confirm(self, request: Request) -> None:
+        """Check that what was decided for a request still holds; from now on nothing rests on it.
+
+        To be called after the verdict and before its first trace: a count, a line of a log, a
+        signature, the answer itself. By then the basis may be older than it may be: an object was
+        looked up, a thread was busy, the process was stopped. Raises BasisLostError if it has to be
+        decided again, beginning with ``find``.
+        """
+        basis = request.basis
+        if basis is None:
+            return
+        if request.has_waited:
+            self._store.confirm_unchanged(basis)
+        else:
+            self._store.confirm(basis)
+        request.basis = None
+
+    async def _find_after(
+        self, locked: StoreLockedError, since: float, request: Request
+    ) -> Caller | None:
+        request.basis = await self._refreshing.wait(locked, since)
         return await settled(self._find(request))
 
     def _find(self, request: Request) -> Caller | Later[Caller | None] | None:
@@ -148,64 +180,73 @@ class Callers:
             caller = caller_of_certificate(request.certificate, self._clock())
             return self._impersonating(caller, request) if request.headers.impersonation else caller
         token = authorization_token(request)
-        if not token or not self._store.enabled:
+        if not token or not basis_of(request).state.meta.enabled:
             return None
         return self._find_by_token(request, token)
 
     async def _find_by_token(self, request: Request, token: str) -> Caller:
         caller = None
         if not is_auth_jwt(token):
-            outcome: Outcome = await settled(self._verifier.authenticate(token, self._audiences))
+            outcome: Outcome = await settled(
+                self._verifier.authenticate(token, self._audiences, request)
+            )
             caller = self._service_account(outcome, token)
         if caller is None:
             try:
-                caller = await self._user_of(token)
+                caller = await self._user_of(token, request)
             except InvalidAuthTokenError as error:
                 raise RequestError(401, "invalid auth token; log in again", _CHALLENGE) from error
         return self._impersonating(caller, request) if request.headers.impersonation else caller
 
-    async def subject_of(self, token: str) -> Caller | str:
+    async def subject_of(self, token: str, request: Request) -> Caller | str:
         """Return whom a token speaks for, or why it is refused.
 
         It may be of any trusted issuer, or an auth token.
         """
         if not is_auth_jwt(token):
-            outcome: Outcome = await settled(self._verifier.authenticate(token, ()))
+            outcome: Outcome = await settled(self._verifier.authenticate(token, (), request))
             if not isinstance(outcome, Refused):
                 return _caller_of(outcome)
             if outcome.error.is_ours:
                 return str(outcome.error)
         try:
-            return await self._user_of(token)
+            return await self._user_of(token, request)
         except InvalidAuthTokenError:
             return "it is neither of an issuer that is trusted here nor an auth token in use"
 
     def require(
-        self, caller: Caller, key: bytes, kind: PermissionType = PermissionType.WRITE
+        self, request: Request, key: bytes, kind: PermissionType = PermissionType.WRITE
     ) -> None:
-        """Check that a caller is allowed to write a key, or to read it. Raises RequestError 403.
+        """Check that the caller is allowed to write a key, or to read it.
 
-        To be called after ``find``, which brings the store up to date.
+        Raises RequestError 403.
         """
-        state = self._store.state
+        basis, caller = request.basis, request.caller
+        assert basis is not None  # noqa: S101 - what has a caller has a basis
+        assert caller is not None  # noqa: S101 - the dispatcher lets nobody else through
+        state, revision, _ = basis
         if not state.meta.enabled and not caller.by_token:
             return
         user, groups = caller.username, caller.groups
-        # Taken before the question: what is written meanwhile makes the answer void, at worst.
-        revision = state.revision
+        of_state, writers = self._writers
+        if of_state is not state:
+            # Nothing keeps a state that was replaced in memory, and no revision is taken for one of
+            # another history.
+            writers = {}
+            self._writers = state, writers
         is_memorable = kind is PermissionType.WRITE and not caller.by_token
-        if is_memorable and self._writers.get((user, key)) == (state, revision):
+        if is_memorable and writers.get((user, key)) == revision:
             return
-        if not is_key_permitted(self._store, user, groups, kind, key):
+        if not is_key_permitted(state, user, groups, kind, key):
             raise RequestError(
                 403,
                 f"user {user[:128]!r} may not {kind.name.lower()} {key.decode()}; grant it with "
                 "`leeway role grant-permission` and `leeway user grant-role`",
             )
         if is_memorable:
-            if len(self._writers) >= _MAX_WRITERS:
-                self._writers.clear()
-            self._writers[user, key] = state, revision
+            if len(writers) >= _MAX_WRITERS:
+                writers.clear()
+            writers[user, key] = revision
 
     def _service_account(self, outcome: Outcome, token: str) -> Caller | None:
         if isinstance(outcome, Refused):
@@ -230,9 +271,10 @@ class Callers:
 
     def _impersonating(self, caller: Caller, request: Request) -> Caller:
         user, groups, uid, extra = wanted_identity(request.headers.impersonation)
-        roles = roles_of(self._store.state, caller.username, caller.groups)
+        state = basis_of(request).state
+        roles = roles_of(state, caller.username, caller.groups)
         # Auth may have been disabled since the token was looked at: then only certificates count.
-        if (self._store.enabled or caller.by_token) and ROOT not in roles:
+        if (state.meta.enabled or caller.by_token) and ROOT not in roles:
             raise RequestError(
                 403,
                 f"user {caller.username[:128]!r} may not act as {user[:128]!r}; only who has the "
@@ -241,14 +283,15 @@ class Callers:
         # With auth disabled only a certificate allows anything.
         return Caller(user, groups, uid, extra, by_token=True, impersonator=caller.username)
 
-    async def _user_of(self, token: str) -> Caller:
+    async def _user_of(self, token: str, request: Request) -> Caller:
+        state = basis_of(request).state
         try:
-            name = self._tokens.resolve(token, self._clock())
+            name = self._tokens.resolve(token, self._clock(), state)
         except UnknownAuthKeyError:
             # Another worker may sign with a key that this one has not read yet.
             if not await self._verifier.wait_for_keys(self._issuer):
                 raise
-            name = self._tokens.resolve(token, self._clock())
+            name = self._tokens.resolve(token, self._clock(), state)
         return Caller(name, by_token=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from webhook.errors import HandshakeFailure, Reason
 from webhook.server.request.message import Request
-from webhook.telemetry.audit import DONE, Audit, audit_fields, audit_message, fingerprint
+from webhook.telemetry.audit import DONE, UNKNOWN, Audit, audit_fields, audit_message, fingerprint
 from webhook.telemetry.bounded_log import BoundedLog
 from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import AUDIT_LOGGER, LOGGER
@@ -129,7 +129,7 @@ class RequestLog:
                 who = _who(request) | {"requestId": request.id}
                 return audit_fields(action, outcome, "server", who, fields)
 
-            if outcome == DONE:
+            if outcome in (DONE, UNKNOWN):
                 _audit_logger.info("%s", message, extra={"fields": made()})
             else:
                 self._failed_audits.log(_audit_logger, logging.INFO, message, made)

@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from webhook.kube.protobuf import CONTENT_TYPE, Message, json_of
+from webhook.rbac.basis import Basis
+from webhook.token.bound_objects import Lookup, ObjectKey
 from webhook.token.outcome import AUTHENTICATED_GROUP
 
 JSON: Final = b"application/json"
@@ -68,10 +70,13 @@ class Request(msgspec.Struct, eq=False, gc=False):
     of a chunked body, what has arrived. ``certificate`` is the client's in PEM, empty without one,
     and ``client`` its address and port.
 
-    Filled in while the request is answered: the ``caller``, None where it has not been identified,
-    and ``is_refused`` where etcd's API has to refuse what it shows as its identity; the ``route``,
-    once the head has been admitted; and ``max_length``, the limit on ``length``, negative where
-    the route does not want a body.
+    Filled in while the request is answered: the ``basis`` of the answer, None before it is taken
+    and once nothing rests on it any more (``confirm``); the ``caller``, None where it has not been
+    identified, and ``is_refused`` where etcd's API has to refuse what it shows as its identity;
+    ``max_length``, the limit on ``length``, negative where the route does not want a body;
+    ``has_waited``, whether anything else ran on the event loop since the basis was taken;
+    ``attempts``, how often the answer lost its basis; and in ``looked_up``, by token, what was
+    looked up for it, so that an answer that is decided again does not wait for that again.
     """
 
     method: str
@@ -84,9 +89,12 @@ class Request(msgspec.Struct, eq=False, gc=False):
     client: tuple[str, int] | None = None
     caller: Caller | None = None
     is_refused: bool = False
-    route: "Route | None" = None
     max_length: int = -1
     own_id: str = ""
+    basis: Basis | None = None
+    has_waited: bool = False
+    attempts: int = 0
+    looked_up: dict[str, dict[ObjectKey, Lookup]] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header field, or None. ``name`` is in lower case."""
@@ -145,6 +153,13 @@ def caller_of(request: Request) -> Caller:
     if request.caller is None:
         raise RuntimeError("a route that needs a caller was reached without one")
     return request.caller
+
+
+def basis_of(request: Request) -> Basis:
+    """Return the basis of an answer that rests on the store."""
+    if request.basis is None:
+        raise RuntimeError("a route that needs the store was reached without a basis")
+    return request.basis
 
 
 async def settled(value: _T | Later[_T]) -> _T:

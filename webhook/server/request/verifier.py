@@ -7,9 +7,16 @@ from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
 from webhook.errors import UnknownKeyError
-from webhook.server.request.message import Later
+from webhook.server.request.message import Later, Request
 from webhook.token.authenticator import Authenticator
-from webhook.token.bound_objects import Absence, Lookup, LookupNeeded, ObjectKey, ObjectSource
+from webhook.token.bound_objects import (
+    NO_LOOKUPS,
+    Absence,
+    Lookup,
+    LookupNeeded,
+    ObjectKey,
+    ObjectSource,
+)
 from webhook.token.outcome import Outcome, Refused
 
 LOOKUP_SECONDS: Final = 2.0
@@ -49,18 +56,29 @@ class TokenVerifier:
         # UID does not: the answer may be from before its Pod was made.
         self._pending: dict[tuple[ObjectKey, str], asyncio.Future[Lookup]] = {}
 
-    def authenticate(self, token: str, audiences: Sequence[str]) -> Outcome | Later[Outcome]:
-        """Return the outcome for a token now.
+    def authenticate(
+        self, token: str, audiences: Sequence[str], request: Request
+    ) -> Outcome | Later[Outcome]:
+        """Return the outcome for a token now, by the revocations of the basis of ``request``.
 
         A coroutine if an object has to be looked up, or if newer keys may be available.
         """
         try:
-            outcome = self._authenticator.authenticate(token, audiences, self._clock())
+            outcome = self._authenticate(token, audiences, request)
         except LookupNeeded as needed:
-            return self._authenticate_with_look_ups(token, audiences, needed)
+            return self._authenticate_with_look_ups(token, audiences, request, needed)
         if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
-            return self._authenticate_with_new_keys(token, audiences, outcome.error)
+            return self._authenticate_with_new_keys(token, audiences, request, outcome.error)
         return outcome
+
+    def _authenticate(self, token: str, audiences: Sequence[str], request: Request) -> Outcome:
+        found = (
+            NO_LOOKUPS if request.looked_up is None else request.looked_up.get(token, NO_LOOKUPS)
+        )
+        basis = request.basis
+        assert basis is not None  # noqa: S101 - the caller was found by it
+        now = self._clock()
+        return self._authenticator.authenticate(token, audiences, now, found, basis.state)
 
     def is_signed_here(self, token: str) -> bool:
         """Return whether a key of this server's own keyring verifies a token."""
@@ -81,25 +99,27 @@ class TokenVerifier:
         return True
 
     async def _authenticate_with_new_keys(
-        self, token: str, audiences: Sequence[str], unknown: UnknownKeyError
+        self, token: str, audiences: Sequence[str], request: Request, unknown: UnknownKeyError
     ) -> Outcome:
         if not await self.wait_for_keys(unknown.issuer):
             return Refused(unknown)
         try:
-            return self._authenticator.authenticate(token, audiences, self._clock())
+            return self._authenticate(token, audiences, request)
         except LookupNeeded as needed:
-            return await self._authenticate_with_look_ups(token, audiences, needed)
+            return await self._authenticate_with_look_ups(token, audiences, request, needed)
 
     async def _authenticate_with_look_ups(
-        self, token: str, audiences: Sequence[str], first: LookupNeeded
+        self, token: str, audiences: Sequence[str], request: Request, first: LookupNeeded
     ) -> Outcome:
         deadline = asyncio.get_running_loop().time() + LOOKUP_SECONDS
-        answers: dict[ObjectKey, Lookup] = {}
+        if request.looked_up is None:
+            request.looked_up = {}
+        answers = request.looked_up.setdefault(token, {})
         needed = first
         while True:
             answers[needed.key] = await self._look_up(needed.key, needed.uid, deadline)
             try:
-                return self._authenticator.authenticate(token, audiences, self._clock(), answers)
+                return self._authenticate(token, audiences, request)
             except LookupNeeded as another:
                 needed = another
 

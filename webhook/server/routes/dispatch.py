@@ -5,12 +5,16 @@ Invariants:
 1. A path that is not in the table of public routes is answered only to a caller with an identity.
 2. Nothing that blocks runs on the event loop.
 3. What a page of another site makes a browser send changes nothing.
+4. An answer that rests on the store rests on one basis, which is taken when the request is here
+   completely. Before its first trace (a count, a log line, the answer itself) it is confirmed that
+   the basis still holds; otherwise everything is decided again, the caller included.
 """
 
 from typing import Final, NamedTuple
 
 from webhook.kube.protobuf import Message, json_of
-from webhook.rbac.errors import TooManyRequestsError
+from webhook.rbac.errors import StoreUnavailableError, TooManyRequestsError
+from webhook.rbac.records import BasisLostError
 from webhook.server.flask.late import LateFlask
 from webhook.server.request.caller import Callers, require_identity
 from webhook.server.request.cross_site import refuse_cross_site
@@ -36,6 +40,8 @@ from webhook.server.request.message import (
 
 # Below them there are the checks by name, and nothing else.
 _CHECKS: Final = ("/livez/", "/readyz/", "/healthz/")
+MAX_ATTEMPTS: Final = 3
+"""How often a request is decided before it is refused."""
 ANONYMOUS_BODY_BYTES: Final = 16 * 1024
 """What anybody may send, as a name and a password: it is in memory until it is complete."""
 
@@ -86,43 +92,73 @@ class Application:
 
     def answer(self, request: Request) -> Answer:
         """Answer a request whose body is complete. Neither this nor its coroutine raises."""
-        try:
-            route: Route | Later[Route] | None = request.route
-            # Since the head was admitted, a chunked body may have become too long.
-            if route is None or request.length > request.max_length:
+        while True:
+            try:
                 route = self._route(request)
-            answer = route(request) if callable(route) else self._answer_later(request, route)
-        except Exception as error:
-            return self._failed(request, error)
-        return answer if isinstance(answer, Response) else self._guarded(request, answer)
+                answer = route(request) if callable(route) else self._answer_later(request, route)
+                if isinstance(answer, Response):
+                    if request.basis is not None:
+                        self._callers.confirm(request)
+                    return answer
+                request.has_waited = True
+                return self._guarded(request, answer)
+            except Exception as error:
+                refusal = self._failed(request, error)
+            if refusal is not None:
+                return refusal
 
     async def _answer_later(self, request: Request, route: Later[Route]) -> Response:
         return await settled((await route)(request))
 
     async def _guarded(self, request: Request, answer: Later[Response]) -> Response:
         try:
-            return await answer
+            response = await answer
+            self._callers.confirm(request)
+            return response
         except Exception as error:
-            return self._failed(request, error)
+            refusal = self._failed(request, error)
+        return await settled(self.answer(request)) if refusal is None else refusal
 
     async def admit(self, request: Request) -> Response | None:
         """Answer a request whose body is not complete if its head decides, else return None.
 
         ``answer`` is to be called once the body is complete, or this again as soon as a chunked
-        body is longer than ``request.max_length``. Never raises.
+        body is longer than ``request.max_length``. What the head does not refuse is not decided by
+        it: the body may take seconds, so that the caller is identified again (invariant 4). Never
+        raises.
         """
-        try:
-            route = self._route(request)
-            if not callable(route):
-                route = await route
-            if request.length > request.max_length:
-                return await settled(route(request))
-        except Exception as error:
-            return self._failed(request, error)
-        request.route = route
-        return None
+        request.has_waited = True
+        while True:
+            refusal = None
+            try:
+                route = self._route(request)
+                if not callable(route):
+                    route = await route
+                if request.length > request.max_length:
+                    refusal = await settled(route(request))
+                    self._callers.confirm(request)
+                _forget(request)
+                request.attempts = 0
+                return refusal
+            except Exception as error:
+                refusal = self._failed(request, error)
+            if refusal is not None:
+                return refusal
 
-    def _failed(self, request: Request, error: Exception) -> Response:
+    def _failed(self, request: Request, error: Exception) -> Response | None:
+        """Return the response to an error, or None if the request has to be decided again."""
+        try:
+            self._callers.confirm(request)  # Invariant 4: to refuse something is to decide, too.
+        except BasisLostError as lost:
+            error = lost
+        if isinstance(error, BasisLostError):
+            _forget(request)
+            request.attempts += 1
+            if request.attempts < MAX_ATTEMPTS:
+                return None
+            error = StoreUnavailableError(
+                "the store has changed each time before this request was answered; try again"
+            )
         answer = request_error_of(error)
         if answer.code == 500:
             self._log.crashed(request, error)
@@ -166,7 +202,7 @@ class Application:
         return self._flask
 
     def _route_of(self, request: Request, found: Caller | None) -> Route:
-        caller = request.caller = require_identity(found)  # Invariant 1.
+        request.caller = require_identity(found)  # Invariant 1.
         request.max_length = self._max_body_bytes
         review = self._reviews.get(request.path)
         if review is None:
@@ -179,7 +215,7 @@ class Application:
             raise _method_not_allowed(request, "POST")
         route, key, message = review
         if key:
-            self._callers.require(caller, key)
+            self._callers.require(request, key)
         is_protobuf = not request.headers.of_json and require_type(request, message)
         if request.length > request.max_length:
             raise too_long(request)
@@ -188,10 +224,18 @@ class Application:
 
 def _from_protobuf(message: Message, route: Route) -> Route:
     def decoded(request: Request) -> Answer:
-        request.body = json_of(request.body, message)
-        return route(request)
+        sent, request.body = request.body, json_of(request.body, message)
+        try:
+            return route(request)
+        finally:
+            request.body = sent  # It may be decided again.
 
     return decoded
+
+
+def _forget(request: Request) -> None:
+    request.basis = request.caller = None
+    request.is_refused = request.has_waited = False
 
 
 def _require_ascii(request: Request) -> None:

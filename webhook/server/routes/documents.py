@@ -1,10 +1,11 @@
 """Responses that are the same for everybody: discovery, JWKS and version."""
 
+from collections.abc import Callable
 from platform import machine, python_implementation, system
 
 import msgspec
 
-from webhook.server.request.message import Response, Route
+from webhook.server.request.message import Request, Response, Route
 from webhook.version import COMMIT, VERSION
 
 
@@ -25,9 +26,23 @@ def version_body() -> bytes:
     return msgspec.json.encode(members)
 
 
-def document_route(body: bytes, content_type: str, *, max_age: int = 0) -> Route:
-    """Make the route of a document that caches may keep for ``max_age`` seconds."""
+def document_route(
+    body: bytes,
+    content_type: str,
+    *,
+    max_age: int = 0,
+    require: Callable[[], None] = lambda: None,
+) -> Route:
+    """Make the route of a document that caches may keep for ``max_age`` seconds.
+
+    ``require`` raises an error while it must not be published.
+    """
     control = f"public, max-age={max_age}" if max_age else "no-store"
     headers = ((b"cache-control", control.encode("ascii")),)
     response = Response(200, body, content_type.encode("ascii"), headers)
-    return lambda _request: response
+
+    def route(_request: Request) -> Response:
+        require()
+        return response
+
+    return route

@@ -10,7 +10,7 @@ from webhook.kube.token_review import (
     render_token_review,
 )
 from webhook.rbac.access import role_groups
-from webhook.rbac.auth_store import AuthStore
+from webhook.server.request.caller import Callers
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Later, Request, Response
 from webhook.server.request.verifier import TokenVerifier
@@ -30,7 +30,7 @@ class TokenReviews:
 
     version: str
     verifier: TokenVerifier
-    store: AuthStore
+    callers: Callers
     role_group_prefix: str
     metrics: Metrics
     log: RequestLog
@@ -39,7 +39,7 @@ class TokenReviews:
         """Answer a request."""
         started = perf_counter()
         asked = parse_token_review(request.body, self.version)
-        outcome = self.verifier.authenticate(asked.token, asked.audiences)
+        outcome = self.verifier.authenticate(asked.token, asked.audiences, request)
         if isinstance(outcome, Outcome):
             return self._answer(request, asked, outcome, started)
         return self._answer_later(request, asked, outcome, started)
@@ -52,8 +52,11 @@ class TokenReviews:
     def _answer(
         self, request: Request, asked: TokenReviewRequest, outcome: Outcome, started: float
     ) -> Response:
-        groups = role_groups(outcome, self.store.state, self.role_group_prefix)
+        basis = request.basis
+        assert basis is not None  # noqa: S101 - only a caller gets here, who was found by it
+        groups = role_groups(outcome, basis.state, self.role_group_prefix)
         answer = render_token_review(asked, outcome, groups)
+        self.callers.confirm(request)
         seconds = perf_counter() - started
         if isinstance(outcome, Refused) or _logger.isEnabledFor(logging.DEBUG):
             self.log.reviewed(request, asked.token, outcome, seconds)

@@ -128,7 +128,8 @@ def test_no_error_shows_a_token() -> None:
 
 
 def render(access: AccessDecision, refusal: str = "", **spec: object) -> dict[str, object]:
-    answer = json.loads(render_range_review(parse(body(**spec)), access, 7, refusal))
+    rendered = render_range_review(parse(body(**spec)), access, 7, refusal, store_revision="s-9")
+    answer = json.loads(rendered)
     assert isinstance(answer, dict)
     return answer
 
@@ -151,6 +152,7 @@ def test_answer_yes() -> None:
             "roles": ["a", "b"],
             "uncovered": [],
             "revision": 7,
+            "storeRevision": "s-9",
         },
     }
 
@@ -167,7 +169,18 @@ def test_a_denial_names_what_is_missing() -> None:
             {"key": b64(b"/e"), "rangeEnd": b64(b"\0")},
         ],
         "revision": 7,
+        "storeRevision": "s-9",
     }
+
+
+@pytest.mark.parametrize(
+    ("sent", "position"), [({}, ""), ({"minRevision": ""}, ""), ({"minRevision": "s-8"}, "s-8")]
+)
+def test_a_position_is_opaque_and_is_sent_back(sent: dict[str, str], position: str) -> None:
+    assert parse(body(**sent)).min_revision == position
+    spec = render(AccessDecision(True, ("a",), ()), **sent)["spec"]
+    assert isinstance(spec, dict)
+    assert {name: spec[name] for name in spec if name == "minRevision"} == sent
 
 
 def test_the_token_is_not_returned() -> None:
@@ -190,5 +203,6 @@ def test_the_token_is_not_returned() -> None:
         "roles": [],
         "uncovered": [{"key": b64(b"/a"), "rangeEnd": ""}],
         "revision": 7,
+        "storeRevision": "s-9",
     }
     assert_token_not_in(token, repr(parse(body(user=..., token=token))))

@@ -46,9 +46,9 @@ STORE = a_store()
 def test_the_root_of_a_cluster(
     request_: Attributes, user: str, groups: tuple[str, ...], allow_root: bool, allowed: bool
 ) -> None:
-    decision = decide_for_cluster(STORE, user, groups, request_, allow_root=allow_root)
+    decision = decide_for_cluster(STORE.state, user, groups, request_, allow_root=allow_root)
     assert bool(decision.roles) is allowed
     is_told = "authorizer.allowRoot" in decision.reason
     assert is_told is (user == "root" and not allowed)
     # Leeway's own root is allowed everything.
-    assert decide(STORE, "root", (), request_).roles == ("root",)
+    assert decide(STORE.state, "root", (), request_).roles == ("root",)

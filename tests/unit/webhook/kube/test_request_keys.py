@@ -102,11 +102,13 @@ STORE = a_store()
 def allowed(question: RequiredAccess) -> set[str]:
     """Return the roles that allow a request, found in both ways."""
     kinds, spans = question
-    found = {role for role in GRANTS if granting_roles(STORE, role, (), kinds, *spans)}
+    found = {role for role in GRANTS if granting_roles(STORE.state, role, (), kinds, *spans)}
     assert found == {
         role
         for role in GRANTS
-        if all(explain_access(STORE, role, (), *both).allowed for both in product(kinds, spans))
+        if all(
+            explain_access(STORE.state, role, (), *both).allowed for both in product(kinds, spans)
+        )
     }
     return found
 
@@ -290,7 +292,7 @@ STEM = re.compile(r"/registry/(?:[a-z.0-9]*\.[a-z.0-9]*/|apps/)?[a-z:]+")
 
 
 def covers(role: str, span: Range) -> bool:
-    return bool(granting_roles(STORE, role, (), BOTH, span))
+    return bool(granting_roles(STORE.state, role, (), BOTH, span))
 
 
 HEALTHZ = ("/healthz", "")

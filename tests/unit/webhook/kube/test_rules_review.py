@@ -102,24 +102,24 @@ CASES: dict[str, tuple[list[Grant], Rules]] = {
 @pytest.mark.parametrize(("grants", "expected"), CASES.values(), ids=CASES)
 def test_rules(grants: list[Grant], expected: Rules) -> None:
     store = store_with(*grants)
-    assert rules_of(store, "u", (), "team") == expected
-    assert rules_of(store, "another", (), "team") == Rules()
+    assert rules_of(store.state, "u", (), "team") == expected
+    assert rules_of(store.state, "another", (), "team") == Rules()
     store.change(changes.grant_group_role, "g", "r")
-    assert rules_of(store, "another", ("g",), "team") == expected
+    assert rules_of(store.state, "another", ("g",), "team") == expected
 
 
 def test_the_role_root() -> None:
     store = AuthStore.loaded(MemoryBackend())
     store.change(changes.add_role, "root")
     store.change(changes.grant_group_role, "admins", "root")
-    assert rules_of(store, "x", ("admins",), "team") == Rules(
+    assert rules_of(store.state, "x", ("admins",), "team") == Rules(
         [rule(["*"], "*", "*")], [paths(["*"], "*")]
     )
 
 
 def test_more_grants_than_the_limit() -> None:
     store = store_with(*((READ, f"/p{n}", "") for n in range(MAX_RULES + 1)))
-    found = rules_of(store, "u", (), "team")
+    found = rules_of(store.state, "u", (), "team")
     assert (len(found.paths), found.incomplete) == (MAX_RULES, True)
 
 
@@ -135,7 +135,7 @@ def test_a_grant_on_a_path_with_an_asterisk_is_not_a_rule(
     grant: tuple[PermissionType, str, str],
 ) -> None:
     """In a rule it would stand for all paths that begin with what is before it."""
-    found = rules_of(store_with(grant), "u", (), "team")
+    found = rules_of(store_with(grant).state, "u", (), "team")
     assert (found.paths, found.incomplete) == ([], True)
 
 
@@ -151,13 +151,13 @@ def test_a_grant_on_a_path_with_an_asterisk_is_not_a_rule(
 def test_a_resource_with_a_slash_is_not_listed_as_a_subresource(
     grant: tuple[PermissionType, str, str],
 ) -> None:
-    found = rules_of(store_with(grant), "u", (), "team")
+    found = rules_of(store_with(grant).state, "u", (), "team")
     assert (found.resources, found.incomplete) == ([], True)
 
 
 def test_the_audience_of_a_token_is_listed() -> None:
     grant = prefix(READWRITE, "/registry/https%3A%2F%2Fvault.example.com/")
-    found = rules_of(store_with(grant), "u", (), "team")
+    found = rules_of(store_with(grant).state, "u", (), "team")
     assert [each["resources"] for each in found.resources] == [["https://vault.example.com"]]
 
 
@@ -176,18 +176,18 @@ def test_no_rule_claims_more_than_is_allowed(
     grants: list[tuple[PermissionType, str, bool]],
 ) -> None:
     store = store_with(*(prefix(k, key) if wide else (k, key, "") for k, key, wide in grants))
-    found = rules_of(store, "u", (), "team")
+    found = rules_of(store.state, "u", (), "team")
     for each in found.resources:
         (group,), (resource,) = each["apiGroups"], each["resources"]
         resource, _, subresource = resource.partition("/")
         for verb in each["verbs"]:
             for name in each.get("resourceNames", ["", "x"]):
                 request = ResourceAttributes(verb, group, resource, subresource, "team", name)
-                assert decide(store, "u", (), request).roles, (each, request)
+                assert decide(store.state, "u", (), request).roles, (each, request)
     for each in found.paths:
         for verb in each["verbs"]:
             assert decide(
-                store, "u", (), NonResourceAttributes(verb, *each["nonResourceURLs"])
+                store.state, "u", (), NonResourceAttributes(verb, *each["nonResourceURLs"])
             ).roles
 
 

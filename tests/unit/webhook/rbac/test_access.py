@@ -25,18 +25,18 @@ def test_reasons_and_missing_ranges() -> None:
         store.change(changes.grant_role, "u", role)
     store.change(changes.grant_group_role, "g", "b")
     whole = Range(b"a", b"f")
-    alone = explain_access(store, "u", (), READ, whole)
+    alone = explain_access(store.state, "u", (), READ, whole)
     assert (alone.allowed, alone.roles, alone.uncovered) == (False, ("a",), (Range(b"c", b"f"),))
-    both = explain_access(store, "u", ["g"], READ, Range(b"b", b"e"))
+    both = explain_access(store.state, "u", ["g"], READ, Range(b"b", b"e"))
     assert (both.allowed, both.roles, both.uncovered) == (True, ("a", "b"), ())
-    write = explain_access(store, "u", ["g"], WRITE, Range(b"b", b"d"))
+    write = explain_access(store.state, "u", ["g"], WRITE, Range(b"b", b"d"))
     assert (write.allowed, write.roles, write.uncovered) == (False, ("b",), (Range(b"b", b"c"),))
-    nobody = explain_access(store, "x", ["y"], READ, whole)
+    nobody = explain_access(store.state, "x", ["y"], READ, whole)
     assert (nobody.allowed, nobody.roles, nobody.uncovered) == (False, (), (whole,))
     store.change(changes.grant_group_role, "admins", ROOT)
-    root = explain_access(store, "x", ["y", "admins"], WRITE, Range(b"\0", None))
+    root = explain_access(store.state, "x", ["y", "admins"], WRITE, Range(b"\0", None))
     assert (root.allowed, root.roles, root.uncovered) == (True, (ROOT,), ())
-    assert granting_roles(store, "x", ["admins"], [WRITE], whole) == (ROOT,)
+    assert granting_roles(store.state, "x", ["admins"], [WRITE], whole) == (ROOT,)
 
 
 def test_no_answer_mixes_several_changes() -> None:
@@ -49,7 +49,7 @@ def test_no_answer_mixes_several_changes() -> None:
         ours.change(changes.add_user, name)
     ours.change(changes.grant_role, "v", "r")
     theirs.refresh()
-    assert granting_roles(theirs, "v", (), [READ], K) == ("r",)
+    assert granting_roles(theirs.state, "v", (), [READ], K) == ("r",)
     ours.change(changes.revoke_permission, "r", b"k", b"")
     ours.change(changes.grant_role, "u", "r")
     feed = backend.changes(theirs.state.revision)
@@ -59,7 +59,7 @@ def test_no_answer_mixes_several_changes() -> None:
     asking: list[threading.Thread] = []
 
     def ask() -> None:
-        answers.append(bool(granting_roles(theirs, "u", (), [READ], K)))
+        answers.append(bool(granting_roles(theirs.state, "u", (), [READ], K)))
 
     def one_by_one() -> Iterator[Record]:
         for record in sorted(records, key=lambda record: record.kind == "permission"):
@@ -89,9 +89,9 @@ def test_a_key_is_a_range_of_one() -> None:
     for user in ("u", "v", "all", "none", "nobody"):
         for key in (b"", b"a", b"a\0", b"b", b"b\0", b"c"):
             for kind in (READ, WRITE):
-                one = is_key_permitted(store, user, (), kind, key)
+                one = is_key_permitted(store.state, user, (), kind, key)
                 span = from_wire(key, b"")
-                assert one == bool(granting_roles(store, user, (), [kind], span))
+                assert one == bool(granting_roles(store.state, user, (), [kind], span))
                 answers.add((user, one))
     assert answers >= {("u", True), ("u", False), ("all", True), ("none", False)}
     assert ("all", False) not in answers

@@ -126,9 +126,9 @@ REFUSALS: list[tuple[str, Operation, bool, type[AuthError]]] = [
     ("group unknown", doing(revoke_group_role, "x", "r"), False, errors.RoleNotGrantedError),
     ("show nobody", lambda s: s.user("x"), False, errors.UserNotFoundError),
     ("show no role", lambda s: s.role("x"), False, errors.RoleNotFoundError),
-    ("admin: nobody", lambda s: require_admin(s, ""), True, errors.UserEmptyError),
-    ("admin: unknown", lambda s: require_admin(s, "x"), True, errors.PermissionDeniedError),
-    ("admin: not root", lambda s: require_admin(s, "u"), True, errors.PermissionDeniedError),
+    ("admin: nobody", lambda s: require_admin(s.state, ""), True, errors.UserEmptyError),
+    ("admin: unknown", lambda s: require_admin(s.state, "x"), True, errors.PermissionDeniedError),
+    ("admin: not root", lambda s: require_admin(s.state, "u"), True, errors.PermissionDeniedError),
 ]
 
 
@@ -220,7 +220,7 @@ def test_a_new_store_is_at_revision_1_and_disabled() -> None:
     store = AuthStore.loaded(MemoryBackend())
     assert (store.enabled, store.revision) == (False, 1)
     assert store.user_names() == store.role_names() == []
-    require_admin(store, "")
+    require_admin(store.state, "")
     store.refresh()
     assert store.revision == 1
 

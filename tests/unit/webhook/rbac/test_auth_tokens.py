@@ -1,6 +1,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from webhook.rbac.auth_tokens import (
 )
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
+from webhook.rbac.records import AuthMeta
 from webhook.rbac.state import AuthState
 
 KEY = signing_key("ES256")
@@ -332,25 +334,22 @@ def test_jwt_is_not_given_for_a_password_that_changes_at_that_moment() -> None:
     """Between the check of the user and the reading of the revision the password changes."""
     _, store = prepared()
 
-    class Changing(AuthStore):
-        def __init__(self) -> None:
-            self.reads = 0
+    class Changing:
+        """A state whose password changes as soon as its revision has been read."""
 
         @property
-        def state(self) -> AuthState:
-            self.reads += 1
-            if self.reads == 2:
-                store.change(changes.change_password, "a", b"other")
-            return store.state
+        def meta(self) -> AuthMeta:
+            meta = store.state.meta
+            store.change(changes.change_password, "a", b"other")
+            return meta
 
         @property
-        def revision(self) -> int:
-            return self.state.meta.revision
+        def users(self) -> dict[str, User]:
+            return store.state.users
 
     user = store.user("a")
-    changing = Changing()
     try:
-        token = JWTTokens(changing, KEYRING, ISSUER, TTL).assign(user, NOW)
+        token = make_jwt(store).assign(user, NOW, cast("AuthState", Changing()))
     except AuthFailedError:
         return
     assert store.user("a").generation > user.generation

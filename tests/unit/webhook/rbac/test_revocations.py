@@ -1,6 +1,6 @@
 """What is revoked, for how long it is kept, and in which order it is checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -44,6 +44,7 @@ from webhook.rbac.revocations import FORGET_SECONDS, MARGIN_SECONDS, Lifetimes
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.bound_objects import Absence, Lookup, ObjectKey
 from webhook.token.claims import LEGACY_ISSUER, Claims, ObjectReference
+from webhook.token.outcome import Outcome
 
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 DAY, YEAR = 86_400, 365 * 86_400
@@ -92,23 +93,34 @@ def test_tokens_that_a_revocation_covers(
     operation(store)
     claims = msgspec.structs.replace(CLAIMS, **changes)
     for each in (store, AuthStore.loaded(backend)):
-        assert bool(each.find_revocation(claims)) is revoked
+        assert bool(each.state.find_revocation(claims)) is revoked
     assert store.revision == 1
 
 
 def test_another_worker_applies_it_with_its_refresh() -> None:
     backend = MemoryBackend()
     ours, theirs = AuthStore.loaded(backend), AuthStore.loaded(backend)
-    revocations = theirs
     revoke_jti(ours)
-    assert not revocations.find_revocation(CLAIMS)
+    assert not theirs.state.find_revocation(CLAIMS)
     theirs.refresh()
-    assert revocations.find_revocation(CLAIMS) == f"jti {JTI} was revoked at 2027-01-15T08:00:00Z"
+    assert theirs.state.find_revocation(CLAIMS) == f"jti {JTI} was revoked at 2027-01-15T08:00:00Z"
 
 
-def authenticator_on(store: AuthStore, algorithm: str = "RS256") -> Authenticator:
+class Reviews:
+    """Authenticates tokens by the revocations of a store."""
+
+    def __init__(self, store: AuthStore, authenticator: Authenticator) -> None:
+        self._store = store
+        self._authenticator = authenticator
+
+    def authenticate(self, token: str, audiences: Sequence[str], now: float) -> Outcome:
+        state = self._store.state
+        return self._authenticator.authenticate(token, audiences, now, revocations=state)
+
+
+def authenticator_on(store: AuthStore, algorithm: str = "RS256") -> Reviews:
     issuer = TrustedIssuer(ISSUER, [AUDIENCE], [signing_key(algorithm).verification_key])
-    return Authenticator([issuer], LEEWAY, revocations=store)
+    return Reviews(store, Authenticator([issuer], LEEWAY))
 
 
 def test_a_token_that_was_accepted_before_is_refused_and_says_why() -> None:
@@ -170,10 +182,10 @@ def test_it_is_the_last_check(audiences: list[str], now: float, gone: bool, reas
         [TrustedIssuer(ISSUER, [AUDIENCE], [signing_key("RS256").verification_key])],
         LEEWAY,
         objects=_Gone() if gone else None,
-        revocations=store,
     )
     token = token_of(good_claims())
-    assert_refused(authenticator.authenticate(token, audiences, now), token, reason)
+    outcome = Reviews(store, authenticator).authenticate(token, audiences, now)
+    assert_refused(outcome, token, reason)
 
 
 def test_a_user_loses_its_tokens_of_every_kind() -> None:
@@ -191,7 +203,7 @@ def test_a_user_loses_its_tokens_of_every_kind() -> None:
     assert store.revision == 4
     assert store.user(SUBJECT).generation == 4
     assert store.user("bob").generation == 3
-    assert store.find_revocation(CLAIMS)
+    assert store.state.find_revocation(CLAIMS)
     store.change(revocations.revoke_subject, "bob", OF_A_DAY, NOW, is_account=False)
     assert not store.state.tokens
     assert store.user("bob").generation == store.revision == 5
@@ -288,7 +300,7 @@ def test_a_wrong_clock_makes_no_token_valid_again(revoke_at: float, forget_at: f
     store.change(revocations.tidy, OF_A_DAY, NOW + DAY - 1 + forget_at)
     store.change(revocations.revoke_jti, "another", OF_A_DAY, NOW + DAY - 1 + forget_at)
     for each in (store, AuthStore.loaded(backend)):
-        assert each.find_revocation(CLAIMS)
+        assert each.state.find_revocation(CLAIMS)
 
 
 def test_shorter_settings_do_not_shorten_a_revocation() -> None:

@@ -72,6 +72,11 @@ class Parts:
         return self.tokens.assign(self.store.user(name), NOW)
 
 
+def request_on(store: AuthStore, body: bytes = b"", caller: Caller | None = None) -> Request:
+    """Return a request of a caller, whose answer rests on a store as it is now."""
+    return Request("POST", "/", body=body, caller=caller, basis=store.basis())
+
+
 def request_of(*authorization: str, certificate_of: str = "", start: datetime = START) -> Request:
     headers = Headers((b"authorization", value.encode("latin-1")) for value in authorization)
     certificate = b""

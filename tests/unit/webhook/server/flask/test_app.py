@@ -10,10 +10,9 @@ import pytest
 from keys.keyring import Keyring
 from keys.pki import make_client_certificate
 from tests.memory_backend import MemoryBackend
-from tests.support import AUDIENCE, ISSUER, NOW
-from tests.unit.webhook.server.caller_parts import CA, START, Parts
+from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW
+from tests.unit.webhook.server.caller_parts import CA, START
 from webhook.errors import DataDirectoryError, LeewayError
-from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import NopTokens
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -23,12 +22,15 @@ from webhook.server.flask.app import create_flask_app
 from webhook.server.flask.auth_api import AuthAPI
 from webhook.server.flask.late import FlaskThreads, LateFlask
 from webhook.server.flask.token_requests import TokenRequests
+from webhook.server.request.caller import Callers
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Headers, Request, Response, settled
+from webhook.server.request.verifier import TokenVerifier
 from webhook.server.routes.dispatch import Application
 from webhook.skew.snapshots import SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Metrics
+from webhook.token.authenticator import Authenticator
 from webhook.token.issuer import TokenPolicy
 
 POLICY = TokenPolicy(ISSUER, (AUDIENCE,), 3600, 600, 86400, extend=True)
@@ -65,14 +67,17 @@ def application() -> Application:
 
 
 def application_of(backend: MemoryBackend) -> Application:
-    parts, metrics, log = Parts(), Metrics(), RequestLog()
-    parts.store.change(changes.disable)
-    auth = AuthAPI(AuthStore.loaded(backend), Passwords(), NopTokens(), lambda: NOW)
-    requests = TokenRequests(parts.callers, POLICY, Keyring(), None, 60, metrics, lambda: NOW)
+    store, metrics, log = AuthStore.loaded(backend), Metrics(), RequestLog()
+    verifier = TokenVerifier(Authenticator([], LEEWAY), lambda: NOW)
+    callers = Callers(store, NopTokens(), verifier, ISSUER, (AUDIENCE,), lambda: NOW)
+    auth = AuthAPI(store, callers, Passwords(), NopTokens(), lambda: NOW, lambda: None)
+    requests = TokenRequests(
+        callers, POLICY, Keyring(), lambda: None, None, 60, metrics, lambda: NOW
+    )
     skew = SkewFiles(SkewTracker())
-    app = create_flask_app(metrics, auth, parts.callers, requests, skew, log)
+    app = create_flask_app(metrics, auth, callers, requests, skew, log)
     flask = LateFlask(lambda: app, FlaskThreads())
-    return Application({}, {}, flask, parts.callers, log, 2**20)
+    return Application({}, {}, flask, callers, log, 2**20)
 
 
 def answer(application: Application, request: Request) -> Response:

@@ -7,11 +7,11 @@ import pytest
 from keys.keyring import Keyring
 from tests.bound_parts import StillSource
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
-from tests.unit.webhook.server.caller_parts import Parts
+from tests.unit.webhook.server.caller_parts import Parts, request_on
 from webhook.errors import LeewayError
 from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.errors import request_error_of
-from webhook.server.request.message import Caller, RequestError
+from webhook.server.request.message import Caller, Request, RequestError
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import Absence, Kind, Lookup, ObjectKey, ObjectState
 from webhook.token.issuer import TokenPolicy
@@ -33,12 +33,21 @@ class Objects(StillSource, dict[ObjectKey, Lookup]):
 
 
 def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRequests:
-    return TokenRequests(Parts().callers, POLICY, keyring, objects, 60, Metrics(), lambda: NOW)
+    return TokenRequests(
+        Parts().callers,
+        POLICY,
+        keyring,
+        lambda: None,
+        objects,
+        60,
+        Metrics(),
+        lambda: NOW,
+    )
 
 
 def create(requests: TokenRequests, **spec: object) -> tuple[bytes, tuple[str, ...]]:
     body = json.dumps({"spec": spec}).encode()
-    return requests.create(NAMESPACE, ACCOUNT, body, lambda *_line: None)
+    return requests.create(Request("POST", "/"), NAMESPACE, ACCOUNT, body, lambda *_line: None)
 
 
 HERE = {ACCOUNT_KEY: ObjectState(ACCOUNT_UID)}
@@ -111,10 +120,11 @@ def test_without_an_active_key_it_is_503() -> None:
 
 
 def test_a_long_name_is_not_said_back_whole() -> None:
-    requests, name = route(), "A" * 100_000
-    requests.authorize(Caller("root"), NAMESPACE, name)
+    parts, requests, name = Parts(), route(), "A" * 100_000
+    request = request_on(parts.store, caller=Caller("root"))
+    requests.authorize(request, NAMESPACE, name)
     with pytest.raises(LeewayError) as caught:
-        requests.create(NAMESPACE, name, b"{}", lambda *_line: None)
+        requests.create(request, NAMESPACE, name, b"{}", lambda *_line: None)
     error = request_error_of(caught.value)
     assert error.code == 404
     assert len(str(error)) < 1000

@@ -31,6 +31,7 @@ from tests.unit.webhook.server.caller_parts import (
     SUBJECT,
     Parts,
     request_of,
+    request_on,
 )
 from webhook.errors import Reason
 from webhook.rbac import changes
@@ -207,7 +208,7 @@ def test_a_certificate_that_has_expired_is_not_saved_by_a_token(parts: Parts) ->
 def require(parts: Parts, caller: Caller | None) -> bool:
     assert caller is not None
     try:
-        parts.callers.require(caller, KEY)
+        parts.callers.require(request_on(parts.store, caller=caller), KEY)
     except RequestError as error:
         return (error.code, caller.username in str(error)) != (403, True)
     return True
@@ -297,7 +298,7 @@ def test_an_auth_token_of_a_key_that_another_worker_has_already(
         assert raised.value.code == 401
     assert newer_keys.asked == [ISSUER]
     tokens.use_keyring(old)
-    subject = asyncio.run(callers.subject_of(token))
+    subject = asyncio.run(callers.subject_of(token, request_on(parts.store)))
     assert isinstance(subject, Caller) is is_there
     assert newer_keys.asked == [ISSUER] * 2
 
@@ -322,7 +323,9 @@ def unheard(action: str, outcome: str, fields: Fields) -> None:
 
 
 def auth_api(parts: Parts, cost: int = 4) -> AuthAPI:
-    return AuthAPI(parts.store, Passwords(cost), parts.tokens, lambda: NOW)
+    return AuthAPI(
+        parts.store, parts.callers, Passwords(cost), parts.tokens, lambda: NOW, lambda: None
+    )
 
 
 @pytest.mark.bad_input(45)
@@ -345,7 +348,7 @@ def test_a_log_in_that_is_refused_takes_the_same_work_for_all(
         work[0] = 0
         body = json.dumps({"name": name, "password": "wrong"}).encode()
         with pytest.raises(AuthFailedError):
-            api.call("authenticate", NOBODY, body, unheard)
+            api.call("authenticate", NOBODY, request_on(store, body), unheard)
         assert work[0] == 2 ** max(configured, 6)
 
 
@@ -367,9 +370,9 @@ def test_a_token_opens_nothing_when_auth_is_disabled_behind_its_back(
     for caller in (SERVICE_ACCOUNT, Caller("alice", by_token=True)):
         assert not require(parts, caller)
         with pytest.raises(PermissionDeniedError):
-            api.call(call, caller, body, unheard)
+            api.call(call, caller, request_on(parts.store, body), unheard)
     try:
-        api.call(call, Caller("anybody"), body, unheard)
+        api.call(call, Caller("anybody"), request_on(parts.store, body), unheard)
     except AuthError as error:
         raise AssertionError(error) from error
 
@@ -398,7 +401,11 @@ def test_auth_tokens_and_service_account_tokens_of_one_key_are_told_apart(parts:
     user = signed(both | {"aud": "leeway"}, AUTH_TOKEN_TYPE)
     for token in (auth_token, user):
         found = asyncio.run(settled(callers.find(request_of(f"Bearer {token}"))))
-        assert found == asyncio.run(callers.subject_of(token)) == Caller("alice", by_token=True)
+        assert (
+            found
+            == asyncio.run(callers.subject_of(token, request_on(parts.store)))
+            == Caller("alice", by_token=True)
+        )
         outcome = authenticator.authenticate(token, ["leeway"], NOW)
         assert isinstance(outcome, Refused)
         assert outcome.error.reason is Reason.MALFORMED

@@ -8,7 +8,7 @@ import pytest
 
 from keys.keyring import Keyring
 from tests.support import AUDIENCE, ISSUER, LEEWAY, NOW, good_claims, signing_key, token_of
-from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, request_of
+from tests.unit.webhook.server.caller_parts import KEY, SUBJECT, Parts, request_of, request_on
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
@@ -206,9 +206,9 @@ def test_who_acts_as_another_has_what_the_other_has() -> None:
         caller = find(parts, "root", ("user", "alice"), ("group", MASTERS))
         assert caller is not None
         with pytest.raises(RequestError, match="'alice' may not write") as caught:
-            parts.callers.require(caller, KEY)
+            parts.callers.require(request_on(parts.store, caller=caller), KEY)
         assert caught.value.code == 403
     parts.store.change(changes.grant_role, "alice", "reviewer")
     caller = find(parts, "root", ("user", "alice"))
     assert caller is not None
-    parts.callers.require(caller, KEY)
+    parts.callers.require(request_on(parts.store, caller=caller), KEY)

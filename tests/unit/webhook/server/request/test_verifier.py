@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.bound_parts import POD, SA, UIDS, StillSource, bound_token
+from tests.memory_backend import MemoryBackend
 from tests.support import (
     ACCOUNT_UID,
     NOW,
@@ -19,7 +20,9 @@ from tests.support import (
     token_of,
     until,
 )
+from tests.unit.webhook.server.caller_parts import request_on
 from webhook.errors import Reason
+from webhook.rbac.auth_store import AuthStore
 from webhook.server.request.message import settled
 from webhook.server.request.verifier import LOOKUP_SECONDS, TokenVerifier
 from webhook.token.bound_objects import Absence, Lookup, ObjectKey, ObjectState
@@ -58,7 +61,8 @@ def verifier_with(source: Source) -> TokenVerifier:
 
 
 async def outcome_of(verifier: TokenVerifier, token: str = "") -> Outcome:
-    outcome: Outcome = await settled(verifier.authenticate(token or pod_token(), []))
+    request = request_on(AuthStore.loaded(MemoryBackend()))
+    outcome: Outcome = await settled(verifier.authenticate(token or pod_token(), [], request))
     return outcome
 
 
