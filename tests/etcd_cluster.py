@@ -33,6 +33,7 @@ import pytest
 from keys import pki
 from keys.pki import CertifiedKey
 from tests.secrets_made import key_made, password_made
+from tests.tcp_proxy import TCPProxy
 
 HOST = "127.0.0.1"
 ROOT_PASSWORD = "etcd-root-4hVq8ZrN"
@@ -261,6 +262,9 @@ class EtcdCluster:
 
     ``fast`` elects a new leader in about 0.2 s instead of etcd's 1 to 2 s. ``flags`` are passed to
     every member: ``{"quota-backend-bytes": 16 << 20, "auto-compaction-mode": "revision"}``.
+    With ``divisible`` the members reach each other through a proxy, and ``isolate`` cuts one off
+    from the others, while its clients still reach it.
+
     Data wait for no disk (``--unsafe-no-fsync``), which a killed process does not notice.
     """
 
@@ -272,16 +276,23 @@ class EtcdCluster:
     flags: Mapping[str, object] = field(default_factory=dict)
     program: Path = field(default_factory=lambda: need_program("etcd"))
     prefix: str = "/leeway"
+    divisible: bool = False
     members: list[Member] = field(init=False, default_factory=list)
     files: EtcdFiles | None = field(init=False, default=None)
     has_auth: bool = field(init=False, default=False)
+    _peers: TCPProxy | None = field(init=False, default=None)
 
     def __enter__(self) -> "EtcdCluster":
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.files = _make_files(self.folder / "tls") if self.tls else None
         ports = _free_ports(2 * self.size)
         names = [f"m{number}" for number in range(self.size)]
-        peers = dict(zip(names, (f"http://{HOST}:{port}" for port in ports[::2]), strict=True))
+        peer_ports = ports[::2]
+        if self.divisible:
+            self._peers = TCPProxy(peer_ports)
+            self._peers.start()
+            peer_ports = self._peers.ports
+        peers = dict(zip(names, (f"http://{HOST}:{port}" for port in peer_ports), strict=True))
         for name, peer_port, port in zip(names, ports[::2], ports[1::2], strict=True):
             self.members.append(self._member(name, port, peer_port, peers))
         try:
@@ -304,7 +315,7 @@ class EtcdCluster:
             "data-dir": folder,
             "listen-client-urls": client,
             "advertise-client-urls": client,
-            "listen-peer-urls": peers[name],
+            "listen-peer-urls": f"http://{HOST}:{peer_port}",
             "initial-advertise-peer-urls": peers[name],
             "initial-cluster": ",".join(f"{other}={url}" for other, url in peers.items()),
             "initial-cluster-token": f"leeway-{'-'.join(str(p) for p in peers.values())}",
@@ -357,6 +368,27 @@ class EtcdCluster:
         """End all members."""
         for member in self.members:
             member.kill()
+        if self._peers is not None:
+            self._peers.close()
+            self._peers = None
+
+    def isolate(self, member: Member) -> None:
+        """Let a member and the others not hear of each other, until ``heal``.
+
+        Where it is the leader, returns once the others have another.
+        """
+        assert self._peers is not None, "divisible=True is needed"
+        place = self.members.index(member)
+        status = member.post("/v3/maintenance/status")
+        # In the first request of each connection of a member, in its path or in X-Server-From.
+        name = f"{int(status['header']['member_id']):x}".encode()
+        was_leader = member.is_leader()
+        self._peers.cut_those(lambda number, first: number == place or name in first)
+        if was_leader:
+            others = [other for other in self.members if other is not member]
+            self._wait(
+                lambda: any(other.is_leader() for other in others), _LEADER_SECONDS, "no new leader"
+            )
 
     def wait_healthy(self) -> None:
         """Wait until every member that runs and is not stopped answers with a majority."""
@@ -382,6 +414,8 @@ class EtcdCluster:
 
     def heal(self) -> None:
         """Continue and start whatever is stopped or gone, and wait until all are healthy."""
+        if self._peers is not None:
+            self._peers.heal()
         self.start()
 
     def _wait(self, condition: Callable[[], bool], seconds: float, problem: str) -> None:

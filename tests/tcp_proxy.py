@@ -20,6 +20,7 @@ HOST = "127.0.0.1"
 UP, DOWN = "up", "down"
 _CHUNK = 1 << 16
 _SECONDS = 10.0
+_LOOK_SECONDS = 0.005
 T = TypeVar("T")
 
 
@@ -37,6 +38,7 @@ class TCPProxy:
         self._open = {UP: asyncio.Event(), DOWN: asyncio.Event()}
         self._delay = 0.0
         self._refuses = False
+        self._is_cut_link: Callable[[int, bytes], bool] = _never
         self.bytes = {UP: 0, DOWN: 0}
         """How many bytes have passed in each direction."""
 
@@ -74,9 +76,20 @@ class TCPProxy:
         """Let everything pass at once; what was held back arrives now."""
 
         async def run() -> None:
-            self._delay, self._refuses = 0.0, False
+            self._delay, self._refuses, self._is_cut_link = 0.0, False, _never
             for gate in self._open.values():
                 gate.set()
+
+        self._call(run)
+
+    def cut_those(self, is_cut: Callable[[int, bytes], bool]) -> None:
+        """Cut some connections, new ones too: by the place of the target, and what was sent first.
+
+        ``is_cut`` is called with those, in the proxy's own thread.
+        """
+
+        async def run() -> None:
+            self._is_cut_link = is_cut
 
         self._call(run)
 
@@ -139,7 +152,7 @@ class TCPProxy:
             except OSError:
                 writer.transport.abort()
                 return
-            link = _Link((reader, writer), target)
+            link = _Link((reader, writer), target, number)
             self._links.add(link)
             try:
                 await link.run(self._gate, self._count, lambda: self._delay)
@@ -148,8 +161,9 @@ class TCPProxy:
 
         return serve
 
-    async def _gate(self, direction: str) -> None:
-        await self._open[direction].wait()
+    async def _gate(self, direction: str, link: "_Link") -> None:
+        while not self._open[direction].is_set() or self._is_cut_link(link.number, link.first):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _count(self, direction: str, size: int) -> None:
         self.bytes[direction] += size
@@ -172,15 +186,18 @@ _Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class _Link:
     """A connection of a client and the one to its target."""
 
-    def __init__(self, client: _Side, target: _Side) -> None:
+    def __init__(self, client: _Side, target: _Side, number: int) -> None:
         self._client = client
         self._target = target
+        self.number = number
+        self.first = b""
+        """What the client has sent first."""
         self._tasks: list[asyncio.Task[None]] = []
         self.ended = asyncio.Event()
 
     async def run(
         self,
-        gate: Callable[[str], Coroutine[Any, Any, None]],
+        gate: Callable[[str, "_Link"], Coroutine[Any, Any, None]],
         count: Callable[[str, int], None],
         delay: Callable[[], float],
     ) -> None:
@@ -191,7 +208,7 @@ class _Link:
             queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
             self._tasks += [
                 asyncio.create_task(_take(source, queue, delay)),
-                asyncio.create_task(_pass(queue, sink, direction, gate, count)),
+                asyncio.create_task(self._pass(queue, sink, direction, gate, count)),
             ]
         try:
             # A side that ends or breaks ends both: nobody here needs a half-closed connection.
@@ -208,6 +225,30 @@ class _Link:
         for task in self._tasks:
             task.cancel()
 
+    async def _pass(
+        self,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        direction: str,
+        gate: Callable[[str, "_Link"], Coroutine[Any, Any, None]],
+        count: Callable[[str, int], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due, data = await queue.get()
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            if direction == UP and not self.first:
+                self.first = data
+            await gate(direction, self)
+            if not data:
+                return
+            count(direction, len(data))
+            try:
+                sink.write(data)
+                await sink.drain()
+            except OSError:
+                return
+
 
 async def _take(
     source: asyncio.StreamReader,
@@ -222,23 +263,5 @@ async def _take(
         await queue.put((loop.time() + delay(), data))
 
 
-async def _pass(
-    queue: asyncio.Queue[tuple[float, bytes]],
-    sink: asyncio.StreamWriter,
-    direction: str,
-    gate: Callable[[str], Coroutine[Any, Any, None]],
-    count: Callable[[str, int], None],
-) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due, data = await queue.get()
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        await gate(direction)
-        if not data:
-            return
-        count(direction, len(data))
-        try:
-            sink.write(data)
-            await sink.drain()
-        except OSError:
-            return
+def _never(_number: int, _first: bytes) -> bool:
+    return False

@@ -50,6 +50,7 @@ _UPKEEP = {
     frozenset((TOKEN,)): "use",
     frozenset((REVOCATION, LIFETIME)): "tidy",
 }
+_MAY_BE_THERE = (Outcome.ACKNOWLEDGED, Outcome.UNKNOWN)
 FENCE = "fence"
 SETUP = "setup"
 
@@ -266,14 +267,19 @@ class _Lanes:
         lane = next((self._lane_of[n] for n in _names_of(group) if n in self._lane_of), None)
         waiting = self._changes.get(lane or "", [])
         written = _comparable(group.records)
-        for number, change in enumerate(waiting[: self._MOST]):
-            try:
-                decided = _comparable(change.decide(state))
-            except LeewayError:
-                continue
-            if decided == written:
-                del waiting[number]
-                return change
+        fitting = [change for change in waiting[: self._MOST] if _decided(change, state) == written]
+        if not fitting:
+            return None
+        # Of the same change asked for twice, one that is not said to have failed.
+        found = next((c for c in fitting if c.outcome in _MAY_BE_THERE), fitting[0])
+        waiting.remove(found)
+        return found
+
+
+def _decided(change: Change, state: AuthState) -> dict[RecordKey, object] | None:
+    try:
+        return _comparable(change.decide(state))
+    except LeewayError:
         return None
 
 

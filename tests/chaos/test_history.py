@@ -4,7 +4,7 @@ Every history here is right but for one thing; ``Made`` writes the right ones.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -14,14 +14,9 @@ from tests.linear_time import MAX_GROWTH, growth
 from webhook.rbac import changes
 from webhook.rbac.errors import UserNotFoundError
 from webhook.rbac.records import (
-    META,
-    USER,
-    AuthMeta,
     Record,
     TokenRecord,
     read_user,
-    read_value,
-    text_id,
     token_record,
 )
 from webhook.rbac.state import AuthState
@@ -36,7 +31,6 @@ from .history import (
     Outcome,
     RecordKey,
     Told,
-    View,
     record_digest,
 )
 from .history_check import judge
@@ -50,28 +44,9 @@ from .history_keys import (
     check_enough,
     check_tokens,
 )
+from .store_requests import RolesRequest
 
 STALENESS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Asks which roles a user has, and for the auth revision."""
-
-    name: str
-
-    @property
-    def what(self) -> str:
-        return f"roles of {self.name}"
-
-    @property
-    def touches(self) -> frozenset[RecordKey]:
-        return frozenset({(USER, text_id(self.name)), (META, b"auth")})
-
-    def answers(self, view: View, begin: float, end: float) -> frozenset[Told]:
-        user, meta = view.get(USER, text_id(self.name)), view.get(META, b"auth")
-        roles = read_user(text_id(self.name), user).roles if user else ("-",)
-        return frozenset({(roles, read_value(meta, AuthMeta).revision if meta else 1)})
 
 
 class Made:
@@ -142,7 +117,7 @@ class Made:
     ) -> Answer:
         inv, self.now = self.now, self.now + seconds
         given = Answer(
-            len(self.history.answers), Roles(name), inv, self.now, told,
+            len(self.history.answers), RolesRequest(name), inv, self.now, told,
             connection, replica, position, minimum,
         )  # fmt: skip
         self.history.answers.append(given)

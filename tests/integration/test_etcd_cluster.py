@@ -85,3 +85,16 @@ def test_flags(tmp_path: Path) -> None:
 )
 def test_versions_with_known_faults(version: tuple[int, int, int], sound: bool) -> None:
     assert is_sound(version) == sound
+
+
+def test_a_leader_that_is_isolated_still_answers_what_needs_no_majority(tmp_path: Path) -> None:
+    with EtcdCluster(tmp_path / "etcd", fast=True, divisible=True) as cluster:
+        leader = cluster.leader()
+        others = [m.endpoint for m in cluster.members if m is not leader]
+        cluster.etcdctl("put", "/a", "1")
+        cluster.isolate(leader)
+        cluster.etcdctl("put", "/a", "2", endpoints=others)
+        old = cluster.etcdctl("get", "/a", "--consistency=s", endpoints=[leader.endpoint])
+        assert old.split() == ["/a", "1"]
+        cluster.heal()
+        assert cluster.keys("/a") == {b"/a": b"2"}
