@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.servers import HOST
 from webhook.config.paths import TLS_FOLDER
-from webhook.setup.init import API_SERVER_USER
+from webhook.setup.first_records import API_SERVER_USER
 
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = ("load_client.c", "https.c")

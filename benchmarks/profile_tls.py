@@ -10,7 +10,7 @@ from benchmarks.servers import HOST
 from webhook.config.paths import TLS_FOLDER, tls_files
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.server.connection.tls import load_context
-from webhook.setup.init import API_SERVER_USER
+from webhook.setup.first_records import API_SERVER_USER
 
 
 class MemoryConnection:

@@ -26,7 +26,7 @@ from webhook.assembly import keyring_of, policy_of
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
-from webhook.setup.init import API_SERVER_USER
+from webhook.setup.first_records import API_SERVER_USER
 
 CEILING: Final = 1.5
 IMPORTS: Final = "import flask, cryptography, jwt, gunicorn"

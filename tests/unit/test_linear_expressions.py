@@ -57,7 +57,14 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "search",
         [("", "kind:\n", ""), ("kind:", " ", "")],
     ),
-    "webhook.config.model._BIND": ("fullmatch", [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")]),
+    "webhook.backends.sqlite_position._TEXT": (
+        "fullmatch",
+        [("sqlite-", "0", ""), ("sqlite-0123456789abcdef-", "0", "")],
+    ),
+    "webhook.config.section._BIND": (
+        "fullmatch",
+        [("", "a", ""), ("[", ":", "]"), ("a:", "1", "")],
+    ),
     "webhook.config.environment._SERVICE": (
         "match",
         [
@@ -133,13 +140,17 @@ PATTERNS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "fullmatch",
         [("https://", "a.", " "), ("https://a/", "a", " ")],
     ),
+    "webhook.etcd.endpoint._URL": (
+        "fullmatch",
+        [("https://", "a.", " "), ("http://[", ":", " "), ("https://a:", "1", " ")],
+    ),
     "keys.file_watch._TIME": ("findall", [("", "1", ""), ("", "1111-", "")]),
     r"[0-9]{1,18}": ("fullmatch", [("", "1", "")]),
     r"[A-Za-z]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"[^.\[\]]+": ("findall", [("", "a", ""), ("", "a.", "")]),
     r"(?<=[a-z])(?=[A-Z])": ("findall", [("", "aA", "")]),
     r", got `[^`]*`": ("findall", [("", ", got `", "")]),
-    r"`([^`]*)`": ("findall", [("", "`", ""), ("`", "a", "")]),
+    r"`(?!leeway )([^`]*)`": ("findall", [("", "`", ""), ("`", "a", "")]),
     r"-----BEGIN": ("match", [("", "-", "")]),
     r"[a-z0-9]{6}\.[a-z0-9]{16}\Z": ("match", [("", "a", "")]),
     r"k8s-aws-v1\.": ("match", [("", "k8s-", "")]),

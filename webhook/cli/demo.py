@@ -29,7 +29,8 @@ from webhook.errors import DataDirectoryError
 from webhook.health_probe import is_healthy
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.server.connection.stop_signals import hold, release
-from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
+from webhook.setup.first_records import API_SERVER_USER
+from webhook.setup.init import InitOptions, initialise
 from webhook.token.explain import explain
 from webhook.token.issuer import TokenSpec, issue_token
 from webhook.token.outcome import Authenticated

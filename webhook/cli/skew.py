@@ -24,7 +24,7 @@ from webhook.errors import DataDirectoryError, ServerUnreachableError
 from webhook.https_url import HTTPSAddress
 from webhook.outbound.errors import OutboundError
 from webhook.outbound.https import Client, Deadline, client_context, endpoint_of
-from webhook.setup.init import ROOT_USER
+from webhook.setup.first_records import ROOT_USER
 from webhook.skew.report import SKEW_PATH, ClockEntry, SkewReport, SkewStatus
 from webhook.skew.tracker import ClockState
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from webhook.config.paths import DEFAULT_HOSTS
 from webhook.doctor.findings import command
-from webhook.setup.init import API_SERVER_USER
+from webhook.setup.first_records import API_SERVER_USER
 
 RELOAD = "kill -HUP $(pgrep -of 'leeway serve')   # or restart the server; its log says more"
 

@@ -36,7 +36,7 @@ from webhook.errors import LeewayError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
-from webhook.setup.init import API_SERVER_USER, ROOT_USER
+from webhook.setup.first_records import API_SERVER_USER, ROOT_USER
 from webhook.setup.kubeconfig import Kubeconfig, parse_kubeconfig
 
 # Each kubeconfig with the route that it must name, and its user.

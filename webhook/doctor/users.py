@@ -6,7 +6,7 @@ from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.rbac.access import is_key_permitted
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.model import PermissionType
-from webhook.setup.init import API_SERVER_USER, ROOT_USER
+from webhook.setup.first_records import API_SERVER_USER, ROOT_USER
 
 
 def check_auth(store: AuthStore, fixes: Fixes) -> Verdict:

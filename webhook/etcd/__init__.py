@@ -1,1 +1,1 @@
-"""etcd's auth API in JSON: parses its requests and renders its answers."""
+"""etcd's wire: its auth API in JSON, and a client of its gRPC API."""

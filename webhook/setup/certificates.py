@@ -37,7 +37,8 @@ from keys.pki import (
 )
 from webhook.config.paths import DEFAULT_HOSTS, KUBECONFIG_FOLDER, TLS_FOLDER, read_pair
 from webhook.errors import CertificateError, DataDirectoryError
-from webhook.setup.init import API_SERVER_USER, ROOT_USER, SERVER_NAME
+from webhook.setup.first_records import API_SERVER_USER, ROOT_USER
+from webhook.setup.init import SERVER_NAME
 from webhook.setup.kubeconfig import kubeconfig, with_certificate
 
 CA: Final = "ca"

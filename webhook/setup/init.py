@@ -1,20 +1,23 @@
 """Creates a data directory, with mode 0700 and private files with 0600.
 
-``initialise`` never overwrites a file, and running it twice changes nothing.
+``initialise`` never overwrites a file, and running it twice changes nothing. Of several at once in
+one directory, one comes after the other. Wherever it is killed, the store is empty or complete.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from keys.files import (
     create_file,
+    lock_folder,
     make_folder,
     read_public_file,
 )
@@ -43,17 +46,17 @@ from webhook.config.paths import (
 )
 from webhook.errors import DataDirectoryError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
-from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
-from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.records import Record
+from webhook.setup.first_records import API_SERVER_USER, ROOT_USER, first_records
 from webhook.setup.kubeconfig import kubeconfig
 
 DEFAULT_ALGORITHM: Final = "RS256"
 SERVER_NAME: Final = "leeway"
-API_SERVER_USER: Final = "kube-apiserver"
-ROOT_USER: Final = ROOT
+_LOCK_SECONDS: Final = 60.0
+FillStore: TypeAlias = Callable[[Configuration, list[Record]], None]
+"""Writes the first records to a store outside of the data directory, unless it has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ def initialise(
     options: InitOptions,
     now: float,
     environment: Mapping[str, str] = MappingProxyType({}),
+    fill_store: FillStore | None = None,
 ) -> list[Path]:
     """Create what is missing in a data directory; return the files created, in order.
 
     ``environment`` is that of the server, which may set where it listens and the path of its store.
+    ``fill_store`` is called where the store is not a file; what it raises is raised.
 
     Raises DataDirectoryError if the directory cannot be created or has a certificate without its
     key, ConfigurationError for an issuer or audience that is not allowed, and the errors of
@@ -100,17 +105,35 @@ def initialise(
             # Created for us, by mkdir or as a volume; one with files in it may be used by others.
             data_dir.chmod(0o700)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in folders:
-            make_folder(folder)
-        return _make_files(data_dir, options, text, now, environment)
+        with _locked(data_dir):
+            for folder in folders:
+                make_folder(folder)
+            return _make_files(data_dir, options, text, now, environment, fill_store)
+    except TimeoutError as error:
+        raise DataDirectoryError(str(error)) from error
     except OSError as error:
         raise DataDirectoryError(
             f"{data_dir} cannot be created: {os_error_with_advice(error)}"
         ) from error
 
 
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        lock_folder(descriptor, data_dir, _LOCK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _make_files(
-    data_dir: Path, options: InitOptions, text: str, now: float, environment: Mapping[str, str]
+    data_dir: Path,
+    options: InitOptions,
+    text: str,
+    now: float,
+    environment: Mapping[str, str],
+    fill_store: FillStore | None,
 ) -> list[Path]:
     made: list[Path] = []
     path = data_dir / FILE_NAME
@@ -120,35 +143,24 @@ def _make_files(
     made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm or DEFAULT_ALGORITHM, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
-    store = sqlite_file(data_dir, configuration)
-    return made if store is None else made + _make_store(store)
+    database = sqlite_file(data_dir, configuration)
+    if database is not None:
+        made += _make_database(database)
+    elif fill_store is not None:
+        fill_store(configuration, first_records())
+    return made
 
 
-def _make_store(path: Path) -> list[Path]:
-    """Create the users of the certificates and enable auth in a store that was never written to."""
+def _make_database(path: Path) -> list[Path]:
+    """Create a database with the first records, or fill one that was never written to."""
     is_there = path.exists()
     if is_there and _is_filled(path):
         return []
     # Created under another name, so that an unfinished store is never used.
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
-    store = AuthStore.loaded(SQLiteBackend(unfinished))
-    try:
-        store.change(changes.add_role, ROOT)
-        store.change(changes.add_user, ROOT)
-        store.change(changes.grant_role, ROOT, ROOT)
-        store.change(changes.add_role, API_SERVER_USER)
-        for key in (TOKEN_REVIEWS_KEY, ACCESS_REVIEWS_KEY):
-            store.change(
-                changes.grant_permission,
-                API_SERVER_USER,
-                Permission(key, b"", PermissionType.WRITE),
-            )
-        store.change(changes.add_user, API_SERVER_USER)
-        store.change(changes.grant_role, API_SERVER_USER, API_SERVER_USER)
-        store.change(changes.enable)
-    finally:
-        store.close()
+    with closing(SQLiteBackend(unfinished)) as backend:
+        backend.commit(0, first_records())
     if is_there:
         unfinished.replace(path)
     else:

@@ -62,14 +62,14 @@ def exported(leeway: Leeway, data_dir: Path) -> Any:
 def test_status(leeway: Leeway, filled: Path) -> None:
     out = leeway("store", "status", "--data-dir", filled).assert_done()
     assert out == (
-        f"Kind: sqlite\nPath: {filled}/auth.db\nRevision: 17\nAuthRevision: 15\n"
+        f"Kind: sqlite\nPath: {filled}/auth.db\nRevision: 9\nAuthRevision: 15\n"
         "Authentication Status: true\nUsers: 3\nRoles: 3\nPermissions: 4\nGroups: 1\n"
         "Revocations: 2\nTokens: 0\n"
     )
     value = {
         "kind": "sqlite",
         "path": f"{filled}/auth.db",
-        "revision": 17,
+        "revision": 9,
         "authRevision": 15,
         "authEnabled": True,
         "records": {
@@ -93,7 +93,7 @@ def test_the_document(leeway: Leeway, filled: Path) -> None:
     wanted = f"""\
 apiVersion: leeway.dev/v1
 kind: Store
-metadata: {{revision: 17, authRevision: 15}}
+metadata: {{revision: 9, authRevision: 15}}
 tokenLifetime: {{seconds: 31536000}}
 users:
 - name: alice
@@ -138,7 +138,7 @@ def test_a_file_is_private_and_never_overwritten_silently(
     before = os.umask(0)
     try:
         out = leeway("store", "export", path, *where).assert_done()
-        assert out == f"Revision 17 of the store written to {path}\n"
+        assert out == f"Revision 9 of the store written to {path}\n"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         path.write_text("mine")
         path.chmod(0o644)
@@ -222,11 +222,11 @@ def test_export_and_import_make_another_store_equal(
         "+ group devs: role app\n"
         "~ user kube-apiserver: its auth tokens end\n"
         "~ user root: its auth tokens end\n"
-        "11 changes made; the store is at revision 10\n"
+        "11 changes made; the store is at revision 2\n"
     )
     assert exported(leeway, other) == exported(leeway, filled)
     again = leeway("store", "import", path, "--prune", "--data-dir", other).assert_done()
-    assert again == "No differences; the store is at revision 10\n"
+    assert again == "No differences; the store is at revision 2\n"
 
 
 def test_standard_input(leeway: Leeway, filled: Path, other: Path) -> None:
@@ -272,17 +272,17 @@ def test_a_dry_run_prints_what_an_import_does(leeway: Leeway, filled: Path, tmp_
         "+ user alice: role team-a\n"
     )
     assert dry == differences + (
-        "9 differences, nothing was changed; --at 17 in place of --dry-run makes exactly these "
+        "9 differences, nothing was changed; --at 9 in place of --dry-run makes exactly these "
         "changes\n"
     )
-    for wrong in ("0", "16", "18"):
+    for wrong in ("0", "8", "10"):
         for more in ((), ("--dry-run",)):
             error = leeway("store", "import", path, "--at", wrong, *more, *where).assert_failed(1)
-            assert f"the store is at revision 17, not {wrong}, so nothing was changed" in error
-    done = leeway("store", "import", path, "--at", "17", *where).assert_done()
-    assert done == differences + "9 changes made; the store is at revision 18\n"
+            assert f"the store is at revision 9, not {wrong}, so nothing was changed" in error
+    done = leeway("store", "import", path, "--at", "9", *where).assert_done()
+    assert done == differences + "9 changes made; the store is at revision 10\n"
     again = leeway("store", "import", path, *where, "--dry-run").assert_done()
-    assert again == "No differences; the store is at revision 18\n"
+    assert again == "No differences; the store is at revision 10\n"
     log = (filled / "audit.log").read_text()
     for text in (dry, done, again, log):
         assert "$2b$" not in text
@@ -314,7 +314,7 @@ def test_each_change_is_audited_as_that_of_a_command(
         ),
         ("user.passwd", {"user": "alice"}),
         ("user.grant-role", {"user": "alice", "role": "team-a"}),
-        ("store.import", {"changes": 11, "storeRevision": 18}),
+        ("store.import", {"changes": 11, "storeRevision": 10}),
     ]
     head = {"event": "audit", "outcome": "done", "via": "command", "caller": CALLER}
     revisions = [line.pop("revision") for line in found]
@@ -338,7 +338,7 @@ def test_without_prune_the_rest_is_kept_and_counted(
     assert out == (
         "kept without --prune: 3 users, 2 roles, 1 group, auth, which stays enabled\n"
         "kept without --prune-revocations: 2 revocations\n"
-        "No differences; the store is at revision 17\n"
+        "No differences; the store is at revision 9\n"
     )
     assert exported(leeway, filled) == before
 

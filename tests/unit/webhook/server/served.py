@@ -10,7 +10,8 @@ from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
 from webhook.server.reload.live_application import LiveApplication
 from webhook.server.request.message import Fields, Headers, Request, Response, settled
-from webhook.setup.init import API_SERVER_USER, InitOptions, initialise
+from webhook.setup.first_records import API_SERVER_USER
+from webhook.setup.init import InitOptions, initialise
 from webhook.token.issuer import TokenSpec, issue_token
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
