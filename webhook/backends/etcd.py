@@ -44,12 +44,15 @@ from webhook.backends.etcd_writer import Writer
 from webhook.etcd.errors import EtcdError
 from webhook.rbac.errors import (
     ForeignPositionError,
+    StoreError,
     StoreLockedError,
     StoreUnavailableError,
 )
 from webhook.rbac.records import Record, ReplacedError
 
 _CHANGES_SECONDS: Final = 5.0
+_DAMAGED_SECONDS: Final = 1.0
+"""For how long a damaged store is not read again: a server tries all the time."""
 
 
 def boottime() -> float:
@@ -85,8 +88,10 @@ class EtcdBackend:
         self._client, self._name, self._clock, self._wall = client, writer, clock, wall
         self.max_staleness = max_staleness if follow else inf
         """Seconds that a proof holds; a command answers from what it loaded."""
+        self._peers = peers
         self._following = Following(clock, wall, peers)
         self._feed = Feed(self._requests, self._following, clock, max_staleness)
+        self._damage: tuple[StoreError | None, float] = None, 0.0
         self._must_start = follow
         self._follows = follow
         self._pause = pause
@@ -99,11 +104,18 @@ class EtcdBackend:
     def load(self) -> tuple[int, list[Record]]:
         """Return the revision and every record of it. May block for as long as etcd hesitates."""
         self._following.require_running()
+        damage, until = self._damage
+        if damage is not None and self._clock() < until:
+            raise damage.with_traceback(None)
         before, sent = self._following.follower, self._clock()
         floor = before.commit if before is not None else None
         with self._reaching():
             page = etcd_load.read_all(self._layout.records, self._requests.fetch)
-        found, records = etcd_load.loaded(self._layout, page.kvs)  # Invariant 4.
+        try:
+            found, records = etcd_load.loaded(self._layout, page.kvs)  # Invariant 4.
+        except StoreError as error:
+            self._damage = error, self._clock() + _DAMAGED_SECONDS
+            raise
         follower = Follower(self._layout, found)
         self._following.loaded(follower, sent, page.revision, floor)
         if self._following.follower is not before:
@@ -191,7 +203,7 @@ class EtcdBackend:
     def unread(self) -> int:
         """Return how many commits are here and not in use, at least. Never waits."""
         following = self._following
-        if following.unread:
+        if following.unread or self._peers is None:
             return following.unread
         in_use = following.in_use
         return int(in_use is not None and following.is_behind_peers(in_use.revision))

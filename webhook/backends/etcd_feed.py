@@ -162,8 +162,8 @@ class Feed:
             watch = self._requests.watch(start, self._endpoint)
             with self._watch_lock:
                 self._watch, self._watch_since = watch, self._clock()
+            self._watch_problem = ""
             for batch in watch:
-                self._watch_problem = ""
                 for revision, events in groups_of(batch):
                     if not following.follow(follower, revision, events):
                         return True

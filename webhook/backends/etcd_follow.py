@@ -8,27 +8,21 @@ Invariants:
 2. A group of events (one revision) is handed out completely, or not at all: its head is that of
    this store, follows ``commit``, and has the count and the digest of the records after it.
 3. What does not follow is an error that says why; after one, the follower is never used again.
-4. A proof ``(revision, sent)`` is a linearizable read sent at ``sent`` that returned a commit
-   which was handed out: a state with that commit lacks nothing acknowledged before ``sent``.
-5. A read that returned an earlier commit than was known when it was sent proves nothing.
+4. A read that returned an earlier commit than was known when it was sent proves nothing.
 
 Source: the section on freshness of ``docs/etcd-store.md``.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from math import inf
 from typing import Final, NamedTuple
 
 from webhook.backends.etcd_head import CommitId, Contents, Head, HeadError, continues, decode
+from webhook.backends.etcd_history import Group, History
 from webhook.backends.etcd_layout import Layout, UnreadableKeyError, name_of, shown_key
+from webhook.backends.etcd_proofs import Proofs
 from webhook.rbac.records import Record
 
-KEPT_COMMITS: Final = 1024
-KEPT_BYTES: Final = 8 << 20
-_RECORD_SIZE: Final = 200
-_KEPT_PROOFS: Final = 256
 _STALE_READS_ALLOWED: Final = 1
 
 
@@ -67,13 +61,6 @@ class Event(NamedTuple):
     value: bytes | None
 
 
-class Group(NamedTuple):
-    """A commit and the records that it wrote."""
-
-    commit: CommitId
-    records: Sequence[Record]
-
-
 class HeadRead(NamedTuple):
     """A linearizable read of the head's key.
 
@@ -106,13 +93,6 @@ class Planned(NamedTuple):
     contents: Contents
 
 
-class _Pending(NamedTuple):
-    """A read that returned a commit which has not arrived."""
-
-    sent: float
-    commit: CommitId
-
-
 class Follower:
     """What is known of one store since it was loaded."""
 
@@ -123,12 +103,8 @@ class Follower:
         self.value = loaded.value
         self.foreign = loaded.foreign
         self._hashes = loaded.hashes
-        self._known = dict(loaded.head.chain(loaded.commit.revision))
-        self._groups: deque[Group] = deque()
-        self._kept_bytes = 0
-        self._base = loaded.commit.revision
-        self._pending: deque[tuple[_Pending, float]] = deque()
-        self._proofs: deque[tuple[int, float]] = deque(maxlen=_KEPT_PROOFS)
+        self.history = History(loaded.head.chain(loaded.commit.revision))
+        self.proofs = Proofs()
         self._stale_reads = 0
 
     # Following.
@@ -151,7 +127,7 @@ class Follower:
         head = self._read_head(values.pop(self._layout.head))
         # 3. It is known already: this process wrote it, or the watch began earlier.
         if revision <= self.commit.revision:
-            if revision >= self.oldest_known:
+            if revision >= self.history.oldest:
                 self._require_known(CommitId(revision, head.id))
             return None
         # 4. It follows the last commit.
@@ -174,39 +150,6 @@ class Follower:
         event = Event(self._layout.head, value)
         return self._take(commit, head, (event,), planned.records, planned.hashes)
 
-    def after(self, revision: int) -> list[Record] | None:
-        """Return the records changed after a revision, the last of each id; None: load."""
-        later: list[Group] = []
-        for group in reversed(self._groups):
-            if group.commit.revision == revision:
-                break
-            later.append(group)
-        else:
-            if revision != self._base:
-                return None
-        changed: dict[tuple[str, bytes], Record] = {}
-        for group in reversed(later):
-            changed.update({(record.kind, record.id): record for record in group.records})
-        return list(changed.values())
-
-    def unread(self, revision: int) -> int:
-        """Return how many commits follow a revision, at least."""
-        count = 0
-        for group in reversed(self._groups):
-            if group.commit.revision <= revision:
-                break
-            count += 1
-        return count or int(revision != self.commit.revision)
-
-    def id_of(self, revision: int) -> bytes | None:
-        """Return the id of one of the last commits."""
-        return self._known.get(revision)
-
-    @property
-    def oldest_known(self) -> int:
-        """The revision of the oldest commit whose id is known."""
-        return next(iter(self._known))
-
     # Writing.
 
     def plan(self, records: Iterable[Record]) -> Planned:
@@ -228,14 +171,14 @@ class Follower:
 
     # Freshness.
 
-    def read(self, read: HeadRead, now: float) -> bool:
+    def read(self, read: HeadRead) -> bool:
         """Take over a read of the head; False: ask another member, this answer proves nothing.
 
         Raises MustLoadError and LostStoreError.
         """
         head = self._read_head(read.value if read.revision else None)
         found = CommitId(read.revision, head.id)
-        if found.revision < read.floor.revision:  # Invariant 5.
+        if found.revision < read.floor.revision:  # Invariant 4.
             self._stale_reads += 1
             if self._stale_reads > _STALE_READS_ALLOWED:
                 raise MustLoadError(
@@ -246,27 +189,11 @@ class Follower:
             return False
         self._stale_reads = 0
         if found.revision > self.commit.revision:
-            self._pending.append((_Pending(read.sent, found), now))
-        elif found.revision >= self.oldest_known:
+            self.proofs.expect(read.sent, found)
+        elif found.revision >= self.history.oldest:
             self._require_known(found)
-            self._prove(read.sent, found.revision)
+            self.proofs.add(read.sent, found.revision)
         return True
-
-    def proofs(self) -> list[tuple[int, float]]:
-        """Return the proofs, newest first (invariant 4)."""
-        return list(reversed(self._proofs))
-
-    def proven(self, revision: int) -> float:
-        """Return as of when a state with the commit of ``revision`` lacks nothing acknowledged."""
-        return next((sent for found, sent in reversed(self._proofs) if found <= revision), -inf)
-
-    def prove(self, sent: float, revision: int) -> None:
-        """Take over a proof: a commit of this process, or the first read of a load."""
-        self._prove(sent, revision)
-
-    def overdue_since(self) -> float:
-        """Return when the oldest commit that was read and has not arrived was read, or infinity."""
-        return self._pending[0][1] if self._pending else inf
 
     # Steps of the above.
 
@@ -288,7 +215,7 @@ class Follower:
         return head
 
     def _require_known(self, commit: CommitId) -> None:
-        if self._known.get(commit.revision) != commit.id:
+        if self.history.id_of(commit.revision) != commit.id:
             raise MustLoadError(
                 Reason.LOST_HISTORY,
                 f"revision {commit.revision} of the store is another commit than before",
@@ -350,35 +277,8 @@ class Follower:
         self.value = next(e.value for e in events if e.key == self._layout.head and e.value)
         self.commit, self.head = commit, head
         group = Group(commit, records)
-        self._keep(group)
-        while self._pending and self._pending[0][0].commit.revision <= commit.revision:
-            pending, _ = self._pending.popleft()
-            self._require_known(pending.commit)
-            self._prove(pending.sent, pending.commit.revision)
+        self.history.add(group)
+        for sent, found in self.proofs.arrived(commit.revision):
+            self._require_known(found)
+            self.proofs.add(sent, found.revision)
         return group
-
-    def _keep(self, group: Group) -> None:
-        self._known[group.commit.revision] = group.commit.id
-        self._groups.append(group)
-        self._kept_bytes += _size_of(group)
-        while len(self._groups) > 1 and (
-            len(self._groups) > KEPT_COMMITS or self._kept_bytes > KEPT_BYTES
-        ):
-            dropped = self._groups.popleft()
-            self._base = dropped.commit.revision
-            self._kept_bytes -= _size_of(dropped)
-        while len(self._known) > KEPT_COMMITS:
-            del self._known[self.oldest_known]
-
-    def _prove(self, sent: float, revision: int) -> None:
-        if self._proofs:
-            last_revision, last_sent = self._proofs[-1]
-            if revision < last_revision or sent <= last_sent:
-                return
-            if revision == last_revision:
-                self._proofs.pop()
-        self._proofs.append((revision, sent))
-
-
-def _size_of(group: Group) -> int:
-    return sum(len(r.id) + len(r.value or b"") + _RECORD_SIZE for r in group.records) + _RECORD_SIZE

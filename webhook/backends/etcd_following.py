@@ -30,13 +30,13 @@ from webhook.backends.etcd_follow import (
     Reason,
 )
 from webhook.backends.etcd_head import CommitId, HeadError, continues, decode
+from webhook.backends.etcd_proofs import NOTHING
 from webhook.etcd.values import Header
 from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import Record, ReplacedError
 
 _CLOCK_WARNING: Final = 60.0
 _LOST_HISTORY_SECONDS: Final = 600.0
-_NOTHING: Final = (0, -inf)
 _logger = getLogger("leeway")
 
 
@@ -81,10 +81,10 @@ class Following:
         self._in_use: CommitId | None = None
         self._to_apply: int | None = None
         self._was_repaired = False
-        self._newest = _NOTHING
+        self._newest = NOTHING
         self._failure: MustLoadError | None = None
         self._stopped = ""
-        self._header = Header(0, 0, 0, 0)
+        self._header, self._header_at = Header(0, 0, 0, 0), -inf
         self.next_watch = 0
         self._lost_history = ("", -inf)
         self._asked: dict[str, float] = {}
@@ -122,16 +122,16 @@ class Following:
             if reason is Reason.LOST_HISTORY:
                 self._lost_history = str(self._failure), self._clock()
             commit, present = follower.commit, self.follower
-            if present is not None and present.after(commit.revision) is not None:
+            if present is not None and present.history.after(commit.revision) is not None:
                 # What was followed until now goes on, with what it knows of earlier commits.
                 present.foreign, follower = follower.foreign, present
             else:
                 self.next_watch = revision + 1
-            follower.prove(sent, commit.revision)
+            follower.proofs.add(sent, commit.revision)
             self.store_id, self.follower = store_id, follower
             self._was_repaired = self._failure is not None
             self._failure, self.problem = None, ""
-            self._to_apply, self.unread, self._newest = commit.revision, 1, _NOTHING
+            self._to_apply, self.unread, self._newest = commit.revision, 1, NOTHING
             if follower.foreign:
                 keys = ", ".join(follower.foreign)
                 _logger.warning("keys under the store's prefix in etcd are not Leeway's: %s", keys)
@@ -150,7 +150,7 @@ class Following:
             if self._to_apply is not None and revision != self._to_apply:
                 return  # Of a state that is about to be replaced.
             follower = self.follower
-            found = follower.id_of(revision) if follower else None
+            found = follower.history.id_of(revision) if follower else None
             if follower is None or found is None:
                 return
             self._to_apply, self._in_use = None, CommitId(revision, found)
@@ -160,8 +160,8 @@ class Following:
 
     def _update(self, follower: Follower) -> None:
         if self._in_use is not None and self._to_apply is None:
-            self.unread = follower.unread(self._in_use.revision)
-            self._newest = next(iter(follower.proofs()), _NOTHING)
+            self.unread = follower.history.count_after(self._in_use.revision)
+            self._newest = follower.proofs.newest
 
     @property
     def in_use(self) -> CommitId | None:
@@ -176,7 +176,7 @@ class Following:
         with self.changed:
             if self.follower is None or self._to_apply is not None:
                 return -inf
-            return self.follower.proven(revision)
+            return self.follower.proofs.at(revision)
 
     def is_behind_peers(self, revision: int) -> bool:
         """Return whether another worker of this server knows a later revision."""
@@ -197,7 +197,7 @@ class Following:
                 return None
             if self._was_repaired and self._to_apply is not None:
                 return None  # Invariant 2: ``after`` may be of the history before the load.
-            records = follower.after(after)
+            records = follower.history.after(after)
             if records is None:
                 return None
             return follower.commit.revision, records
@@ -233,11 +233,11 @@ class Following:
         """Take over the events of a revision; False: this follower is no longer in use."""
         with self.using(follower) as is_in_use:
             if is_in_use:
-                before, proofs = follower.commit.revision, follower.proofs()
+                before, proof = follower.commit.revision, follower.proofs.newest
                 group = follower.follow(revision, events)
                 self.next_watch = max(self.next_watch, revision + 1)
-                if group is not None and proofs and proofs[0][0] == before:
-                    self._compare_clocks(follower, proofs[0][1])
+                if group is not None and proof[0] == before:
+                    self._compare_clocks(follower, proof[1])
         return self.follower is follower
 
     def read(self, follower: Follower, read: HeadRead, header: Header) -> bool:
@@ -245,8 +245,8 @@ class Following:
         is_good = True
         with self.using(follower) as is_in_use:
             if is_in_use:
-                self._check_cluster(header)
-                is_good = follower.read(read, self._clock())
+                self._check_cluster(header, read.sent)
+                is_good = follower.read(read)
                 self.counters.stale_reads += not is_good
                 if is_good and read.revision == follower.commit.revision:
                     # Nothing of ours follows up to there, so a watch need not begin earlier.
@@ -259,12 +259,12 @@ class Following:
             if is_in_use:
                 follower.wrote(written.commit, write.head, write.head_value, planned)
                 if follower.commit.revision >= written.commit.revision:
-                    follower.prove(written.sent, written.commit.revision)
+                    follower.proofs.add(written.sent, written.commit.revision)
 
     def fail(self, error: MustLoadError) -> None:
         """Use the follower no more: everything has to be loaded (the lock is held)."""
         self.follower, self._failure = None, error
-        self.unread, self._newest, self.problem = 1, _NOTHING, str(error)
+        self.unread, self._newest, self.problem = 1, NOTHING, str(error)
         self.counters.foreign_groups += error.reason is Reason.FOREIGN
         level = _logger.error if error.reason is Reason.LOST_HISTORY else _logger.warning
         level("the store in etcd is loaded again (%s): %s", error.reason, error)
@@ -293,11 +293,14 @@ class Following:
 
     def _stop(self, text: str) -> None:
         self._stopped = self.problem = text
-        self.follower, self.unread, self._newest = None, 1, _NOTHING
+        self.follower, self.unread, self._newest = None, 1, NOTHING
         _logger.error("the store in etcd is used no more: %s", text)
 
-    def _check_cluster(self, header: Header) -> None:
-        before, self._header = self._header, header
+    def _check_cluster(self, header: Header, sent: float) -> None:
+        before, received = self._header, self._header_at
+        if sent < received:
+            return  # Of two reads at the same time, either may be answered first.
+        self._header, self._header_at = header, self._clock()
         if not before.cluster_id:
             return
         if header.cluster_id != before.cluster_id:
@@ -332,9 +335,9 @@ class Following:
         """Return whether a commit is of the history in use; None if it is too long ago to say."""
         with self.changed:
             follower = self.follower
-            if follower is None or commit.revision < follower.oldest_known:
+            if follower is None or commit.revision < follower.history.oldest:
                 return None
-            return follower.id_of(commit.revision) == commit.id
+            return follower.history.id_of(commit.revision) == commit.id
 
     def asked_for(self, position: str, now: float) -> float:
         """Return when a position was first asked for, of the last few."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fake_etcd import FakeEtcd, away, wait_until
-from webhook.backends import etcd, etcd_follow, etcd_load
+from webhook.backends import etcd, etcd_history, etcd_load
 from webhook.backends.etcd import EtcdBackend, boottime
 from webhook.backends.etcd_follow import (
     Event,
@@ -429,15 +429,15 @@ def test_a_read_that_went_backwards_proves_nothing(pair: Pair) -> None:
     old = pair.etcd.revision
     pair.commit(B)
     follower = follower_of(pair.etcd)
-    assert follower.read(head_read(pair, follower, pair.etcd.revision, 1.0), 1.0)
-    assert follower.proven(follower.commit.revision) == 1.0
-    assert not follower.read(head_read(pair, follower, old, 2.0), 2.0)
-    assert follower.proven(follower.commit.revision) == 1.0
+    assert follower.read(head_read(pair, follower, pair.etcd.revision, 1.0))
+    assert follower.proofs.at(follower.commit.revision) == 1.0
+    assert not follower.read(head_read(pair, follower, old, 2.0))
+    assert follower.proofs.at(follower.commit.revision) == 1.0
     # Another member has the present one: it was a stale read.
-    assert follower.read(head_read(pair, follower, pair.etcd.revision, 3.0), 3.0)
-    assert not follower.read(head_read(pair, follower, old, 4.0), 4.0)
+    assert follower.read(head_read(pair, follower, pair.etcd.revision, 3.0))
+    assert not follower.read(head_read(pair, follower, old, 4.0))
     with pytest.raises(MustLoadError) as caught:
-        follower.read(head_read(pair, follower, old, 5.0), 5.0)
+        follower.read(head_read(pair, follower, old, 5.0))
     assert caught.value.reason is Reason.LOST_HISTORY
 
 
@@ -445,15 +445,13 @@ def test_a_read_ahead_proves_something_when_it_has_arrived(pair: Pair) -> None:
     follower = follower_of(pair.etcd)
     first = follower.commit.revision
     revision = pair.commit(B)
-    assert follower.read(head_read(pair, follower, revision, 2.0), 2.5)
-    assert follower.overdue_since() == 2.5
-    assert follower.proven(first) == float("-inf")
+    assert follower.read(head_read(pair, follower, revision, 2.0))
+    assert follower.proofs.at(first) == float("-inf")
     group = follower.follow(revision, events_of(pair.etcd, revision))
     assert group is not None
     assert (group.commit.revision, list(group.records)) == (revision, [B])
-    assert follower.proven(revision) == 2.0
-    assert follower.proven(first) == float("-inf")
-    assert follower.overdue_since() == float("inf")
+    assert follower.proofs.at(revision) == 2.0
+    assert follower.proofs.at(first) == float("-inf")
 
 
 def events_of(etcd: FakeEtcd, revision: int) -> list[Event]:
@@ -517,8 +515,8 @@ def test_whatever_arrives_the_state_is_that_of_a_load_or_there_is_none(steps: st
                 kv.mod_revision if kv else 0,
                 kv.value if kv else b"",
             )
-            follower.read(read, float(number))
-            if follower.proven(follower.commit.revision) == float(number):
+            follower.read(read)
+            if follower.proofs.at(follower.commit.revision) == float(number):
                 fresh = EtcdBackend(client, "/leeway", follow=False, writer="w/1").load()
                 live = {record for record in state.values() if record.value is not None}
                 assert fresh == (follower.commit.revision, list(fresh[1]))
@@ -580,7 +578,7 @@ def test_another_cluster_loads_everything(pair: Pair) -> None:
 
 
 def test_kept_commits_are_limited(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd_follow, "KEPT_COMMITS", 5)
+    monkeypatch.setattr(etcd_history, "KEPT_COMMITS", 5)
     pair.load()
     revisions = [pair.server.revision]
     for number in range(10):
@@ -588,7 +586,7 @@ def test_kept_commits_are_limited(pair: Pair, monkeypatch: pytest.MonkeyPatch) -
     found = [pair.server.changes(revision, wait=False) for revision in revisions]
     assert [answer is None for answer in found] == [True] * 5 + [False] * 6
     assert pair.load() >= {A}
-    monkeypatch.setattr(etcd_follow, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(etcd_history, "KEPT_BYTES", 1000)
     revision = pair.server.commit(revisions[-1], [Record("user", b"large", bytes(2000))])
     assert pair.server.changes(revisions[-1], wait=False) is not None
     pair.server.commit(revision, [])
