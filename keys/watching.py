@@ -3,10 +3,14 @@
 The other implementation is ``webhook.store_keys.watcher``, for keys in a store.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy
+
+PROOF_SECONDS: Final = 300.0
+"""How old the proof of a keyring can be that signs, or is published; ``PROPAGATION_SECONDS`` and
+``MARGIN_SECONDS`` of ``keys.rotation`` allow for it."""
 
 
 class KeyWatcher(Protocol):

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
 from math import ceil, inf
 from pathlib import Path
 from socket import gethostname
@@ -12,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from keys.errors import UnusableKeyError
 from keys.folder import load_keyring
-from keys.folder_changes import advance
 from keys.keyring import Keyring
 from keys.pem import ALGORITHMS
-from keys.rotation import RotationPolicy, are_times_outdated
+from keys.rotation import RotationPolicy
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.model import (
     SIGNER_ALGORITHMS,
@@ -46,19 +43,6 @@ if TYPE_CHECKING:
 def keyring_of(data_dir: Path) -> Keyring:
     """Load the signing keys. Raises the errors of ``keys.folder``."""
     return load_keyring(data_dir / KEYS_FOLDER)
-
-
-def signing_keyring_of(data_dir: Path, configuration: Configuration, now: int) -> Keyring:
-    """Load the signing keys, and record how long the tokens signed with them may live.
-
-    If the folder cannot be written nothing is recorded: keys are not rotated there either.
-    """
-    keyring, policy = keyring_of(data_dir), rotation_policy_of(configuration)
-    if are_times_outdated(keyring, policy, now):
-        with suppress(OSError):
-            # Without a rotation, which is not the task of a command that signs.
-            advance(data_dir / KEYS_FOLDER, replace(policy, rotate_every=0), now)
-    return keyring
 
 
 def authenticator_of(
@@ -240,6 +224,7 @@ def rotation_policy_of(configuration: Configuration) -> RotationPolicy:
         algorithm=configuration.keys.algorithm,
         refresh_hint=ceil(signer.refresh_hint) if signer else 0,
         algorithms=SIGNER_ALGORITHMS if signer else ALGORITHMS,
+        refused=frozenset(configuration.keys.refused),
     )
 
 

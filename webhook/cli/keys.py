@@ -10,19 +10,21 @@ from typing import Final
 import click
 import msgspec
 
-from keys.folder_changes import generate_key, retire, rotate
 from keys.jwk import jwks_document
 from keys.keyring import Keyring, KeyState, ScheduledKey
 from keys.messages import utc
 from keys.pem import ALGORITHMS
 from keys.rotation import KeyChange, RotationPolicy, StepKind, next_step, require_allowed
-from webhook.assembly import keyring_of, rotation_policy_of
+from webhook.assembly import rotation_policy_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example, output_option
 from webhook.cli.output import say, show, table
-from webhook.config.load import load_configuration
+from webhook.cli.store_keys import accept, encryption_key, move, reencrypt
+from webhook.config.load import FILE_NAME, load_configuration
+from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import DataDirectoryError
+from webhook.signing_keys import keyring_for, opened_signing_keys
 
 _DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
 _force_option = click.option("--force", is_flag=True, help="Do it even if it is not safe yet.")
@@ -41,13 +43,17 @@ def list_keys(data_dir: Path, output: str) -> None:
 
     SINCE is when the key entered its state. NEXT STEP says when the next state is safe.
     """
-    keyring, policy = keyring_of(_checked(data_dir)), _policy(data_dir)
-    now = int(time())
+    configuration = _configured(data_dir)
+    with opened_signing_keys(data_dir, configuration) as opened:
+        keyring = opened.keyring()
+    policy, now = rotation_policy_of(configuration), int(time())
     rows = [_row(keyring, key, policy, now) for key in keyring.keys]
     cells = [
         (str(r["kid"]), str(r["algorithm"]), str(r["state"]), str(r["since"]), _step_text(r))
         for r in rows
     ]
+    if keyring.refusal:
+        say(f"leeway: warning: {keyring.refusal}", err=True)
     show(rows, table(("KID", "ALGORITHM", "STATE", "SINCE", "NEXT STEP"), cells), output)
 
 
@@ -56,13 +62,16 @@ def list_keys(data_dir: Path, output: str) -> None:
 )
 @data_dir_option
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="RS256", show_default=True)
-def generate(data_dir: Path, algorithm: str) -> None:
+@click.option("--force", is_flag=True, help="Do it even if this clock may be wrong.")
+def generate(data_dir: Path, algorithm: str, force: bool) -> None:
     """Create a key. The first key is active; any other is pending: published, but not used yet.
 
     With a section signer in leeway.yaml, only the algorithms that kube-apiserver accepts.
     """
-    require_allowed(algorithm, _policy(data_dir))
-    key = generate_key(_checked(data_dir) / KEYS_FOLDER, algorithm, int(time()))
+    configuration = _configured(data_dir)
+    require_allowed(algorithm, rotation_policy_of(configuration))
+    with opened_signing_keys(data_dir, configuration) as opened:
+        key = opened.generate(algorithm, int(time()), force=force)
     audit(data_dir, "keys.generate", kid=key.kid, algorithm=algorithm, state=key.state.value)
     say(f"key {key.kid} created, it is {key.state.value}")
 
@@ -81,10 +90,11 @@ def rotate_keys(data_dir: Path, force: bool) -> None:
     key, and the old key verify-only. The third retires the old key, once the last token that it
     signed has expired.
     """
-    policy, now = _policy(data_dir), int(time())
-    changed = rotate(_checked(data_dir) / KEYS_FOLDER, policy, now, force=force)
+    configuration, now = _configured(data_dir), int(time())
+    with opened_signing_keys(data_dir, configuration) as opened:
+        changed = opened.rotate(now, force=force)
     _audit(data_dir, "keys.rotate", changed, force=force)
-    _print_steps(changed, policy, now)
+    _print_steps(changed, rotation_policy_of(configuration), now)
 
 
 class _KidCommand(click.Command):
@@ -111,12 +121,13 @@ def retire_key(data_dir: Path, kid: str, force: bool) -> None:
 
     Exit 1 while such a token could still be valid. The active key is never retired.
     """
-    policy, now = _policy(data_dir), int(time())
-    changed = retire(_checked(data_dir) / KEYS_FOLDER, kid, policy, now, force=force)
+    configuration, now = _configured(data_dir), int(time())
+    with opened_signing_keys(data_dir, configuration) as opened:
+        changed = opened.retire(kid, now, force=force)
     _audit(data_dir, "keys.retire", changed, force=force)
     if not changed.steps:
         say(f"key {kid} is already retired")
-    _print_steps(changed, policy, now)
+    _print_steps(changed, rotation_policy_of(configuration), now)
 
 
 @keys.command("jwks", epilog=example("leeway keys jwks -o json"))
@@ -124,7 +135,7 @@ def retire_key(data_dir: Path, kid: str, force: bool) -> None:
 @output_option
 def jwks(data_dir: Path, output: str) -> None:
     """Show the published JSON Web Key Set."""
-    document = jwks_document(keyring_of(_checked(data_dir)).published_keys())
+    document = jwks_document(keyring_for(data_dir, _configured(data_dir)).published_keys())
     show(msgspec.json.decode(document), msgspec.json.format(document, indent=2).decode(), output)
 
 
@@ -178,11 +189,11 @@ def _step_text(row: Mapping[str, str | bool | None]) -> str:
     return f"{row['next']}, only by force"
 
 
-def _policy(data_dir: Path) -> RotationPolicy:
-    return rotation_policy_of(load_configuration(_checked(data_dir), os.environ, {}))
-
-
-def _checked(data_dir: Path) -> Path:
-    if not (data_dir / KEYS_FOLDER).is_dir():
+def _configured(data_dir: Path) -> Configuration:
+    if not ((data_dir / KEYS_FOLDER).is_dir() or (data_dir / FILE_NAME).exists()):
         raise DataDirectoryError.none_at(data_dir)
-    return data_dir
+    return load_configuration(data_dir, os.environ, {})
+
+
+for _command in (encryption_key, move, reencrypt, accept):
+    keys.add_command(_command)

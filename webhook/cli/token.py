@@ -17,7 +17,6 @@ from webhook.assembly import (
     authenticator_of,
     clock_leeway_of,
     issuer_keys_of,
-    keyring_of,
     source_of,
     store_of,
 )
@@ -32,6 +31,7 @@ from webhook.duration import rounded_duration
 from webhook.kube.token_review import TokenReviewRequest, render_token_review
 from webhook.rbac.access import role_groups
 from webhook.rbac.state import AuthState
+from webhook.signing_keys import keyring_for
 from webhook.telemetry.audit import fingerprint
 from webhook.token.authenticator import Authenticator, Revocations
 from webhook.token.bound_objects import Lookup, LookupNeeded, ObjectKey, ObjectSource
@@ -90,7 +90,7 @@ def review(
         authenticator = authenticator_of(
             data_dir,
             configuration,
-            keyring_of(data_dir),
+            keyring_for(data_dir, configuration),
             issuer_keys=issuer_keys,
             objects=objects,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from webhook.assembly import clock_leeway_of, policy_of, signing_keyring_of, source_of
+from webhook.assembly import clock_leeway_of, policy_of, source_of
 from webhook.cli.audit import audit
 from webhook.cli.options import data_dir_option, example
 from webhook.cli.output import say
@@ -24,6 +24,7 @@ from webhook.errors import (
 )
 from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import BoundObjectReference, TokenRequest
+from webhook.signing_keys import opened_signing_keys
 from webhook.telemetry.audit import token_fields
 from webhook.token.bound_objects import ObjectSource
 from webhook.token.claims import ObjectReference
@@ -97,7 +98,8 @@ def create(
     else:
         with closing(objects):
             request = _looked_up(asked, node, objects, configuration, now)
-    keyring = signing_keyring_of(data_dir, configuration, int(now))
+    with opened_signing_keys(data_dir, configuration) as keys:
+        keyring = keys.keyring_to_sign(int(now))
     issued = issue_token(request, policy_of(configuration), keyring, now)
     audit(data_dir, "token.issue", **token_fields(issued.claims, issued.token))
     if issued.warning:

@@ -10,7 +10,7 @@ from typing import Final
 
 from keys.keyring import Keyring
 from keys.messages import plain, utc
-from webhook.assembly import keyring_of, rotation_policy_of
+from webhook.assembly import rotation_policy_of
 from webhook.config.load import FILE_NAME, load_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import KEYS_FOLDER, credential_files, sqlite_file
@@ -37,6 +37,7 @@ from webhook.doctor.remote import Targets, examine_clock, examine_server
 from webhook.doctor.signer import examine_signer
 from webhook.doctor.signing_keys import check_keyring, check_schedule
 from webhook.errors import LeewayError
+from webhook.signing_keys import keyring_for
 
 
 def _check_access_cache(manifest: Manifest) -> Verdict:
@@ -139,7 +140,12 @@ def _examine_keys(
 ) -> Prerequisite[Keyring]:
     def load() -> Keyring:
         files.get()  # a key that others can read is not loaded
-        return keyring_of(data_dir)
+        try:
+            found = configuration.get()
+        except MissingError:
+            # It has its own check; the keys are then looked for at their usual place.
+            found = Configuration()
+        return keyring_for(data_dir, found)
 
     keyring = exam.load(
         "signing keys",

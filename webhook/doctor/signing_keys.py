@@ -17,6 +17,8 @@ SETTLE_SECONDS = 3600
 
 def check_keyring(keyring: Keyring, fix: str) -> Verdict:
     """Check that a key signs; its strength was checked when it was loaded."""
+    if keyring.refusal:
+        return failure(keyring.refusal, fix)
     active = keyring.active
     if active is None:
         return failure(f"none of {len(keyring.keys)} keys is active, so nothing is signed", fix)

@@ -5,32 +5,35 @@ Invariants:
 1. A token is signed under one configuration and one keyring. What cannot be loaded changes nothing.
    If kube-apiserver does not accept the active key, the previous one signs, but only tokens that
    expire while it verifies.
-2. Steps of rotation that are due are taken here too. The keys' folder has a lock, so that the first
-   process to poll takes a step, and the others see it.
+2. Steps of rotation that are due are taken here too. The keys' folder has a lock, and a step in
+   the store is one transaction, so that the first process takes a step, and the others see it.
+3. Keys of the store that were not proven to be the newest ones for PROOF_SECONDS neither sign nor
+   are fetched.
 """
 
 import gc
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
 from threading import Lock
-from time import time
+from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Final, Protocol
 
 from keys.errors import KeysError
 from keys.file_watch import FileWatch, PeriodicThread
-from keys.folder_watch import KeyFolderWatcher
 from keys.keyring import Keyring, KeyState
 from keys.messages import utc
 from keys.rotation import MARGIN_SECONDS
-from webhook.assembly import clock_leeway_of, rotation_policy_of
+from keys.watching import PROOF_SECONDS
+from webhook.assembly import clock_leeway_of, rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
-from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import ConfigurationError, LeewayError
+from webhook.rbac.auth_store import AuthStore
 from webhook.signer.clock_watch import ClockWatch
 from webhook.signer.grpc_server import GRPCServer
 from webhook.signer.health_server import HealthServer
@@ -38,6 +41,7 @@ from webhook.signer.key_set import key_set_of
 from webhook.signer.policy import SigningPolicy
 from webhook.signer.service import RESULTS, ExternalJWTSigner, Terms
 from webhook.signer.socket_file import SocketFile, group_id
+from webhook.signing_keys import key_watcher_of
 from webhook.skew.snapshots import SIGNER_FILE
 from webhook.telemetry.log_lines import Fields
 from webhook.telemetry.logs import LOGGER
@@ -82,13 +86,21 @@ class SignerServer:
         # Created before anything is read, so that later changes are noticed.
         self._watch = FileWatch((data_dir / FILE_NAME,), self._reload, "leeway-configuration")
         # Invariant 2.
-        self._keys = KeyFolderWatcher(
-            data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
+        self._store = _store_of_keys(data_dir, configuration)
+        self._keys = key_watcher_of(
+            data_dir,
+            configuration,
+            rotation_policy_of(configuration),
+            self._store,
+            self._use_keyring,
+            refresh=self._store.refresh if self._store else lambda: None,
         )
         self._keyring = self._keys.keyring
         self._terms = _terms_of(configuration, self._keyring)
         self._clock_watch = ClockWatch(data_dir / SIGNER_FILE)
-        self._service = ExternalJWTSigner(self._terms, self._metrics, self._clock_watch, time)
+        self._service = ExternalJWTSigner(
+            self._terms, self._metrics, self._clock_watch, time, self._keys_problem
+        )
         section = configuration.signer_settings
         self._socket = SocketFile(Path(section.socket), group_id(section.group))
         self._checks = PeriodicThread(_CHECK_SECONDS, self._check, "leeway-check")
@@ -126,6 +138,8 @@ class SignerServer:
                 part.close()
             self._socket.remove()
             server.stop(GRACEFUL_SECONDS)
+            if self._store is not None:
+                self._store.close()
         self._clock_watch.write_new()
         _logger.info("the signer has stopped")
 
@@ -140,7 +154,16 @@ class SignerServer:
     def _check(self) -> None:
         self._clock_watch.write_new()
         self._report("socket", self._socket.problem(), "no new connection can be made")
-        self._report("signing-keys", self._keys.problem() or self._unusable, "")
+        problem = self._keys.problem() or self._unusable or self._keys_problem()
+        self._report("signing-keys", problem, "")
+
+    def _keys_problem(self) -> str:
+        """Return why the keys in use may not be the newest ones, empty if they are."""
+        age = clock_gettime(CLOCK_BOOTTIME) - self._keys.proof()
+        if age <= PROOF_SECONDS:
+            return ""
+        since = f"for {age:.0f}s" if age < inf else "yet"
+        return f"it is not proven {since} that the signing keys are those of the store"
 
     def _reload_all(self) -> None:
         self._problems.clear()
@@ -205,6 +228,19 @@ class SignerServer:
         self._metrics.report_failing(what, failing=bool(problem))
         if problem and problem != before and message:
             _logger.error("%s: %s", message, problem)
+
+
+def _store_of_keys(data_dir: Path, configuration: Configuration) -> AuthStore | None:
+    """Open the store that has the signing keys; None if they are in the folder."""
+    if configuration.keys.store == "folder":
+        return None
+    store = store_of(data_dir, configuration, follow=True)
+    try:
+        store.load()
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _next_signal(signals: SimpleQueue[int]) -> int:

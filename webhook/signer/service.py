@@ -7,6 +7,7 @@ Invariants:
    that requested the token. The reason is in the log and in the metrics.
 3. Every token that is signed has an audit line.
 4. A key that is no longer active signs no token that lives longer than the key verifies.
+5. Nothing is signed or fetched while the keys may not be the newest ones.
 """
 
 import logging
@@ -47,10 +48,14 @@ NO_KEY: Final = "NoKey"
 OVERLOADED: Final = "Overloaded"
 RESULTS: Final[Mapping[str, Sequence[str]]] = {
     SIGN: [*Refusal, DEADLINE, FAILED, NO_KEY, OVERLOADED],
-    FETCH_KEYS: [OVERLOADED],
+    FETCH_KEYS: [NO_KEY, OVERLOADED],
     METADATA: [OVERLOADED],
 }
 """The results of each method, besides ``ok``."""
+_NOT_ACTIVE: Final = (
+    "the active key cannot be used for kube-apiserver, and the one from before does not verify for "
+    "as long as the token would live; see `leeway doctor`"
+)
 _ACTION: Final = "token.sign"
 _MESSAGE: Final = audit_message(_ACTION, DONE)
 _logger = logging.getLogger(LOGGER)
@@ -97,14 +102,23 @@ class Terms:
 
 
 class ExternalJWTSigner:
-    """The service. ``clock`` returns Unix seconds. Safe for threads."""
+    """The service. ``clock`` returns Unix seconds. Safe for threads.
+
+    ``keys_problem`` returns why the keys may not be the newest ones, empty if they are.
+    """
 
     def __init__(
-        self, terms: Terms, metrics: SignerMetrics, skew: Skew, clock: Callable[[], float]
+        self,
+        terms: Terms,
+        metrics: SignerMetrics,
+        skew: Skew,
+        clock: Callable[[], float],
+        keys_problem: Callable[[], str] = lambda: "",
     ) -> None:
         self._metrics = metrics
         self._skew = skew
         self._clock = clock
+        self._keys_problem = keys_problem
         self._refusals = BoundedLog("sign")
         self.use(terms)
 
@@ -137,7 +151,10 @@ class ExternalJWTSigner:
         return signed
 
     def fetch_keys(self, _request: bytes, _call: Call) -> bytes:
-        """Return a FetchKeysResponse."""
+        """Return a FetchKeysResponse. Raises CallRefusedError."""
+        if self._keys_problem():  # Invariant 5.
+            self._metrics.count(FETCH_KEYS, NO_KEY)
+            raise _no_key()
         self._metrics.count(FETCH_KEYS, OK)
         return self._key_response
 
@@ -167,10 +184,14 @@ class ExternalJWTSigner:
             raise CallRefusedError(
                 DEADLINE, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"
             )
+        problem = self._keys_problem()
+        if problem:  # Invariant 5.
+            self._log_no_key(claims, problem)
+            raise _no_key()
         latest = terms.latest_expiry
         if latest is not None and (claims.expires_at or 0) > latest:  # Invariant 4.
-            self._log_no_key(claims)
-            raise CallRefusedError(NO_KEY, grpc.StatusCode.UNAVAILABLE, "no key can sign")
+            self._log_no_key(claims, _NOT_ACTIVE)
+            raise _no_key()
         key = terms.keys.signing_key
         header, signature = sign_segment(segment.encode("ascii"), key)  # Invariant 1.
         self._audit(claims, f"{header.decode()}.{segment}.{signature.decode()}", terms.keys.kid)
@@ -196,13 +217,14 @@ class ExternalJWTSigner:
 
         self._refusals.log(_logger, logging.WARNING, f"a token was not signed: {error}", fields)
 
-    def _log_no_key(self, claims: Claims) -> None:
+    def _log_no_key(self, claims: Claims, why: str) -> None:
         fields: Fields = {"event": "sign", "reason": NO_KEY, "subject": claims.subject}
-        message = (
-            "a token was not signed: the active key is not for kube-apiserver, and the one from "
-            "before does not verify for as long as the token would live; see `leeway doctor`"
-        )
+        message = f"a token was not signed: {why}"
         self._refusals.log(_logger, logging.ERROR, message, lambda: fields)
+
+
+def _no_key() -> CallRefusedError:
+    return CallRefusedError(NO_KEY, grpc.StatusCode.UNAVAILABLE, "no key can sign")
 
 
 def _key_response(terms: Terms) -> bytes:

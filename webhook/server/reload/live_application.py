@@ -20,13 +20,11 @@ from time import time
 from typing import Any, Final
 
 from keys.file_watch import FileWatch, is_news
-from keys.folder_watch import KeyFolderWatcher
 from keys.keyring import Keyring
 from keys.rotation import signing_key_age
 from webhook.assembly import lifetimes_of, rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
-from webhook.config.paths import KEYS_FOLDER
 from webhook.errors import HandshakeFailure
 from webhook.rbac.auth_tokens import TokenUses
 from webhook.rbac.errors import StoreError, StoreUnavailableError
@@ -50,6 +48,7 @@ from webhook.server.request.errors import describe_error, traceback_of
 from webhook.server.request.log import RequestLog
 from webhook.server.request.message import Answer, Request
 from webhook.server.routes.health import HealthCheck
+from webhook.signing_keys import key_watcher_of
 from webhook.skew.snapshots import SIGNER_FILE, SkewFiles
 from webhook.skew.tracker import SkewTracker
 from webhook.telemetry.metrics import Limit, Metrics
@@ -101,8 +100,12 @@ class LiveApplication:
             raise
 
     def _compose_first(self, configuration: Configuration) -> None:
-        self._keys = KeyFolderWatcher(
-            self._data_dir / KEYS_FOLDER, rotation_policy_of(configuration), self._use_keyring
+        self._keys = key_watcher_of(
+            self._data_dir,
+            self._started_with,
+            rotation_policy_of(configuration),
+            self.store,
+            self._use_keyring,
         )
         self._memory = MemoryKeeper(
             lambda: self._components.configuration.server.max_worker_bytes,
