@@ -36,7 +36,10 @@ class KeyWatcher(Protocol):
         """Take over the present keys, and take the steps that are due."""
 
     def catch_up(self) -> None:
-        """Take over the present keys, because a token has a key that is not known here."""
+        """Take over the present keys, because a token has a key that is not known here.
+
+        Raises an error if those that are stored cannot be used.
+        """
 
     def problem(self) -> str:
         """Return why the present keys are not in use, empty if they are."""

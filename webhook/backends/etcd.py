@@ -254,13 +254,15 @@ class EtcdBackend:
         """Write all records in one transaction (invariants 1 and 5)."""
         return self._writer.commit(expected, records)
 
-    def initialise(self, records: Sequence[Record]) -> bool:
+    def initialise(self, records: Sequence[Record], store_id: str = "") -> bool:
         """Make a store of these records in one transaction; False if there is one already.
+
+        Its id, in hexadecimal, is random unless it is given: signing keys are sealed with it.
 
         Raises StoreError if other keys are under the prefix, OutcomeUnknownError if etcd did not
         answer: this can be repeated.
         """
-        return self._writer.initialise(records)
+        return self._writer.initialise(records, store_id)
 
     # For operators.
 

@@ -83,14 +83,17 @@ class Writer:
         following.announce(written.commit.revision)
         return written.commit.revision
 
-    def initialise(self, records: Sequence[Record]) -> bool:
+    def initialise(self, records: Sequence[Record], store_id: str = "") -> bool:
         """Make a store of these records in one transaction; False if there is one already.
+
+        Its id, in hexadecimal, is random unless it is given: signing keys are sealed with it.
 
         Raises StoreError if other keys are under the prefix, OutcomeUnknownError if etcd did not
         answer: this can be repeated.
         """
         nothing = Contents(0, 0)
-        head = first_head(os.urandom(ID_SIZE), NO_COMMIT, nothing, self._wall(), self._name)
+        store = bytes.fromhex(store_id) if store_id else os.urandom(ID_SIZE)
+        head = first_head(store, NO_COMMIT, nothing, self._wall(), self._name)
         empty = Loaded(CommitId(0, NO_COMMIT), head, b"", {})
         planned = Follower(self._layout, empty).plan(records)
         head = first_head(

@@ -159,9 +159,14 @@ class StoreKeyWatcher:
                 self._write_own_record()
 
     def catch_up(self) -> None:
-        """Read the keys of the state in use, because a token has a key that is not known here."""
+        """Read the keys of the state in use, because a token has a key that is not known here.
+
+        Raises StoreUnavailableError if they cannot be used: the key may be one of them.
+        """
         with self._polling:
             self._read()
+        if self._problem:
+            raise StoreUnavailableError(self._problem)
 
     def _now(self) -> Moment:
         return Moment(self._clock(), self._steady())

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from math import inf
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
@@ -128,7 +127,7 @@ class LiveApplication:
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
             FlaskThreads(cores, lambda: self.over_limit("login")),
             self._store_keeper.problem,
-            lambda: inf,
+            self._keys.proof,
         )
         self._use_writer = UseWriter(self._shared.uses)
         self._maker = ComponentMaker(self._data_dir, self._shared)

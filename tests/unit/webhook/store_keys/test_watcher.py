@@ -26,7 +26,7 @@ from tests.unit.webhook.store_keys.replicas_world import (
     World,
     states,
 )
-from webhook.rbac.errors import StoreStaleError
+from webhook.rbac.errors import StoreStaleError, StoreUnavailableError
 from webhook.rbac.records import KEY, REPLICA, SCHEDULE, Record
 from webhook.store_keys.changes import accept, generate_key, reencrypt, rotate, sealed_of
 from webhook.store_keys.contents import SCHEDULE_ID
@@ -174,6 +174,9 @@ def test_a_schedule_that_cannot_be_checked_changes_nothing_and_stops_signing(
     assert a.watcher.problem() == a.watcher.keyring.refusal != ""
     with pytest.raises(KeyScheduleError):
         a.watcher.keyring.signing_key()
+    # A token with another key may be good, so it is not refused.
+    with pytest.raises(StoreUnavailableError):
+        a.watcher.catch_up()
     # What could be checked last still verifies.
     assert verifying(a.watcher.keyring) == verifying(before)
     # A restart remembers the version, but has no keys that it could check.
