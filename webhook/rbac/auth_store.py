@@ -15,6 +15,7 @@ Source: etcd ``server/auth/store.go`` (v3.6).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from threading import local
 from typing import Concatenate, Final, ParamSpec
@@ -153,11 +154,9 @@ class AuthStore(StateFollower):
             if self._state is state and state.revision == expected:
                 self._apply(state, revision, records)
 
-        try:
+        # The change is made. If it is not applied here, the next ``basis`` does, or says why not.
+        with suppress(Exception):
             self._apply_from_thread(apply)
-        except Exception:
-            # The change is made. The next ``basis`` loads everything, and says why if that fails.
-            self._forget(state)
 
     def _require_room(self, records: Sequence[Record]) -> None:
         most, count = self.max_records, len({(kind, name) for kind, name, _ in records})

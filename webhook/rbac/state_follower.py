@@ -28,7 +28,6 @@ from webhook.rbac.records import Backend, BasisLostError, Record, ReplacedError
 from webhook.rbac.state import AuthState
 
 _TURN_SECONDS: Final = 10.0
-_BETWEEN_TRIES_SECONDS: Final = 0.001
 _AFTER_FAILED_LOAD_SECONDS: Final = 0.1
 _T = TypeVar("_T")
 
@@ -137,7 +136,7 @@ class StateFollower:
         """
         basis = self._basis
         if basis is None or self._backend.unread():
-            basis = self._catch_up_at_once()
+            basis = self._where_applied(self._catch_up_at_once)
         return basis if basis.proof == inf else self._proven(basis, since)
 
     def confirm(self, basis: Basis) -> None:
@@ -188,9 +187,10 @@ class StateFollower:
             )
         return Basis(basis.state, basis.revision, proof)
 
-    # What the event loop calls: it never waits.
+    # What an event loop calls: it never waits.
 
     def _catch_up_at_once(self) -> Basis:
+        """Apply what is here. Raises StoreLockedError, or why there is nothing to answer from."""
         if not self._apply_lock.acquire(blocking=False):
             raise self._locked()
         is_replaced = False
@@ -208,7 +208,7 @@ class StateFollower:
         finally:
             self._apply_lock.release()
         self._load_beside(state, is_replaced=is_replaced)
-        raise self._why_no_state() if self._load_error else self._locked()
+        raise self._why_no_state()
 
     def _locked(self) -> StoreLockedError:
         return StoreLockedError(f"the store at {self._backend.place} is being read; try again")
@@ -300,26 +300,29 @@ class StateFollower:
             self._is_loading = False
 
     def _apply_from_thread(self, apply: Callable[[], _T]) -> _T:
-        """Call ``apply`` by ``run_apply`` with the lock, and return what it returns."""
+        """Call ``apply`` with the lock; the caller has its turn, so that nobody is deciding."""
+
+        def locked() -> _T:
+            with self._apply_lock:
+                return apply()
+
+        return self._where_applied(locked)
+
+    def _where_applied(self, function: Callable[[], _T]) -> _T:
+        """Call a function by ``run_apply``, and return what it returns."""
         results: list[_T] = []
         errors: list[Exception] = []
 
-        def attempt() -> None:
-            if self._apply_lock.acquire(blocking=False):
-                try:
-                    results.append(apply())
-                except Exception as error:
-                    errors.append(error)
-                finally:
-                    self._apply_lock.release()
+        def run() -> None:
+            try:
+                results.append(function())
+            except Exception as error:
+                errors.append(error)
 
-        while True:
-            self.run_apply(attempt)
-            if errors:
-                raise errors[0]
-            if results:
-                return results[0]
-            self._closing.wait(_BETWEEN_TRIES_SECONDS)
+        self.run_apply(run)
+        if errors:
+            raise errors.pop()
+        return results[0]
 
     # What is called with ``_apply_lock``.
 
