@@ -1,13 +1,17 @@
 """``leeway init``."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from time import time
 
 import click
 
+from webhook.assembly import etcd_backend_of
 from webhook.cli.options import data_dir_option, example
 from webhook.cli.output import say
+from webhook.config.model import Configuration
+from webhook.rbac.records import Record
 from webhook.setup.init import DEFAULT_ALGORITHM, InitOptions, initialise
 from webhook.setup.init_differences import require_same
 
@@ -37,13 +41,25 @@ def init(
 ) -> None:
     """Create a data directory: configuration, keys, certificates and kubeconfigs.
 
-    Nothing is overwritten; running it twice changes nothing. Exit 1 if an option differs from what
-    the data directory was created with.
+    Nothing is overwritten; running it twice changes nothing. A store in etcd that leeway.yaml names
+    is filled if it is empty. Exit 1 if an option differs from what the data directory was created
+    with, 3 if etcd cannot be reached: repeat it then.
     """
     options = InitOptions(issuer, audiences, hosts, algorithm or "")
     require_same(data_dir, options, os.environ)
-    made = initialise(data_dir, options, time(), os.environ)
+    filled: list[str] = []
+
+    def fill(configuration: Configuration, records: list[Record]) -> None:
+        section = configuration.store.etcd
+        assert section is not None  # noqa: S101 - a file is filled by initialise itself
+        with closing(etcd_backend_of(data_dir, section)) as backend:
+            if backend.initialise(records):
+                filled.append(backend.place)
+
+    made = initialise(data_dir, options, time(), os.environ, fill)
     for path in made:
         say(f"created {path}")
-    if not made:
+    for place in filled:
+        say(f"filled the store {place}")
+    if not (made or filled):
         say(f"{data_dir} is complete; nothing was changed")

@@ -34,6 +34,7 @@ from webhook.errors import (
     NotIssuedError,
     ServerUnreachableError,
 )
+from webhook.etcd.errors import EtcdError
 from webhook.rbac.errors import (
     AuthError,
     OutcomeUnknownError,
@@ -52,6 +53,7 @@ EXIT_INTERRUPTED: Final = 130
 _UNREACHABLE: Final = (
     ConfiguredFileError,
     DataDirectoryError,
+    EtcdError,
     KeyFileError,
     LookupUnavailableError,
     OSError,

@@ -51,7 +51,9 @@ class UseWriter:
             await asyncio.to_thread(self.write)
 
     def write(self) -> None:
-        """Write, and wait for the store; never on the event loop."""
+        """Write what is new, and wait for the store; never on the event loop."""
+        if not self._uses:
+            return
         try:
             self._uses.write()
         except LeewayError as error:
@@ -107,23 +109,31 @@ class StoreKeeper:
 
     def problem(self) -> str:
         """Refresh the store; return why nothing can be answered from it, empty if it can."""
-        now, problem, locked_since = monotonic(), "", None
+        now, problem, locked_since, is_brief = monotonic(), "", None, False
         try:
             self._store.refresh()
         except StoreLockedError as error:
             locked_since = self._locked_since if self._locked_since is not None else now
-            # Requests wait that long.
-            problem = str(error) if now - locked_since >= BRIEF_SECONDS else ""
+            # Requests wait that long. Before the first load there is nothing to answer them from.
+            is_brief = now - locked_since < BRIEF_SECONDS
+            problem = "" if is_brief and self._is_loaded() else str(error)
         except (StoreError, StoreUnavailableError) as error:
             problem = str(error)
         self._locked_since = locked_since
-        if problem != self._logged and now - self._logged_at >= _BETWEEN_LINES_SECONDS:
+        is_due = not is_brief and now - self._logged_at >= _BETWEEN_LINES_SECONDS
+        if problem != self._logged and is_due:
             if problem:
                 _logger.error("requests that need the store are refused: %s", problem)
             else:
                 _logger.info("the store can be read again")
             self._logged, self._logged_at = problem, now
         return problem
+
+    def _is_loaded(self) -> bool:
+        try:
+            return self._store.state is not None
+        except (StoreError, StoreUnavailableError):
+            return False
 
 
 def _report_replaced(before: AuthState, after: AuthState) -> None:

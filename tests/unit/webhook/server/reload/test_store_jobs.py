@@ -3,6 +3,8 @@
 import asyncio
 from math import inf
 from pathlib import Path
+from threading import Event
+from time import sleep
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,6 +15,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.records import Record
 from webhook.rbac.revocations import Lifetimes
+from webhook.server.reload.background import StoreKeeper
 from webhook.server.reload.store_reporter import StoreReporter
 from webhook.server.reload.store_tidying import StoreTidying
 from webhook.telemetry.store_metrics import StoreMetrics
@@ -53,6 +56,34 @@ def test_a_store_that_is_looked_at_before_each_answer_has_no_age() -> None:
     store.change(revocations.revoke_jti, "j", LIFETIMES, NOW)
     StoreReporter(store, StoreMetrics(registry)).report()
     assert gauges(registry) == (0, store.state.revision)
+
+
+class SlowBackend(MemoryBackend):
+    """A backend that loads for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = Event()
+
+    def load(self) -> tuple[int, list[Record]]:
+        self.go.wait()
+        return super().load()
+
+
+def test_nothing_is_ready_while_the_first_load_is_under_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = SlowBackend()
+    keeper = StoreKeeper(AuthStore(backend))
+    assert "is being read" in keeper.problem()
+    # A start is not a fault.
+    assert caplog.messages == []
+    backend.go.set()
+    for _ in range(500):
+        if not keeper.problem():
+            break
+        sleep(0.01)
+    assert keeper.problem() == ""
 
 
 class ProvenBackend(MemoryBackend):
