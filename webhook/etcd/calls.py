@@ -36,6 +36,8 @@ from webhook.etcd.session import Session, status_of
 _PAUSE_SECONDS: Final = 0.05
 _Result = TypeVar("_Result")
 _ABOUT_A_MEMBER: Final = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+# One is enough but where tokens live for a second: a JWT ends with a whole one.
+_RENEWALS: Final = 2
 _LEADER: Final = (("hasleader", "true"),)
 
 
@@ -122,6 +124,7 @@ class Calls:
 
         Its second argument is until when it may take. Raises the last error, or one for all.
         """
+        before: list[EtcdError] = []
         while True:
             order = self._orders[self.first] if endpoint is None else (endpoint,)
             errors: list[EtcdError] = []
@@ -142,10 +145,14 @@ class Calls:
                     if endpoint is None:
                         self.first = url
                     return result, url
-            pause = min(_PAUSE_SECONDS, deadline - monotonic())
-            if is_write or pause <= 0 or not any(map(_is_of_the_moment, errors)):
+            if all(error.code is Code.DEADLINE_EXCEEDED for error in errors):
+                # What was said before the time was up says more.
+                errors = before or errors
+            is_over = deadline - monotonic() <= _PAUSE_SECONDS
+            if is_write or is_over or not any(map(_is_of_the_moment, errors)):
                 raise combine(errors)
-            sleep(pause)
+            before = errors
+            sleep(_PAUSE_SECONDS)
 
     def authorised(
         self,
@@ -154,18 +161,19 @@ class Calls:
         deadline: float,
         send: Callable[[Metadata], _Result],
     ) -> _Result:
-        """Call ``send`` with the metadata of a request, and once more after a new log-in."""
+        """Call ``send`` with the metadata of a request, and again after a new log-in."""
         session = self._session if method.needs_login else None
         token = session.token(connection, deadline) if session else ""
-        try:
-            return send(_metadata(method, token))
-        except RefusedError as error:
-            if not error.is_auth:
-                raise
-            if session is not None:
-                token = session.renew(token, connection, deadline)
-            elif error.text != AUTH_OLD_REVISION:
-                raise
+        for _ in range(_RENEWALS):
+            try:
+                return send(_metadata(method, token))
+            except RefusedError as error:
+                if not error.is_auth:
+                    raise
+                if session is not None:
+                    token = session.renew(token, connection, deadline)
+                elif error.text != AUTH_OLD_REVISION:
+                    raise
         return send(_metadata(method, token))
 
     def failed(

@@ -6,7 +6,7 @@ Invariants:
    request, and whether it gets it twice, is decided in ``calls.py``.
 2. A channel whose certificates were replaced gets no new requests, and is closed by the first one
    that comes when no request and no watch uses it any more.
-3. Nothing of gRPC is touched before the first request, so a client can be made before a fork.
+3. A channel is opened by the first request to its endpoint; before, no file is read.
 """
 
 from collections.abc import Sequence
@@ -143,7 +143,7 @@ class Channels:
         with self._lock:
             if self._is_closed:
                 raise NotSentError.at(endpoint, _CLOSED)
-            connection = self._connections.get(endpoint)
+            connection = self._connections.get(endpoint)  # Invariant 3.
             if connection is None or connection.material is not material:
                 if connection is not None:
                     self._retired.append(connection)

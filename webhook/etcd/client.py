@@ -17,7 +17,7 @@ Every method raises an EtcdError; ``timeout`` is in seconds, for all that a call
 to ``endpoint``, or, without one, to the endpoint that answered last and then to the others. A write
 is sent once: after an error whose ``is_definite`` is false it may have been executed, or still be.
 
-Threads can share a client. It can be made before a fork, and used after it.
+Threads can share a client. gRPC does not survive a fork: import this module after it.
 """
 
 from collections.abc import Sequence
@@ -257,7 +257,7 @@ class EtcdClient:
         self._calls.log_in(timeout, endpoint)
 
     def auth_status(self, *, timeout: float = TIMEOUT, endpoint: str | None = None) -> AuthStatus:
-        """Return whether etcd's auth is enabled."""
+        """Return whether etcd's auth is enabled. While it is, only its user root can ask."""
         request = rpc.AuthStatusRequest()
         message, _ = self._calls.read(methods.AUTH_STATUS, request, timeout, endpoint)
         header = messages.header(message.header)

@@ -48,9 +48,7 @@ LEASE_TIME_TO_LIVE: Final = Method(
 AUTHENTICATE: Final = Method(
     "/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse.FromString, needs_login=False
 )
-AUTH_STATUS: Final = Method(
-    "/etcdserverpb.Auth/AuthStatus", rpc.AuthStatusResponse.FromString, needs_login=False
-)
+AUTH_STATUS: Final = Method("/etcdserverpb.Auth/AuthStatus", rpc.AuthStatusResponse.FromString)
 USER_GET: Final = Method("/etcdserverpb.Auth/UserGet", rpc.AuthUserGetResponse.FromString)
 ROLE_GET: Final = Method("/etcdserverpb.Auth/RoleGet", rpc.AuthRoleGetResponse.FromString)
 STATUS: Final = Method(
