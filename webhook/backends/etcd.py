@@ -89,7 +89,7 @@ class EtcdBackend:
         self.max_staleness = max_staleness if follow else inf
         """Seconds that a proof holds; a command answers from what it loaded."""
         self._peers = peers
-        self._following = Following(clock, wall, peers)
+        self._following = Following(clock, wall, peers, is_fed=follow)
         self._feed = Feed(self._requests, self._following, clock, max_staleness)
         self._damage: tuple[StoreError | None, float] = None, 0.0
         self._must_start = follow

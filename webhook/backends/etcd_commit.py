@@ -4,7 +4,8 @@ Invariants:
 
 1. A request is sent once. What became of one is settled by a fence: an empty commit on the same
    head. Exactly one commit can follow a head, so if the fence is in, the request never will be; if
-   it is refused, the ring of the head that refused it names the one that is.
+   it is refused, the ring of the head that refused it names the one that is, or else what was
+   followed meanwhile.
 2. Only an error of the first request can be definite. It says nothing about an earlier one. That
    the database is full is not definite, because etcd may say so of a change that it has made; but
    since that is an answer, the request is no longer under way, and a read of the head settles it.
@@ -96,6 +97,8 @@ class Attempts(NamedTuple):
     send: Send
     clock: Callable[[], float]
     pause: Callable[[float], None]
+    successor: Callable[[CommitId, CommitId], CommitId | None]
+    """Returns what followed a commit, of the history of a later one, as far as that is known."""
 
 
 def commit(write: Write, fence: Callable[[], Write], attempts: Attempts) -> Written:
@@ -122,7 +125,7 @@ def commit(write: Write, fence: Callable[[], Write], attempts: Attempts) -> Writ
             problem = error
         else:
             if not answer.succeeded:
-                return _resolved(write, answer, started)
+                return _resolved(write, answer, started, attempts)
             if request is write:
                 return Written(CommitId(answer.revision, write.head.id), started)
             if full is not None:
@@ -171,7 +174,7 @@ def unknown(why: str) -> OutcomeUnknownError:
     )
 
 
-def _resolved(write: Write, answer: Answer, sent: float) -> Written:
+def _resolved(write: Write, answer: Answer, sent: float, attempts: Attempts) -> Written:
     """Return the commit, if it is what follows the expected head (invariant 3)."""
     if write.expected is None:
         return _resolved_first(write, answer, sent)
@@ -187,6 +190,8 @@ def _resolved(write: Write, answer: Answer, sent: float) -> Written:
     if continues(write.expected, answer.revision, head) is False:
         # In this history the expected head never was, so neither is what follows it.
         raise ConflictError
+    if follower is None:
+        follower = attempts.successor(write.expected, CommitId(answer.revision, head.id))
     if follower is None:
         raise unknown("there were too many other changes since")
     if follower.id != write.head.id:

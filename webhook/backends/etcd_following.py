@@ -36,6 +36,7 @@ from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import Record, ReplacedError
 
 _CLOCK_WARNING: Final = 60.0
+_ARRIVAL_SECONDS: Final = 1.0
 _LOST_HISTORY_SECONDS: Final = 600.0
 _logger = getLogger("leeway")
 
@@ -66,9 +67,15 @@ class Following:
     """The follower in use, what its state is proven for, and why there may be none."""
 
     def __init__(
-        self, clock: Callable[[], float], wall: Callable[[], float], peers: Peers | None
+        self,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        peers: Peers | None,
+        *,
+        is_fed: bool,
     ) -> None:
         self._clock, self._wall, self._peers = clock, wall, peers
+        self._arrival_seconds = _ARRIVAL_SECONDS if is_fed else 0.0
         self.changed = Condition(Lock())
         """Notified of each change; its lock guards everything here."""
         self.counters = StoreCounters()
@@ -260,6 +267,23 @@ class Following:
                 follower.wrote(written.commit, write.head, write.head_value, planned)
                 if follower.commit.revision >= written.commit.revision:
                     follower.proofs.add(written.sent, written.commit.revision)
+
+    def successor(self, commit: CommitId, later: CommitId) -> CommitId | None:
+        """Return the commit that followed one, by what was followed; None if that does not say.
+
+        Waits until ``later``, a commit of the same history, has arrived.
+        """
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.follower is None or self.follower.commit.revision >= later.revision,
+                self._arrival_seconds,
+            )
+            if self.follower is None:
+                return None
+            history = self.follower.history
+            if any(history.id_of(known.revision) != known.id for known in (commit, later)):
+                return None
+            return history.successor(commit.revision)
 
     def fail(self, error: MustLoadError) -> None:
         """Use the follower no more: everything has to be loaded (the lock is held)."""

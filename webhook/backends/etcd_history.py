@@ -52,6 +52,12 @@ class History:
         """Return the id of one of the last commits."""
         return self._known.get(revision)
 
+    def successor(self, revision: int) -> CommitId | None:
+        """Return the commit that followed one of the last commits, None for the last."""
+        later = (found for found in self._known.items() if found[0] > revision)
+        found = next(later, None)
+        return CommitId(*found) if found else None
+
     def after(self, revision: int) -> list[Record] | None:
         """Return the records changed after a commit, the last of each id; None: it is too old."""
         later: list[Group] = []

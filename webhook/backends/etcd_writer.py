@@ -134,10 +134,11 @@ class Writer:
         return self._write(old, Planned([], [], [], contents))
 
     def _commit(self, write: Write, fence: Callable[[], Write]) -> Written:
-        commits = self._following.counters.commits
+        commits, following = self._following.counters.commits, self._following
+        attempts = Attempts(self._requests.send, self._clock, self._pause, following.successor)
         try:
             self._requests.require_fit(write)
-            written = commit(write, fence, Attempts(self._requests.send, self._clock, self._pause))
+            written = commit(write, fence, attempts)
         except (ConflictError, LeewayError) as error:
             commits[_RESULTS.get(type(error), "failed")] += 1
             if isinstance(error, NotWrittenError):

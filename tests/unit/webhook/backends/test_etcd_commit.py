@@ -224,6 +224,28 @@ def test_more_commits_than_the_ring_has_leave_the_outcome_unknown(
     assert backend.counters.commits == {"unknown": 1}
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_server_knows_more_commits_than_the_ring_has(client: FakeClient, is_there: bool) -> None:
+    server = EtcdBackend(client, "/leeway", follow=True, writer="a/1")
+    try:
+        revision, _ = server.load()
+
+        def among_others(deliver: Callable[[], TxnAnswer]) -> TxnAnswer:
+            if is_there:
+                deliver()
+            others_commit(client, 100)
+            raise away()
+
+        client.faults.append(among_others)
+        if is_there:
+            assert server.commit(revision, [A]) == revision + 1
+        else:
+            with pytest.raises(ConflictError):
+                server.commit(revision, [A])
+    finally:
+        server.close()
+
+
 def test_an_etcd_that_never_answers_leaves_the_outcome_unknown(
     client: FakeClient, backend: EtcdBackend
 ) -> None:
