@@ -21,6 +21,9 @@ from tests.hard_input import (
     times,
 )
 from tests.linear_time import MAX_GROWTH, growth
+from webhook.backends import etcd_head as head
+from webhook.backends.etcd_layout import Layout
+from webhook.backends.etcd_position import parse_position
 from webhook.config import load as config_file
 from webhook.config.yaml_text import parse_yaml
 from webhook.duration import parse_duration
@@ -37,6 +40,7 @@ from webhook.token.claims import parse_claims, parse_requested, read_unverified
 from webhook.trusted_issuers.documents import refresh_seconds
 
 Parse = Callable[[bytes], object]
+LAYOUT = Layout("/leeway")
 pytestmark = pytest.mark.fault(43)
 SIZE = 32 * 1024
 
@@ -127,6 +131,20 @@ TEXTS: dict[str, Make] = {
     "URL of labels": times(b"a.", b"https://", b"\x7f"),
     "URL of a long path": times(b"/a", b"https://a", b" "),
 }
+KEYS: dict[str, Make] = {
+    "quoted": times(b"%FF", b"user/"),
+    "half quoted": times(b"%", b"user/"),
+    "quoted without need": times(b"%61", b"user/"),
+    "slashes": times(b"/", b"user"),
+    "a long kind": times(b"%C3%A9", b"", b"/ann"),
+    "bytes": times(b"\xff", b"user/"),
+    "letters": times(b"a", b"user/"),
+}
+POSITIONS: dict[str, Make] = {
+    "digits": times(b"1"),
+    "points": times(b"."),
+    "a long revision": times(b"f", b"0" * 32 + b"."),
+}
 LOGGED: dict[str, Make] = {
     "begins": times(b"-----BEGIN "),
     "ends": times(b"-----END ", b"-----BEGIN A-----"),
@@ -157,6 +175,9 @@ PARSERS: list[tuple[str, Parse, dict[str, Make]]] = [
     ("Cache-Control", text_of(refresh_seconds), TEXTS),
     ("URL", text_of(parse_https_url), TEXTS),
     ("log", log, LOGGED),
+    ("etcd record", lambda data: LAYOUT.record_of(LAYOUT.records + data, b"\1" + data), KEYS),
+    ("etcd head", head.decode, KEYS),
+    ("position", text_of(parse_position), POSITIONS),
     ("protocol buffer", lambda data: protobuf.json_of(data, reviews.MESSAGE), PROTOBUF),
 ]
 CASES = [

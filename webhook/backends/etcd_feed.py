@@ -8,6 +8,7 @@ Invariants:
 3. No failure ends a thread; each is named in ``problem``, and tried again.
 """
 
+import os
 from collections.abc import Callable
 from logging import getLogger
 from threading import Event, Lock, Thread
@@ -49,7 +50,9 @@ class Feed:
             Thread(target=self._run, args=(step,), name=f"leeway-etcd-{name}", daemon=True)
             for name, step in (("feed", self._follow_once), ("reader", self._read_once))
         ]
-        self._endpoint = requests.client.endpoint
+        # The watches of a server's workers are spread over the members.
+        endpoints = requests.client.endpoints
+        self._endpoint = endpoints[os.getpid() % len(endpoints)]
 
     def start(self) -> None:
         """Start the threads."""
