@@ -188,10 +188,14 @@ def counted(count: int, noun: str) -> str:
 def utc(moment: float | datetime, timespec: str = "seconds") -> str:
     """Render Unix seconds, or an aware time, as RFC 3339 in UTC: ``2026-11-30T16:55:00Z``.
 
-    Digits below ``timespec`` (see ``datetime.isoformat``) are cut off.
+    Digits below ``timespec`` (see ``datetime.isoformat``) are cut off. Seconds of a year that the
+    format does not have become ``after 9999-12-31T23:59:59Z`` or ``before 0001-01-01T00:00:00Z``.
     """
     if isinstance(moment, datetime):
         date = moment.astimezone(UTC)
     else:
-        date = datetime.fromtimestamp(int(moment) if timespec == "seconds" else moment, UTC)
+        try:
+            date = datetime.fromtimestamp(int(moment) if timespec == "seconds" else moment, UTC)
+        except (ValueError, OverflowError, OSError):
+            return "after 9999-12-31T23:59:59Z" if moment > 0 else "before 0001-01-01T00:00:00Z"
     return date.isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -1,7 +1,8 @@
 """``leeway store``: what the store contains, and its export to a document and import from one."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +21,14 @@ from webhook.cli.role import warn_of_every_object
 from webhook.cli.store_access import opened_store
 from webhook.cli.store_status import repair, status
 from webhook.config.yaml_text import parse_single_document
-from webhook.errors import ConfigurationError
-from webhook.rbac.auth_store import AuthStore
+from webhook.errors import ConfigurationError, LeewayError
 from webhook.rbac.document import Document, document_of
 from webhook.rbac.document_reading import StoreContent, read_document
 from webhook.rbac.errors import DocumentError, StoreChangedError
-from webhook.rbac.importing import ImportPlan, plan_import
+from webhook.rbac.import_plan import ImportPlan
+from webhook.rbac.import_run import ImportRun
+from webhook.rbac.importing import plan_import
 from webhook.rbac.model import Permission, Role
-from webhook.rbac.records import Record
 from webhook.rbac.state import AuthState
 
 try:
@@ -37,6 +38,8 @@ except ImportError:  # pragma: no cover
     from yaml import SafeDumper as _Dumper  # type: ignore[assignment]
 
 _STDIO: Final = "-"
+_MAX_BYTES: Final = 128 << 20
+"""Of a document that is imported: one of 100,000 users and as many revocations has 30 MiB."""
 _ONE_LINE: Final = (1 << 31) - 1
 _file_type = click.Path(dir_okay=False, allow_dash=True)
 
@@ -69,7 +72,7 @@ def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
     passwords, roles, groups and revocations, but no auth tokens and no keys. FILE gets mode 0600.
     """
     with opened_store(data_dir) as (opened, _):
-        document = document_of(opened.state)
+        document = document_of(opened.state, opened.position)
     data = rendered(document, output).encode("utf-8")
     if file == _STDIO:
         click.echo(data, nl=False)
@@ -101,6 +104,11 @@ def export(data_dir: Path, file: str, output: str, *, force: bool) -> None:
 @click.option(
     "--prune-revocations", is_flag=True, help="Delete revocations that FILE does not list."
 )
+@click.option(
+    "--restored",
+    is_flag=True,
+    help="End all auth tokens: the store was restored from a backup or snapshot of itself.",
+)
 def import_document(
     data_dir: Path,
     file: str,
@@ -109,67 +117,68 @@ def import_document(
     at: int | None,
     prune: bool,
     prune_revocations: bool,
+    restored: bool,
 ) -> None:
     """Make the store equal to an exported document.
 
-    Every difference is printed before anything is changed. Then either exactly these changes are
-    made, in one transaction, or none: if somebody has changed the store meanwhile so that the
-    differences are not those printed, the exit code is 1.
+    Every difference is printed before anything is changed. Then exactly these changes are made, in
+    one transaction where they fit into one. If somebody has changed the store meanwhile so that the
+    differences are not those printed, it stops, prints those, and the exit code is 1. An import in
+    several transactions that was interrupted can be repeated.
     """
     name = "standard input" if file == _STDIO else file
     content = _read(file, name)
     with opened_store(data_dir) as (opened, _):
 
-        def plan(state: AuthState) -> ImportPlan:
-            if at is not None and state.revision != at:
-                raise StoreChangedError(
-                    f"the store is at revision {state.revision}, not {at}, so nothing was changed; "
-                    "look at the differences again with --dry-run"
-                )
+        def make_plan(state: AuthState, *, is_first: bool) -> ImportPlan:
             try:
-                return plan_import(state, content, prune=prune, prune_revocations=prune_revocations)
+                return plan_import(
+                    state,
+                    content,
+                    prune=prune,
+                    prune_revocations=prune_revocations,
+                    restored=restored and is_first,
+                    max_records=opened.max_records,
+                )
             except DocumentError as error:
                 raise _refused(name, error) from error
 
-        printed = plan(opened.state)
-        _print_plan(printed)
+        run = ImportRun(opened, make_plan, at)
+        _print_plan(run.plan)
         for permission in _new_permissions(opened.state, content):
             warn_of_every_object(permission)
-        if dry_run or not printed.differences:
-            _print_outcome(printed, opened.state.revision, is_dry_run=dry_run)
+        if len(run.transactions) > 1:
+            say(f"{len(run.transactions)} transactions are needed; if it is interrupted, repeat it")
+        if dry_run or not run.plan.differences:
+            _print_outcome(run.plan, opened.state.revision, is_dry_run=dry_run)
             return
-        applied = _apply(opened, plan, printed)
+        _apply(run, data_dir)
         revision = opened.state.revision
-        for difference, auth_revision in zip(applied.differences, applied.revisions, strict=True):
-            audit(data_dir, difference.action, **difference.fields, revision=auth_revision)
         audit(
             data_dir,
             "store.import",
-            changes=len(applied.differences),
+            changes=run.removed,
             revision=opened.own_revision,
             storeRevision=revision,
         )
-    say(f"{counted(len(printed.differences), 'change')} made; the store is at revision {revision}")
+    say(f"{counted(run.removed, 'change')} made; the store is at revision {revision}")
 
 
-def _apply(
-    opened: AuthStore, plan: Callable[[AuthState], ImportPlan], printed: ImportPlan
-) -> ImportPlan:
-    """Write the records of a plan. Raises StoreChangedError if they are no longer as printed."""
-    applied = printed
-
-    def decide(state: AuthState) -> Iterable[Record]:
-        nonlocal applied
-        applied = plan(state)
-        if applied.differences != printed.differences:
-            raise StoreChangedError(
-                f"the store was changed meanwhile and is at revision {state.revision}, where the "
-                "differences are not those printed, so nothing was changed; run the command again"
-            )
-        return applied.records
-
-    opened.change(decide)
-    return applied
+def _apply(run: ImportRun, data_dir: Path) -> None:
+    try:
+        for removed in run.apply():
+            for difference, auth_revision in removed:
+                audit(data_dir, difference.action, **difference.fields, revision=auth_revision)
+    except StoreChangedError:
+        if run.now is not None:
+            say("The differences are now:")
+            _print_plan(run.now)
+        raise
+    except LeewayError:
+        if run.removed:
+            count = len(run.plan.differences)
+            say(f"leeway: the first {run.removed} of {count} changes were made", err=True)
+        raise
 
 
 def _print_plan(plan: ImportPlan) -> None:
@@ -232,14 +241,23 @@ def _refused(name: str, error: Exception) -> DocumentError:
 def _read(file: str, name: str) -> StoreContent:
     try:
         # In UTF-8 whatever the locale is.
-        data = sys.stdin.buffer.read() if file == _STDIO else Path(file).read_bytes()
-        return read_document(parsed(data.decode("utf-8"), name))
+        return read_document(parsed(_read_bytes(file).decode("utf-8"), name))
     except UnicodeError as error:
         raise DocumentError(f"{name} is not UTF-8; nothing was changed") from error
     except (EncodingError, DocumentError) as error:
         raise _refused(name, error) from error
     except ConfigurationError as error:
         raise DocumentError(f"{error}; nothing was changed") from error
+
+
+def _read_bytes(file: str) -> bytes:
+    """Return the bytes of a file, which may be a device without an end. Raises DocumentError."""
+    with ExitStack() as stack:
+        stream = sys.stdin.buffer if file == _STDIO else stack.enter_context(Path(file).open("rb"))
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise DocumentError(f"it has more than {_MAX_BYTES >> 20} MiB, which is too long")
+    return data
 
 
 def parsed(text: str, name: str) -> object:

@@ -12,7 +12,7 @@ Keys of permissions are text where they are UTF-8, and otherwise base64::
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from math import ceil, isinf
+from math import ceil, inf, isinf
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -27,6 +27,10 @@ from webhook.rbac.state import AuthState
 API_VERSION: Final = "leeway.dev/v1"
 KIND: Final = "Store"
 NEVER: Final = "never"
+LATEST: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z: the last time that a document can have."""
+_EARLIEST: Final = -62_135_596_800
+"""0001-01-01T00:00:00Z."""
 _KINDS: Final[Mapping[PermissionType, Literal["READ", "WRITE", "READWRITE"]]] = {
     PermissionType.READ: "READ",
     PermissionType.WRITE: "WRITE",
@@ -40,10 +44,11 @@ class _Member(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, re
 
 
 class Metadata(_Member, kw_only=True):
-    """The revisions that the store was at."""
+    """The revisions that the store was at, and its position in the history of a store."""
 
     revision: int | UnsetType = UNSET
     auth_revision: int | UnsetType = UNSET
+    position: str | UnsetType = UNSET
 
 
 class LifetimeEntry(_Member, kw_only=True):
@@ -116,14 +121,21 @@ class Document(_Member, kw_only=True):
     auth: AuthEntry
 
 
-def document_of(state: AuthState) -> Document:
-    """Return the document of a state: equal content gives an equal document."""
+def document_of(state: AuthState, position: str = "") -> Document:
+    """Return the document of a state: equal content gives an equal document but for its metadata.
+
+    ``position`` is that of the state (``Backend.position``).
+    """
     with state.lock:
         revocations = revocations_of(state)
         return Document(
             api_version=API_VERSION,
             kind=KIND,
-            metadata=Metadata(revision=state.revision, auth_revision=state.meta.revision),
+            metadata=Metadata(
+                revision=state.revision,
+                auth_revision=state.meta.revision,
+                position=position or UNSET,
+            ),
             token_lifetime=_written_lifetime(state.lifetime),
             users=tuple(map(_written_user, _by_name(state.users))),
             roles=tuple(
@@ -161,12 +173,15 @@ def _by_name(entries: Mapping[str, _Value]) -> Iterable[_Value]:
 
 
 def whole_seconds(seconds: float) -> float:
-    """Return a time (Unix seconds) as a document has it: rounded up to a whole second."""
-    return seconds if isinf(seconds) else float(ceil(seconds))
+    """Return a time (Unix seconds) as a document has it: rounded up to a whole second.
+
+    One that no document can have is infinite.
+    """
+    return float(ceil(seconds)) if seconds <= LATEST else inf
 
 
 def _written_lifetime(lifetime: Lifetime) -> LifetimeEntry:
-    until = whole_seconds(lifetime.earlier_until)
+    until = min(whole_seconds(lifetime.earlier_until), LATEST)
     seconds = lifetime.seconds
     return LifetimeEntry(
         seconds=int(seconds) if seconds.is_integer() else seconds,
@@ -220,6 +235,6 @@ def _written_revocation(what: str, name: str, revocation: Revocation) -> Revocat
     return RevocationEntry(
         jti=name if what == REVOKED_JTI else UNSET,
         subject=name if what == REVOKED_SUBJECT else UNSET,
-        before=utc(revocation.before),
+        before=utc(max(_EARLIEST, min(revocation.before, LATEST))),
         until=NEVER if isinf(until) else utc(until),
     )

@@ -35,7 +35,8 @@ from webhook.rbac.model import Group, Permission, PermissionType, Role, cost_of
 from webhook.rbac.ranges import OPEN_END, prefix_end
 from webhook.rbac.records import REVOKED_JTI, REVOKED_SUBJECT, Lifetime, Revocation, text_id
 
-MAX_REVISION: Final = 1 << 62
+MAX_REVISION: Final = (1 << 53) - 1
+"""What every reader of JSON keeps exactly: an import raises the store's own revision above it."""
 _MAX_COST: Final = 16
 """The maximum of ``auth.bcryptCost``: one user above it would make every refusal slower."""
 _MAX_JTI_LENGTH: Final = 256
@@ -106,7 +107,10 @@ def read_document(members: object) -> StoreContent:
     revision = metadata.auth_revision or 0
     for name, found in (("revision", metadata.revision or 0), ("authRevision", revision)):
         if not 0 <= found <= MAX_REVISION:
-            raise DocumentError(f"metadata.{name} is {found}; 0 to {MAX_REVISION} are allowed")
+            raise DocumentError(
+                f"metadata.{name} is {found}; 0 to {MAX_REVISION} are allowed, and it can be left "
+                "out"
+            )
     return StoreContent(
         document.auth.enabled,
         revision,
@@ -266,6 +270,11 @@ def _read_revocations(
             raise DocumentError(f"{path} is listed twice; keep one of them")
         before = _read_time(entry.before, f"{path}.before")
         until = inf if entry.until == NEVER else float(_read_time(entry.until, f"{path}.until"))
+        if until < before:
+            raise DocumentError(
+                f"{path}.until is {entry.until}, before its before, {entry.before}; a revocation "
+                "is kept until the last of its tokens has expired"
+            )
         found[name] = Revocation(before, until)
     return found
 

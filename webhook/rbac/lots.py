@@ -14,7 +14,8 @@ from webhook.rbac.records import Record
 
 MAX_LOT_RECORDS: Final = 1000
 MAX_LOT_BYTES: Final = 1 << 19
-"""etcd accepts 1.5 MiB in a request by default, with what the store adds to each record."""
+MAX_BYTES: Final = 1 << 20
+"""Of one transaction. etcd accepts requests of 1.5 MiB, with what the store adds to each record."""
 _RECORD_BYTES: Final = 64
 """For what a store adds to a record."""
 
@@ -56,7 +57,12 @@ def fits(records: Sequence[Record], max_records: int | None) -> bool:
     """Return whether records fit into one transaction of at most ``max_records``; None: always."""
     if max_records is None:
         return True
-    return len(records) <= max_records and sum(map(_size, records)) <= 2 * MAX_LOT_BYTES
+    return len(records) <= max_records and size_of(records) <= MAX_BYTES
+
+
+def size_of(records: Iterable[Record]) -> int:
+    """Return the size of records in a transaction, in bytes."""
+    return sum(map(_size, records))
 
 
 def _size(record: Record) -> int:

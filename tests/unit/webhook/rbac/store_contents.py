@@ -44,7 +44,9 @@ jtis = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, m
 keys = st.binary(min_size=1, max_size=3) | names.map(text_id)
 seconds = st.integers(0, 4_000_000_000)
 revocations = st.builds(
-    Revocation, seconds, seconds.map(float) | st.sampled_from((float("inf"), 5000.25))
+    lambda before, longer: Revocation(before, before + longer),
+    seconds,
+    st.floats(0, 4e9).map(float) | st.sampled_from((float("inf"), 5000.25)),
 )
 hashes = st.sampled_from((b"", *HASHES))
 

@@ -11,9 +11,10 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.document import Document, document_of
 from webhook.rbac.document_reading import read_document
 from webhook.rbac.errors import DocumentError
+from webhook.rbac.import_plan import ImportPlan
 from webhook.rbac.importing import plan_import
 from webhook.rbac.model import Permission, PermissionType, User
-from webhook.rbac.records import permission_record, role_record, user_record
+from webhook.rbac.records import Record, permission_record, role_record, user_record
 from webhook.rbac.state import AuthState
 
 HASH = HASHES[1].decode()
@@ -30,10 +31,15 @@ def content_of(state: AuthState) -> Any:
     return members
 
 
+def records_of(plan: ImportPlan) -> list[Record]:
+    """Return all records of a plan as one transaction."""
+    return [record for found in plan.transactions(None) for record in found.records]
+
+
 def imported(store: AuthStore, members: Any, **options: bool) -> AuthStore:
     """Import a document into a store."""
     content = read_document(members)
-    store.change(lambda state: plan_import(state, content, **options).records)
+    store.change(lambda state: records_of(plan_import(state, content, **options)))
     return store
 
 
@@ -198,6 +204,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("no-before", revocation(jti="a", before=None), "revocations[0].before is missing"),
     ("no-until", revocation(jti="a", until=None), "revocations[0].until is missing"),
     ("before-never", revocation(jti="a", before="never"), "revocations[0].before must be a time"),
+    (
+        "until-before-before",
+        revocation(jti="a", until="2026-11-30T14:25:48Z"),
+        "revocations[0].until is 2026-11-30T14:25:48Z, before its before, 2026-11-30T14:25:49Z",
+    ),
     ("before-number", revocation(jti="a", before=7), "revocations[0].before must be a string"),
     (
         "before-zone",
@@ -211,6 +222,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("until-no-day", revocation(jti="a", until="2026-02-30T14:25:49Z"), "[0].until must be a time"),
     ("revision-negative", minimal(metadata={"revision": -1}), "metadata.revision is -1"),
     ("revision-large", minimal(metadata={"authRevision": 1 << 63}), "metadata.authRevision is"),
+    (
+        "revision-not-exact-in-json",
+        minimal(metadata={"authRevision": 1 << 53}),
+        "0 to 9007199254740991 are allowed, and it can be left out",
+    ),
     ("revision-bool", minimal(metadata={"authRevision": True}), "must be a whole number"),
     ("metadata-unknown", minimal(metadata={"name": "x"}), "unknown field metadata.name"),
     ("lifetime-negative", minimal(tokenLifetime={"seconds": -1}), "tokenLifetime.seconds must be"),

@@ -11,14 +11,15 @@ from keys.keyring import Keyring
 from tests.support import ISSUER, NOW, signing_key
 from tests.unit.webhook.rbac.store_contents import HASHES, similar_stores, store_with, stores
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
-from tests.unit.webhook.rbac.test_document import content_of, members_of, minimal
+from tests.unit.webhook.rbac.test_document import content_of, members_of, minimal, records_of
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import JWTTokens
 from webhook.rbac.document import document_of
 from webhook.rbac.document_reading import StoreContent, read_document
 from webhook.rbac.errors import DocumentError, InvalidAuthTokenError
-from webhook.rbac.importing import ImportPlan, plan_import
+from webhook.rbac.import_plan import ImportPlan
+from webhook.rbac.importing import plan_import
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.records import (
     Lifetime,
@@ -50,7 +51,7 @@ def accepted(state: AuthState, content: StoreContent, **how: bool) -> ImportPlan
 def apply(store: AuthStore, plan: ImportPlan) -> AuthState:
     """Apply a plan, and return the state before it."""
     before = store.state.copy()
-    store.change(lambda _: plan.records)
+    store.change(lambda _: records_of(plan))
     return before
 
 
@@ -62,11 +63,11 @@ def test_a_second_import_changes_nothing(
     plan = accepted(store.state, content, **how)
     untouched = content_of(store.state)
     apply(store, plan)
-    ended = [found.text for found in plan.differences if "its auth tokens end" in found.text]
+    ended = [found.text for found in plan.differences if "all auth tokens end" in found.text]
     assert (content_of(store.state) == untouched) is (len(ended) == len(plan.differences))
     again = plan_import(store.state, content, **how)
     assert not again.differences
-    assert not again.records
+    assert not again.steps
     assert_same(store, Scratch(store._backend))
 
 
@@ -158,8 +159,8 @@ def test_tokens_end_where_the_single_commands_end_them(
         is_same = old is not None and old.password_hash == user.password_hash
         if is_bumped and theirs > before.meta.revision:
             # No auth token of the other store, of whatever revision, is accepted.
-            assert user.generation > theirs + 1000
-            assert name not in state.tokens_of_user
+            assert state.meta.floor > theirs + 1000
+            assert state.meta.token_epoch > before.meta.token_epoch
         elif is_same:
             assert old is not None
             assert user.generation == old.generation
@@ -180,7 +181,7 @@ def test_no_step_allows_what_neither_the_old_nor_the_new_state_allows(
     states = [store.state]
     for step in accepted(store.state, content_from(exported), prune=prune).steps:
         state = states[-1].copy()
-        state.apply(state.revision + 1, step)
+        state.apply(state.revision + 1, step.records)
         states.append(state)
     assert all(state.meta.enabled for state in states)
     for subject in "abgh":
@@ -206,9 +207,10 @@ def test_the_differences_show_no_hash(
 ) -> None:
     plan = accepted(store.state, content_from(exported), **how)
     assert "$2" not in repr((plan.differences, plan.kept))
-    assert len(plan.differences) == len(plan.revisions) == len(plan.steps)
+    assert len(plan.differences) == len(plan.revisions)
+    assert len(plan.differences) == sum(step.is_last for step in plan.steps)
     assert list(plan.revisions) == sorted(plan.revisions)
-    ids = [(record.kind, record.id) for record in plan.records]
+    ids = [(record.kind, record.id) for record in records_of(plan)]
     assert len(ids) == len(set(ids))
 
 
@@ -241,6 +243,7 @@ ALICE = {"name": "alice", "roles": ["app"]}
 APP = {"name": "app", "permissions": [{"permission": "READ", "prefix": "/a/"}]}
 ROOT_ROLE: dict[str, Any] = {"name": "root", "permissions": []}
 ON = {"enabled": True}
+RAISED = f"~ auth revision: {300 + 2**20}, and all auth tokens end"
 PRUNE, PRUNE_REVOCATIONS = ("prune",), ("prune_revocations",)
 
 DIFFERENCES: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
@@ -308,6 +311,19 @@ DIFFERENCES: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
         {"roles": [APP | {"permissions": [{"permission": "READWRITE", "prefix": "/a/"}]}]},
         (),
         ["~ role app: READWRITE [/a/, /a0), was READ"],
+    ),
+    (
+        "permission-type-that-allows-less",
+        {
+            "roles": [
+                APP | {"permissions": [{"permission": "WRITE", "prefix": "/a/"}]},
+            ]
+        },
+        (),
+        [
+            "- role app: READ [/a/, /a0)",
+            "+ role app: WRITE [/a/, /a0)",
+        ],
     ),
     (
         "role-pruned-from-holders",
@@ -425,17 +441,13 @@ DIFFERENCES: list[tuple[str, dict[str, Any], tuple[str, ...], list[str]]] = [
         "newer-store-and-same-pruned",
         {"metadata": {"authRevision": 300}, "users": [ROOT, ALICE]},
         PRUNE,
-        ["~ user alice: its auth tokens end", "~ user root: its auth tokens end"],
+        [RAISED],
     ),
     (
         "newer-store",
         {"metadata": {"authRevision": 300}, "groups": []},
         PRUNE,
-        [
-            "- group devs: role app",
-            "~ user alice: its auth tokens end",
-            "~ user root: its auth tokens end",
-        ],
+        [RAISED, "- group devs: role app"],
     ),
     (
         "newer-store-revocations-only",
@@ -454,7 +466,7 @@ def test_differences(sections: dict[str, Any], how: Iterable[str], texts: list[s
     content = read_document(minimal(**({"auth": ON} | sections)))
     plan = plan_import(store.state, content, **dict.fromkeys(how, True))
     assert [difference.text for difference in plan.differences] == texts
-    assert bool(plan.records) is bool(texts)
+    assert bool(records_of(plan)) is bool(texts)
 
 
 REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...], str]] = [
@@ -527,3 +539,22 @@ def test_what_is_kept_is_counted() -> None:
         ("--prune-revocations", "2 revocations"),
     )
     assert not plan.differences
+
+
+def test_what_is_taken_away_comes_before_what_is_granted() -> None:
+    store = filled()
+    key = Permission(b"k", b"", PermissionType.READWRITE)
+    store.change(changes.add_role, "z")
+    store.change(changes.grant_permission, "z", key)
+    read, write = ({"permission": kind, "key": "k"} for kind in ("READ", "WRITE"))
+    content = read_document(
+        minimal(
+            auth=ON,
+            roles=[{"name": "a", "permissions": [write]}, {"name": "z", "permissions": [read]}],
+        )
+    )
+    assert [found.text for found in plan_import(store.state, content).differences] == [
+        "~ role z: READ k, was READWRITE",
+        "+ role a",
+        "+ role a: WRITE k",
+    ]
