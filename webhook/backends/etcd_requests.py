@@ -33,6 +33,8 @@ from webhook.etcd.values import (
 )
 from webhook.rbac.errors import TooLargeError
 
+FIRST_PAGE_SECONDS: Final = 5.0
+"""It tells whether etcd answers at all, so that a command does not wait longer for nothing."""
 PAGE_SECONDS: Final = 20.0
 WATCH_SECONDS: Final = 1.0
 _FLAT: Final = 120
@@ -155,7 +157,7 @@ class Requests:
             limit=limit,
             revision=revision,
             serializable=serializable,
-            timeout=PAGE_SECONDS,
+            timeout=PAGE_SECONDS if revision or not limit else FIRST_PAGE_SECONDS,
         )
 
     def watch(self, start_revision: int, endpoint: str) -> Watch:

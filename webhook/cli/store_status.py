@@ -147,12 +147,14 @@ def _cluster(found: "StoreStatus") -> dict[str, Any]:
 
 def _endpoint_table(found: "StoreStatus") -> str:
     head = ("ENDPOINT", "VERSION", "HEALTH", "ROLE", "DATABASE", "TIME")
-    return table(head, [_row(entry) for entry in found.endpoints])
+    errors = [f"\n{printable(entry.error)}" for entry in found.endpoints if entry.error]
+    return table(head, [_row(entry) for entry in found.endpoints]) + "".join(errors)
 
 
 def _row(entry: "EndpointStatus") -> tuple[str, ...]:
     if entry.error:
-        return (entry.endpoint, "", printable(entry.error), "", "", "")
-    role = "leader" if entry.is_leader else "follower"
+        return (entry.endpoint, "", "no answer", "", "", "")
+    follower = "follower" if entry.has_leader else "no leader"
+    role = "leader" if entry.is_leader else follower
     size = f"{entry.db_size / _MIB:.1f} MiB"
     return (entry.endpoint, entry.version, "ok", role, size, f"{1000 * entry.seconds:.1f}ms")

@@ -9,7 +9,12 @@ from typing import Any, Final
 from webhook.errors import LeewayError
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import TokenUses
-from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
+from webhook.rbac.errors import (
+    StoreError,
+    StoreLockedError,
+    StoreStaleError,
+    StoreUnavailableError,
+)
 from webhook.rbac.replaced import lacking
 from webhook.rbac.state import AuthState
 from webhook.server.request.refreshing import BRIEF_SECONDS
@@ -109,7 +114,7 @@ class StoreKeeper:
 
     def problem(self) -> str:
         """Refresh the store; return why nothing can be answered from it, empty if it can."""
-        now, problem, locked_since, is_brief = monotonic(), "", None, False
+        now, problem, cause, locked_since, is_brief = monotonic(), "", "", None, False
         try:
             self._store.refresh()
         except StoreLockedError as error:
@@ -117,16 +122,20 @@ class StoreKeeper:
             # Requests wait that long. Before the first load there is nothing to answer them from.
             is_brief = now - locked_since < BRIEF_SECONDS
             problem = "" if is_brief and self._is_loaded() else str(error)
+        except StoreStaleError as error:
+            # The text has the age, which is another one each time.
+            problem, cause = str(error), "stale"
         except (StoreError, StoreUnavailableError) as error:
             problem = str(error)
+        cause = cause or problem
         self._locked_since = locked_since
         is_due = not is_brief and now - self._logged_at >= _BETWEEN_LINES_SECONDS
-        if problem != self._logged and is_due:
+        if cause != self._logged and is_due:
             if problem:
                 _logger.error("requests that need the store are refused: %s", problem)
             else:
                 _logger.info("the store can be read again")
-            self._logged, self._logged_at = problem, now
+            self._logged, self._logged_at = cause, now
         return problem
 
     def _is_loaded(self) -> bool:

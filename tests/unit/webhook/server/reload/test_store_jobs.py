@@ -95,6 +95,23 @@ class ProvenBackend(MemoryBackend):
         return 100.0
 
 
+def test_the_age_makes_no_line_of_its_own(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = ProvenBackend()
+    backend.max_staleness = 3.0
+    now = [104.0]
+    keeper = StoreKeeper(AuthStore.loaded(backend, lambda: now[0]))
+    monkeypatch.setattr("webhook.server.reload.background.monotonic", lambda: now[0])
+    found = set()
+    for _ in range(10):
+        now[0] += 1.0
+        found.add(keeper.problem())
+    assert len(found) == 10
+    (line,) = caplog.messages
+    assert "was complete 5.0 s ago, and at most 3 s are allowed" in line
+
+
 def test_the_age_of_a_proof() -> None:
     registry = CollectorRegistry()
     store = AuthStore.loaded(ProvenBackend(), lambda: 102.5)
