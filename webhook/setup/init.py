@@ -31,7 +31,7 @@ from keys.pki import (
     make_server_certificate,
 )
 from webhook.backends.sqlite import SQLiteBackend
-from webhook.config.load import FILE_NAME, parse_configuration
+from webhook.config.load import FILE_NAME, load_configuration, parse_configuration
 from webhook.config.model import Configuration
 from webhook.config.paths import (
     DEFAULT_HOSTS,
@@ -93,7 +93,11 @@ def initialise(
     """
     # All options are checked before anything is created.
     text = configuration_text(options)
-    parse_configuration(text, "leeway init", environment, {})
+    if (data_dir / FILE_NAME).exists():
+        parse_configuration(text, "leeway init", {}, {})
+        load_configuration(data_dir, environment, {})
+    else:
+        parse_configuration(text, "leeway init", environment, {})
     date = _date(now)
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in PRIVATE_FOLDERS]

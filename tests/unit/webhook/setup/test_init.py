@@ -11,6 +11,7 @@ from keys.keyring import KeyState
 from keys.pem import private_key_pem, public_key_pem
 from tests.support import NOW, signing_key
 from webhook.config.load import load_configuration
+from webhook.config.model import Configuration
 from webhook.config.paths import tls_files
 from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.setup.init import InitOptions, initialise
@@ -113,6 +114,18 @@ def test_own_configuration_is_kept_and_used(tmp_path: Path) -> None:
     assert (tmp_path / "leeway.yaml").read_text() == text
     kubeconfig = yaml.safe_load((tmp_path / "kubeconfig" / "root.yaml").read_text())
     assert kubeconfig["clusters"][0]["cluster"]["server"] == "https://h.example:9999"
+
+
+def test_the_environment_is_that_of_the_own_configuration(tmp_path: Path) -> None:
+    text = "store: {etcd: {endpoints: ['https://a:2379'], prefix: /leeway, caFile: tls/etcd.crt}}\n"
+    (tmp_path / "leeway.yaml").write_text(text)
+    # Without the file a CA would be missing here.
+    environment = {"LEEWAY_STORE_ETCD_ENDPOINTS": "https://127.0.0.1:2379"}
+    filled: list[Configuration] = []
+    initialise(tmp_path, OPTIONS, NOW, environment, lambda found, _records: filled.append(found))
+    (configuration,) = filled
+    assert configuration.store.etcd is not None
+    assert configuration.store.etcd.endpoints == ("https://127.0.0.1:2379",)
 
 
 def test_own_signing_key_is_kept(tmp_path: Path) -> None:
