@@ -1,12 +1,15 @@
 """``leeway init``."""
 
 import os
+import secrets
 from contextlib import closing
 from pathlib import Path
 from time import time
 
 import click
 
+from keys.encryption import read_encryption_keys
+from keys.pem import generate_signing_key
 from webhook.assembly import etcd_backend_of
 from webhook.cli.options import data_dir_option, example
 from webhook.cli.output import say
@@ -47,19 +50,36 @@ def init(
     """
     options = InitOptions(issuer, audiences, hosts, algorithm or "")
     require_same(data_dir, options, os.environ)
-    filled: list[str] = []
+    now = time()
+    outcomes: dict[str, bool] = {}
 
     def fill(configuration: Configuration, records: list[Record]) -> None:
         section = configuration.store.etcd
         assert section is not None  # noqa: S101 - a file is filled by initialise itself
+        store_id = secrets.token_hex(16)
+        if configuration.keys.store == "etcd":
+            records = [*records, *_first_key(data_dir, configuration, options, store_id, now)]
         with closing(etcd_backend_of(data_dir, section)) as backend:
-            if backend.initialise(records):
-                filled.append(backend.place)
+            outcomes[backend.place] = backend.initialise(records, store_id)
 
-    made = initialise(data_dir, options, time(), os.environ, fill)
+    made = initialise(data_dir, options, now, os.environ, fill)
     for path in made:
         say(f"created {path}")
-    for place in filled:
-        say(f"filled the store {place}")
-    if not (made or filled):
+    for place, is_filled in outcomes.items():
+        say(f"filled the store {place}" if is_filled else f"left the store {place} as it is")
+    if not (made or any(outcomes.values())):
         say(f"{data_dir} is complete; nothing was changed")
+
+
+def _first_key(
+    data_dir: Path, configuration: Configuration, options: InitOptions, store_id: str, now: float
+) -> list[Record]:
+    """Return the records of a first signing key, in the transaction that makes the store."""
+    # Imported here, for most stores have no keys.
+    from webhook.store_keys.changes import first_key_records
+    from webhook.store_keys.contents import Vault
+
+    files = [data_dir / name for name in configuration.keys.encryption_key_files]
+    vault = Vault(store_id, read_encryption_keys(files))
+    key = generate_signing_key(options.algorithm or DEFAULT_ALGORITHM)
+    return first_key_records({}, vault, key, int(now))

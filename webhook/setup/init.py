@@ -144,7 +144,9 @@ def _make_files(
     if create_file(path, text.encode("utf-8")):
         made.append(path)
     configuration = parse_configuration(path.read_text("utf-8"), str(path), environment, {})
-    made += _make_signing_key(data_dir / KEYS_FOLDER, options.algorithm or DEFAULT_ALGORITHM, now)
+    if configuration.keys.store == "folder":
+        algorithm = options.algorithm or DEFAULT_ALGORITHM
+        made += _make_signing_key(data_dir / KEYS_FOLDER, algorithm, now)
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
     database = sqlite_file(data_dir, configuration)
