@@ -27,6 +27,7 @@ from webhook.etcd.errors import (
     RefusedError,
     combine,
     error_of_status,
+    unreadable,
 )
 from webhook.etcd.hedge import Race
 from webhook.etcd.methods import PROBE, Method, Response
@@ -195,9 +196,7 @@ class Calls:
         def send(metadata: Metadata) -> Response:
             remaining = until - monotonic()
             if remaining <= 0:  # Invariant 4.
-                raise NotSentError.at(
-                    connection.endpoint, "it took too long", Code.DEADLINE_EXCEEDED
-                )
+                raise _late(connection.endpoint)
             try:
                 answer = connection.unary(method.path)(data, timeout=remaining, metadata=metadata)
             except grpc.RpcError as error:
@@ -213,9 +212,7 @@ class Calls:
         try:
             parsed = method.parse(answer)
         except DecodeError:
-            raise error_of_status(
-                Code.INTERNAL, "the answer cannot be read", connection.endpoint, method.name
-            ) from None
+            raise unreadable(connection.endpoint, method.name) from None
         connection.is_proven = True
         return parsed
 
@@ -280,6 +277,7 @@ class Calls:
         for endpoint in silent:
             self._leave(endpoint)
             errors.append(error_of_status(Code.DEADLINE_EXCEEDED, "", endpoint, method.name))
+        errors += map(_late, order)
         raise combine(errors)
 
     def _metadata_at_hand(self, method: Method[Response]) -> Metadata | None:
@@ -292,6 +290,10 @@ class Calls:
 def _metadata(method: Method[Response], token: str) -> Metadata:
     leader = _LEADER if method.needs_leader else ()
     return (*leader, ("token", token)) if token else leader
+
+
+def _late(endpoint: str) -> NotSentError:
+    return NotSentError.at(endpoint, "it took too long", Code.DEADLINE_EXCEEDED)
 
 
 def _is_for_another(error: EtcdError, *, is_write: bool) -> bool:

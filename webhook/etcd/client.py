@@ -23,12 +23,15 @@ Threads can share a client. gRPC does not survive a fork: import this module aft
 from collections.abc import Sequence
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from webhook.etcd import messages, methods
 from webhook.etcd import rpc_pb2 as rpc
 from webhook.etcd.calls import Calls
 from webhook.etcd.channels import Channels
 from webhook.etcd.credentials import EtcdLogin, EtcdTLS
 from webhook.etcd.endpoint import parse_endpoint
+from webhook.etcd.errors import unreadable
 from webhook.etcd.operations import Compare, Delete, Get, Operation, Put, Txn
 from webhook.etcd.session import Session
 from webhook.etcd.values import (
@@ -153,7 +156,10 @@ class EtcdClient:
         """Execute a transaction."""
         request = messages.txn_request(Txn(compares, success, failure))
         message, url = self._calls.write(methods.TXN, request, timeout, endpoint)
-        return messages.txn_answer(message, messages.header(message.header), url)
+        try:
+            return messages.txn_answer(message, messages.header(message.header), url)
+        except DecodeError:
+            raise unreadable(url, methods.TXN.name) from None
 
     def compact(
         self,

@@ -206,6 +206,11 @@ def error_of_status(code: Code, text: str, endpoint: str, what: str) -> EtcdErro
     )
 
 
+def unreadable(endpoint: str, what: str) -> EtcdError:
+    """Return the error for an answer that is not one to the request."""
+    return error_of_status(Code.INTERNAL, "the answer cannot be read", endpoint, what)
+
+
 def error_of_cancel(reason: str, compact_revision: int, endpoint: str) -> EtcdError:
     """Return the error for a watch that etcd has cancelled, or refused to create.
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
+
 from webhook.etcd import rpc_pb2 as rpc
 from webhook.etcd.operations import Compare, Delete, Get, Operation, Put, Target, Txn
 from webhook.etcd.values import (
@@ -132,7 +134,7 @@ def delete_answer(message: rpc.DeleteRangeResponse, head: Header, endpoint: str)
 
 
 def txn_answer(message: rpc.TxnResponse, head: Header, endpoint: str) -> TxnAnswer:
-    """Return what a transaction did. Raises ValueError for an answer to no operation."""
+    """Return what a transaction did. Raises DecodeError for an answer to no operation."""
     answers = tuple(_operation_answer(answer, head, endpoint) for answer in message.responses)
     return TxnAnswer(head, message.succeeded, answers, endpoint)
 
@@ -212,7 +214,7 @@ def _operation_answer(message: rpc.ResponseOp, head: Header, endpoint: str) -> O
         case "response_txn":
             return txn_answer(message.response_txn, head, endpoint)
         case _:
-            raise ValueError("an answer of a transaction is not one to an operation")
+            raise DecodeError("an answer of a transaction is not one to an operation")
 
 
 def _previous(message: rpc.PutResponse | rpc.Event) -> KeyValue | None:

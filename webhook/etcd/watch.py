@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from webhook.etcd import rpc_pb2 as rpc
 from webhook.etcd.calls import Calls
 from webhook.etcd.channels import Connection, Metadata
-from webhook.etcd.errors import Code, EtcdError, NoAnswerError, error_of_status
+from webhook.etcd.errors import Code, EtcdError, NoAnswerError, error_of_status, unreadable
 from webhook.etcd.methods import WATCH
 from webhook.etcd.values import Header, WatchBatch
 from webhook.etcd.watch_events import WatchEvents
@@ -162,6 +162,4 @@ def _next(calls: Calls, connection: Connection, stream: _Stream) -> rpc.WatchRes
     try:
         return WATCH.parse(data)
     except DecodeError:
-        raise error_of_status(
-            Code.INTERNAL, "the answer cannot be read", connection.endpoint, WATCH.name
-        ) from None
+        raise unreadable(connection.endpoint, WATCH.name) from None

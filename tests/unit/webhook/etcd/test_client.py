@@ -369,6 +369,44 @@ def test_a_member_that_comes_back_is_used_again(members: list[ScriptedEtcd]) -> 
     client.close()
 
 
+def test_a_transaction_whose_answers_are_none(
+    members: list[ScriptedEtcd], client: EtcdClient
+) -> None:
+    members[0].on["Txn"] = lambda *_: rpc.TxnResponse(responses=[rpc.ResponseOp()])
+    with pytest.raises(NoAnswerError, match="cannot be read") as caught:
+        write(client)
+    assert not caught.value.is_definite
+
+
+@pytest.mark.parametrize("hedge", [None, LONG])
+def test_no_time_at_all(
+    hedge: float | None, members: list[ScriptedEtcd], client: EtcdClient
+) -> None:
+    with pytest.raises(EtcdError) as caught:
+        client.range(b"k", timeout=0.0, hedge=hedge)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    with pytest.raises(NotSentError, match="it took too long"):
+        client.txn([], [], timeout=0.0)
+    assert [member.of("Txn") for member in members] == [[], [], []]
+
+
+@pytest.mark.parametrize("call", [read, read_hedged, write])
+def test_a_client_that_is_closed_between_two_steps_of_a_call(
+    call: Callable[[EtcdClient], str], members: list[ScriptedEtcd], client: EtcdClient
+) -> None:
+    """The channel that a call has got can be closed before it uses it."""
+    call(client)
+    with client._channels.connection(members[0].url) as connection:
+        connection.close()
+    with pytest.raises(NotSentError, match="closed"):
+        client.range(b"k", timeout=LONG, endpoint=members[0].url)
+    with pytest.raises(NotSentError, match="closed"):
+        client.put(b"k", b"", timeout=LONG, endpoint=members[0].url)
+    with pytest.raises(NotSentError, match="closed"):
+        client.watch(b"k", timeout=LONG, endpoint=members[0].url)
+    assert call(client) == members[1].url
+
+
 @pytest.mark.parametrize("call", [read, read_hedged, write])
 def test_a_closed_client(
     call: Callable[[EtcdClient], str], members: list[ScriptedEtcd], client: EtcdClient

@@ -1,6 +1,7 @@
 """Operations and answers, to and from etcd's messages."""
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from webhook.etcd import rpc_pb2 as rpc
 from webhook.etcd.messages import alarms, granted_ranges, txn_answer, txn_request, txn_size
@@ -128,7 +129,7 @@ def test_the_answers_of_a_transaction() -> None:
 
 
 def test_an_answer_to_no_operation() -> None:
-    with pytest.raises(ValueError, match="not one to an operation"):
+    with pytest.raises(DecodeError, match="not one to an operation"):
         txn_answer(rpc.TxnResponse(responses=[rpc.ResponseOp()]), HEAD, HERE)
 
 

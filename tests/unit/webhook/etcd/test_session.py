@@ -312,6 +312,23 @@ def test_an_endpoint_that_nobody_can_log_in_at_is_left(etcd: Auth, file: Path) -
     client.close()
 
 
+def test_a_hedged_read_can_be_the_first_call(etcd: Auth, file: Path) -> None:
+    dead = f"http://{HOST}:{closed_port()}"
+    client = EtcdClient([dead, etcd.url], login=EtcdLogin("leeway", str(file)))
+    assert client.range(b"k", timeout=LONG, hedge=LONG).endpoint == etcd.url
+    assert etcd.names() == ["Authenticate", "Range"]
+    client.close()
+
+
+def test_a_client_that_is_closed_during_its_log_in(etcd: Auth, file: Path) -> None:
+    client = EtcdClient([etcd.url], login=EtcdLogin("leeway", str(file)))
+    with client._channels.connection(etcd.url) as connection:
+        connection.close()
+    with pytest.raises(NotSentError, match="closed"):
+        client.range(b"k", timeout=LONG)
+    client.close()
+
+
 def test_authenticate_logs_in_now(etcd: Auth, client: EtcdClient) -> None:
     client.authenticate(timeout=LONG)
     client.authenticate(timeout=LONG)
