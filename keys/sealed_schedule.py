@@ -14,6 +14,7 @@ Invariants:
 """
 
 import hmac
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -132,8 +133,13 @@ def sealed_entry(key: ScheduledKey) -> SealedEntry:
 
 def public_key_of(entry: SealedEntry) -> VerificationKey:
     """Return the public key of an entry. Raises SealedRecordError."""
+    return _public_key(entry.public_key)
+
+
+# The schedule is read again every ten minutes, with the same keys.
+@lru_cache(maxsize=256)
+def _public_key(der: bytes) -> VerificationKey:
     try:
-        key = verification_key(load_der_public_key(entry.public_key))
+        return verification_key(load_der_public_key(der))
     except (ValueError, UnsupportedAlgorithm, InvalidKeyError) as error:
         raise SealedRecordError(f"{_NAME} has a key that is not usable: {error}") from error
-    return key

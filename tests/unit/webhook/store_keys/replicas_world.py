@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from keys.encryption import EncryptionKey, EncryptionKeys, new_encryption_key, parse_encryption_key
 from keys.keyring import Keyring, KeyState
@@ -40,6 +41,7 @@ class World:
     def __init__(self, folder: Path, *, with_key: bool = True) -> None:
         self.folder = folder
         self.backend = MemoryBackend()
+        self.backend_of_replicas: Any = self.backend
         self.true = float(T)
         self.replicas: list[Replica] = []
         if with_key:
@@ -51,7 +53,8 @@ class World:
         """Return the keys as a command on the machine of a replica opens them."""
         data_dir = self.folder / name
         data_dir.mkdir(exist_ok=True)
-        store = AuthStore.loaded(self.backend) if is_loaded else AuthStore(self.backend)
+        backend = self.backend if name in ("command", "absent") else self.backend_of_replicas
+        store = AuthStore.loaded(backend) if is_loaded else AuthStore(backend)
         return KeyStore(store, encryption, SeenFile(data_dir))
 
     def keyring(self) -> Keyring:
