@@ -14,7 +14,7 @@ from logging import getLogger
 from threading import Event, Lock, Thread
 from typing import Final
 
-from webhook.backends.etcd_follow import HeadRead, MustLoadError, Reason
+from webhook.backends.etcd_follow import Follower, HeadRead, MustLoadError, Reason
 from webhook.backends.etcd_following import Following
 from webhook.backends.etcd_requests import Requests, Watch, groups_of
 from webhook.etcd.errors import CompactedError, EtcdError
@@ -162,16 +162,8 @@ class Feed:
         if follower is None:
             return self.diagnose()
         try:
-            watch = self._requests.watch(start, self._endpoint)
-            with self._watch_lock:
-                self._watch, self._watch_since = watch, self._clock()
-            self._watch_problem = ""
-            for batch in watch:
-                for revision, events in groups_of(batch):
-                    if not following.follow(follower, revision, events):
-                        return True
-                if following.follower is not follower or self._closed.is_set():
-                    return True
+            if not self._watch_from(start, follower):
+                return True
         except CompactedError as error:
             return self._resume_after_compaction(start, error)
         except EtcdError as error:
@@ -180,6 +172,23 @@ class Feed:
             self._end_watch()
         self._endpoint = self._requests.client.next_endpoint(self._endpoint)
         return False
+
+    def _watch_from(self, start: int, follower: Follower) -> bool:
+        """Follow until the watch ends; False if another follower came into use before that."""
+        watch = self._requests.watch(start, self._endpoint)
+        with self._watch_lock:
+            self._watch, self._watch_since = watch, self._clock()
+        self._watch_problem = ""
+        # Whoever replaces the follower ends the watch after that, and may have found none yet.
+        if self._following.follower is not follower:
+            return False
+        for batch in watch:
+            for revision, events in groups_of(batch):
+                if not self._following.follow(follower, revision, events):
+                    return False
+            if self._following.follower is not follower:
+                return False
+        return True
 
     def _resume_after_compaction(self, start: int, error: CompactedError) -> bool:
         """Watch from the present revision if nothing of the store is missing, else load."""
@@ -200,11 +209,10 @@ class Feed:
             return True
         try:
             found = self._requests.read_head(self.read_seconds, hedge=HEDGE_SECONDS)
+            self._following.diagnose(failure, found.kv, self._requests.head_at)
         except EtcdError as error:
             self._read_problem = str(error)
             return False
-        kv = found.kv
-        self._following.diagnose(failure, kv.mod_revision if kv else 0, kv.value if kv else b"")
         return True
 
     def watch_again(self) -> None:

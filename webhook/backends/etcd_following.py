@@ -29,9 +29,9 @@ from webhook.backends.etcd_follow import (
     Planned,
     Reason,
 )
-from webhook.backends.etcd_head import CommitId, HeadError, continues, decode
+from webhook.backends.etcd_head import CommitId, Head, HeadError, continues, decode
 from webhook.backends.etcd_proofs import NOTHING
-from webhook.etcd.values import Header
+from webhook.etcd.values import Header, KeyValue
 from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import Record, ReplacedError
 
@@ -298,19 +298,25 @@ class Following:
         failure = self._failure
         return failure if failure is not None and not failure.is_diagnosed else None
 
-    def diagnose(self, failure: MustLoadError, revision: int, value: bytes) -> None:
-        """Decide by the present head whether a history was lost (invariant 4)."""
+    def diagnose(
+        self, failure: MustLoadError, head: KeyValue | None, earlier: Callable[[int], bytes | None]
+    ) -> None:
+        """Decide whether a history was lost (invariant 4).
+
+        ``head`` is the present head. ``earlier`` returns the head as of a revision of etcd, None if
+        that is not known any more.
+        """
+        in_use, is_lost = self._in_use, False
+        found = _head_of(head)
+        if found is not None and found.store.hex() == self.store_id and in_use and head:
+            is_continued = continues(in_use, head.mod_revision, found)
+            if is_continued is None:
+                value = earlier(in_use.revision)
+                is_continued = value is None or in_use.id in value
+            is_lost = not is_continued
         with self.changed:
-            if self._failure is not failure:
-                return
             failure.is_diagnosed = True
-            try:
-                head = decode(value) if revision else None
-            except HeadError:
-                head = None  # The load says what is wrong.
-            in_use = self._in_use
-            is_ours = head is not None and head.store.hex() == self.store_id
-            if is_ours and in_use and head and continues(in_use, revision, head) is False:
+            if is_lost:
                 failure.reason = Reason.LOST_HISTORY
                 _logger.error("the history of the store in etcd was lost: %s", failure)
             self.changed.notify_all()
@@ -370,3 +376,10 @@ class Following:
             while len(self._asked) > 64:
                 del self._asked[next(iter(self._asked))]
             return self._asked[position]
+
+
+def _head_of(kv: KeyValue | None) -> Head | None:
+    try:
+        return decode(kv.value) if kv else None
+    except HeadError:
+        return None  # The load says what is wrong.

@@ -137,6 +137,16 @@ class Requests:
         )
         return ReadHead(answer.kvs[0] if answer.kvs else None, answer.header, answer.endpoint)
 
+    def head_at(self, revision: int) -> bytes | None:
+        """Return the head as of a revision, None if it is compacted or still to come."""
+        try:
+            answer = self.client.range(self._layout.head, revision=revision, timeout=PAGE_SECONDS)
+        except EtcdError as error:
+            if error.code != Code.OUT_OF_RANGE:
+                raise
+            return None
+        return answer.kvs[0].value if answer.kvs else b""
+
     def fetch(self, start: bytes, limit: int, revision: int) -> Page:
         """Read a page of the records, see ``etcd_load.Fetch``. Raises EtcdError."""
         try:

@@ -335,13 +335,16 @@ def test_a_fence_that_does_not_fit_leaves_the_outcome_unknown(
         backend.commit(revision, [A])
 
 
-@pytest.mark.parametrize("what", ["deleted", "another"])
+@pytest.mark.parametrize("what", ["deleted", "another", "damaged"])
 def test_a_store_that_is_gone_leaves_the_outcome_unknown(
     client: FakeClient, backend: EtcdBackend, what: str
 ) -> None:
     revision, _ = backend.load()
 
     def gone(deliver: Callable[[], TxnAnswer]) -> TxnAnswer:
+        if what == "damaged":
+            client.etcd.put(b"/leeway/v1/head", b"junk")
+            return deliver()
         client.etcd.delete(b"/leeway/", b"/leeway0")
         if what == "another":
             assert backend_on(client.etcd.client()).initialise([])
@@ -444,6 +447,14 @@ def test_no_store_is_made_where_something_is(key: bytes) -> None:
     with pytest.raises(StoreError, match=r"keys under /leeway/ in etcd, and no store"):
         backend_on(client).initialise([A])
     assert client.etcd.keys() == {key: b""}
+
+
+def test_no_store_is_made_where_one_is_damaged() -> None:
+    client = FakeEtcd().client()
+    client.etcd.put(b"/leeway/v1/head", b"junk")
+    assert not backend_on(client).initialise([A])
+    with pytest.raises(StoreError, match="cannot be used"):
+        backend_on(client).load()
 
 
 def test_a_neighbour_does_not_matter() -> None:

@@ -623,3 +623,78 @@ def test_the_batches_of_a_watch_are_divided_by_revision(pair: Pair) -> None:
     groups = list(groups_of(WatchBatch(pair.etcd.header(), events)))
     assert groups == [(revision, events_of(pair.etcd, revision)) for revision in revisions]
     assert list(groups_of(WatchBatch(pair.etcd.header(), ()))) == []
+
+
+@pytest.mark.bad_input(68)
+@pytest.mark.parametrize("is_lost", [False, True], ids=["continued", "lost"])
+@pytest.mark.parametrize("is_compacted", [False, True], ids=["kept", "compacted"])
+def test_a_history_longer_than_the_ring_is_compared_where_it_left_off(
+    pair: Pair, is_lost: bool, is_compacted: bool
+) -> None:
+    pair.commit(B)
+    copy = pair.etcd.copy()
+    pair.commit(C)
+    pair.load()
+    pair.client.is_away = True
+    pair.client.watches[-1].error = away()
+    if is_lost:
+        pair.etcd.put_back(copy)
+    for number in range(70):
+        pair.commit(Record("user", b"%d" % number, b""))
+    if is_compacted:
+        pair.etcd.compact()
+    # The watch of such a server is resumed, or its start is compacted; either way it must load.
+    with pair.server._following.changed:
+        pair.server._following.fail(MustLoadError(Reason.GAP, "made up"))
+        pair.server._following.changed.notify_all()
+    pair.client.is_away = False
+    pair.must_load()
+    if is_lost and not is_compacted:
+        with pytest.raises(ReplacedError):
+            pair.server.changes(pair.server.revision, wait=False)
+    else:
+        assert pair.server.changes(pair.server.revision, wait=False) is None
+
+
+def test_a_failure_that_was_not_looked_at_yet_is_waited_out(pair: Pair) -> None:
+    pair.load()
+    pair.client.is_away = True
+    pair.client.watches[-1].error = away()
+    pair.etcd.put(b"/leeway/v1/oops", b"")
+    with pair.server._following.changed:
+        pair.server._following.fail(MustLoadError(Reason.FOREIGN, "made up"))
+        pair.server._following.changed.notify_all()
+    with pytest.raises(StoreLockedError, match="has to be loaded again: made up"):
+        pair.server.changes(pair.server.revision, wait=False)
+    wait_until(lambda: "did not answer" in pair.server._feed.problem)
+    # Nothing that a state of before claims to have applied counts.
+    pair.server.applied(pair.server.revision)
+    assert pair.server.unread()
+    assert pair.server.age(boottime()) == float("inf")
+    pair.client.is_away = False
+    pair.must_load()
+    assert pair.load() == {A}
+
+
+def test_a_group_with_a_damaged_record_is_not_followed(pair: Pair) -> None:
+    follower = follower_of(pair.etcd)
+    revision = pair.commit(B, Record("user", b"a", None))
+    events = events_of(pair.etcd, revision)
+    for event in events:
+        if event.key == HEAD:
+            continue
+        damaged = [Event(e.key, b"junk") if e == event else e for e in events]
+        unreadable = [Event(b"/leeway/v1/oops", None) if e == event else e for e in events]
+        for group in (damaged, unreadable):
+            with pytest.raises(MustLoadError) as caught:
+                follower_of_copy(pair, follower).follow(revision, group)
+            assert caught.value.reason is Reason.DAMAGED
+
+
+def test_a_position_is_known_only_where_something_is_in_use(pair: Pair) -> None:
+    other = pair.command()
+    other.applied(other.load()[0])
+    assert not pair.server.reaches(other.position())
+    pair.load()
+    assert pair.server.reaches(other.position())
+    assert pair.server.position() == other.position()
