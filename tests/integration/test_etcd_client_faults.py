@@ -198,3 +198,56 @@ def test_a_stream_that_is_reset(members: EtcdCluster) -> None:
         with pytest.raises((NotSentError, NoAnswerError)):
             client.range(b"k", timeout=1.0)
         client.close()
+
+
+def test_what_is_said_of_a_write_is_true(members: EtcdCluster) -> None:
+    """Members are killed and connections reset under writes of keys that are used once."""
+    acknowledged: set[bytes] = set()
+    unknown: set[bytes] = set()
+    definite: set[bytes] = set()
+    stopped = threading.Event()
+
+    def write(number: int, client: EtcdClient) -> None:
+        for count in range(1 << 20):
+            if stopped.is_set():
+                return
+            key = b"/leeway/%d/%d" % (number, count)
+            try:
+                client.put(key, b"", timeout=1.0)
+            except EtcdError as error:
+                (definite if error.is_definite else unknown).add(key)
+            else:
+                acknowledged.add(key)
+
+    with TCPProxy(members.ports) as proxy:
+        urls = [f"http://{HOST}:{port}" for port in proxy.ports]
+        # The first writer has one endpoint, so that some writes find nobody.
+        clients = [EtcdClient(urls[:1]), EtcdClient(urls), EtcdClient(members.endpoints)]
+        threads = [
+            threading.Thread(target=write, args=(number, client))
+            for number, client in enumerate(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for victim in (*members.members, *members.members):
+            victim.kill()
+            # Until the loss is noticed, and others have taken over.
+            before = len(acknowledged)
+            while len(acknowledged) < before + 50:
+                time.sleep(ATTEMPT_SECONDS)
+            victim.start()
+            members.wait_healthy()
+            proxy.reset()
+        stopped.set()
+        for thread in threads:
+            thread.join(LONG)
+        for client in clients:
+            client.close()
+    reader = client_of(members)
+    found = {kv.key for kv in reader.range(ALL, END, keys_only=True, timeout=LONG).kvs}
+    reader.delete(ALL, END, timeout=LONG)
+    reader.close()
+    assert acknowledged <= found
+    assert not definite & found
+    assert definite
+    assert unknown

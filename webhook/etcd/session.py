@@ -27,6 +27,7 @@ from webhook.etcd.errors import (
     EtcdError,
     LoginRefusedError,
     NotSentError,
+    error_of_status,
 )
 from webhook.etcd.methods import AUTHENTICATE
 
@@ -108,6 +109,10 @@ class Session:
             return self._end(login, endpoint, failure=lambda: CredentialFileError(message))
         except (NotSentError, ValueError):
             return self._end(login, endpoint, failure=connection.closed_error)
+        except BaseException:
+            # Whoever waits has to be told, whatever this is.
+            self._end(login, endpoint, failure=lambda: NotSentError.at(endpoint, "no log-in"))
+            raise
         connection.hold()
         call.add_done_callback(lambda done: self._ended(login, connection, done))
         return None
@@ -130,7 +135,10 @@ class Session:
         if (code, text) == (Code.INVALID_ARGUMENT, AUTH_FAILED):
             self._refused, self._refused_until = self._password, self._clock() + _PAUSE_SECONDS
             return self._end(login, endpoint, failure=lambda: _refused(endpoint))
-        why = "it took too long" if code is Code.DEADLINE_EXCEEDED else self.hide(text)
+        # The texts of servers are limited there, and those of gRPC shortened.
+        failed = error_of_status(code, self.hide(text), endpoint, AUTHENTICATE.name)
+        is_late = code is Code.DEADLINE_EXCEEDED
+        why = "it took too long" if is_late else failed.text or code.name
         return self._end(
             login, endpoint, failure=lambda: NotSentError.at(endpoint, f"log-in: {why}", code)
         )

@@ -299,6 +299,13 @@ def test_answers_that_are_no_tokens(
     assert etcd.of("Txn") == []
 
 
+def test_the_text_of_a_server_is_one_short_line(etcd: Auth, client: EtcdClient) -> None:
+    etcd.refuse("Authenticate", grpc.StatusCode.UNKNOWN, "two\nlines " + "x" * 1000)
+    with pytest.raises(NotSentError, match="log-in: two lines x") as caught:
+        client.range(b"k", timeout=LONG)
+    assert len(str(caught.value)) < 500
+
+
 def test_an_endpoint_that_nobody_can_log_in_at_is_left(etcd: Auth, file: Path) -> None:
     with ScriptedEtcd() as broken:
         broken.refuse("Authenticate", grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
