@@ -95,15 +95,15 @@ def initialise(
     text = configuration_text(options)
     if (data_dir / FILE_NAME).exists():
         parse_configuration(text, "leeway init", {}, {})
-        load_configuration(data_dir, environment, {})
+        configuration = load_configuration(data_dir, environment, {})
     else:
-        parse_configuration(text, "leeway init", environment, {})
+        configuration = parse_configuration(text, "leeway init", environment, {})
     date = _date(now)
     make_server_certificate(make_ca("check", date), SERVER_NAME, options.hosts, date)
     folders = [data_dir / name for name in PRIVATE_FOLDERS]
     if folders[0].is_dir():
         load_keyring(folders[0])
-    check_private_files(data_dir, Configuration())
+    check_private_files(data_dir, configuration)
     try:
         if data_dir.is_dir() and not any(data_dir.iterdir()):
             # Created for us, by mkdir or as a volume; one with files in it may be used by others.

@@ -6,21 +6,28 @@ Source of the ``Status`` objects: kubernetes ``apimachinery/pkg/api/errors`` and
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
+from typing import Final
 
 import msgspec
 
 from keys.errors import KeyScheduleError
 from keys.keyring import Keyring
+from keys.messages import shown, utc
 from webhook.errors import Cause, InvalidObjectError, IssueError
 from webhook.kube.token_binding import resolve_token_request
 from webhook.kube.token_request import KIND, parse_token_request, render_token_request
 from webhook.kube.token_review import AUTHENTICATION_GROUP
+from webhook.rbac.revocations import blocked_until
 from webhook.server.request.caller import Callers
-from webhook.server.request.message import Request, RequestError
+from webhook.server.request.message import Request, RequestError, basis_of
 from webhook.telemetry.audit import DONE, Audit, token_fields
 from webhook.telemetry.metrics import Metrics
 from webhook.token.bound_objects import ObjectSource
+from webhook.token.claims import USERNAME_PREFIX
 from webhook.token.issuer import TokenPolicy, issue_token
+
+_LONGEST_WAIT_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class TokenRequests:
                 asked, self.policy, self.objects, self.leeway, now
             )
             self.require_proven_keys()
+            self._require_not_revoked(request, f"{USERNAME_PREFIX}{namespace}:{name}", now)
             self.callers.confirm(request)
             issued = issue_token(spec, self.policy, self.keyring, now)
         except IssueError as error:
@@ -77,6 +85,22 @@ class TokenRequests:
         if issued.warning:
             warnings.append(issued.warning)
         return render_token_request(resolved, issued), tuple(warnings)
+
+    @staticmethod
+    def _require_not_revoked(request: Request, subject: str, now: float) -> None:
+        """Raise RequestError 503 while a token of a subject would be revoked as soon as it is made.
+
+        Tokens of signers whose clocks are ahead were revoked up to a second that is to come here.
+        """
+        until = blocked_until(basis_of(request).state, subject, now)
+        if until:
+            seconds = min(max(1, ceil(until - now)), _LONGEST_WAIT_SECONDS)
+            raise RequestError(
+                503,
+                f"no token of {shown(subject, 320)} can be made before {utc(until)}: those issued "
+                "up to then were revoked",
+                ((b"retry-after", b"%d" % seconds),),
+            )
 
 
 def _invalid(error: IssueError, name: str) -> InvalidObjectError:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from random import uniform
 from time import monotonic, time
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from webhook.telemetry.logs import AUDIT_LOGGER
 # A clock that is slewed moves by less than 1 ms in a second.
 _STEP_SECONDS: Final = 1.0
 _BETWEEN_LINES_SECONDS: Final = 1.0
+_WRITE_SECONDS: Final = 1.0
 _logger = logging.getLogger("leeway")
 
 
@@ -46,14 +48,23 @@ async def every(seconds: float, job: Callable[[], Coroutine[Any, Any, None] | ob
 class UseWriter:
     """Stores the uses of auth tokens. A failure is logged once, until writing works again."""
 
-    def __init__(self, uses: TokenUses) -> None:
+    def __init__(self, uses: TokenUses, clock: Callable[[], float] = monotonic) -> None:
         self._uses = uses
+        self._clock = clock
         self._is_failing = False
+        self._next = self._in_an_interval()
 
     async def write_new(self) -> None:
-        """Write beside the event loop, if there is anything new."""
-        if self._uses:
+        """Write beside the event loop, if there is anything new and it is time for that."""
+        if self._uses and self._clock() >= self._next:
+            self._next = self._in_an_interval()
             await asyncio.to_thread(self.write)
+
+    def _in_an_interval(self) -> float:
+        # To be called every second. Workers that share a store should not write all at once.
+        interval = self._uses.interval
+        spread = uniform(0.8, 1.2)  # noqa: S311 - nothing secret
+        return self._clock() + (interval * spread if interval > _WRITE_SECONDS else 0.0)
 
     def write(self) -> None:
         """Write what is new, and wait for the store; never on the event loop."""

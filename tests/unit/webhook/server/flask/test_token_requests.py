@@ -1,6 +1,7 @@
 """The TokenRequest route: what its core refuses, as the Status that Kubernetes answers with."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.bound_parts import StillSource
 from tests.support import ACCOUNT, ACCOUNT_UID, AUDIENCE, ISSUER, NAMESPACE, NOW, signing_key
 from tests.unit.webhook.server.caller_parts import Parts, request_on
 from webhook.errors import LeewayError
+from webhook.rbac import revocations
 from webhook.server.flask.token_requests import TokenRequests
 from webhook.server.request.errors import request_error_of
 from webhook.server.request.message import Caller, Request, RequestError
@@ -32,9 +34,11 @@ class Objects(StillSource, dict[ObjectKey, Lookup]):
         return self.get(key, Absence.GONE)
 
 
-def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRequests:
+def route(
+    objects: Objects | None = None, keyring: Keyring = KEYRING, parts: Parts | None = None
+) -> TokenRequests:
     return TokenRequests(
-        Parts().callers,
+        (parts or Parts()).callers,
         POLICY,
         keyring,
         lambda: None,
@@ -47,7 +51,9 @@ def route(objects: Objects | None = None, keyring: Keyring = KEYRING) -> TokenRe
 
 def create(requests: TokenRequests, **spec: object) -> tuple[bytes, tuple[str, ...]]:
     body = json.dumps({"spec": spec}).encode()
-    return requests.create(Request("POST", "/"), NAMESPACE, ACCOUNT, body, lambda *_line: None)
+    request = Request("POST", "/")
+    request.basis = requests.callers._store.basis()
+    return requests.create(request, NAMESPACE, ACCOUNT, body, lambda *_line: None)
 
 
 HERE = {ACCOUNT_KEY: ObjectState(ACCOUNT_UID)}
@@ -129,3 +135,23 @@ def test_a_long_name_is_not_said_back_whole() -> None:
     assert error.code == 404
     assert len(str(error)) < 1000
     assert len(str(error.details)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("ahead", "retry"), [(0.0, b"1"), (8.0, b"9"), (60.0, b"61"), (1e6, b"3600")]
+)
+def test_a_token_that_would_be_revoked_already_is_not_made(ahead: float, retry: bytes) -> None:
+    parts = Parts()
+    requests = route(Objects(HERE), parts=parts)
+    subject = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+    revoke = revocations.revoke_subject
+    lifetimes = revocations.Lifetimes(3600.0, ahead=ahead)
+    parts.store.change(revoke, subject + "x", lifetimes, NOW, is_account=True)
+    create(requests)
+    parts.store.change(revoke, subject, lifetimes, NOW, is_account=True)
+    with pytest.raises(RequestError, match=f"no token of '{subject}' can be made before") as caught:
+        create(requests)
+    assert caught.value.code == 503
+    assert caught.value.headers == ((b"retry-after", retry),)
+    later = replace(requests, clock=lambda: NOW + ahead + 1)
+    create(later)

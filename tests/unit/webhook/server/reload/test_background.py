@@ -59,6 +59,31 @@ def test_what_cannot_be_written_is_tried_again_and_said_once(
     assert said == [f"the use of an auth token was not written down: {error}"] * 2
 
 
+@pytest.mark.parametrize(("max_records", "least", "most"), [(None, 1, 1), (4032, 8, 12)])
+def test_uses_are_written_less_often_where_replicas_share_the_store(
+    max_records: int | None, least: int, most: int
+) -> None:
+    backend = Backend()
+    store = AuthStore.loaded(backend)
+    store.change(changes.add_user, "a", b"hash")
+    backend.max_records = max_records
+    now, uses = [0.0], TokenUses(store)
+    tokens, writer = SimpleTokens(store, uses), UseWriter(uses, lambda: now[0])
+    token = tokens.assign(store.user("a"), NOW)
+    tokens.resolve(token, NOW + 200)
+    rounds = 0
+
+    async def run() -> None:
+        nonlocal rounds
+        while uses:
+            now[0] += 1
+            rounds += 1
+            await writer.write_new()
+
+    asyncio.run(run())
+    assert least <= rounds <= most
+
+
 def test_a_job_that_fails_is_logged_and_repeated(caplog: pytest.LogCaptureFixture) -> None:
     ran = 0
 
