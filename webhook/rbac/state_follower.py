@@ -57,7 +57,9 @@ class StateFollower:
         self._basis: Basis | None = None
         self._is_loading = False
         self._loader: Thread | None = None
+        # Of the last load, and of the one before while another is under way.
         self._load_error: Exception | None = None
+        self._earlier_error: Exception | None = None
         self._closing = Event()
 
     @classmethod
@@ -211,10 +213,15 @@ class StateFollower:
         raise self._why_no_state()
 
     def _locked(self) -> StoreLockedError:
-        return StoreLockedError(f"the store at {self._backend.place} is being read; try again")
+        earlier = f"; before that: {self._earlier_error}" if self._earlier_error else ""
+        return StoreLockedError(
+            f"the store at {self._backend.place} is being read; try again{earlier}"
+        )
 
     def _load_beside(self, state: AuthState | None, *, is_replaced: bool) -> None:
         if self._loader is None or not self._loader.is_alive():
+            # What is there now may be another store: the last error says nothing of it.
+            self._earlier_error, self._load_error = self._load_error, None
             load = partial(self._load_instead, state, is_replaced=is_replaced)
             self._loader = Thread(target=load, name="store loader", daemon=True)
             self._loader.start()
@@ -339,7 +346,7 @@ class StateFollower:
         self._use(state)
 
     def _use(self, state: AuthState) -> Basis:
-        revision, self._load_error = state.revision, None
+        revision, self._load_error, self._earlier_error = state.revision, None, None
         self._backend.applied(revision)
         basis = self._basis = Basis(state, revision, self._backend.proven(revision))
         return basis

@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+<<<<<<< HEAD
 from collections.abc import Callable, Coroutine
 from random import uniform
+=======
+from collections.abc import Callable, Coroutine, Sequence
+>>>>>>> 57346b5 (Apply on the event loop, and tell the workers of one server what each of them knows)
 from time import monotonic, time
 from typing import Any, Final
 
@@ -26,7 +30,11 @@ from webhook.telemetry.logs import AUDIT_LOGGER
 # A clock that is slewed moves by less than 1 ms in a second.
 _STEP_SECONDS: Final = 1.0
 _BETWEEN_LINES_SECONDS: Final = 1.0
+<<<<<<< HEAD
 _WRITE_SECONDS: Final = 1.0
+=======
+REPORTED_SECONDS: Final = 600.0
+>>>>>>> 57346b5 (Apply on the event loop, and tell the workers of one server what each of them knows)
 _logger = logging.getLogger("leeway")
 
 
@@ -113,35 +121,41 @@ class SkewWriter:
 class StoreKeeper:
     """Refreshes a store, and logs when it cannot be read and when it can: one line a second.
 
-    A worker without requests would otherwise be far behind when the database is locked.
+    A worker without requests would otherwise be far behind when the database is locked, and would
+    never read a store in etcd for the first time. What a store lacks that was replaced, or that has
+    lost a part of its history, is logged and audited, and is a warning for REPORTED_SECONDS.
     """
 
     def __init__(self, store: AuthStore) -> None:
         self._store = store
         self._locked_since: float | None = None
-        self._logged = ""
-        self._logged_at = float("-inf")
-        store.on_replaced = _report_replaced
+        self._problem = self._cause = self._logged = ""
+        self._logged_at = self._replaced_at = float("-inf")
+        self._lacks = ""
+        store.on_replaced = self._report_replaced
 
     def problem(self) -> str:
         """Refresh the store; return why nothing can be answered from it, empty if it can."""
-        now, problem, cause, locked_since, is_brief = monotonic(), "", "", None, False
+        now, problem, cause, locked_since = monotonic(), "", "", None
         try:
             self._store.refresh()
         except StoreLockedError as error:
             locked_since = self._locked_since if self._locked_since is not None else now
-            # Requests wait that long. Before the first load there is nothing to answer them from.
-            is_brief = now - locked_since < BRIEF_SECONDS
-            problem = "" if is_brief and self._is_loaded() else str(error)
+            if now - locked_since >= BRIEF_SECONDS:
+                problem = cause = str(error)
+            else:
+                # Requests wait that long, and what was wrong before may be so still. Before the
+                # first load there is nothing to answer them from.
+                problem, cause = self._problem, self._cause
+                if not (problem or self._is_loaded()):
+                    problem = str(error)
         except StoreStaleError as error:
-            # The text has the age, which is another one each time.
+            # Its age, which the text says, is not news.
             problem, cause = str(error), "stale"
         except (StoreError, StoreUnavailableError) as error:
-            problem = str(error)
-        cause = cause or problem
-        self._locked_since = locked_since
-        is_due = not is_brief and now - self._logged_at >= _BETWEEN_LINES_SECONDS
-        if cause != self._logged and is_due:
+            problem = cause = str(error)
+        self._locked_since, self._problem, self._cause = locked_since, problem, cause
+        if cause != self._logged and now - self._logged_at >= _BETWEEN_LINES_SECONDS:
             if problem:
                 _logger.error("requests that need the store are refused: %s", problem)
             else:
@@ -155,13 +169,23 @@ class StoreKeeper:
         except (StoreError, StoreUnavailableError):
             return False
 
+    def warning(self) -> str:
+        """Return what the store lacks since it was replaced, empty if that is long ago."""
+        return self._lacks if monotonic() - self._replaced_at < REPORTED_SECONDS else ""
 
-def _report_replaced(before: AuthState, after: AuthState) -> None:
-    lacks = lacking(before, after)
+    def _report_replaced(self, before: AuthState, after: AuthState) -> None:
+        lacks = lacking(before, after)
+        what = "has lost a part of its history" if self._store.is_shared else "was replaced"
+        self._lacks = (
+            f"the store {what} and was taken over; it lacks: {'; '.join(lacks) or 'nothing'}"
+        )
+        self._replaced_at = monotonic()
+        _logger.warning("%s", self._lacks)
+        _audit_replaced(after, lacks)
+
+
+def _audit_replaced(after: AuthState, lacks: Sequence[str]) -> None:
     action = "store.replace"
-    _logger.warning(
-        "the store was replaced and taken over; it lacks: %s", "; ".join(lacks) or "nothing"
-    )
     fields = {"revision": after.meta.revision, "storeRevision": after.revision, "lacks": lacks}
     logging.getLogger(AUDIT_LOGGER).info(
         "%s",

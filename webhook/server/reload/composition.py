@@ -227,7 +227,16 @@ def compose(shared: SharedState, components: Components) -> Application:
     newer_keys = _NewerKeys(configuration.issuer, shared.ask_for_own_keys, components.issuer_keys)
     verifier = TokenVerifier(components.authenticator, time, objects, newer_keys, shared.look_ups)
     audiences = configuration.audiences
-    callers = Callers(store, components.tokens, verifier, configuration.issuer, audiences, time)
+    etcd = configuration.store.etcd
+    callers = Callers(
+        store,
+        components.tokens,
+        verifier,
+        configuration.issuer,
+        audiences,
+        time,
+        is_strict=etcd is not None and etcd.consistency == "strict",
+    )
     prefix = configuration.mapping.role_group_prefix
     allow_root = configuration.authorizer.allow_root
     reviews = AccessReviews(store, callers, metrics, log, allow_root)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from random import uniform
 from threading import RLock, Timer
 from time import time
 from typing import Any, Final
@@ -41,6 +42,8 @@ from webhook.server.reload.composition import (
     waiting_for_restart,
 )
 from webhook.server.reload.memory_keeper import MemoryKeeper
+from webhook.server.reload.on_loop import OnLoop
+from webhook.server.reload.shared_revisions import SharedRevisions
 from webhook.server.reload.store_reporter import StoreReporter
 from webhook.server.reload.store_tidying import StoreTidying
 from webhook.server.request.errors import describe_error, traceback_of
@@ -90,7 +93,10 @@ class LiveApplication:
         self._watch = FileWatch((data_dir / FILE_NAME,), self.reload, "leeway-configuration")
         configuration = configure()
         self._started_with = started_with or configuration
-        self.store = store_of(data_dir, self._started_with, follow=True)
+        # A file is read before each answer: nothing is known by one worker only.
+        peers = SharedRevisions.of_environment() if self._started_with.store.etcd else None
+        self.store = store_of(data_dir, self._started_with, follow=True, peers=peers)
+        self._on_loop = self.store.run_apply = OnLoop()
         self._store_keeper = StoreKeeper(self.store)
         try:
             self._compose_first(configuration)
@@ -234,6 +240,7 @@ class LiveApplication:
             ("configuration", self._waiting_for_restart),
             ("tls", lambda: self._reports.get("tls", "")),
             ("memory", self._memory.problem),
+            ("store", self._store_keeper.warning),
             ("signing-keys", lambda: self._keys.problem() or self._keys.step_problem()),
         ]
 
@@ -265,13 +272,16 @@ class LiveApplication:
 
     async def start(self) -> None:
         """Start the background work (invariant 3), on the event loop that answers requests."""
+        self._on_loop.begin()
+        # A store in etcd is read for the first time now.
+        self._store_keeper.problem()
         await self._memory.check()
         self._report_failures()
         self._tasks = [
             asyncio.create_task(task)
             for task in (
                 every(_WRITE_SECONDS, SkewWriter(self._shared.skew).write_new),
-                every(_WRITE_SECONDS, self._use_writer.write_new),
+                every(_with_jitter(self._shared.uses.interval), self._use_writer.write_new),
                 every(_CHECK_SECONDS, self._memory.check),
                 every(_CHECK_SECONDS, self._report_failures),
                 every(_REFRESH_SECONDS, self._store_keeper.problem),
@@ -320,6 +330,11 @@ class LiveApplication:
             part.close()
         # No request is left that could use a token.
         self._use_writer.write()
+
+
+def _with_jitter(seconds: float) -> float:
+    # The workers of all replicas write to one store, and would get into each other's way.
+    return seconds * uniform(0.9, 1.1)  # noqa: S311 - no secret
 
 
 def _in_a_moment(call: Callable[[], None]) -> None:

@@ -8,12 +8,16 @@ import pytest
 
 from tests.memory_backend import MemoryBackend
 from tests.support import NOW, until
+from tests.unit.webhook.server.aging_store import AgingBackend, AgingStore, Clock
+from webhook.errors import LeewayError
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
-from webhook.rbac.errors import StoreError, StoreUnavailableError
-from webhook.rbac.records import Record
-from webhook.server.reload.background import UseWriter, every
+from webhook.rbac.errors import NotInitialisedError, StoreError, StoreUnavailableError
+from webhook.rbac.records import REVOKED_JTI, Record, Revocation, revocation_record
+from webhook.rbac.state import AuthState
+from webhook.server.reload import background
+from webhook.server.reload.background import REPORTED_SECONDS, StoreKeeper, UseWriter, every
 
 
 class Backend(MemoryBackend):
@@ -99,3 +103,79 @@ def test_a_job_that_fails_is_logged_and_repeated(caplog: pytest.LogCaptureFixtur
 
     asyncio.run(run())
     assert "Too many open files" in caplog.text
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "leeway"]
+
+
+def test_an_age_that_grows_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr(background, "monotonic", lambda: seconds[0])
+    backend = AgingBackend(Clock())
+    store = AgingStore(backend)
+    keeper = StoreKeeper(store)
+    store.load()
+    assert keeper.problem() == ""
+    backend.proof = backend.clock.now
+    problems = set()
+    with caplog.at_level(logging.INFO):
+        for _ in range(100):
+            backend.clock.now += 0.1
+            seconds[0] += 0.1
+            problems.add(keeper.problem())
+        assert len(problems) > 50
+        backend.proof = None
+        seconds[0] += 2
+        assert keeper.problem() == ""
+    first, last = logged(caplog)
+    assert first.startswith("requests that need the store are refused: what is here of the store")
+    assert last == "the store can be read again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotInitialisedError("there is no store at /leeway; make one with `leeway init`"),
+        StoreError("the store at /leeway is damaged"),
+    ],
+)
+def test_why_there_is_no_state_is_said(
+    error: LeewayError, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = AgingBackend(Clock())
+    backend.error = error
+    keeper = StoreKeeper(AgingStore(backend))
+
+    async def run() -> None:
+        await until(lambda: keeper.problem() == str(error))
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    assert logged(caplog) == [f"requests that need the store are refused: {error}"]
+
+
+def test_what_a_lost_history_lacks_is_said_for_ten_minutes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr(background, "monotonic", lambda: seconds[0])
+    backend = AgingBackend(Clock())
+    backend.max_records = 1000  # as a store that replicas share
+    store = AgingStore(backend)
+    keeper = StoreKeeper(store)
+    store.load()
+    before, after = AuthState(), AuthState()
+    before.apply(3, [revocation_record(REVOKED_JTI, "lost", Revocation(1, 2.0))])
+    assert keeper.warning() == ""
+    with caplog.at_level(logging.INFO):
+        store.on_replaced(before, after)
+    assert "has lost a part of its history and was taken over; it lacks: " in keeper.warning()
+    assert "lost" in keeper.warning()
+    assert "store.replace" in caplog.text
+    seconds[0] += REPORTED_SECONDS - 1
+    assert keeper.warning()
+    seconds[0] += 2
+    assert keeper.warning() == ""

@@ -1,7 +1,9 @@
 """Who a request comes from: by certificate, by service account token, by auth token."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
@@ -36,6 +38,7 @@ from tests.unit.webhook.server.caller_parts import (
 from webhook.errors import Reason
 from webhook.rbac import changes
 from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens
+from webhook.rbac.basis import Basis
 from webhook.rbac.errors import (
     AuthError,
     AuthFailedError,
@@ -44,6 +47,8 @@ from webhook.rbac.errors import (
 )
 from webhook.rbac.model import Permission, PermissionType
 from webhook.rbac.passwords import Passwords
+from webhook.rbac.records import AuthMeta, meta_record
+from webhook.rbac.state import AuthState
 from webhook.server.flask.auth_api import AuthAPI
 from webhook.server.request.caller import NOBODY, Callers, require_identity
 from webhook.server.request.message import Caller, RequestError, settled
@@ -409,3 +414,21 @@ def test_auth_tokens_and_service_account_tokens_of_one_key_are_told_apart(parts:
         outcome = authenticator.authenticate(token, ["leeway"], NOW)
         assert isinstance(outcome, Refused)
         assert outcome.error.reason is Reason.MALFORMED
+
+
+def test_a_state_that_was_replaced_is_not_kept_for_those_who_may_write(parts: Parts) -> None:
+    """Nor is one revision taken for the same number in another history."""
+    parts.store.change(changes.grant_role, "alice", "reviewer")
+    assert require(parts, Caller("alice"))
+    before = parts.store.basis()
+    gone = weakref.ref(before.state)
+    replaced = AuthState()
+    replaced.apply(before.revision, [meta_record(AuthMeta(enabled=True))])
+    request = request_on(parts.store, caller=Caller("alice"))
+    request.basis = Basis(replaced, before.revision, before.proof)
+    with pytest.raises(RequestError, match="may not write"):
+        parts.callers.require(request, KEY)
+    parts.store.load()
+    del before
+    gc.collect()
+    assert gone() is None
