@@ -91,6 +91,7 @@ ROWS = {
     62: "names with control characters or of 64 KiB: shown escaped, stored or refused",
     63: "a cross-site request by a browser with a certificate: changes nothing",
     # 64 to 70 are of a store in etcd.
+    70: "two replicas rotate keys at once, a kill, a wrong encryption key: one active key, or none",
     71: "claims that are forged, too large or of a wrong clock: not signed, nor told why",
     72: "1,000 calls at once, late ones, a client that never reads, a socket in use: it serves on",
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from keys.encryption import read_encryption_keys
+from keys.encryption import EncryptionKeys, read_encryption_keys
 from keys.errors import KeysError
 from keys.folder import load_keyring
 from keys.folder_changes import advance, generate_key, retire, rotate
@@ -113,13 +113,18 @@ class _StoredKeys:
         return store_changes.retire(self._keys, kid, self._policy, now, force=force)
 
 
+def encryption_keys_of(data_dir: Path, configuration: Configuration) -> EncryptionKeys:
+    """Read the encryption keys. Raises KeyFileError for those that cannot be used."""
+    names = configuration.keys.encryption_key_files
+    return read_encryption_keys([data_dir / name for name in names])
+
+
 def key_store_of(data_dir: Path, configuration: Configuration, store: AuthStore) -> KeyStore:
     """Return the signing keys of an open store.
 
     Raises KeyFileError for encryption keys that cannot be used.
     """
-    paths = [data_dir / name for name in configuration.keys.encryption_key_files]
-    return KeyStore(store, read_encryption_keys(paths), SeenFile(data_dir))
+    return KeyStore(store, encryption_keys_of(data_dir, configuration), SeenFile(data_dir))
 
 
 @contextmanager

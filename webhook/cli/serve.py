@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from keys.encryption import read_encryption_keys
 from keys.keyring import Keyring
 from keys.messages import utc
 from webhook.assembly import (
@@ -36,7 +35,7 @@ from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.errors import StoreUnavailableError
 from webhook.server.connection.stop_signals import exit_on_signal
 from webhook.server.gunicorn_settings import gunicorn_settings, pass_on_hangup, shared_memory
-from webhook.signing_keys import keyring_for
+from webhook.signing_keys import encryption_keys_of, keyring_for
 from webhook.telemetry.logs import LOGGER, log_to_stderr
 
 _logger = logging.getLogger(LOGGER)
@@ -140,7 +139,7 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
 def _check_authenticator(data_dir: Path, configuration: Configuration) -> None:
     if configuration.keys.store == "etcd":
         # The keys are read after the fork.
-        read_encryption_keys([data_dir / name for name in configuration.keys.encryption_key_files])
+        encryption_keys_of(data_dir, configuration)
         keyring = Keyring()
     else:
         keyring = keyring_for(data_dir, configuration)

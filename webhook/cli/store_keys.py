@@ -100,19 +100,15 @@ def reencrypt(data_dir: Path, force: bool) -> None:
     epilog=example("leeway keys accept --restored"),
 )
 @data_dir_option
-@click.option(
-    "--restored",
-    is_flag=True,
-    required=True,
-    expose_value=False,
-    help="The store was restored on purpose.",
-)
-def accept(data_dir: Path) -> None:
+@click.option("--restored", is_flag=True, help="The store was restored on purpose.")
+def accept(data_dir: Path, restored: bool) -> None:
     """Use the signing keys as they are in the store, although newer ones were seen.
 
     Look at them first with `leeway keys list`. A key that was stolen must not be among them; name
     it in keys.refused.
     """
+    if not restored:
+        raise click.UsageError("--restored is needed: only a store that was restored is accepted")
     configuration, now = _configured(data_dir), int(time())
     with opened_key_store(data_dir, configuration) as keys:
         before = changes.accept(keys, now)

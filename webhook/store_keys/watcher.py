@@ -22,7 +22,7 @@ from time import CLOCK_BOOTTIME, clock_gettime, monotonic, time
 from typing import Final
 
 from keys.errors import KeysError
-from keys.file_watch import POLL_SECONDS, PeriodicThread
+from keys.file_watch import PeriodicThread
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, Step, StepKind, due_step
 from webhook.errors import LeewayError
@@ -34,6 +34,8 @@ from webhook.store_keys.clock_guard import ClockGuard, Moment
 from webhook.store_keys.contents import Sealed, StoredKeys
 from webhook.store_keys.replicas import Replica, replica_record, replicas_of
 
+# The state is in memory, so that a poll without news is cheap.
+_POLL_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 60.0
 # The clocks of others are compared only on a state that is proven to be younger.
 _FRESH_SECONDS: Final = 10.0
@@ -70,7 +72,7 @@ class StoreKeyWatcher:
         clock: Callable[[], float] = time,
         steady: Callable[[], float] = monotonic,
         boot: Callable[[], float] = boottime,
-        poll_seconds: float = POLL_SECONDS,
+        poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._keys = keys
         self._policy = policy

@@ -20,8 +20,8 @@ from tests.unit.webhook.store_keys.replicas_world import (
     MAX_AGE,
     POLICY,
     PUBLISH,
-    T,
     Replica,
+    T,
     World,
 )
 from webhook.rbac.errors import OutcomeUnknownError
@@ -67,7 +67,7 @@ class Years(World):
         self.source = random.Random(seed)
         self.mortal = Mortal(self.backend, self.source)
         self.dies: dict[str, float] = {}
-        self.listed: dict[tuple[str, str], float] = {}
+        self.listed: dict[tuple[int, str], float] = {}
         self.deaths = self.wrong_clocks = 0
         self.made: set[str] = set()
         self.backend_of_replicas = self.mortal
@@ -118,8 +118,7 @@ class Years(World):
             assert replica.ahead in (-YEAR, YEAR)
             return
         for other in self.replicas:
-            since = self.listed[id(other), kid] if (id(other), kid) in self.listed else None
-            assert since is not None
+            since = self.listed[id(other), kid]
             assert self.true - since >= MAX_AGE or since == 0
         dies = replica.now + POLICY.token_seconds + LEEWAY
         self.dies[kid] = max(self.dies.get(kid, 0), dies)
