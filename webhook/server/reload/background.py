@@ -2,12 +2,8 @@
 
 import asyncio
 import logging
-<<<<<<< HEAD
-from collections.abc import Callable, Coroutine
-from random import uniform
-=======
 from collections.abc import Callable, Coroutine, Sequence
->>>>>>> 57346b5 (Apply on the event loop, and tell the workers of one server what each of them knows)
+from random import uniform
 from time import monotonic, time
 from typing import Any, Final
 
@@ -30,11 +26,8 @@ from webhook.telemetry.logs import AUDIT_LOGGER
 # A clock that is slewed moves by less than 1 ms in a second.
 _STEP_SECONDS: Final = 1.0
 _BETWEEN_LINES_SECONDS: Final = 1.0
-<<<<<<< HEAD
 _WRITE_SECONDS: Final = 1.0
-=======
 REPORTED_SECONDS: Final = 600.0
->>>>>>> 57346b5 (Apply on the event loop, and tell the workers of one server what each of them knows)
 _logger = logging.getLogger("leeway")
 
 

@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from random import uniform
 from threading import RLock, Timer
 from time import time
 from typing import Any, Final
@@ -281,7 +280,7 @@ class LiveApplication:
             asyncio.create_task(task)
             for task in (
                 every(_WRITE_SECONDS, SkewWriter(self._shared.skew).write_new),
-                every(_with_jitter(self._shared.uses.interval), self._use_writer.write_new),
+                every(_WRITE_SECONDS, self._use_writer.write_new),
                 every(_CHECK_SECONDS, self._memory.check),
                 every(_CHECK_SECONDS, self._report_failures),
                 every(_REFRESH_SECONDS, self._store_keeper.problem),
@@ -330,11 +329,6 @@ class LiveApplication:
             part.close()
         # No request is left that could use a token.
         self._use_writer.write()
-
-
-def _with_jitter(seconds: float) -> float:
-    # The workers of all replicas write to one store, and would get into each other's way.
-    return seconds * uniform(0.9, 1.1)  # noqa: S311 - no secret
 
 
 def _in_a_moment(call: Callable[[], None]) -> None:
