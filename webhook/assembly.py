@@ -35,7 +35,7 @@ from webhook.trusted_issuers.issuer_keys import IssuerKeys, KeySource
 
 if TYPE_CHECKING:
     from webhook.backends.etcd import EtcdBackend
-    from webhook.backends.etcd_following import Peers, StoreCounters
+    from webhook.backends.etcd_beside import Peers, StoreCounters
     from webhook.etcd.client import EtcdClient
     from webhook.etcd.credentials import EtcdLogin, EtcdTLS
 

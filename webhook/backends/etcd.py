@@ -19,6 +19,7 @@ from math import inf
 from typing import Final
 
 from webhook.backends import etcd_load
+from webhook.backends.etcd_beside import Peers, StoreCounters
 from webhook.backends.etcd_commit import (
     COMMIT_SECONDS,
     MAX_RECORDS,
@@ -28,7 +29,7 @@ from webhook.backends.etcd_follow import (
     Follower,
     HeadRead,
 )
-from webhook.backends.etcd_following import Following, Peers, StoreCounters
+from webhook.backends.etcd_following import Following
 from webhook.backends.etcd_head import (
     CommitId,
     HeadError,
@@ -36,7 +37,7 @@ from webhook.backends.etcd_head import (
     decode,
 )
 from webhook.backends.etcd_layout import Layout
-from webhook.backends.etcd_position import format_position, parse_position
+from webhook.backends.etcd_position import AwaitedPositions, format_position, parse_position
 from webhook.backends.etcd_repair import RepairPlan, plan_repair, repair
 from webhook.backends.etcd_requests import Client, Requests, place_of
 from webhook.backends.etcd_status import StoreStatus, status_of
@@ -91,6 +92,7 @@ class EtcdBackend:
         self._peers = peers
         self._following = Following(clock, wall, peers, is_fed=follow)
         self._feed = Feed(self._requests, self._following, clock, max_staleness)
+        self._awaited = AwaitedPositions()
         self._damage: tuple[StoreError | None, float] = None, 0.0
         self._must_start = follow
         self._follows = follow
@@ -239,8 +241,8 @@ class EtcdBackend:
         is_known = following.is_known(commit)
         is_reached = commit.revision <= in_use.revision
         # One that is still ahead of a read sent after it was asked for is in no history any more.
-        is_gone = not is_reached and following.proven(in_use.revision) > following.asked_for(
-            position, now
+        is_gone = not is_reached and self._awaited.is_behind(
+            position, following.proven(in_use.revision), now
         )
         if (is_reached and is_known is False) or is_gone:
             raise ForeignPositionError(
@@ -337,5 +339,6 @@ class EtcdBackend:
 
     def close(self) -> None:
         """End the threads and close the client."""
-        self._feed.close()
-        self._client.close()
+        self._feed.end()
+        self._client.close()  # Ends a watch that is being opened.
+        self._feed.join()

@@ -59,13 +59,16 @@ class Feed:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
-        """End the threads; a request in progress may outlive this by its deadline."""
+    def end(self) -> None:
+        """Tell the threads to end."""
         self._closed.set()
         self._wanted.set()
         with self._following.changed:
             self._following.changed.notify_all()
         self._end_watch()
+
+    def join(self) -> None:
+        """Wait for the threads, after ``end``; a request may outlive this by its deadline."""
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=1.0)

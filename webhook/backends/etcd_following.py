@@ -9,15 +9,14 @@ Invariants:
 4. A lost history is reported as such, never as an ordinary reload.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from logging import getLogger
 from math import inf
 from threading import Condition, Lock
-from typing import Final, Protocol
+from typing import Final
 
+from webhook.backends.etcd_beside import Peers, StoreCounters
 from webhook.backends.etcd_clocks import Clocks
 from webhook.backends.etcd_commit import Write, Written
 from webhook.backends.etcd_follow import (
@@ -39,28 +38,6 @@ _CLOCK_WARNING: Final = 60.0
 _ARRIVAL_SECONDS: Final = 1.0
 _LOST_HISTORY_SECONDS: Final = 600.0
 _logger = getLogger("leeway")
-
-
-class Peers(Protocol):
-    """The other workers of this server, which share the highest revision that any of them knows."""
-
-    def announce(self, revision: int, now: float) -> None:
-        """Tell the others of a revision."""
-
-    def is_behind(self, revision: int, proof: float) -> bool:
-        """Return whether another worker knows a later revision, since after ``proof``."""
-
-
-@dataclass(slots=True)
-class StoreCounters:
-    """What happened since the start of the process; the labels are bounded."""
-
-    commits: Counter[str] = field(default_factory=Counter)
-    """By result: committed, conflict, not_written, unknown, too_large, failed."""
-    reloads: Counter[str] = field(default_factory=Counter)
-    """By ``Reason``."""
-    stale_reads: int = 0
-    foreign_groups: int = 0
 
 
 class Following:
@@ -94,7 +71,6 @@ class Following:
         self._header, self._header_at = Header(0, 0, 0, 0), -inf
         self.next_watch = 0
         self._lost_history = ("", -inf)
-        self._asked: dict[str, float] = {}
         self._warned_of: set[str] = set()
 
     # What is in use.
@@ -368,14 +344,6 @@ class Following:
             if follower is None or commit.revision < follower.history.oldest:
                 return None
             return follower.history.id_of(commit.revision) == commit.id
-
-    def asked_for(self, position: str, now: float) -> float:
-        """Return when a position was first asked for, of the last few."""
-        with self.changed:
-            self._asked.setdefault(position, now)
-            while len(self._asked) > 64:
-                del self._asked[next(iter(self._asked))]
-            return self._asked[position]
 
 
 def _head_of(kv: KeyValue | None) -> Head | None:

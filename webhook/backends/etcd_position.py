@@ -1,12 +1,30 @@
 """A position in the history of a store, as clients get it: opaque to them. Pure."""
 
+from threading import Lock
 from typing import Final
 
 from webhook.backends.etcd_head import ID_SIZE, CommitId
 from webhook.rbac.errors import ForeignPositionError
 
 _MAX_SIZE: Final = 100
+_MAX_AWAITED: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
+
+
+class AwaitedPositions:
+    """When positions were first waited for. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._since: dict[str, float] = {}
+
+    def is_behind(self, position: str, proof: float, now: float) -> bool:
+        """Return whether a position was waited for before the read of a proof was sent."""
+        with self._lock:
+            since = self._since.setdefault(position, now)
+            while len(self._since) > _MAX_AWAITED:
+                del self._since[next(iter(self._since))]
+        return proof > since
 
 
 def format_position(store_id: str, commit: CommitId) -> str:

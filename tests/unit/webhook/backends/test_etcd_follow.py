@@ -269,7 +269,8 @@ def test_another_store_in_its_place_ends_the_answers(pair: Pair) -> None:
 
 def test_another_store_that_is_found_by_the_load_ends_the_answers(pair: Pair) -> None:
     pair.load()
-    pair.server._feed.close()
+    pair.server._feed.end()
+    pair.server._feed.join()
     pair.etcd.delete(b"/leeway/", b"/leeway0")
     assert pair.command().initialise([B])
     with pytest.raises(StoreUnavailableError, match="was replaced by store"):
