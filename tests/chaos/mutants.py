@@ -10,7 +10,7 @@ import pytest
 
 from webhook.backends import etcd_commit
 from webhook.backends.etcd import EtcdBackend
-from webhook.backends.etcd_commit import Answer, Write, Written
+from webhook.backends.etcd_commit import Write, Written
 from webhook.backends.etcd_follow import Follower, HeadRead, Loaded
 from webhook.backends.etcd_following import Following
 from webhook.backends.etcd_head import CommitId, Head
@@ -64,7 +64,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
 def refused_is_conflict(patch: pytest.MonkeyPatch) -> None:
     """Whoever is refused takes it for somebody else's commit."""
 
-    def resolved(_write: Write, _answer: Answer, _sent: float) -> Written:
+    def resolved(*_given: object) -> Written:
         raise ConflictError
 
     patch.setattr(etcd_commit, "_resolved", resolved)
