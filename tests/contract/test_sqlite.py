@@ -82,6 +82,31 @@ def test_changes_after_a_revision_that_was_never_read_are_loaded(database: Path)
     theirs.close()
 
 
+@pytest.mark.parametrize("others", [0, 1, 5])
+def test_a_file_that_is_put_back_continues_what_is_in_use(database: Path, others: int) -> None:
+    """Another one was loaded meanwhile, and refused."""
+    ours = SQLiteBackend(database)
+    revision = ours.commit(ours.commit(0, [A]), [B])
+    ours.applied(revision)
+    position = ours.position()
+    other = SQLiteBackend(database.with_name("other.db"))
+    theirs = 0
+    for _ in range(others):
+        theirs = other.commit(theirs, [A])
+    other.close()
+    database.rename(database.with_name("good.db"))
+    database.with_name("other.db").rename(database)
+    assert ours.load()[0] == theirs
+    database.with_name("good.db").rename(database)
+    assert ours.changes(revision, wait=False) == (revision, [])
+    ours.applied(revision)
+    assert not ours.unread()
+    assert ours.position() == position
+    assert ours.reaches(position)
+    assert ours.commit(revision, [A]) == revision + 1
+    ours.close()
+
+
 def test_a_position_is_known_while_its_head_is_kept(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,13 @@ from keys.messages import shown_path
 from webhook.backends.sqlite_file import BUSY_SECONDS, Mark, StoreFile
 from webhook.backends.sqlite_journal import COUNTER_MODULUS, COUNTER_SIZE
 from webhook.backends.sqlite_position import position_text, reaches, with_later
-from webhook.backends.sqlite_records import read_head, read_records, read_store, write_records
+from webhook.backends.sqlite_records import (
+    read_head,
+    read_heads,
+    read_records,
+    read_store,
+    write_records,
+)
 from webhook.backends.sqlite_schema import transaction, translating
 from webhook.rbac.errors import StoreError, StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import ConflictError, Record, ReplacedError
@@ -140,16 +146,20 @@ class SQLiteBackend:
         return after, []
 
     def _changes(self, after: int, *, wait: bool) -> tuple[int, list[Record]] | None:
-        heads = self._heads
+        known = self._head_of(after)
 
         def read(
             connection: Connection, revision: int, compacted: int
         ) -> tuple[tuple[int, list[Record]] | None, _Heads]:
+            heads = self._heads
             if after:
-                if after not in heads:
+                if not known:
                     return None, heads
-                if read_head(connection, self._path, after) != heads[after]:
+                if read_head(connection, self._path, after) != known:
                     raise ReplacedError  # Invariant 5.
+                if heads.get(after) != known:
+                    # They are of another file, which was loaded and was not taken into use.
+                    heads = read_heads(connection, self._path)
             if revision == after:
                 return (revision, []), heads
             if after < compacted or after > revision:
@@ -276,11 +286,16 @@ class SQLiteBackend:
         current, compacted = read_store(connection, path)
         if current != expected:
             raise ConflictError
-        known = self._heads.get(current)
-        if known is not None and read_head(connection, path, current) != known:
+        known = self._head_of(current)
+        if known and read_head(connection, path, current) != known:
             raise ConflictError  # Invariant 5.
         self._written_on = current
         return current + 1, write_records(connection, current + 1, compacted, records)
+
+    def _head_of(self, revision: int) -> bytes:
+        """Return the head of a revision that was returned, empty if it is not known."""
+        used, head = self._position
+        return head if revision == used else self._heads.get(revision, b"")
 
     def _note(self, revision: int, mark: Mark) -> None:
         self._marks.pop(revision, None)

@@ -50,6 +50,13 @@ def read_head(connection: Connection, path: Path, revision: int) -> bytes | None
     return None if row is None else _head_in(_checked(path, row).value, revision)
 
 
+def read_heads(connection: Connection, path: Path) -> dict[int, bytes]:
+    """Return every head that is stored, by revision in ascending order."""
+    rows = connection.execute("SELECT * FROM records WHERE kind = ? ORDER BY revision", (_HEAD,))
+    found = {row[3]: _head_in(_checked(path, row).value, row[3]) for row in rows}
+    return {revision: head for revision, head in found.items() if head}
+
+
 def write_records(
     connection: Connection, revision: int, compacted: int, records: Sequence[Record]
 ) -> bytes:
