@@ -86,7 +86,7 @@ class StateFollower:
         """
         state = self._state
         if state is None:
-            raise self._why_no_state()
+            raise self._why_not()
         return state
 
     @property
@@ -166,7 +166,7 @@ class StateFollower:
             if self._state is not basis.state or basis.state.revision != basis.revision:
                 raise BasisLostError
 
-    def _why_no_state(self) -> Exception:
+    def _why_not(self) -> Exception:
         if self._load_error is not None:
             return self._load_error.with_traceback(None)
         return self._locked()
@@ -194,12 +194,12 @@ class StateFollower:
     def _catch_up_at_once(self) -> Basis:
         """Apply what is here. Raises StoreLockedError, or why there is nothing to answer from."""
         if not self._apply_lock.acquire(blocking=False):
-            raise self._locked()
+            raise self._why_not()
         is_replaced = False
         try:
             state = self._state
             if self._is_loading:
-                raise self._locked()
+                raise self._why_not()
             if state is not None:
                 try:
                     found = self._backend.changes(state.revision, wait=False)
@@ -210,7 +210,7 @@ class StateFollower:
         finally:
             self._apply_lock.release()
         self._load_beside(state, is_replaced=is_replaced)
-        raise self._why_no_state()
+        raise self._why_not()
 
     def _locked(self) -> StoreLockedError:
         earlier = f"; before that: {self._earlier_error}" if self._earlier_error else ""

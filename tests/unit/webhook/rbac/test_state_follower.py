@@ -5,6 +5,7 @@ No test judges a time: a step of the backend is held, and what must go on meanwh
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Event, Thread, get_ident
 
@@ -297,6 +298,15 @@ def test_a_store_that_is_not_there_is_not_an_empty_one(clock: Clock) -> None:
     assert store.user_names() == []
 
 
+def attempt(store: AuthStore) -> None:
+    """Have everything loaded beside, as soon as that is tried again."""
+    while True:
+        with suppress(StoreError, StoreUnavailableError):
+            store.basis()
+            return
+        Event().wait(0.001)
+
+
 def test_a_failed_load_is_said_until_one_succeeds(
     store: AuthStore, backend: FeedBackend, theirs: AuthStore, log: Log
 ) -> None:
@@ -309,7 +319,12 @@ def test_a_failed_load_is_said_until_one_succeeds(
     for _ in range(3):
         with pytest.raises(StoreError, match="it is damaged"):
             refreshed(store)
-    del backend.hooks["load"]
+    # While the next attempt is made, too.
+    with (
+        held(backend, "load", partial(attempt, store)),
+        pytest.raises(StoreError, match="it is da"),
+    ):
+        store.basis()
     while "r" not in store.state.roles:
         try:
             store.refresh()
