@@ -181,6 +181,7 @@ def test_a_change_between_print_and_apply(
         assert err.count(b"\n") == 1
         assert b"nothing was changed" in err
         assert content(data_dir) == before
+        assert (b"The differences are now:\n" in out) is not at
         if at:
             assert b"the store is at revision %d, not %d" % (revision + 1, revision) in err
 
