@@ -37,6 +37,7 @@ from webhook.token.outcome import Authenticated, Outcome, Refused
 
 NOBODY: Final = Caller("", ())
 """The caller of a request to etcd's API that shows no identity, or none that is accepted."""
+_ANY_TIME: Final = -inf
 _MAX_WRITERS: Final = 1024
 _AUTHORIZATION: Final = re.compile(rb"(?i:bearer )?([A-Za-z0-9._~+/-]+=*)")
 _HOW_TO_AUTHORIZE: Final = (
@@ -145,7 +146,7 @@ class Callers:
         Raises RequestError 401 for an identity that is not accepted, and StoreUnavailableError and
         StoreError as ``AuthStore.basis`` does.
         """
-        since = self._store.now() if self._is_strict else -inf
+        since = self._store.now() if self._is_strict else _ANY_TIME
         try:
             request.basis = self._store.basis(since)
         except StoreLockedError as error:
@@ -165,7 +166,7 @@ class Callers:
             return
         if request.has_waited:
             self._store.confirm_unchanged(basis)
-        else:
+        elif basis.proof != inf:  # Otherwise it does not age, and nothing has been applied since.
             self._store.confirm(basis)
         request.basis = None
 

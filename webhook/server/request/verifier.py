@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import Final, Protocol
 
 from webhook.errors import UnknownKeyError
-from webhook.server.request.message import Later, Request
+from webhook.server.request.message import Later, Request, basis_of
 from webhook.token.authenticator import Authenticator
 from webhook.token.bound_objects import (
     NO_LOOKUPS,
@@ -63,22 +63,18 @@ class TokenVerifier:
 
         A coroutine if an object has to be looked up, or if newer keys may be available.
         """
+        basis, found = request.basis, NO_LOOKUPS
+        assert basis is not None  # noqa: S101 - the caller was found by it
+        if request.looked_up is not None:
+            found = request.looked_up.get(token, NO_LOOKUPS)
+        state, now = basis.state, self._clock()
         try:
-            outcome = self._authenticate(token, audiences, request)
+            outcome = self._authenticator.authenticate(token, audiences, now, found, state)
         except LookupNeeded as needed:
             return self._authenticate_with_look_ups(token, audiences, request, needed)
         if isinstance(outcome, Refused) and isinstance(outcome.error, UnknownKeyError):
             return self._authenticate_with_new_keys(token, audiences, request, outcome.error)
         return outcome
-
-    def _authenticate(self, token: str, audiences: Sequence[str], request: Request) -> Outcome:
-        found = (
-            NO_LOOKUPS if request.looked_up is None else request.looked_up.get(token, NO_LOOKUPS)
-        )
-        basis = request.basis
-        assert basis is not None  # noqa: S101 - the caller was found by it
-        now = self._clock()
-        return self._authenticator.authenticate(token, audiences, now, found, basis.state)
 
     def is_signed_here(self, token: str) -> bool:
         """Return whether a key of this server's own keyring verifies a token."""
@@ -103,8 +99,9 @@ class TokenVerifier:
     ) -> Outcome:
         if not await self.wait_for_keys(unknown.issuer):
             return Refused(unknown)
+        state, now = basis_of(request).state, self._clock()
         try:
-            return self._authenticate(token, audiences, request)
+            return self._authenticator.authenticate(token, audiences, now, revocations=state)
         except LookupNeeded as needed:
             return await self._authenticate_with_look_ups(token, audiences, request, needed)
 
@@ -118,8 +115,9 @@ class TokenVerifier:
         needed = first
         while True:
             answers[needed.key] = await self._look_up(needed.key, needed.uid, deadline)
+            state, now = basis_of(request).state, self._clock()
             try:
-                return self._authenticate(token, audiences, request)
+                return self._authenticator.authenticate(token, audiences, now, answers, state)
             except LookupNeeded as another:
                 needed = another
 

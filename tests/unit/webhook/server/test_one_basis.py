@@ -7,12 +7,13 @@ counted, logged, audited, signed or written.
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.bound_parts import StillSource
 from tests.e2e.harness import REVIEWS, REVIEWS_BETA
 from tests.e2e.test_routes import (
     ASKED,
@@ -38,12 +39,14 @@ from tests.unit.webhook.server.served import JSON, Served
 from webhook.backends.sqlite import SQLiteBackend
 from webhook.config.paths import TLS_FOLDER
 from webhook.rbac import changes
-from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.errors import OutcomeUnknownError, StoreUnavailableError
 from webhook.rbac.model import ROOT
+from webhook.rbac.records import Record
 from webhook.server.reload import live_application
 from webhook.server.request.key_proof import KEYS_SECONDS
 from webhook.server.request.message import Headers, Request, Response
 from webhook.server.routes.dispatch import MAX_ATTEMPTS
+from webhook.token.bound_objects import Absence, Lookup, ObjectKey, ObjectState
 
 # They answer from the store; etcd's calls too, whose changes are another matter.
 ANSWERS = [route for route in ROUTES if route[1] in (*READ, *ASKED, *NEEDS_KEY)]
@@ -302,3 +305,62 @@ def test_nothing_is_published_or_signed_with_keys_that_may_be_old(
     # Tokens that were signed before are verified as ever.
     assert b'"authenticated":true' in server.answer(server.post(server.review())).body
     server.store.close()
+
+
+def test_a_change_of_which_nobody_knows_whether_it_was_made_is_not_made_again(
+    server: Aging, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a cut when the commit has been sent, with a reader that is cut off too."""
+    commits = 0
+
+    def commit(expected: int, records: Sequence[Record]) -> int:
+        nonlocal commits
+        commits += 1
+        raise OutcomeUnknownError("it is not known whether the change was made")
+
+    monkeypatch.setattr(server.backend, "commit", commit)
+    server.store.in_between = server.grow_old
+    with caplog.at_level(logging.INFO):
+        response = server.send("POST", "/v3/auth/user/add")
+    assert commits == 1
+    assert (response.code, json.loads(response.body)["code"]) == (503, 14)
+    # Nothing invites the client to repeat it.
+    assert b"retry-after" not in dict(response.headers)
+    (line,) = traces(caplog)
+    assert "'outcome': 'unknown'" in line
+    assert "failed" not in line
+
+
+def test_what_was_looked_up_is_not_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an answer that waits for an object would never be given while others write."""
+    server = Aging(tmp_path / "data", monkeypatch)
+    server.store.load()
+    objects = Unseen()
+    server.app._take(replace(server.app._components, objects=objects))
+    server.app._components.authenticator._objects = objects
+
+    def in_between(_number: int) -> None:
+        server.store.in_between = lambda _number: None
+        server.store.change(changes.add_user, "somebody")
+
+    server.store.in_between = in_between
+    assert b'"authenticated":true' in server.answer(server.post(server.review())).body
+    assert server.store.taken == 2
+    assert objects.looked_up == 1
+    server.store.close()
+
+
+class Unseen(StillSource):
+    """A source that has seen no object, and finds each where it is looked up."""
+
+    def __init__(self) -> None:
+        self.looked_up = 0
+
+    def find(self, key: ObjectKey, uid: str) -> Lookup:
+        return Absence.UNSEEN
+
+    def look_up(self, key: ObjectKey, uid: str = "") -> Lookup:
+        self.looked_up += 1
+        return ObjectState(uid)
