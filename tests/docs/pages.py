@@ -15,6 +15,10 @@ UNTIL_READY: Final = (
     "do kill -0 $! || break; sleep 0.1; done"
 )
 SERVING: Final = f"{INITIALISED}\nleeway serve > server.log 2>&1 &\n{UNTIL_READY}"
+# One member, on etcd's own port.
+ETCD_RUNNING: Final = """\
+etcd --data-dir etcd --log-level error > etcd.log 2>&1 &
+until curl -sf http://127.0.0.1:2379/health > health.log; do kill -0 $! || break; sleep 0.1; done"""
 WITH_TOKEN: Final = "leeway token create loofah -n argo-run > token"
 PYTHON_BLOCK: Final = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 NEEDS_CLUSTER: Final = "needs a cluster; tests/deploy checks what is applied to it"
@@ -378,6 +382,28 @@ sed -i 's/0d2f5ac2-55a8-4b02-8b31-f8a90e3fbcb5/8a6bb2f7-3f34-4e48-9e0b-6a2f9d3e1
             "curl": SERVING.partition("\n")[2].partition("\n")[2],
         },
         exits={"leeway keys rotate#2": 1},
+    ),
+    "docs/shared-keys.md": Page(
+        before=f"""{ETCD_RUNNING}
+{INITIALISED}
+setting() {{ sed -i '/^keys:/d' leeway-data/leeway.yaml; echo "$1" >> leeway-data/leeway.yaml; }}
+setting 'store: {{etcd: {{endpoints: ["http://127.0.0.1:2379"]}}}}'
+leeway init > init-store.log""",
+        needs=("curl", "etcd"),
+        first={
+            "leeway keys move": "setting 'keys: {encryptionKeyFiles: [store.key]}'",
+            "leeway keys list#1": (
+                "setting 'keys: {store: etcd, encryptionKeyFiles: [store.key]}'"
+            ),
+            "leeway keys reencrypt": (
+                "setting 'keys: {store: etcd, encryptionKeyFiles: [new.key, store.key]}'"
+            ),
+            "leeway keys list#2": (
+                "setting 'keys: {store: etcd, encryptionKeyFiles: [store.key]}'"
+            ),
+            "leeway keys accept": "setting 'keys: {store: etcd, encryptionKeyFiles: [new.key]}'",
+        },
+        exits={"leeway keys list#2": 2},
     ),
     "docs/signer.md": Page(
         before=WITH_CLUSTER,

@@ -37,6 +37,8 @@ CHANGING = [
     (r"\bToken [0-9a-f]{12}\b", "Token FINGERPRINT"),
     (r"\ba JWT of \d+ characters", "a JWT of N characters"),
     (r"\b[0-9A-F]{32,40}\b", "SERIAL"),
+    (r"\bencryption key [0-9a-f]{16}\b", "encryption key ID"),
+    (r"\b(encrypted with|before with|has only) [0-9a-f]{16}\b", r"\1 ID"),
     (r'"(pid|durationMs|skewSeconds)":[0-9.]+', r'"\1":N'),
     (r"\b\d+s (ahead of|behind) this signer", r"OFFSET \1 this signer"),
     (r'"(requestId|fingerprint)":"[0-9a-f]+"', r'"\1":"HEX"'),

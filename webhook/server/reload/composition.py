@@ -73,6 +73,7 @@ _AT_RESTART: Final = {
     "store.sqlite": "store.sqlite",
     "store.etcd": "store.etcd",
     "keys.store": "keys.store",
+    "keys.encryption_key_files": "keys.encryptionKeyFiles",
 }
 
 
