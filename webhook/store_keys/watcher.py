@@ -26,7 +26,7 @@ from keys.file_watch import PeriodicThread
 from keys.keyring import Keyring
 from keys.rotation import RotationPolicy, Step, StepKind, due_step
 from webhook.errors import LeewayError
-from webhook.rbac.errors import StoreUnavailableError
+from webhook.rbac.errors import StoreLockedError, StoreUnavailableError
 from webhook.rbac.records import REPLICA, Record
 from webhook.rbac.state import AuthState
 from webhook.store_keys.changes import NO_KEYS, KeyStore, advance, require_kept, sealed_of
@@ -36,6 +36,7 @@ from webhook.store_keys.replicas import Replica, replica_record, replicas_of
 
 # The state is in memory, so that a poll without news is cheap.
 _POLL_SECONDS: Final = 0.25
+_FIRST_LOAD_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
 # The clocks of others are compared only on a state that is proven to be younger.
 _FRESH_SECONDS: Final = 10.0
@@ -85,7 +86,8 @@ class StoreKeyWatcher:
         self._is_followed = False
         self._source: tuple[AuthState, int] | None = None
         self._proof = -inf
-        self._problem = self._damage = self._step_problem = ""
+        self._quiet_until = steady() + _FIRST_LOAD_SECONDS
+        self._problem = self._logged = self._damage = self._step_problem = ""
         self._keyring = Keyring(refusal="the signing keys of the store have not been read yet")
         self._polling = Lock()
         self._read()
@@ -179,7 +181,11 @@ class StoreKeyWatcher:
             state = self._keys.store.state
         except StoreUnavailableError as error:
             if self._stored is None:
-                self._refuse(f"the signing keys cannot be read: {error}")
+                # The first load of a server is under way.
+                is_brief = (
+                    isinstance(error, StoreLockedError) and self._steady() < self._quiet_until
+                )
+                self._refuse(f"the signing keys cannot be read: {error}", is_silent=is_brief)
             return None
         # The revision first: a change after it is read again.
         source = state, state.sealed_revision
@@ -202,18 +208,19 @@ class StoreKeyWatcher:
         except KeysError as error:
             self._refuse(str(error))
             return
-        if self._problem:
+        if self._logged:
             _logger.info("the signing keys of the store can be used")
-        self._problem = ""
+        self._problem = self._logged = ""
         self._stored = stored
         if stored is not None:
             self._guard.see_schedule(stored.version, stored.keyring.clock, self._now())
             self._keys.seen.record(self._keys.vault().store_id, stored)
             self._report_damage(_damage(stored))
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, *, is_silent: bool = False) -> None:
         # Invariant 1.
-        if why != self._problem:
+        if why != self._logged and not is_silent:
+            self._logged = why
             kept = "; the keys from before still verify" if self._stored else ""
             _logger.error("nothing is signed: %s%s", why, kept)
         self._problem = why

@@ -340,9 +340,12 @@ def test_a_store_without_keys(tmp_path: Path) -> None:
     assert a.active
 
 
-def test_a_store_that_cannot_be_read_yet(world: World) -> None:
+def test_a_store_that_cannot_be_read_yet(world: World, caplog: pytest.LogCaptureFixture) -> None:
     a = world.add("a", is_loaded=False)
     assert "the signing keys cannot be read" in a.watcher.problem()
+    assert caplog.records == []  # The first load takes a moment.
+    world.pass_time(20)
+    assert "the signing keys cannot be read" in caplog.text
     assert a.watcher.proof() == -inf
     assert len(a.watcher.keyring.keys) == 0
     a.keys.store.load()
