@@ -128,3 +128,14 @@ def test_killed_anywhere(tmp_path: Path, etcd: EtcdCluster, etcd_prefix: str) ->
     run_process("init", "--data-dir", folder).assert_done()
     assert_complete(state_of(folder))
     print(f"TEST_KILL_SEED={SEED}: filled or not: {outcomes}")
+
+
+def test_files_that_are_made_are_named_although_etcd_is_away(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    text = CONFIGURATION.format(endpoints="http://127.0.0.1:1", prefix="/leeway", keys="{}")
+    (folder / "leeway.yaml").write_text(text)
+    ran = run_process("init", "--algorithm", "ES256", "--data-dir", folder)
+    assert ran.code == 3
+    assert "http://127.0.0.1:1" in ran.err
+    assert ran.out.count("created ") == len([f for f in folder.rglob("*") if f.is_file()]) - 1

@@ -13,8 +13,11 @@ from keys.pem import generate_signing_key
 from webhook.assembly import etcd_backend_of
 from webhook.cli.options import data_dir_option, example
 from webhook.cli.output import say
+from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
+from webhook.config.store import EtcdSection
 from webhook.rbac.records import Record
+from webhook.setup.first_records import first_records
 from webhook.setup.init import DEFAULT_ALGORITHM, InitOptions, initialise
 from webhook.setup.init_differences import require_same
 
@@ -51,24 +54,33 @@ def init(
     options = InitOptions(issuer, audiences, hosts, algorithm or "")
     require_same(data_dir, options, os.environ)
     now = time()
-    outcomes: dict[str, bool] = {}
-
-    def fill(configuration: Configuration, records: list[Record]) -> None:
-        section = configuration.store.etcd
-        assert section is not None  # noqa: S101 - a file is filled by initialise itself
-        store_id = secrets.token_hex(16)
-        if configuration.keys.store == "etcd":
-            records = [*records, *_first_key(data_dir, configuration, options, store_id, now)]
-        with closing(etcd_backend_of(data_dir, section)) as backend:
-            outcomes[backend.place] = backend.initialise(records, store_id)
-
-    made = initialise(data_dir, options, now, os.environ, fill)
+    made = initialise(data_dir, options, now, os.environ)
+    # Before etcd is asked, which may not answer.
     for path in made:
         say(f"created {path}")
-    for place, is_filled in outcomes.items():
-        say(f"filled the store {place}" if is_filled else f"left the store {place} as it is")
-    if not (made or any(outcomes.values())):
+    configuration = load_configuration(data_dir, os.environ, {})
+    section = configuration.store.etcd
+    is_filled = section is not None and _fill(data_dir, configuration, section, options, now)
+    if not (made or is_filled):
         say(f"{data_dir} is complete; nothing was changed")
+
+
+def _fill(
+    data_dir: Path,
+    configuration: Configuration,
+    section: EtcdSection,
+    options: InitOptions,
+    now: float,
+) -> bool:
+    """Fill a store in etcd in one transaction, and return whether it was empty."""
+    store_id, records = secrets.token_hex(16), first_records()
+    if configuration.keys.store == "etcd":
+        records += _first_key(data_dir, configuration, options, store_id, now)
+    with closing(etcd_backend_of(data_dir, section)) as backend:
+        is_filled = backend.initialise(records, store_id)
+        place = backend.place
+    say(f"filled the store {place}" if is_filled else f"left the store {place} as it is")
+    return is_filled
 
 
 def _first_key(

@@ -5,13 +5,13 @@ one directory, one comes after the other. Wherever it is killed, the store is em
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -48,15 +48,12 @@ from webhook.errors import DataDirectoryError
 from webhook.kube.access_review import ACCESS_REVIEW_PATH
 from webhook.kube.token_review import TOKEN_REVIEW_PATH
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.records import Record
 from webhook.setup.first_records import API_SERVER_USER, ROOT_USER, first_records
 from webhook.setup.kubeconfig import kubeconfig
 
 DEFAULT_ALGORITHM: Final = "RS256"
 SERVER_NAME: Final = "leeway"
 _LOCK_SECONDS: Final = 60.0
-FillStore: TypeAlias = Callable[[Configuration, list[Record]], None]
-"""Writes the first records to a store outside of the data directory, unless it has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,11 @@ def initialise(
     options: InitOptions,
     now: float,
     environment: Mapping[str, str] = MappingProxyType({}),
-    fill_store: FillStore | None = None,
 ) -> list[Path]:
     """Create what is missing in a data directory; return the files created, in order.
 
     ``environment`` is that of the server, which may set where it listens and the path of its store.
-    ``fill_store`` is called where the store is not a file; what it raises is raised.
+    A store that is not a file in the directory is not filled.
 
     Raises DataDirectoryError if the directory cannot be created or has a certificate without its
     key, ConfigurationError for an issuer or audience that is not allowed, and the errors of
@@ -112,7 +108,7 @@ def initialise(
         with _locked(data_dir):
             for folder in folders:
                 make_folder(folder)
-            return _make_files(data_dir, options, text, now, environment, fill_store)
+            return _make_files(data_dir, options, text, now, environment)
     except TimeoutError as error:
         raise DataDirectoryError(str(error)) from error
     except OSError as error:
@@ -132,12 +128,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _make_files(
-    data_dir: Path,
-    options: InitOptions,
-    text: str,
-    now: float,
-    environment: Mapping[str, str],
-    fill_store: FillStore | None,
+    data_dir: Path, options: InitOptions, text: str, now: float, environment: Mapping[str, str]
 ) -> list[Path]:
     made: list[Path] = []
     path = data_dir / FILE_NAME
@@ -150,11 +141,7 @@ def _make_files(
     made += _make_certificates(data_dir, options.hosts, now)
     made += _make_kubeconfigs(data_dir, options.hosts, configuration)
     database = sqlite_file(data_dir, configuration)
-    if database is not None:
-        made += _make_database(database)
-    elif fill_store is not None:
-        fill_store(configuration, first_records())
-    return made
+    return made if database is None else made + _make_database(database)
 
 
 def _make_database(path: Path) -> list[Path]:

@@ -11,7 +11,6 @@ from keys.keyring import KeyState
 from keys.pem import private_key_pem, public_key_pem
 from tests.support import NOW, signing_key
 from webhook.config.load import load_configuration
-from webhook.config.model import Configuration
 from webhook.config.paths import tls_files
 from webhook.errors import ConfigurationError, DataDirectoryError
 from webhook.setup.init import InitOptions, initialise
@@ -121,9 +120,11 @@ def test_the_environment_is_that_of_the_own_configuration(tmp_path: Path) -> Non
     (tmp_path / "leeway.yaml").write_text(text)
     # Without the file a CA would be missing here.
     environment = {"LEEWAY_STORE_ETCD_ENDPOINTS": "https://127.0.0.1:2379"}
-    filled: list[Configuration] = []
-    initialise(tmp_path, OPTIONS, NOW, environment, lambda found, _records: filled.append(found))
-    (configuration,) = filled
+    made = initialise(tmp_path, OPTIONS, NOW, environment)
+    # A store in etcd is no file.
+    assert tmp_path / "auth.db" not in made
+    assert tmp_path / "tls/ca.crt" in made
+    configuration = load_configuration(tmp_path, environment, {})
     assert configuration.store.etcd is not None
     assert configuration.store.etcd.endpoints == ("https://127.0.0.1:2379",)
 
