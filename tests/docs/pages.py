@@ -60,7 +60,17 @@ SERVE: Final = Adapted(
     f"leeway serve > server.log 2>&1 &\n{UNTIL_READY}",
     "its log would come between the output of other commands, and a shell waits for no server",
 )
+LOG: Final = SERVE.reason
 TOOLS: Final = ("curl",)
+UNTIL_ETCD: Final = (
+    "until etcdctl endpoint health > health.log 2>&1; do kill -0 $! || break; sleep 0.1; done"
+)
+# An earlier page may have just stopped its members.
+WITHOUT_ETCD: Final = "while (: < /dev/tcp/127.0.0.1/2379) 2> port.log; do sleep 0.1; done"
+OLD_STORE: Final = """\
+umask 077
+leeway init --data-dir old-data > old.log
+leeway user add alice --no-password --data-dir old-data"""
 KUBECTL: Final = ("curl", "kubectl")
 CHECKOUT: Final = Adapted(
     r"(?<![\w/.-])(?=deploy/|make demo)", f"{ROOT}/", "the page is read in a checkout"
@@ -166,12 +176,32 @@ faketime -f -90s leeway serve --data-dir etc/leeway > server.log 2>&1 &
 {UNTIL_READY.replace("leeway-data", "etc/leeway")}; sleep 2"""
 PAGES: Final = {
     "README.md": Page(
-        needs=TOOLS,
+        before=WITHOUT_ETCD,
+        needs=(*TOOLS, "etcd", "etcdctl"),
         adapted=(
             SERVE,
+            Adapted(
+                "^etcd --data-dir.*$",
+                f"etcd --data-dir etcd-data > etcd.log 2>&1 &\n{UNTIL_ETCD}",
+                "it needs a moment",
+            ),
+            Adapted(
+                "leeway serve --data-dir one &$",
+                f"leeway serve --data-dir one > one.log 2>&1 &\n{UNTIL_READY}".replace(
+                    "leeway-data", "one"
+                ),
+                LOG,
+            ),
+            Adapted(
+                "leeway serve --data-dir two --bind 127.0.0.1:8444 &$",
+                "leeway serve --data-dir two --bind 127.0.0.1:8444 > two.log 2>&1 &\n"
+                + UNTIL_READY.replace("8443", "8444").replace("leeway-data", "two"),
+                LOG,
+            ),
             Adapted("^make demo$", f"make --no-print-directory -C {ROOT} demo", "see CHECKOUT"),
             Adapted(r"\. \.venv/bin/activate", ":", "the session has the commands on its PATH"),
         ),
+        first={'printf \'{"spec": {"token"': "sleep 3.1"},
         exits={"leeway token review @token --at": 1},
     ),
     "docs/authorizer.md": Page(
@@ -258,6 +288,37 @@ END""",
         needs=(*TOOLS, "jq"),
         first={"leeway doctor --api-server https://127.0.0.1:6443#2": FIVE_FAULTS},
         exits={"leeway doctor --api-server https://127.0.0.1:6443#2": 1},
+    ),
+    "docs/etcd-store.md": Page(
+        before=f"{WITHOUT_ETCD}\n{OLD_STORE}",
+        needs=("curl", "etcd", "etcdctl", "jq"),
+        adapted=(
+            Adapted(
+                "^member one 2379.*$",
+                f"member one 2379 2380; member two 2479 2480; member three 2579 2580\n{UNTIL_ETCD}",
+                "a new cluster needs a moment for its first leader",
+            ),
+            Adapted(r"leeway serve &$", f"leeway serve > first.log 2>&1 &\n{UNTIL_READY}", LOG),
+            Adapted(
+                r"leeway serve --data-dir other-data --bind 127.0.0.1:8444 &$",
+                "leeway serve --data-dir other-data --bind 127.0.0.1:8444 > second.log 2>&1 &\n"
+                + UNTIL_READY.replace("8443", "8444")
+                + "; sleep 2",
+                LOG,
+            ),
+        ),
+        first={
+            "review 8444 | jq .status#1": "sleep 3.1",
+            "review 8443 | jq -r": """until review 8443 | grep '"code"'; do sleep 0.2; done""",
+            "review 8443 | jq .status.authenticated": "until review 8443 | grep -q status; do "
+            "sleep 0.2; done; sleep 2; until review 8443 | grep -q authenticated; do sleep 0.2; "
+            "done",
+        },
+        not_run={
+            "etcdctl auth enable": "the servers of this page show no certificate to etcd",
+            "etcdutl snapshot restore": "needs etcdutl 3.6 and members that are stopped",
+        },
+        exits={"leeway user list": 3},
     ),
     "docs/issuing-tokens.md": Page(
         before=SERVING,
