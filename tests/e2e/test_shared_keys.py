@@ -1,14 +1,19 @@
 """Two servers whose signing keys are in the store: they rotate together."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from keys.pem import private_key_pem
 from tests.etcd_cluster import EtcdCluster
+from tests.external_jwt.api_server import ApiServer
+from tests.external_jwt.claims import account_claims, as_go
 from tests.secret_search import Search, key_secrets, windows_of
+from tests.secrets_made import token_made
 from tests.unit.webhook.cli.cli_support import run_process
 from webhook.config.load import load_configuration
 from webhook.signing_keys import opened_key_store
@@ -22,6 +27,7 @@ from .etcd_replicas import (
     write_configuration,
 )
 from .harness import RunningServer, free_port
+from .signer_process import signer
 
 pytestmark = pytest.mark.bad_input(70)
 KEYS = "keys: {store: etcd, encryptionKeyFiles: [store.key]}\n"
@@ -158,3 +164,29 @@ def test_the_keys_move_to_the_folder_and_back(directories: list[Path]) -> None:
     with running(second, expected_trouble=NOBODY) as (server,):
         assert is_accepted(server, token)
         assert is_accepted(server, token_of(second))
+
+
+def test_a_signer_signs_with_the_keys_of_the_store(directories: list[Path]) -> None:
+    first, second = directories
+    with signer(first, expected_trouble=NOBODY) as found, closing(found.client()) as client:
+        api_server = ApiServer(client)
+        api_server.start()
+        token = api_server.create_token(as_go(account_claims(time.time())))
+        token_made(token)
+        with running(second, expected_trouble=NOBODY) as (server,):
+            assert is_accepted(server, token)
+        leeway(second, "keys", "rotate").assert_done()
+        pending = json.loads(leeway(second, "keys", "list", "-o", "json").assert_done())[1]["kid"]
+
+        def is_fetched() -> bool:
+            api_server.refresh()
+            return pending in {key.kid for key in api_server.keys.keys}
+
+        wait_for(is_fetched)
+    with (second / "leeway.yaml").open("a") as file:
+        file.write("signer: {}\n")
+    (second / "store.key").unlink()
+    run_process("keys", "encryption-key", second / "store.key").assert_done()
+    ran = leeway(second, "signer", "--socket", str(second.parent / "s.sock"))
+    assert ran.code == 2
+    assert "needs the encryption key" in ran.err
