@@ -213,10 +213,14 @@ class StateFollower:
         raise self._why_not()
 
     def _locked(self) -> StoreLockedError:
-        earlier = f"; before that: {self._earlier_error}" if self._earlier_error else ""
-        return StoreLockedError(
-            f"the store at {self._backend.place} is being read; try again{earlier}"
+        earlier = self._earlier_error
+        why = "" if earlier is None else f"; before that: {earlier}"
+        locked = StoreLockedError(
+            f"the store at {self._backend.place} is being read; try again{why}"
         )
+        # For what says more than whether to wait: it is not good before it has been read.
+        locked.__cause__ = None if earlier is None else earlier.with_traceback(None)
+        return locked
 
     def _load_beside(self, state: AuthState | None, *, is_replaced: bool) -> None:
         if self._loader is None or not self._loader.is_alive():

@@ -134,7 +134,9 @@ class StoreKeeper:
             self._store.refresh()
         except StoreLockedError as error:
             locked_since = self._locked_since if self._locked_since is not None else now
-            if now - locked_since >= BRIEF_SECONDS:
+            if error.__cause__ is not None:
+                problem = cause = str(error.__cause__)
+            elif now - locked_since >= BRIEF_SECONDS:
                 problem = cause = str(error)
             else:
                 # Requests wait that long, and what was wrong before may be so still. Before the

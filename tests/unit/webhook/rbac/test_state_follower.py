@@ -319,12 +319,13 @@ def test_a_failed_load_is_said_until_one_succeeds(
     for _ in range(3):
         with pytest.raises(StoreError, match="it is damaged"):
             refreshed(store)
-    # While the next attempt is made, too.
+    # While the next attempt is made it may be good again, and is worth a moment.
     with (
         held(backend, "load", partial(attempt, store)),
-        pytest.raises(StoreError, match="it is da"),
+        pytest.raises(StoreLockedError, match="before that: it is damaged") as caught,
     ):
         store.basis()
+    assert isinstance(caught.value.__cause__, StoreError)
     while "r" not in store.state.roles:
         try:
             store.refresh()
