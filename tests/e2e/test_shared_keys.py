@@ -1,5 +1,6 @@
 """Two servers whose signing keys are in the store: they rotate together."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from keys.pem import private_key_pem
 from tests.etcd_cluster import EtcdCluster
 from tests.external_jwt.api_server import ApiServer
 from tests.external_jwt.claims import account_claims, as_go
-from tests.secret_search import Search, key_secrets, windows_of
+from tests.secret_search import KEY, Search, Secret, files_below, key_secrets, windows_of
 from tests.secrets_made import token_made
 from tests.unit.webhook.cli.cli_support import run_process
 from webhook.config.load import load_configuration
@@ -85,19 +86,32 @@ def token_of(data_dir: Path) -> str:
     return ran.out.strip()
 
 
-def test_no_key_is_in_the_folder_and_none_in_clear_in_etcd(
-    directories: list[Path], etcd: EtcdCluster, etcd_prefix: str
+def test_no_key_is_in_clear_anywhere(
+    directories: list[Path], etcd: EtcdCluster, etcd_prefix: str, tmp_path: Path
 ) -> None:
+    """Not in etcd, in a document of the store, in a log, or in a file but the encryption key's."""
     first, _ = directories
     assert list((first / "keys").glob("*.pem")) == []
+    with running(*directories, expected_trouble=NOBODY) as servers:
+        for server in servers:
+            assert is_accepted(server, token_of(server.data_dir))
+        leeway(first, "keys", "rotate").assert_done()
+        leeway(first, "store", "export", str(tmp_path / "document.yaml")).assert_done()
+        shown_by_doctor = leeway(first, "doctor")
     with opened_key_store(first, load_configuration(first, {}, {})) as keys:
-        key = keys.present().keyring.signing_key()
-    search = Search(windows_of(key_secrets(private_key_pem(key.private_key))))
+        made = [key.signing_key for key in keys.present().keyring.keys if key.signing_key]
+    assert len(made) == 2
+    encryption_key = (first / "store.key").read_bytes().strip()
+    secrets = [secret for key in made for secret in key_secrets(private_key_pem(key.private_key))]
+    search = Search(windows_of([*secrets, Secret(KEY, base64.b64decode(encryption_key))]))
+    assert search.kinds_in(encryption_key) == {KEY}
     values = etcd.keys(etcd_prefix)
-    assert any(b"/key/" in name for name in values)
-    for value in values.values():
-        assert search.kinds_in(value) == set()
-        assert b"PRIVATE" not in value
+    assert sum(b"/key/" in name for name in values) == 2
+    places = [*values.values(), (shown_by_doctor.out + shown_by_doctor.err).encode()]
+    files = [path for path in files_below(tmp_path) if path.name != "store.key"]
+    assert {path.name for path in files} >= {"server.log", "document.yaml", "audit.log"}
+    for data in [*places, *(path.read_bytes() for path in files)]:
+        assert search.kinds_in(data) == set()
 
 
 def test_a_token_of_one_is_accepted_by_the_other(replicas: list[RunningServer]) -> None:

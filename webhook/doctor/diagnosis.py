@@ -151,7 +151,7 @@ def _examine_keys(
         "signing keys",
         load,
         lambda found: check_keyring(found, fixes.leeway("keys", "generate")),
-        f"{fixes.restore(KEYS_FOLDER)}, or move the file that is named out of it",
+        _fix_of_keys(configuration, fixes),
     )
     rotate = fixes.leeway("keys", "rotate")
     exam.check(
@@ -175,6 +175,13 @@ def _examine_store(
         if found.store.etcd is not None:
             cluster = examine_etcd(exam, data_dir, found.store.etcd, clock_source)
     examine_store(exam, data_dir, configuration, fixes, cluster)
+
+
+def _fix_of_keys(configuration: Prerequisite[Configuration], fixes: Fixes) -> str:
+    with suppress(MissingError):
+        if configuration.get().keys.store == "etcd":
+            return f"{fixes.leeway('keys', 'list')}   # docs/shared-keys.md says what to do"
+    return f"{fixes.restore(KEYS_FOLDER)}, or move the file that is named out of it"
 
 
 def _sends_reviews(path: Path | None) -> bool:
