@@ -104,10 +104,12 @@ def examine(options: Options, now: float) -> Report:
         lambda found: check_modes(found, directory.owner),
         f"ls -lR {data_dir}",
     )
-    keyring = _examine_keys(exam, data_dir, configuration, files, fixes, int(now))
+    # What is in the store has no finding of its own if etcd does not answer.
+    cluster = _examine_etcd(exam, data_dir, configuration, options.clock_source)
+    keyring = _examine_keys(exam, data_dir, configuration, files, cluster, fixes, int(now))
     ca = examine_certificates(exam, data_dir, fixes, date)
     examine_kubeconfigs(exam, data_dir, configuration, ca, fixes, date)
-    _examine_store(exam, data_dir, configuration, fixes, options.clock_source)
+    examine_store(exam, data_dir, configuration, fixes, cluster)
     examine_sources(exam, data_dir, configuration, keyring)
     examine_signer(exam, data_dir, configuration, keyring, fixes)
     is_webhook = _sends_reviews(options.manifest)
@@ -135,6 +137,7 @@ def _examine_keys(
     data_dir: Path,
     configuration: Prerequisite[Configuration],
     files: Prerequisite[list[FileFacts]],
+    cluster: Prerequisite[Cluster] | None,
     fixes: Fixes,
     now: int,
 ) -> Prerequisite[Keyring]:
@@ -145,6 +148,8 @@ def _examine_keys(
         except MissingError:
             # It has its own check; the keys are then looked for at their usual place.
             found = Configuration()
+        if cluster is not None and found.keys.store == "etcd":
+            cluster.get()
         return keyring_for(data_dir, found)
 
     keyring = exam.load(
@@ -162,19 +167,18 @@ def _examine_keys(
     return keyring
 
 
-def _examine_store(
+def _examine_etcd(
     exam: Examination,
     data_dir: Path,
     configuration: Prerequisite[Configuration],
-    fixes: Fixes,
     clock_source: Path,
-) -> None:
-    cluster: Prerequisite[Cluster] | None = None
+) -> Prerequisite[Cluster] | None:
+    """Check the cluster of a store in etcd; None for another store."""
     with suppress(MissingError):
-        found = configuration.get()
-        if found.store.etcd is not None:
-            cluster = examine_etcd(exam, data_dir, found.store.etcd, clock_source)
-    examine_store(exam, data_dir, configuration, fixes, cluster)
+        section = configuration.get().store.etcd
+        if section is not None:
+            return examine_etcd(exam, data_dir, section, clock_source)
+    return None
 
 
 def _fix_of_keys(configuration: Prerequisite[Configuration], fixes: Fixes) -> str:
