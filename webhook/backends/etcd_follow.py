@@ -10,7 +10,9 @@ Invariants:
 3. What does not follow is an error that says why; after one, the follower is never used again.
 4. A read that returned an earlier commit than was known when it was sent proves nothing.
 
-Source: the section on freshness of ``docs/etcd-store.md``.
+The hashes are what a commit subtracts from the digest for the records that it replaces. Reading the
+old values before each commit instead would cost a request, and they may be compacted. For 110,000
+records the hashes take 20 MiB.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
