@@ -136,8 +136,7 @@ class EtcdBackend:
                 return None
         found = following.changes(after)
         if found is not None and not wait and following.is_behind_peers(found[0]):
-            if found[0] != after:
-                return found
+            # Not what is here either: the caller would answer from it without asking again.
             raise StoreLockedError(
                 "another worker of this server knows a later change of the store; try again"
             )
@@ -156,7 +155,7 @@ class EtcdBackend:
             revision = self._feed.read(max(self._feed.read_seconds, 1.0))
             if not revision and self._clock() > deadline:
                 raise StoreUnavailableError(
-                    f"the store {self.place} cannot be read: {self.problem()}; try again"
+                    f"the store at {self.place} is not available: {self.problem()}; try again"
                 )
             if not revision:
                 self._pause(0.02)
@@ -169,7 +168,7 @@ class EtcdBackend:
             )
         if not arrived:
             raise StoreUnavailableError(
-                f"the store {self.place} does not send its changes: {self.problem()}; try again"
+                f"the store at {self.place} does not send its changes: {self.problem()}; try again"
             )
         return True
 
@@ -198,7 +197,7 @@ class EtcdBackend:
         except HeadError:
             return  # The load says what is wrong.
         if head is not None and continues(commit, revision, head) is False:
-            raise ReplacedError(f"the history of the store {self.place} was lost")
+            raise ReplacedError(f"the history of the store at {self.place} was lost")
 
     # What is in use.
 
@@ -334,7 +333,7 @@ class EtcdBackend:
             yield
         except EtcdError as error:
             raise StoreUnavailableError(
-                f"the store {self.place} cannot be reached: {error}"
+                f"the store at {self.place} is not available: {error}"
             ) from error
 
     def close(self) -> None:

@@ -160,7 +160,7 @@ def refusal_of(error: EtcdError) -> TooLargeError | StoreUnavailableError:
             f"{error.endpoint} is full (alarm NOSPACE), so that nothing can be changed; "
             "compact and defragment etcd, or raise its --quota-backend-bytes, and disarm the alarm"
         )
-    return StoreUnavailableError(f"the store in etcd cannot be changed: {error}")
+    return StoreUnavailableError(f"nothing was changed: {error}")
 
 
 def _is_full(error: EtcdError) -> bool:

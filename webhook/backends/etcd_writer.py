@@ -111,7 +111,7 @@ class Writer:
         try:
             found = self._requests.read_head(COMMIT_SECONDS)
         except EtcdError as error:
-            raise StoreUnavailableError(f"the store in etcd cannot be read: {error}") from error
+            raise StoreUnavailableError(f"the store is not available: {error}") from error
         if found.kv is None:
             raise StoreError(
                 f"there are keys under {shown_key(self._layout.all)} in etcd, and no store; set "

@@ -138,7 +138,7 @@ def test_etcd_that_is_away_proves_nothing(pair: Pair, monkeypatch: pytest.Monkey
     pair.server.wanted()
     wait_until(lambda: "did not answer" in pair.server.problem())
     assert pair.server.proven(pair.server.revision) < now
-    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+    with pytest.raises(StoreUnavailableError, match="is not available: etcd did not answer"):
         pair.server.changes(pair.server.revision)
     pair.client.is_away = False
     pair.server.wanted()

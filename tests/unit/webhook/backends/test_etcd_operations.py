@@ -239,7 +239,12 @@ def test_what_another_worker_knows_is_waited_for(
     assert server.unread() == 1
     with pytest.raises(StoreLockedError, match="another worker of this server"):
         server.changes(first, wait=False)
+    # Nor is what is here handed out while there is more: it would be answered from.
+    peers.latest = first + 2
     revision = server.commit(first, [Record("user", b"c", b"")])
+    with pytest.raises(StoreLockedError, match="another worker of this server"):
+        server.changes(first, wait=False)
+    peers.latest = revision
     assert peers.announced == [first, revision]
     found = server.changes(first, wait=False)
     assert found == (revision, [Record("user", b"c", b"")])
