@@ -15,6 +15,7 @@ import logging
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from socket import gethostname
 from threading import Lock
 from typing import Final
 
@@ -35,7 +36,10 @@ _logger = logging.getLogger("leeway")
 
 
 class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The newest schedule of a store: its version and SHA-256; ``replica`` names who saw it."""
+    """The newest schedule of a store: its version and SHA-256.
+
+    ``replica`` is random, and tells replicas apart whose machines look the same.
+    """
 
     replica: str
     store: str = ""
@@ -89,6 +93,9 @@ class SeenFile:
             self._write(self.seen)
             # Another process of this replica can have been first.
             self.seen = self._read() or self.seen
+        place = f"{gethostname()}\0{self._path.resolve()}\0{self.seen.replica}"
+        self.replica = sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        """The id of this replica; a copy of its data directory elsewhere is another replica."""
 
     def check(self, store: str, stored: StoredKeys | None) -> None:
         """Do the same as ``Seen.check``."""

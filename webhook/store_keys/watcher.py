@@ -80,7 +80,7 @@ class StoreKeyWatcher:
         self._on_change: Callable[[Keyring], None] = lambda _keyring: None
         self._refresh = refresh
         self._clock, self._steady, self._boot = clock, steady, boot
-        self._guard = ClockGuard(keys.seen.seen.replica, self._now())
+        self._guard = ClockGuard(keys.seen.replica, self._now())
         self._retry_at = steady()
         self._stored: StoredKeys | None = None
         self._is_followed = False
@@ -277,7 +277,7 @@ class StoreKeyWatcher:
         replica = Replica(int(now.wall), self._keys.encryption.ids, version)
         if not self._guard.is_record_due(replica, now):
             return
-        own = replica_record(self._keys.seen.seen.replica, replica)
+        own = replica_record(self._keys.seen.replica, replica)
         gone = [Record(REPLICA, name.encode(), None) for name in self._guard.gone(now)]
         try:
             self._keys.store.change(lambda _state: [own, *gone])

@@ -1,6 +1,7 @@
 """A watcher follows the keys of a store, takes steps that are due, and refuses what is wrong."""
 
 import logging
+import shutil
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_the_times_are_recorded(world: World) -> None:
 
 def test_a_replica_writes_its_record(world: World) -> None:
     a = world.add("a")
-    own = a.keys.seen.seen.replica.encode()
+    own = a.keys.seen.replica.encode()
     before = a.keys.store.state.sealed[REPLICA, own]
     world.pass_time(HEARTBEAT_SECONDS - 20)
     assert a.keys.store.state.sealed[REPLICA, own] == before
@@ -414,6 +415,14 @@ def test_a_data_directory_that_cannot_be_written(
     assert a.keys.seen.seen.version == world.keys("b").present().version > 1
     assert caplog.text.count("remembered in memory only") >= 1
     assert not (tmp_path / "a" / SEEN_FILE).exists()
+
+
+def test_a_copy_of_a_data_directory_is_another_replica(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    first = SeenFile(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert SeenFile(tmp_path / "a").replica == first.replica
+    assert SeenFile(tmp_path / "b").replica != first.replica
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"replica": 1}', b"[]"])
