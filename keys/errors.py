@@ -45,6 +45,10 @@ class RestoredScheduleError(InvalidKeyError):
     """A stored schedule that is older than one that was in use, or that nobody has kept."""
 
 
+class NotSigningError(KeyScheduleError):
+    """No key signs now; what can be verified still is."""
+
+
 class UnsafeStepError(KeyScheduleError):
     """A step that would break tokens which are in use.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from keys.errors import KeyScheduleError
+from keys.errors import KeyScheduleError, NotSigningError
 from keys.jwk import VerificationKey
 from keys.jws import SigningKey
 
@@ -85,12 +85,12 @@ class Keyring:
         return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
 
     def signing_key(self) -> SigningKey:
-        """Return the active key. Raises KeyScheduleError if no key signs."""
+        """Return the active key. Raises NotSigningError if no key signs."""
         if self.refusal:
-            raise KeyScheduleError(self.refusal)
+            raise NotSigningError(self.refusal)
         active = self.active
         if active is None or active.signing_key is None:
-            raise KeyScheduleError("no signing key is active; make one with `leeway keys generate`")
+            raise NotSigningError("no signing key is active; make one with `leeway keys generate`")
         return active.signing_key
 
     def key(self, kid: str) -> ScheduledKey:

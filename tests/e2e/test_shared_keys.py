@@ -161,6 +161,25 @@ def test_a_replica_with_another_encryption_key_says_so(directories: list[Path]) 
     assert "needs the encryption key" in ran.err
 
 
+def test_a_server_whose_active_key_is_refused_verifies_and_signs_nothing(
+    directories: list[Path],
+) -> None:
+    first, second = directories
+    old = json.loads(leeway(first, "keys", "list", "-o", "json").assert_done())[0]["kid"]
+    token = token_of(first)
+    use_keys(second, KEYS.replace("}", f", refused: [{old}]}}"))
+    with running(second, readyz=503, expected_trouble=NOBODY) as (server,):
+        wait_for(lambda: published(server) == [] if has_keys(server) else False)
+        assert not is_accepted(server, token)
+        path = "/api/v1/namespaces/argo-run/serviceaccounts/loofah/token"
+        answer = server.post(path, {"kind": "TokenRequest"}, server.context("root"))
+        assert answer.status == 503, answer
+        assert f"{old} is active, and keys.refused" in answer.json["message"]
+        leeway(second, "keys", "rotate").assert_done()
+        assert leeway(second, "keys", "rotate", "--force").code == 0
+        wait_for(lambda: all(is_accepted(server, token_of(second)) for _ in range(4)))
+
+
 def test_the_keys_move_to_the_folder_and_back(directories: list[Path]) -> None:
     first, second = directories
     token = token_of(first)

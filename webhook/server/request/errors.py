@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from keys.errors import KeysError
+from keys.errors import KeysError, NotSigningError
 from keys.messages import describe_os_error
 from webhook.errors import (
     InvalidObjectError,
@@ -73,6 +73,7 @@ _ERRORS: Final[dict[type[Exception], tuple[int, int]]] = {
     rbac.StoreStaleError: (14, 503),
     rbac.StoreUnavailableError: (14, 503),
     rbac.TooManyRequestsError: (14, 503),
+    NotSigningError: (14, 503),
 }
 # An answer to these does not invite to repeat the request.
 _NOT_REPEATABLE: Final = frozenset((rbac.OutcomeUnknownError,))
