@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from webhook.errors import LeewayError
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import TokenUses
 from webhook.rbac.errors import (
     StoreError,
     StoreLockedError,
@@ -17,6 +16,7 @@ from webhook.rbac.errors import (
     StoreUnavailableError,
 )
 from webhook.rbac.replaced import lacking
+from webhook.rbac.simple_tokens import TokenUses
 from webhook.rbac.state import AuthState
 from webhook.server.request.refreshing import BRIEF_SECONDS
 from webhook.skew.snapshots import SkewFiles

@@ -33,7 +33,8 @@ from webhook.kube.access_review import (
 from webhook.kube.request_keys import ACCESS_REVIEWS_KEY, TOKEN_REVIEWS_KEY
 from webhook.kube.token_review import AUTHENTICATION_GROUP, AUTHENTICATION_VERSIONS, MESSAGE
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import JWTTokens, NopTokens, SimpleTokens, TokenProvider, TokenUses
+from webhook.rbac.auth_tokens import JWTTokens, NopTokens, TokenProvider
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 from webhook.server.flask.late import FlaskThreads, LateFlask
 from webhook.server.request.caller import Callers
 from webhook.server.request.key_proof import requirement_of_keys

@@ -25,8 +25,8 @@ from webhook.assembly import lifetimes_of, rotation_policy_of, store_of
 from webhook.config.load import FILE_NAME
 from webhook.config.model import Configuration
 from webhook.errors import HandshakeFailure
-from webhook.rbac.auth_tokens import TokenUses
 from webhook.rbac.errors import StoreError, StoreUnavailableError
+from webhook.rbac.simple_tokens import TokenUses
 from webhook.server.flask.late import FlaskThreads
 from webhook.server.reload.background import SkewWriter, StoreKeeper, UseWriter, every
 from webhook.server.reload.composition import (

@@ -12,17 +12,11 @@ from tests.memory_backend import MemoryBackend
 from tests.support import ISSUER, NOW, b64, raw_jws, sign_text, signing_key, unb64
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import (
-    MAX_TOKEN_LENGTH,
-    JWTTokens,
-    NopTokens,
-    SimpleTokens,
-    TokenProvider,
-    TokenUses,
-)
+from webhook.rbac.auth_tokens import MAX_TOKEN_LENGTH, JWTTokens, NopTokens, TokenProvider
 from webhook.rbac.errors import AuthFailedError, InvalidAuthTokenError, UnknownAuthKeyError
 from webhook.rbac.model import Permission, PermissionType, User
 from webhook.rbac.records import AuthMeta
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 from webhook.rbac.state import AuthState
 
 KEY = signing_key("ES256")

@@ -9,7 +9,6 @@ from tests.support import NOW
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import InvalidAuthTokenError, RoleNotFoundError, TooLargeError
 from webhook.rbac.lots import MAX_LOT_BYTES, MAX_LOT_RECORDS, Lots, fits, lot
 from webhook.rbac.model import Group, Permission, PermissionType, User
@@ -27,6 +26,7 @@ from webhook.rbac.records import (
     user_record,
 )
 from webhook.rbac.revocations import FORGET_SECONDS, Lifetimes
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 
 LIMIT = 4032
 """Of one transaction of etcd, less what the store itself writes."""

@@ -13,14 +13,14 @@ from tests.memory_backend import MemoryBackend
 from tests.support import NOW
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import (
+from webhook.rbac.errors import InvalidAuthTokenError
+from webhook.rbac.records import Record
+from webhook.rbac.simple_tokens import (
     RESOLUTION_SECONDS,
     SHARED_INTERVAL_SECONDS,
     SimpleTokens,
     TokenUses,
 )
-from webhook.rbac.errors import InvalidAuthTokenError
-from webhook.rbac.records import Record
 
 L = 300.0
 LIMIT = 4032

@@ -9,9 +9,9 @@ from tests.memory_backend import MemoryBackend
 from tests.support import NOW
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import InvalidAuthTokenError, StoreUnavailableError
 from webhook.rbac.records import Record, TokenRecord
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 from webhook.rbac.state import AuthState
 
 TTL = 300.0

@@ -18,8 +18,8 @@ from tests.support import (
 )
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.model import ROOT, Permission, PermissionType
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 from webhook.server.request.caller import Callers
 from webhook.server.request.message import Caller, Headers, Request, settled
 from webhook.server.request.verifier import TokenVerifier

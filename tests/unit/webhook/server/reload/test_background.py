@@ -12,9 +12,9 @@ from tests.unit.webhook.server.aging_store import AgingBackend, AgingStore, Cloc
 from webhook.errors import LeewayError
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import SimpleTokens, TokenUses
 from webhook.rbac.errors import NotInitialisedError, StoreError, StoreUnavailableError
 from webhook.rbac.records import REVOKED_JTI, Record, Revocation, revocation_record
+from webhook.rbac.simple_tokens import SimpleTokens, TokenUses
 from webhook.rbac.state import AuthState
 from webhook.server.reload import background
 from webhook.server.reload.background import REPORTED_SECONDS, StoreKeeper, UseWriter, every

@@ -24,7 +24,8 @@ from webhook.config.model import Configuration
 from webhook.objects.file import FileObjects
 from webhook.rbac import changes
 from webhook.rbac.auth_store import AuthStore
-from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens, SimpleTokens
+from webhook.rbac.auth_tokens import AUTH_TOKEN_TYPE, JWTTokens
+from webhook.rbac.simple_tokens import SimpleTokens
 from webhook.server.reload import live_application
 from webhook.server.reload.background import every
 from webhook.server.reload.composition import Background, started
