@@ -70,7 +70,8 @@ chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 	TEST_KILLS=500 TEST_FLIPS=100000 $(BIN)/python -m pytest -s tests/chaos/test_store_chaos.py \
 	    tests/integration/test_store_kills.py tests/integration/test_store_bit_flips.py
-	TEST_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py
+	TEST_KILLS=200 $(BIN)/python -m pytest -s tests/integration/test_rotation_kills.py \
+		tests/integration/test_store_rotation_kills.py
 	TEST_RELOADS=100 $(BIN)/python -m pytest -s tests/e2e/test_reload.py -k replaced_under_load
 	TEST_INTERRUPTED_STARTS=200 $(BIN)/python -m pytest -s tests/e2e/test_interrupted_start.py
 	TEST_HTTP_FUZZ_COUNT=2000000 $(BIN)/python -m pytest -s tests/fuzz/test_http_fuzz.py

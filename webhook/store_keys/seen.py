@@ -118,7 +118,10 @@ class SeenFile:
     def catch_up(self) -> None:
         """Take over what another process of this replica has accepted or seen."""
         with self._lock:
-            self.seen = self._read() or self.seen
+            found = self._read()
+            # A file that could not be written is older than what is known here (invariant 3).
+            if found and (found.store != self.seen.store or found.version > self.seen.version):
+                self.seen = found
 
     def _read(self) -> Seen | None:
         if not self._path.exists():

@@ -425,6 +425,18 @@ def test_a_copy_of_a_data_directory_is_another_replica(tmp_path: Path) -> None:
     assert SeenFile(tmp_path / "b").replica != first.replica
 
 
+def test_a_file_that_could_not_be_written_takes_nothing_back(world: World, tmp_path: Path) -> None:
+    a, tampered = world.add("a", policy=BY_HAND), Tampered(world)
+    old, before = tampered.value(SCHEDULE, SCHEDULE_ID), (tmp_path / "a" / SEEN_FILE).read_bytes()
+    rotate(world.keys("b"), BY_HAND, T)
+    a.watcher.poll()
+    (tmp_path / "a" / SEEN_FILE).write_bytes(before)
+    tampered.put(SCHEDULE, SCHEDULE_ID, old)
+    for _ in range(3):
+        a.watcher.poll()
+    assert "was set back" in a.watcher.problem()
+
+
 @pytest.mark.parametrize("text", [b"{", b'{"replica": 1}', b"[]"])
 def test_a_file_of_what_was_seen_that_is_damaged(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / SEEN_FILE
