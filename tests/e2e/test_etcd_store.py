@@ -231,3 +231,20 @@ def test_files_of_the_store_that_are_missing_stop_the_start(tmp_path: Path) -> N
     with (data_dir / "leeway.yaml").open("a") as file:
         file.write("store: {etcd: {endpoints: ['https://127.0.0.1:1'], caFile: no-ca.crt}}\n")
     leeway(data_dir, "serve").assert_failed(3, "no-ca.crt")
+
+
+def test_with_strict_consistency_the_next_request_anywhere_has_the_change(
+    etcd: EtcdCluster, tmp_path: Path
+) -> None:
+    text = section_of(etcd.endpoints, f"/{tmp_path.name}", consistency="strict")
+    first = make_directory(tmp_path / "a", text)
+    with running(first, copy_directory(first, tmp_path / "b", text)) as (one, other):
+        token = one.sign()
+        assert root(one, "role/add", name="team").status == 200
+        options = {"no_password": True}
+        assert root(one, "user/add", name=USER, options=options).status == 200
+        for _ in range(10):
+            assert root(one, "user/grant", user=USER, role="team").status == 200
+            assert ROLE_GROUP in groups_of(other, token)
+            assert root(other, "user/revoke", name=USER, role="team").status == 200
+            assert ROLE_GROUP not in groups_of(one, token)

@@ -123,10 +123,11 @@ def prepare_to_serve(data_dir: Path, configuration: Configuration, files: TLSFil
             found.revoked,
             utc(found.next_update),
         )
-    _check_bind(configuration.server.bind)
     section = configuration.store.etcd
     if section is not None:
         check_etcd_files(data_dir, section)
+    _check_bind(configuration.server.bind)
+    if section is not None:
         look_at_etcd(data_dir, configuration)
         _check_authenticator(data_dir, configuration)
         return
