@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from threading import Condition, get_ident
 
-from webhook.rbac.errors import ForeignPositionError, NotInitialisedError
+from webhook.rbac.errors import ForeignPositionError, NotInitialisedError, StoreLockedError
 from webhook.rbac.records import ConflictError, Record
 
 FIRST, STEP = 7, 3
@@ -59,6 +59,8 @@ class FeedBackend:
         """Whether the feed delivers what others commit."""
         self.is_reading = True
         """Whether the present head can be read, so that there are proofs."""
+        self.known_to_others = 0
+        """The highest revision that another worker of the server knows."""
         self.reaches_back_to = 0
         """Before which revision the feed knows nothing."""
         self.replaced: Exception | None = None
@@ -90,6 +92,8 @@ class FeedBackend:
             raise self.replaced
         self._deliver()
         until = max(after, self._reached)
+        if not wait and until == after < self.known_to_others:
+            raise StoreLockedError("another worker knows a later change; try again")
         return None if after < self.reaches_back_to else (until, self.log.between(after, until))
 
     def applied(self, revision: int) -> None:
@@ -101,7 +105,7 @@ class FeedBackend:
     def unread(self) -> int:
         """Return how many commits the feed has delivered that are not in use."""
         self._deliver()
-        if self.replaced is not None:
+        if self.replaced is not None or self._applied < self.known_to_others:
             return 1
         return sum(self._applied < at <= self._reached for at, _ in list(self.log.commits))
 
@@ -137,6 +141,10 @@ class FeedBackend:
 
     def close(self) -> None:
         """Do nothing."""
+
+    def deliver(self, revision: int) -> None:
+        """Have the feed deliver what was committed up to a revision."""
+        self._reached = max(self._reached, revision)
 
     def _hook(self, name: str) -> None:
         self.hooks.get(name, _nothing)()

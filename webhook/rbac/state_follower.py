@@ -202,11 +202,11 @@ class StateFollower:
                 raise self._why_not()
             if state is not None:
                 try:
-                    found = self._backend.changes(state.revision, wait=False)
+                    basis = self._apply_what_is_here(state)
                 except ReplacedError:
-                    found, is_replaced = None, True
-                if found is not None:
-                    return self._apply(state, *found)
+                    basis, is_replaced = None, True
+                if basis is not None:
+                    return basis
         finally:
             self._apply_lock.release()
         self._load_beside(state, is_replaced=is_replaced)
@@ -336,6 +336,18 @@ class StateFollower:
         return results[0]
 
     # What is called with ``_apply_lock``.
+
+    def _apply_what_is_here(self, state: AuthState) -> Basis | None:
+        """Return a basis that misses nothing which is known here, None to load everything."""
+        while True:
+            after = state.revision
+            found = self._backend.changes(after, wait=False)
+            if found is None:
+                return None
+            basis = self._apply(state, *found)
+            # Otherwise it may be behind what another worker knows: then the next look says so.
+            if found[0] == after or not self._backend.unread():
+                return basis
 
     def _apply(self, state: AuthState, revision: int, records: Sequence[Record]) -> Basis:
         try:

@@ -142,6 +142,25 @@ def test_an_apply_waits_beside_the_event_loop_for_a_decision(
     assert_same(store, Scratch(backend))
 
 
+def test_a_part_of_what_another_worker_knows_is_not_answered_from(
+    store: AuthStore, backend: FeedBackend, theirs: AuthStore, log: Log
+) -> None:
+    backend.is_live = False
+    for role in ("1", "2"):
+        theirs.change(changes.add_role, role)
+    backend.known_to_others = log.head
+    for delivered, roles in ((log.commits[-2][0], ["1"]), (log.head, ["1", "2"])):
+        with pytest.raises(StoreLockedError, match="another worker knows a later change"):
+            store.basis()
+        backend.deliver(delivered)
+        if delivered != log.head:
+            with pytest.raises(StoreLockedError, match="another worker knows a later change"):
+                store.basis()
+        else:
+            store.basis()
+        assert store.role_names() == roles
+
+
 # What is applied belongs to the state that it was asked for.
 
 
