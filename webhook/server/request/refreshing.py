@@ -30,6 +30,7 @@ class Refreshing:
         self._store = store
         self._trying: asyncio.Task[StoreError | StoreUnavailableError | None] | None = None
         self._began = 0.0
+        self._since = -inf
 
     async def wait(self, locked: StoreLockedError, since: float = -inf) -> Basis:
         """Wait until the store, which was found ``locked``, has a basis; return it.
@@ -40,16 +41,18 @@ class Refreshing:
         """
         arrived = monotonic()
         while True:
-            await self._wait_for_try(locked, arrived)
+            await self._wait_for_try(locked, arrived, since)
             try:
                 return self._store.basis(since)
             except StoreLockedError as error:
                 locked = error
 
-    async def _wait_for_try(self, locked: StoreLockedError, arrived: float) -> None:
+    async def _wait_for_try(self, locked: StoreLockedError, arrived: float, since: float) -> None:
+        # Of all that wait, the last: otherwise each would look for its own proof.
+        self._since = max(self._since, since)
         if self._trying is None or self._trying.done():
             self._began = monotonic()
-            self._trying = asyncio.create_task(self._try())
+            self._trying = asyncio.create_task(self._try(self._since))
         deadline = min(self._began, arrived) + BRIEF_SECONDS
         try:
             async with asyncio.timeout(deadline - monotonic()):
@@ -60,12 +63,12 @@ class Refreshing:
         if error is not None:
             raise error from None
 
-    async def _try(self) -> StoreError | StoreUnavailableError | None:
+    async def _try(self, since: float) -> StoreError | StoreUnavailableError | None:
         while True:
             is_late = monotonic() - self._began > BRIEF_SECONDS
             await asyncio.sleep(_BETWEEN_LATE_TRIES_SECONDS if is_late else _BETWEEN_TRIES_SECONDS)
             try:
-                self._store.refresh()
+                self._store.basis(since)
             except StoreLockedError:
                 continue
             except (StoreError, StoreUnavailableError) as error:

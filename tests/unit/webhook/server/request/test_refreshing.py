@@ -1,6 +1,7 @@
 """Waiting for a store beside the event loop, with proofs by a clock that the test sets."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,6 +67,36 @@ def test_a_strict_request_is_refused_where_no_proof_comes() -> None:
     strict.backend.proof = strict.backend.clock.now - 0.1
     with pytest.raises(StoreLockedError, match="not known yet"):
         asyncio.run(settled(strict.callers.find(request_of())))
+
+
+class Looks(AgingBackend):
+    """Counts who finds that there is no proof yet."""
+
+    def __init__(self) -> None:
+        super().__init__(Clock())
+        self.by_task: Counter[asyncio.Task[object] | None] = Counter()
+
+    def wanted(self) -> None:
+        self.by_task[asyncio.current_task()] += 1
+
+
+def test_one_of_all_requests_that_wait_for_a_proof_looks_for_it() -> None:
+    backend = Looks()
+    strict = Strict(backend)
+    backend.proof = backend.clock.now - 0.1
+
+    async def run() -> None:
+        tasks = []
+        for _ in range(50):
+            tasks.append(asyncio.create_task(settled(strict.callers.find(request_of()))))
+            backend.clock.now += 0.001
+        await until(lambda: backend.by_task.total() >= 200)
+        looks = [backend.by_task[task] for task in tasks]
+        backend.proof = backend.clock.now
+        await asyncio.gather(*tasks)
+        assert set(looks) == {0}
+
+    asyncio.run(run())
 
 
 def test_what_gets_too_old_while_a_request_waits_is_not_waited_for() -> None:
