@@ -32,6 +32,10 @@ HOLD_SECONDS: Final = 300.0
 """Clocks that differ by more than this hold all steps; ``PROPAGATION_SECONDS`` allows for it."""
 _GREETING_SECONDS: Final = 60.0
 _MAX_IDS: Final = 64
+_MAX_NAME: Final = 64
+_MAX_VERSION: Final = 1 << 48
+"""Far more than a schedule ever gets, and far from where versions end: one is taken over from here
+when a restored schedule is accepted."""
 
 
 class Replica(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -57,9 +61,13 @@ def replicas_of(sealed: Sealed) -> dict[str, Replica]:
                 name = record_id.decode("ascii")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            if len(replica.keys) <= _MAX_IDS:
+            if len(replica.keys) <= _MAX_IDS and _is_plausible(name, replica):
                 found[name] = replica
     return found
+
+
+def _is_plausible(name: str, replica: Replica) -> bool:
+    return 0 < len(name) <= _MAX_NAME and name.isprintable() and 0 <= replica.version < _MAX_VERSION
 
 
 def live_by_wall(replicas: Mapping[str, Replica], now: float) -> set[str]:

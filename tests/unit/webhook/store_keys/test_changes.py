@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keys.errors import (
@@ -31,11 +32,12 @@ from tests.unit.webhook.store_keys.replicas_world import (
     World,
     states,
 )
-from webhook.rbac.records import KEY, SCHEDULE, Record
+from webhook.rbac.records import KEY, REPLICA, SCHEDULE, Record
 from webhook.rbac.state import AuthState
 from webhook.store_keys import changes
 from webhook.store_keys.changes import (
     CLOCK_AHEAD_SECONDS,
+    RESTORED_VERSIONS,
     Caution,
     accept,
     advance,
@@ -47,7 +49,7 @@ from webhook.store_keys.changes import (
     sealed_of,
 )
 from webhook.store_keys.contents import Vault, changed_records, read_keys
-from webhook.store_keys.replicas import Replica, replica_record
+from webhook.store_keys.replicas import Replica, replica_record, replicas_of
 
 TRUSTING = Caution(lambda _version: 1000 * DAY, None, is_followed=True)
 
@@ -347,3 +349,25 @@ def test_private_keys_are_only_sealed(world: World, whose: str) -> None:
     for value in sealed_of(state).values():
         assert search.kinds_in(value) == set()
         assert b"PRIVATE" not in value
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        pytest.param(b"f" * 16, 2**64 - 1, id="a version after which there is none"),
+        pytest.param(b"f" * 16, -1, id="a negative version"),
+        pytest.param(b"\x1b[2J\n", 1, id="a name that does something to a terminal"),
+        pytest.param(b"f" * 1000, 1, id="a long name"),
+    ],
+)
+def test_a_record_of_a_replica_that_anybody_could_write_changes_no_version(
+    world: World, name: bytes, version: int
+) -> None:
+    keys = world.keys()
+    before = keys.present().version
+    forged = Replica(T, ("0" * 16,), version)
+    record = Record(REPLICA, name, msgspec.msgpack.encode(forged))
+    keys.store.change(lambda _state: [record])
+    assert replicas_of(sealed_of(keys.store.state)) == {}
+    accept(keys, T)
+    assert keys.present().version == before + RESTORED_VERSIONS
