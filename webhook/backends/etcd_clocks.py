@@ -35,7 +35,8 @@ class Clocks:
         """Return the writer that differed most lately, and its clock minus ours (seconds)."""
         recent = [
             (writer, difference)
-            for writer, (difference, seen) in self._seen.items()
+            # All at once, for another thread may be in ``saw``.
+            for writer, (difference, seen) in tuple(self._seen.items())
             if now - seen <= KEPT_SECONDS
         ]
         return max(recent, key=lambda found: abs(found[1]), default=("", 0.0))
