@@ -12,7 +12,17 @@ KUSTOMIZE = DEPLOY / "kustomize"
 SERVICE_MONITOR = 'no matches for kind "ServiceMonitor"'
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/example", "static-pod", "static-pod-signer"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "base",
+        "etcd",
+        "overlays/example",
+        "overlays/existing-etcd",
+        "static-pod",
+        "static-pod-signer",
+    ],
+)
 def test_manifests_are_accepted(cluster: APIServer, folder: str) -> None:
     # A dry run creates nothing, so later objects of the same run cannot refer to it.
     cluster.run("apply", "-f", str(KUSTOMIZE / "base" / "namespace.yaml"))

@@ -3,12 +3,13 @@
 import base64
 import json
 import os
+import re
 import shlex
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.request import urlopen
 
 import yaml
 
+from tests.deploy.deploy_schemas import DEPLOY
 from tests.e2e.harness import (
     LEEWAY,
     RunningServer,
@@ -27,10 +29,18 @@ from tests.e2e.harness import (
     review_of,
     wait_until_ready,
 )
+from tests.etcd_cluster import need_program
 from tests.secrets_made import token_made
 from tests.support import wait_until
 
 IMAGE_USER = 65532
+_MAKE_CERTS = DEPLOY / "etcd" / "make-certs.sh"
+
+
+def make_certs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the script that makes the certificates of an etcd."""
+    command = ["sh", _MAKE_CERTS, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def run_copy(command: list[str], paths: Mapping[str, Path]) -> None:
@@ -177,3 +187,56 @@ class _Redirected(HTTPSConnection):
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=15)
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
         self.sock = context.wrap_socket(plain, server_hostname=self.host)
+
+
+def loopback_addresses(count: int) -> list[str]:
+    """Return addresses of the machine itself that no other process of the tests uses."""
+    high, low = divmod(os.getpid() % 62_500, 250)
+    return [f"127.{high + 1}.{low + 1}.{number + 1}" for number in range(count)]
+
+
+@contextmanager
+def members_running(
+    hosts: Mapping[str, str],
+    arguments: Sequence[Sequence[str]],
+    environments: Sequence[Mapping[str, str]],
+    folder: Path,
+) -> Iterator[None]:
+    """Run one etcd for each list of arguments, and wait until all are healthy.
+
+    ``hosts`` has the address of each name. Each member listens on its own address, so that the
+    ports are those of the manifest.
+    """
+    etcd, addresses = need_program("etcd"), list(hosts.values())
+    with ExitStack() as stack:
+        processes = []
+        for number, (words, environment) in enumerate(zip(arguments, environments, strict=True)):
+            own = {**hosts, "0.0.0.0": addresses[number]}
+            # Earlier versions do not start while a variable and a flag say the same.
+            variables = {name: _moved(value, own) for name, value in environment.items()}
+            log = stack.enter_context((folder / f"etcd-{number}.log").open("wb"))
+            process = subprocess.Popen(
+                [etcd, *(_moved(word, own) for word in words)],
+                env={"PATH": os.environ["PATH"], **variables},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append(process)
+        for number in range(len(addresses)):
+            log_file = folder / f"etcd-{number}.log"
+            wait_until(partial(_serves_clients, log_file, processes[number]))
+        yield
+
+
+def _moved(text: str, hosts: Mapping[str, str]) -> str:
+    for name, address in hosts.items():
+        text = re.sub(rf"(?<=://){re.escape(name)}(?=:)", address, text)
+    return text
+
+
+def _serves_clients(log_file: Path, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, log_file.read_text()
+    return "ready to serve client requests" in log_file.read_text()

@@ -2,9 +2,12 @@
 
 import shutil
 import subprocess
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -24,13 +27,17 @@ from tests.deploy.deployed import (
     assert_signer_runs,
     created_token,
     files_in,
+    loopback_addresses,
+    make_certs,
+    members_running,
     probe_status,
     review_with,
     run_copy,
     serving,
 )
 from tests.deploy.signer_patch import SOCKET, operations
-from tests.e2e.harness import LEEWAY
+from tests.e2e.harness import LEEWAY, RunningServer
+from tests.support import wait_until
 from webhook.config.load import load_configuration
 from webhook.config.paths import TLS_FOLDER
 
@@ -42,10 +49,11 @@ FOLDERS = [
 ]
 # The other kinds that a command of the pages makes.
 SECRETS = {
-    "leeway-keys": ("keys",),
     "leeway-tls": ("tls/server.crt", "tls/server.key", "tls/ca.crt"),
-    "leeway-store": ("auth.db",),
+    "leeway-etcd-client": ("tls/etcd-ca.crt", "tls/etcd-client.crt", "tls/etcd-client.key"),
+    "leeway-encryption-key": ("encryption.key",),
 }
+REPLICAS = ["base", "overlays/example", "overlays/existing-etcd"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -78,7 +86,8 @@ def pod_spec(folder: str) -> Any:
 
 
 def test_all_folders_are_tested() -> None:
-    assert FOLDERS == ["base", "overlays/example", "static-pod", "static-pod-signer"]
+    expected = {"base", "etcd", *REPLICAS, "static-pod", "static-pod-signer"}
+    assert set(FOLDERS) == expected
     assert len(latest_versions()) == 3
 
 
@@ -110,7 +119,7 @@ def test_each_component_goes_with_the_base_alone(tmp_path: Path, component: str)
     assert kinds - base == more.get(component, {"ServiceMonitor"})
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+@pytest.mark.parametrize("folder", REPLICAS)
 def test_namespace_enforces_and_the_pods_keep_the_restricted_standard(folder: str) -> None:
     labels = only(folder, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -170,12 +179,14 @@ def test_the_signer_finds_its_data_and_the_api_server_its_socket() -> None:
         assert "scheme" not in probe
 
 
-def test_the_signer_runs_and_answers_its_probes(data_dir: Path, tmp_path: Path) -> None:
+def test_the_signer_runs_and_answers_its_probes(tmp_path: Path) -> None:
     (signer,) = pod_spec("static-pod-signer")["containers"]
-    assert_signer_runs(signer, data_dir, tmp_path / "signer")
+    data = tmp_path / "leeway-data"
+    subprocess.run([LEEWAY, "init", "--data-dir", data], check=True, capture_output=True)
+    assert_signer_runs(signer, data, tmp_path / "signer")
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+@pytest.mark.parametrize("folder", REPLICAS)
 def test_everything_selects_the_pods(folder: str) -> None:
     template = only(folder, "Deployment")["spec"]["template"]["metadata"]["labels"]
     deployment = only(folder, "Deployment")["spec"]
@@ -194,10 +205,11 @@ def test_everything_selects_the_pods(folder: str) -> None:
         assert selector.items() <= template.items()
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/example"])
+@pytest.mark.parametrize("folder", REPLICAS)
 def test_one_replica_can_be_evicted_at_any_time(folder: str) -> None:
     deployment = only(folder, "Deployment")["spec"]
-    assert deployment["replicas"] > only(folder, "PodDisruptionBudget")["spec"]["minAvailable"] > 0
+    assert only(folder, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    assert deployment["replicas"] == 3
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     spread = {
         constraint["topologyKey"]: constraint["whenUnsatisfiable"]
@@ -229,12 +241,16 @@ def test_ports_match() -> None:
     assert container["args"][-1].endswith(":8443")
 
 
-def test_no_egress_without_the_component() -> None:
+def test_egress_is_to_etcd_and_dns_and_with_the_component_to_api_servers() -> None:
     policy = only("base", "NetworkPolicy")["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
-    assert "egress" not in policy
-    (egress,) = only("overlays/example", "NetworkPolicy")["spec"]["egress"]
-    assert {port["port"] for port in egress["ports"]} == {443, 6443}
+    assert ports_of(policy["egress"]) == {2379, 53}
+    more = only("overlays/example", "NetworkPolicy")["spec"]["egress"]
+    assert ports_of(more) - ports_of(policy["egress"]) == {443, 6443}
+
+
+def ports_of(rules: list[Any]) -> set[int]:
+    return {port["port"] for rule in rules for port in rule["ports"]}
 
 
 def test_least_rbac() -> None:
@@ -263,22 +279,68 @@ def test_configuration_of_the_replicas(tmp_path: Path) -> None:
         e["name"]: e["value"] for e in pod_spec("overlays/example")["containers"][0]["env"]
     }
     configuration = load_configuration(tmp_path, environment, {})
-    # `simple` keeps log-ins in the store, and each replica has its own.
-    assert configuration.auth.token_provider == "jwt"
     assert configuration.objects.source == "kubernetes"
     assert configuration.audiences[0] == "https://kubernetes.default.svc.cluster.local"
+    assert configuration.store.etcd is not None
+    assert configuration.keys.store == "etcd"
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run the members of the StatefulSet, and return the folder of the certificates."""
+    folder = tmp_path_factory.mktemp("etcd")
+    spec = only("etcd", "StatefulSet")
+    (container,) = spec["spec"]["template"]["spec"]["containers"]
+    names = [f"{spec['metadata']['name']}-{number}" for number in range(spec["spec"]["replicas"])]
+    addresses = loopback_addresses(len(names))
+    certs = folder / "tls"
+    # A peer connects from 127.0.0.1, and its certificate has to name the address it comes from.
+    hosts = [*addresses, "127.0.0.1"]
+    assert make_certs("--dir", certs, *with_each("--host", hosts)).returncode == 0
+    moved = {"/etc/etcd/tls": str(certs), "/var/lib/etcd": str(folder)}
+    arguments = []
+    for name in names:
+        words = [word.replace("$(POD_NAME)", name) for word in container["args"]]
+        for inside, outside in moved.items():
+            words = [word.replace(inside, outside) for word in words]
+        data = f"--data-dir={folder}/{name}"
+        arguments.append([data if "--data-dir" in word else word for word in words])
+    hosts = [urlsplit(endpoint).hostname or "" for endpoint in endpoints_of("base")]
+    environments: list[dict[str, str]] = [{}] * len(names)
+    with (
+        members_running(dict(zip(hosts, addresses, strict=True)), arguments, environments, folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        urls = ",".join(f"https://{address}:2379" for address in addresses)
+        patch.setenv("LEEWAY_STORE_ETCD_ENDPOINTS", urls)
+        yield certs
+
+
+def endpoints_of(folder: str) -> list[str]:
+    configuration = yaml.safe_load(only(folder, "ConfigMap")["data"]["leeway.yaml"])
+    found: list[str] = configuration["store"]["etcd"]["endpoints"]
+    return found
+
+
+def with_each(option: str, values: Iterable[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, members: Path) -> Path:
     """Make the data directory as docs/kubernetes.md does."""
     folder = tmp_path_factory.mktemp("replicas") / "leeway-data"
-    folder.mkdir(mode=0o700)
+    (folder / TLS_FOLDER).mkdir(mode=0o700, parents=True)
+    folder.chmod(0o700)
     shutil.copy(KUSTOMIZE / "base" / "leeway.yaml", folder)
+    for name in SECRETS["leeway-etcd-client"]:
+        shutil.copy(members / Path(name).name, folder / name)
     hosts = [only("overlays/example", "Service")["spec"]["clusterIP"], "leeway.leeway-system.svc"]
-    options = [word for host in hosts for word in ("--host", host)]
-    command = [LEEWAY, "init", "--data-dir", folder, *options]
-    subprocess.run(command, check=True, capture_output=True)
+    for words in (
+        ["keys", "encryption-key", str(folder / "encryption.key")],
+        ["init", "--data-dir", str(folder), *with_each("--host", hosts)],
+    ):
+        subprocess.run([LEEWAY, *words], check=True, capture_output=True)
     return folder
 
 
@@ -288,29 +350,37 @@ def volumes(data_dir: Path, tmp_path: Path) -> dict[str, Path]:
     contents: dict[str, dict[str, bytes]] = {
         "config": {"leeway.yaml": only("base", "ConfigMap")["data"]["leeway.yaml"].encode()}
     }
-    for name, sources in SECRETS.items():
-        paths = [path for source in sources for path in sorted(files_of(data_dir / source))]
-        contents[name.removeprefix("leeway-")] = {path.name: path.read_bytes() for path in paths}
+    for volume, secret in secrets_of(pod_spec("base")).items():
+        paths = [data_dir / name for name in SECRETS[secret["secretName"]]]
+        contents[volume] = {path.name: path.read_bytes() for path in paths}
     made = {}
-    for name, members in contents.items():
+    for name, files in contents.items():
         made[name] = tmp_path / "source" / name
         real = made[name] / "..2026_11_25"
         real.mkdir(parents=True)
         (made[name] / "..data").symlink_to(real.name)
-        for member, data in members.items():
-            (real / member).write_bytes(data)
-            (real / member).chmod(0o440)
-            (made[name] / member).symlink_to(f"..data/{member}")
+        for file, data in files.items():
+            (real / file).write_bytes(data)
+            (real / file).chmod(0o440)
+            (made[name] / file).symlink_to(f"..data/{file}")
     return made
 
 
-def files_of(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
+def secrets_of(spec: Any) -> dict[str, Any]:
+    return {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+
+
+def test_overlays_differ_in_their_endpoints_alone() -> None:
+    texts = [only(folder, "ConfigMap")["data"]["leeway.yaml"] for folder in REPLICAS]
+    assert texts[0] == texts[1]
+    here, existing = (yaml.safe_load(text) for text in texts[1:])
+    assert here["store"]["etcd"].pop("endpoints") != existing["store"]["etcd"].pop("endpoints")
+    assert here == existing
 
 
 def test_pod_mounts_those_secrets() -> None:
     spec = pod_spec("base")
-    found = {v["name"]: v["secret"] for v in spec["volumes"] if "secret" in v}
+    found = secrets_of(spec)
     assert {secret["secretName"] for secret in found.values()} == set(SECRETS)
     assert {secret["defaultMode"] for secret in found.values()} == {0o440}
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
@@ -323,29 +393,43 @@ def test_pod_mounts_those_secrets() -> None:
     assert not {mount["name"] for mount in container["volumeMounts"]} & {*found, "config"}
 
 
-def test_replica_serves_from_its_secrets(
+def test_replicas_serve_from_their_secrets(
     data_dir: Path, volumes: dict[str, Path], tmp_path: Path
 ) -> None:
     (copy,), (container,) = pod_spec("base")["initContainers"], pod_spec("base")["containers"]
-    inside = tmp_path / "var"
-    inside.mkdir()
-    run_copy(copy["command"], {"/source": volumes["config"].parent, "/var/lib/leeway": inside})
-    data = inside / "data"
-    found = files_in(data)
-    assert set(found.values()) == {0o600}
-    assert {name for name in found if name.startswith(TLS_FOLDER)} == {
-        "tls/ca.crt",
-        "tls/server.crt",
-        "tls/server.key",
-    }
     token = created_token(data_dir)
-    with serving(container, data, tmp_path / "log") as server:
-        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert probe_status(container[name], server) == 200
-        kubeconfig = data_dir / "kubeconfig" / "tokenreview.yaml"
-        answer = review_with(kubeconfig, token, server, tmp_path)
-    assert answer["status"]["user"]["username"] == "system:serviceaccount:argo-run:loofah"
-    assert as_json(answer["status"]["audiences"]).count("kubernetes.default.svc") == 2
+    kubeconfig = data_dir / "kubeconfig" / "tokenreview.yaml"
+    with ExitStack() as stack:
+        replicas = []
+        for number in range(2):
+            inside = tmp_path / f"var-{number}"
+            inside.mkdir()
+            moved = {"/source": volumes["config"].parent, "/var/lib/leeway": inside}
+            run_copy(copy["command"], moved)
+            data = inside / "data"
+            found = files_in(data)
+            assert set(found.values()) == {0o600}
+            secret = {name for names in SECRETS.values() for name in names}
+            assert set(found) == {*secret, "leeway.yaml"}
+            replicas.append(
+                stack.enter_context(serving(container, data, tmp_path / f"log-{number}"))
+            )
+        for server in replicas:
+            for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+                assert probe_status(container[name], server) == 200
+            answer = review_with(kubeconfig, token, server, tmp_path)
+            assert answer["status"]["user"]["username"] == "system:serviceaccount:argo-run:loofah"
+            assert as_json(answer["status"]["audiences"]).count("kubernetes.default.svc") == 2
+        # As in a Pod, where the command finds its data directory in the environment.
+        revoke = [LEEWAY, "revoke", "serviceaccount", "argo-run/loofah", "--data-dir"]
+        subprocess.run([*revoke, replicas[0].data_dir], check=True, capture_output=True)
+        for server in replicas:
+            wait_until(partial(is_refused, kubeconfig, token, server, tmp_path))
+
+
+def is_refused(kubeconfig: Path, token: str, server: RunningServer, folder: Path) -> bool:
+    status = review_with(kubeconfig, token, server, folder)["status"]
+    return not status.get("authenticated")
 
 
 def test_leeway_would_not_serve_from_the_mounted_secret_itself(volumes: dict[str, Path]) -> None:

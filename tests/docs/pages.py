@@ -174,6 +174,11 @@ mv patched.yaml $manifest"""
 SERVER_BEHIND: Final = f"""\
 faketime -f -90s leeway serve --data-dir etc/leeway > server.log 2>&1 &
 {UNTIL_READY.replace("leeway-data", "etc/leeway")}; sleep 2"""
+MEMBER: Final = """\
+etcd --listen-client-urls https://127.0.0.1:2379 --advertise-client-urls https://127.0.0.1:2379 \\
+  --listen-peer-urls http://127.0.0.1:2380 --client-cert-auth \\
+  --trusted-ca-file etcd-certs/etcd-ca.crt --cert-file etcd-certs/etcd-server.crt \\
+  --key-file etcd-certs/etcd-server.key"""
 PAGES: Final = {
     "README.md": Page(
         before=WITHOUT_ETCD,
@@ -254,6 +259,11 @@ END""",
         adapted=(SERVE,),
         exits={"leeway token review @token --data-dir then": 1, "leeway skew": 1},
         not_compared={"leeway skew": NO_SKEW, "curl": NO_SKEW},
+    ),
+    "docs/compose.md": Page(
+        needs=("openssl",),
+        adapted=(CHECKOUT,),
+        not_run={"docker": NEEDS_CONTAINERS, "curl": NEEDS_CONTAINERS},
     ),
     "docs/configuration.md": Page(
         before=INITIALISED,
@@ -358,7 +368,16 @@ END""",
         adapted=(ETC,), not_run={"kubectl": NEEDS_CLUSTER, "kubeadm": NEEDS_CLUSTER}
     ),
     "docs/kubernetes.md": Page(
-        adapted=(CHECKOUT,), not_run={"kubectl": NEEDS_CLUSTER, "docker": NEEDS_CONTAINERS}
+        needs=("etcd", "openssl"),
+        adapted=(CHECKOUT,),
+        # In place of the port that kubectl forwards.
+        first={
+            "export LEEWAY_STORE_ETCD_ENDPOINTS": f"{MEMBER} > etcd.log 2>&1 &\n"
+            "until grep -q 'ready to serve client requests' etcd.log; do "
+            "kill -0 $! || break; sleep 0.1; done"
+        },
+        not_run={"kubectl": NEEDS_CLUSTER, "docker": NEEDS_CONTAINERS},
+        not_compared={"leeway store status": "the version is that of the test's own etcd"},
     ),
     "docs/logging.md": Page(
         before=f"{SERVING}\n{WITH_TOKEN}\nleeway revoke serviceaccount argo-run/loofah\n{REVIEW}",
