@@ -100,7 +100,7 @@ class _StoredKeys:
             caution = Caution(lambda _version: CLOCK_AHEAD_SECONDS, None)
             if caution.is_late(keyring, self._policy, now):
                 with suppress(LeewayError, KeysError):
-                    store_changes.advance(self._keys, self._policy, now, caution, held=True)
+                    store_changes.advance(self._keys, self._policy, lambda: now, caution, held=True)
         return keyring.without(self._policy.refused)
 
     def generate(self, algorithm: str, now: int, *, force: bool = False) -> ScheduledKey:

@@ -22,7 +22,7 @@ from keys.rotation import MARK_SECONDS, StepKind, due_step
 from tests.etcd_cluster import EtcdCluster
 from tests.integration import test_rotation_kills
 from tests.integration.rotation_worker import DAY, MAX_AGE, POLICY, Shared
-from tests.integration.store_rotation_worker import nothing, open_store
+from tests.integration.store_rotation_worker import PAUSED, nothing, open_store
 from tests.integration.test_rotation_kills import Observer, Workers
 from webhook.backends.etcd import EtcdBackend
 from webhook.etcd.client import EtcdClient
@@ -111,6 +111,8 @@ def test_killed_replicas_leave_one_active_key(place: Path, monkeypatch: pytest.M
             kill_at, wants_step = now + rng.randrange(SECONDS_PER_KILL), rng.random() < 0.5
             ends, killed = now + SECONDS_PER_KILL, False
             while now < ends or not killed:
+                shared.set_clock(PAUSED)
+                observer.see(settled(workers, keys), now)
                 now += rng.randrange(600, DAY // 2)
                 due = due_step(keys.present().keyring, POLICY, now) is not None
                 shared.set_clock(now)
@@ -142,7 +144,7 @@ def test_killed_replicas_leave_one_active_key(place: Path, monkeypatch: pytest.M
 def test_replicas_that_rotate_at_once_make_one_step(place: Path) -> None:
     def take(keys: KeyStore, at: int, barrier: threading.Barrier, into: list[StepKind]) -> None:
         barrier.wait()
-        into.extend(step.kind for step in advance(keys, POLICY, at, trusting).steps)
+        into.extend(step.kind for step in advance(keys, POLICY, lambda: at, trusting).steps)
 
     replicas = [opened(place, f"at-once-{number}") for number in range(4)]
     trusting = Caution(lambda _version: 1000 * DAY, None, is_followed=True)

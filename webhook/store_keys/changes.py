@@ -174,11 +174,17 @@ def generate_key(
 
 
 def advance(
-    keys: KeyStore, policy: RotationPolicy, now: int, caution: Caution, *, held: bool = False
+    keys: KeyStore,
+    policy: RotationPolicy,
+    clock: Callable[[], int],
+    caution: Caution,
+    *,
+    held: bool = False,
 ) -> Taken:
     """Update the recorded times if they lag behind, and take the steps that are due.
 
-    While steps are ``held``, only the times are updated. Raises InvalidKeyError, and the errors of
+    ``clock`` is read for each decision: the one before may have waited for other processes. While
+    steps are ``held``, only the times are updated. Raises InvalidKeyError, and the errors of
     ``AuthStore.change``.
     """
     taken = Taken()
@@ -187,6 +193,7 @@ def advance(
     def decide(state: AuthState) -> list[Record]:
         sealed = sealed_of(state)
         stored = _required(keys.read(sealed))
+        now = clock()
         _require_here(stored)
         if not caution.is_followed:
             require_kept(stored.keyring, policy, now)

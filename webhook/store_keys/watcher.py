@@ -259,7 +259,7 @@ class StoreKeyWatcher:
         if not due and not caution.is_late(stored.keyring, policy, wall):
             return
         try:
-            taken = advance(self._keys, policy, wall, caution, held=held)
+            taken = advance(self._keys, policy, lambda: int(self._clock()), caution, held=held)
         except (KeysError, LeewayError) as error:
             self._retry_at = now.steady + _RETRY_SECONDS
             self._report(str(error))

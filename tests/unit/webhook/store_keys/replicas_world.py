@@ -80,7 +80,7 @@ class World:
         while self.true < ends:
             self.true = min(ends, self.true + 3000)
             caution = Caution(lambda _version: 4000, int(self.true), is_followed=True)
-            advance(self.keys("absent"), POLICY, int(self.true), caution)
+            advance(self.keys("absent"), POLICY, lambda: int(self.true), caution)
 
     def state(self, kid: str) -> KeyState:
         return self.keyring().key(kid).state

@@ -104,10 +104,10 @@ def test_two_that_rotate_at_once_make_one_step(world: World) -> None:
     """The second decides on the state before the first has written, and then again."""
     late = T + POLICY.rotate_every - PUBLISH
     first, second = world.keys("a"), world.keys("b")
-    made = advance(first, POLICY, late, TRUSTING)
+    made = advance(first, POLICY, lambda: late, TRUSTING)
     assert [step.kind for step in made.steps] == [StepKind.PUBLISH]
     assert len(stored_private_keys(world)) == 2
-    assert advance(second, POLICY, late, TRUSTING).steps == []
+    assert advance(second, POLICY, lambda: late, TRUSTING).steps == []
     assert len(stored_private_keys(world)) == 2
 
 
@@ -124,11 +124,11 @@ def test_one_of_two_that_write_at_the_same_moment_decides_again(
         decided.append(records)
         if len(decided) == 1:
             # Between the decision of the one and its commit the other commits.
-            advance(winner, POLICY, late, TRUSTING)
+            advance(winner, POLICY, lambda: late, TRUSTING)
         return records
 
     monkeypatch.setattr(changes, "changed_records", race)
-    taken = advance(loser, POLICY, late, TRUSTING)
+    taken = advance(loser, POLICY, lambda: late, TRUSTING)
     assert taken.steps == []
     assert states(world.keyring()) == [KeyState.ACTIVE, KeyState.PENDING]
     # The key of the loser was never stored.
@@ -200,7 +200,7 @@ def test_a_schedule_that_nobody_has_kept(world: World) -> None:
     keys, late = world.keys(), T + KEEP + 1
     for change in (
         lambda: rotate(keys, BY_HAND, late, force=True),
-        lambda: advance(keys, POLICY, late, replace(TRUSTING, is_followed=False)),
+        lambda: advance(keys, POLICY, lambda: late, replace(TRUSTING, is_followed=False)),
         lambda: generate_key(keys, "ES256", BY_HAND, late, force=True),
     ):
         with pytest.raises(RestoredScheduleError, match="leeway keys accept --restored"):
@@ -291,7 +291,7 @@ def with_replica(world: World, name: str, *keys: str, wall: int = T) -> None:
 def test_steps_wait_for_a_replica_that_could_not_decrypt(world: World) -> None:
     keys, late = world.keys("b", B_FIRST), T + POLICY.rotate_every
     with_replica(world, "ab12", A.id)
-    taken = advance(keys, POLICY, late, TRUSTING)
+    taken = advance(keys, POLICY, lambda: late, TRUSTING)
     assert taken.steps == []
     assert f"publish waits: 1 replica (ab12) cannot decrypt with the encryption key {B.id}" in (
         taken.waiting
@@ -301,12 +301,12 @@ def test_steps_wait_for_a_replica_that_could_not_decrypt(world: World) -> None:
     with pytest.raises(UnsafeStepError, match=r"ab12.*--force"):
         reencrypt(keys, T)
     # It gets the key, or it is gone.
-    assert advance(keys, POLICY, late, replace(TRUSTING, gone={"ab12"})).steps
+    assert advance(keys, POLICY, lambda: late, replace(TRUSTING, gone={"ab12"})).steps
     pending = world.keys("b", B_FIRST).present().keyring.keys[-1].kid
-    blocked = advance(keys, POLICY, late + PUBLISH, TRUSTING)
+    blocked = advance(keys, POLICY, lambda: late + PUBLISH, TRUSTING)
     assert "activate waits" in blocked.waiting
     with_replica(world, "ab12", A.id, B.id)
-    (step,) = advance(keys, POLICY, late + PUBLISH, TRUSTING).steps
+    (step,) = advance(keys, POLICY, lambda: late + PUBLISH, TRUSTING).steps
     assert step == Step(StepKind.ACTIVATE, pending)
 
 
@@ -319,16 +319,16 @@ def test_a_retired_key_stays_listed_for_a_year(world: World) -> None:
     keys = world.keys()
     pending = rotate(keys, BY_HAND, T).steps[0].kid
     retire(keys, pending, BY_HAND, T)
-    advance(keys, POLICY, T + 20 * DAY, TRUSTING)
+    advance(keys, POLICY, lambda: T + 20 * DAY, TRUSTING)
     assert world.state(pending) is KeyState.RETIRED
-    advance(keys, POLICY, T + 400 * DAY, TRUSTING)
+    advance(keys, POLICY, lambda: T + 400 * DAY, TRUSTING)
     assert pending not in {key.kid for key in world.keyring().keys}
 
 
 def test_how_far_a_note_moves_the_clock(world: World) -> None:
     keys, late = world.keys(), T + 10 * DAY
     caution = Caution(lambda _version: 1200, late, is_followed=True)
-    taken = advance(keys, POLICY, late, caution)
+    taken = advance(keys, POLICY, lambda: late, caution)
     assert taken.keyring.clock == T + 1200
     assert taken.keyring.keys[0].until == late + KEEP
     assert taken.steps == []
