@@ -66,7 +66,9 @@ UNTIL_ETCD: Final = (
     "until etcdctl endpoint health > health.log 2>&1; do kill -0 $! || break; sleep 0.1; done"
 )
 # An earlier page may have just stopped its members.
-WITHOUT_ETCD: Final = "while (: < /dev/tcp/127.0.0.1/2379) 2> port.log; do sleep 0.1; done"
+WITHOUT_ETCD: Final = """\
+for port in 2379 2380 2479 2480 2579 2580; do
+  while (: < /dev/tcp/127.0.0.1/$port) 2> port.log; do sleep 0.1; done; done"""
 OLD_STORE: Final = """\
 umask 077
 leeway init --data-dir old-data > old.log

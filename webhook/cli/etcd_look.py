@@ -5,7 +5,9 @@ stops no start: the workers become ready by themselves as soon as the store can 
 """
 
 import logging
+import signal
 from contextlib import closing
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,7 @@ from typing import Final
 from webhook.assembly import store_of
 from webhook.config.model import Configuration
 from webhook.errors import LeewayError
+from webhook.server.connection.stop_signals import STOP_SIGNALS
 from webhook.telemetry.logs import LOGGER
 
 _SECONDS: Final = 5.0
@@ -22,7 +25,8 @@ _logger = logging.getLogger(LOGGER)
 def look_at_etcd(data_dir: Path, configuration: Configuration, seconds: float = _SECONDS) -> None:
     """Log whether the store can be used, and wait at most so many seconds for it."""
     # Forked, as the workers are later: another way would start Python again.
-    child = get_context("fork").Process(target=say_what_is_there, args=(data_dir, configuration))
+    arguments = (data_dir, configuration, seconds)
+    child = get_context("fork").Process(target=_look, args=arguments)
     child.start()
     child.join(seconds)
     if child.is_alive():
@@ -30,6 +34,15 @@ def look_at_etcd(data_dir: Path, configuration: Configuration, seconds: float = 
         child.join()
         _warn(f"etcd did not answer within {seconds:g}s")
     child.close()
+
+
+def _look(data_dir: Path, configuration: Configuration, seconds: float) -> None:
+    for number in STOP_SIGNALS:
+        # The handlers of the master remove what is the master's.
+        signal.signal(number, signal.SIG_DFL)
+    # It ends by itself too, if the master is gone.
+    signal.alarm(ceil(seconds) + 1)
+    say_what_is_there(data_dir, configuration)
 
 
 def say_what_is_there(data_dir: Path, configuration: Configuration) -> None:
