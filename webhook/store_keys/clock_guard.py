@@ -7,7 +7,8 @@ Invariants:
    key waits. Which of two clocks is wrong is not known here.
 2. The recorded clock moves at most once in MARK_SECONDS, by a clock that does not jump, to the time
    that most replicas agree on, and by no more than CLOCK_AHEAD_SECONDS plus the time for which it
-   has not moved.
+   has not moved. While clocks disagree it moves at least by that time: of two replicas, one that is
+   behind would otherwise stop it, and a schedule that stands still counts as restored.
 """
 
 import logging
@@ -117,6 +118,8 @@ class ClockGuard:
         # Invariant 2.
         notes = now.steady >= self._steps_from and since >= MARK_SECONDS
         clock = int(now.wall + self._replicas.agreed(now.steady)) if notes else None
+        if clock is not None and self.problem:
+            clock = max(clock, self._clock + int(since))
         return Caution(ahead, clock, self._replicas.gone(now.steady), is_followed)
 
     def is_record_due(self, replica: Replica, now: Moment) -> bool:

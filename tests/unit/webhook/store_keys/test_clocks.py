@@ -7,7 +7,7 @@ import pytest
 
 from keys.keyring import KeyState
 from keys.rotation import MARK_SECONDS
-from tests.unit.webhook.store_keys.replicas_world import DAY, POLICY, PUBLISH, World, states
+from tests.unit.webhook.store_keys.replicas_world import DAY, KEEP, POLICY, PUBLISH, World, states
 from webhook.store_keys.replicas import HEARTBEAT_SECONDS
 
 YEAR = 365 * DAY
@@ -147,3 +147,15 @@ def test_a_store_that_was_off_for_hours_catches_up(world: World) -> None:
     world.pass_time(2 * 3600)
     assert states(world.keyring()) == [KeyState.ACTIVE, KeyState.PENDING]
     assert world.true - world.keyring().clock <= 2 * MARK_SECONDS
+
+
+@pytest.mark.bad_input(70)
+@pytest.mark.parametrize("ahead", [-3 * DAY, -400, 3 * DAY])
+def test_of_two_replicas_the_right_one_signs_after_a_restart(world: World, ahead: int) -> None:
+    world.add("a"), world.add("b")
+    world.pass_time(MARK_SECONDS + 20)
+    world.replicas[1].ahead = ahead
+    world.pass_time(KEEP + 4000, 28)
+    assert world.replicas[0].watcher.step_problem()
+    assert abs(world.keyring().clock - world.true) < 3 * MARK_SECONDS
+    assert world.add("a").active
