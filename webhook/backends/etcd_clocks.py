@@ -25,7 +25,14 @@ class Clocks:
         """
         if latest - earliest > LIVE_SECONDS:
             return
-        difference = max(0.0, wall - latest) + min(0.0, wall - earliest)
+        self._note(writer, max(0.0, wall - latest) + min(0.0, wall - earliest), now)
+
+    def saw_old(self, writer: str, wall: float, latest: float, now: float) -> None:
+        """Take over a commit made at any time before ``latest``, which can show a clock ahead."""
+        if wall > latest:
+            self._note(writer, wall - latest, now)
+
+    def _note(self, writer: str, difference: float, now: float) -> None:
         self._seen.pop(writer, None)
         self._seen[writer] = difference, now
         while len(self._seen) > _MAX_WRITERS:

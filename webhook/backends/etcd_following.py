@@ -52,6 +52,7 @@ class Following:
         is_fed: bool,
     ) -> None:
         self._clock, self._wall, self._peers = clock, wall, peers
+        self._is_fed = is_fed
         self._arrival_seconds = _ARRIVAL_SECONDS if is_fed else 0.0
         self.changed = Condition(Lock())
         """Notified of each change; its lock guards everything here."""
@@ -115,6 +116,9 @@ class Following:
             self._was_repaired = self._failure is not None
             self._failure, self.problem = None, ""
             self._to_apply, self.unread, self._newest = commit.revision, 1, NOTHING
+            if not self._is_fed:  # Nothing arrives live, and others' clocks are compared by that.
+                head = follower.head
+                self.clocks.saw_old(head.writer, head.wall, self._wall(), self._clock())
             if follower.foreign:
                 keys = ", ".join(follower.foreign)
                 _logger.warning("keys under the store's prefix in etcd are not Leeway's: %s", keys)

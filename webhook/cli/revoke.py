@@ -15,11 +15,16 @@ from webhook.cli.output import printable, say, show, table
 from webhook.cli.store_access import opened_store
 from webhook.cli.token_argument import is_jwt, without_wrapping
 from webhook.rbac import revocations
+from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.records import Revocation
+from webhook.rbac.revocations import CLOCK_SECONDS
 from webhook.token.claims import USERNAME_PREFIX, is_dns_label, is_dns_subdomain
 
 _MAX_JTI_LENGTH: Final = 256
 _CREDENTIAL_PREFIX: Final = "JTI="
+_MOST_AHEAD_SECONDS: Final = 24 * 3600
+"""A revocation up to a later time than that is refused: nothing would be issued until then."""
 
 
 @click.group(epilog=example("leeway revoke list"))
@@ -120,10 +125,31 @@ def _is_account(namespace: str, name: str) -> bool:
     return is_dns_label(namespace) and is_dns_subdomain(name)
 
 
+def _latest_time(store: AuthStore) -> float:
+    """Return the present time, by the clock of another writer of the store if that is ahead.
+
+    Tokens are signed by those clocks. Raises StoreUnavailableError if they differ by too much.
+    """
+    now, ahead = time(), store.clock_difference
+    if ahead <= CLOCK_SECONDS:
+        return now
+    if ahead > _MOST_AHEAD_SECONDS:
+        raise StoreUnavailableError(
+            f"it is {utc(now)} here, and the store was changed last at {utc(now + ahead)}, so "
+            "nothing was revoked: tokens are revoked by the time; correct the clock that is wrong"
+        )
+    say(
+        f"leeway: warning: this clock is {ahead:.0f}s behind that of the last change of the store, "
+        "which counts; correct the one that is wrong",
+        err=True,
+    )
+    return now + ahead
+
+
 def _revoke_subject(data_dir: Path, subject: str, *, is_account: bool) -> str:
     """Revoke the tokens of a subject, and return the last time of issue that is revoked."""
-    now = time()
     with opened_store(data_dir) as (store, configuration):
+        now = _latest_time(store) if is_account else time()
         lifetimes = lifetimes_of(configuration)
         store.change(revocations.revoke_subject, subject, lifetimes, now, is_account=is_account)
         action = "revoke.serviceaccount" if is_account else "revoke.user"

@@ -4,12 +4,15 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from time import time
 
 import pytest
 
 from tests.fake_etcd import FakeClient, FakeEtcd, lost_after, lost_before
 from tests.unit.webhook.cli.cli_support import Leeway
+from webhook.backends.etcd import EtcdBackend
 from webhook.backends.etcd_layout import Layout
 
 LAYOUT = Layout("/leeway")
@@ -115,6 +118,33 @@ def test_an_outcome_that_is_not_known(
 def test_a_lost_answer_is_found_out(etcd: Etcd, leeway: Leeway, data_dir: Path) -> None:
     etcd.prepare = lambda client: setattr(client, "faults", deque([lost_after]))
     assert leeway("role", "add", "r", "--data-dir", data_dir).assert_done() == "Role r created\n"
+
+
+def change_with_a_clock_ahead(etcd: Etcd, seconds: float) -> None:
+    other = EtcdBackend(
+        etcd.data.client(), "/leeway", follow=False, writer="b:1", wall=lambda: time() + seconds
+    )
+    other.commit(other.load()[0], [])
+
+
+def test_a_revocation_by_a_clock_that_is_behind(etcd: Etcd, leeway: Leeway, data_dir: Path) -> None:
+    change_with_a_clock_ahead(etcd, 3600)
+    done = leeway("revoke", "serviceaccount", "default/build", "--data-dir", data_dir)
+    assert "this clock is 3600s behind" in done.err or "this clock is 3599s behind" in done.err
+    found = json.loads(leeway("revoke", "list", "-o", "json", "--data-dir", data_dir).out)
+    before = datetime.fromisoformat(found[0]["before"]).timestamp()
+    assert before >= time() + 3590
+
+
+def test_no_revocation_by_clocks_that_are_days_apart(
+    etcd: Etcd, leeway: Leeway, data_dir: Path
+) -> None:
+    change_with_a_clock_ahead(etcd, 3 * 24 * 3600)
+    leeway("revoke", "serviceaccount", "default/build", "--data-dir", data_dir).assert_failed(
+        3, "nothing was revoked", "correct the clock"
+    )
+    # The time is of no importance to the tokens of a user.
+    leeway("revoke", "user", "root", "--data-dir", data_dir).assert_done()
 
 
 def test_no_store(etcd: Etcd, leeway: Leeway, data_dir: Path) -> None:
