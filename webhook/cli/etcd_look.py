@@ -50,7 +50,7 @@ def say_what_is_there(data_dir: Path, configuration: Configuration) -> None:
     try:
         with closing(store_of(data_dir, configuration)) as store:
             place, revision = store.backend.place, store.state.revision
-            _logger.info("the store %s is there, at revision %d", place, revision)
+            _logger.info("the store at %s is there, at revision %d", place, revision)
     except LeewayError as error:
         _warn(str(error))
 

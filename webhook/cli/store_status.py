@@ -65,7 +65,7 @@ def repair(data_dir: Path, yes: bool) -> None:
         for problem in plan.problems:
             say(problem)
         if not plan.is_needed:
-            say(f"The store {backend.place} is intact: {plan.records} records")
+            say(f"The store at {backend.place} is intact: {plan.records} records")
             return
         question = f"Accept the {plan.records} records that are there as the store?"
         if not (yes or click.confirm(question)):
