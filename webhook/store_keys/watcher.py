@@ -38,6 +38,8 @@ from webhook.store_keys.replicas import Replica, replica_record, replicas_of
 _POLL_SECONDS: Final = 0.25
 _FIRST_LOAD_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
+# How many records of replicas that are gone are removed at once.
+_MOST_GONE: Final = 100
 # The clocks of others are compared only on a state that is proven to be younger.
 _FRESH_SECONDS: Final = 10.0
 _DONE: Final = {
@@ -81,7 +83,7 @@ class StoreKeyWatcher:
         self._refresh = refresh
         self._clock, self._steady, self._boot = clock, steady, boot
         self._guard = ClockGuard(keys.seen.replica, self._now())
-        self._retry_at = steady()
+        self._retry_at = self._record_retry_at = steady()
         self._stored: StoredKeys | None = None
         self._is_followed = False
         self._source: tuple[AuthState, int] | None = None
@@ -275,13 +277,15 @@ class StoreKeyWatcher:
         now = self._now()
         version = self._keys.seen.seen.version
         replica = Replica(int(now.wall), self._keys.encryption.ids, version)
-        if not self._guard.is_record_due(replica, now):
+        if now.steady < self._record_retry_at or not self._guard.is_record_due(replica, now):
             return
         own = replica_record(self._keys.seen.replica, replica)
-        gone = [Record(REPLICA, name.encode(), None) for name in self._guard.gone(now)]
+        gone = [Record(REPLICA, name.encode(), None) for name in self._guard.gone(now)[:_MOST_GONE]]
         try:
             self._keys.store.change(lambda _state: [own, *gone])
         except LeewayError as error:
+            # A full etcd, for instance, refuses this until somebody makes room.
+            self._record_retry_at = now.steady + _RETRY_SECONDS
             _logger.info("the record of this replica was not written: %s", error)
             return
         self._guard.wrote_record(now)

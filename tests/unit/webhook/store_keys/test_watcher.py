@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from keys.errors import KeyScheduleError
 from keys.keyring import Keyring, KeyState
 from keys.rotation import MARK_SECONDS, StepKind
+from tests.memory_backend import MemoryBackend
 from tests.unit.webhook.store_keys.replicas_world import (
     A_FIRST,
     B_FIRST,
@@ -31,7 +33,7 @@ from webhook.rbac.errors import StoreStaleError, StoreUnavailableError
 from webhook.rbac.records import KEY, REPLICA, SCHEDULE, Record
 from webhook.store_keys.changes import accept, generate_key, reencrypt, rotate, sealed_of
 from webhook.store_keys.contents import SCHEDULE_ID
-from webhook.store_keys.replicas import HEARTBEAT_SECONDS, LIVE_SECONDS
+from webhook.store_keys.replicas import HEARTBEAT_SECONDS, LIVE_SECONDS, replicas_of
 from webhook.store_keys.seen import SEEN_FILE, SeenFile
 
 
@@ -390,6 +392,33 @@ def test_an_accepted_schedule_is_used_by_a_running_server(world: World) -> None:
     assert b.active
     a.watcher.poll()
     assert a.active == b.active
+
+
+class Full(MemoryBackend):
+    """A backend that takes no change while it is full."""
+
+    is_full = False
+    commits = 0
+
+    def commit(self, expected: int, records: Sequence[Record]) -> int:
+        self.commits += 1
+        if self.is_full:
+            raise StoreUnavailableError("the store is full")
+        return super().commit(expected, records)
+
+
+def test_a_store_that_takes_nothing_is_asked_once_a_minute(tmp_path: Path) -> None:
+    world = World(tmp_path, with_key=False)
+    backend = world.backend = world.backend_of_replicas = Full()
+    generate_key(world.keys(), "ES256", POLICY, T)
+    backend.is_full = True
+    world.add("a")
+    before = backend.commits
+    world.pass_time(300, 0.25)
+    assert backend.commits - before <= 2 * 300 / 60  # the record, and the time
+    backend.is_full = False
+    world.pass_time(61)
+    assert len(replicas_of(sealed_of(world.keys().store.state))) == 1
 
 
 def test_what_was_seen_is_remembered(world: World, tmp_path: Path) -> None:
