@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from threading import RLock
 
+import msgspec
+
 from keys.messages import utc
 from webhook.rbac.errors import StoreError
 from webhook.rbac.model import MAX_PASSWORD_COST, Group, Permission, PermissionType, Role, User
@@ -126,19 +128,26 @@ class AuthState:
     def apply(self, revision: int, records: Iterable[Record]) -> None:
         """Apply the records written up to a revision of the store.
 
-        Raises StoreError for a kind that is not known; then this state must not be used any more.
+        Raises StoreError for a kind that is not known and for a record that cannot be read; then
+        this state must not be used any more.
         """
         grants: dict[str, list[tuple[bytes, bytes, PermissionType | None]]] = {}
         with self.lock:
             for kind, record_id, value in records:
-                if kind == PERMISSION:
-                    role, key, range_end = read_permission_id(record_id)
-                    granted = None if value is None else PermissionType(value[0])
-                    grants.setdefault(role, []).append((key, range_end, granted))
-                elif kind in SEALED:
-                    self._put_sealed(revision, (kind, record_id), value)
-                else:
-                    self._apply_one(kind, record_id, value)
+                try:
+                    if kind == PERMISSION:
+                        role, key, range_end = read_permission_id(record_id)
+                        granted = None if value is None else PermissionType(value[0])
+                        grants.setdefault(role, []).append((key, range_end, granted))
+                    elif kind in SEALED:
+                        self._put_sealed(revision, (kind, record_id), value)
+                    else:
+                        self._apply_one(kind, record_id, value)
+                except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
+                    raise StoreError(
+                        f"the store has a record of the kind {kind!r} that cannot be read; restore "
+                        "it from a backup"
+                    ) from error
             # Invariant 1: after the roles, wherever those were among the records.
             for name, changes in grants.items():
                 if name in self.roles:
