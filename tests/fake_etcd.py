@@ -7,7 +7,6 @@ It has revisions, transactions, compaction and watches like etcd's. A real etcd 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Condition
-from time import monotonic
 
 from webhook.etcd.errors import Code, CompactedError, EtcdError, NoAnswerError, error_of_status
 from webhook.etcd.operations import Compare, Delete, Get, Operation, Put, Relation, Target, Txn
@@ -304,15 +303,6 @@ def failing(error: EtcdError, *, executed: bool) -> Fault:
         raise error
 
     return fault
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that has to become true; the limit is for a broken test only."""
-    ready, deadline = Condition(), monotonic() + seconds
-    with ready:
-        while not condition():
-            assert monotonic() < deadline, "it did not happen"
-            ready.wait(0.005)
 
 
 def _compacted(revision: int) -> CompactedError:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.support import wait_until
 from tests.tcp_proxy import TCPProxy
 from webhook.rbac import changes
 
@@ -24,7 +25,6 @@ from .store_observer import Observer
 
 STALENESS = 1.0
 LONGER = 1.5 * STALENESS
-_SECONDS = 20.0
 
 Scenario = Callable[[World], None]
 
@@ -73,7 +73,7 @@ def leader_isolated(world: World) -> None:
     b = world.replica("b", [old.endpoint])
     answered_right_at_first(world, 2)
     cluster.isolate(old)
-    _until(lambda: a.change(changes.revoke_role, "ann", "a") is Outcome.ACKNOWLEDGED)
+    wait_until(lambda: a.change(changes.revoke_role, "ann", "a") is Outcome.ACKNOWLEDGED)
     b.answers_for(3.0, "ann")
     cluster.heal()
     b.answers_for(1.0, "ann")
@@ -103,9 +103,9 @@ def history_lost(world: World) -> None:
         a, b = world.replica("a"), world.replica("b", proxy.endpoints())
         answered_right_at_first(world, 2)
         world.cluster.copy_data(copy)
-        _until(lambda: a.change(changes.revoke_role, "ann", "a") is Outcome.ACKNOWLEDGED)
+        wait_until(lambda: a.change(changes.revoke_role, "ann", "a") is Outcome.ACKNOWLEDGED)
         lost = len(world.changes)
-        _until(lambda: _told(world, b) == ((), 6))
+        wait_until(lambda: _told(world, b) == ((), 6))
         world.answers.clear()
         proxy.cut()
         a.close()
@@ -135,11 +135,11 @@ def answer_waits_while_cut_off(world: World) -> None:
         def heal() -> None:
             proxy.reset()
             proxy.heal()
-            _until(lambda: b.proven() > b.store.now() - 0.5)
+            wait_until(lambda: b.proven() > b.store.now() - 0.5)
 
         b.answer("ann", heal)
         proxy.heal()
-        _until(lambda: _told(world, b) == ((), 6))
+        wait_until(lambda: _told(world, b) == ((), 6))
         b.close()
         world._replicas.remove(b)
 
@@ -223,10 +223,3 @@ def _judged(world: World, folder: Path) -> Judgement:
 def _told(world: World, replica: object) -> object:
     replica.answer("ann")  # type: ignore[attr-defined]
     return world.answers[-1].told
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

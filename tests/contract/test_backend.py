@@ -4,7 +4,6 @@ Revisions are opaque: what is expected of one comes from what the backend return
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from time import CLOCK_BOOTTIME, clock_gettime
 import pytest
 
 from tests.contract.places import PLACES, Place
+from tests.support import wait_until
 from webhook.rbac import changes
 from webhook.rbac.errors import (
     ForeignPositionError,
@@ -59,14 +59,6 @@ def followed(found: tuple[int, Sequence[Record]] | None) -> tuple[int, set[Recor
     assert found is not None
     assert len({(record.kind, record.id) for record in found[1]}) == len(found[1])
     return found[0], set(found[1])
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what a feed brings, and fail after 10 s."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_a_new_backend_is_empty(place: Place) -> None:

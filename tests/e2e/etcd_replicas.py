@@ -1,8 +1,7 @@
 """Replicas of a server on one store in etcd: their data directories, and the servers."""
 
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -92,11 +91,3 @@ def libraries_of(pid: int) -> set[str]:
     """Return the files that a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
     return {line.split(maxsplit=5)[-1] for line in maps.splitlines()}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until a function returns something true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.etcd_cluster import EtcdCluster
+from tests.support import wait_until
 from tests.tcp_proxy import TCPProxy
 
 from .etcd_replicas import (
@@ -17,7 +18,6 @@ from .etcd_replicas import (
     make_directory,
     running,
     section_of,
-    wait_for,
 )
 from .harness import Answer, RunningServer, free_port
 
@@ -76,9 +76,9 @@ def test_a_role_that_one_grants_counts_at_the_other(replicas: list[RunningServer
     # The next request, whichever worker gets it.
     for _ in range(10):
         assert ROLE_GROUP in groups_of(second, token)
-    wait_for(lambda: ROLE_GROUP in groups_of(first, token), 3.5)
+    wait_until(lambda: ROLE_GROUP in groups_of(first, token))
     assert root(first, "user/revoke", name=USER, role="team").status == 200
-    wait_for(lambda: ROLE_GROUP not in groups_of(second, token), 3.5)
+    wait_until(lambda: ROLE_GROUP not in groups_of(second, token))
 
 
 def test_a_revocation_on_one_machine_counts_on_the_other(replicas: list[RunningServer]) -> None:
@@ -88,7 +88,7 @@ def test_a_revocation_on_one_machine_counts_on_the_other(replicas: list[RunningS
     leeway(first.data_dir, "revoke", "serviceaccount", "demo/revoked").assert_done()
     for server in replicas:
         is_refused = partial(lambda at: not status_of(at, token).get("authenticated"), server)
-        wait_for(is_refused, 3.5)
+        wait_until(is_refused)
     assert "revoked" in str(status_of(second, token)["error"])
 
 
@@ -114,7 +114,7 @@ def test_metrics_of_the_store(replicas: list[RunningServer]) -> None:
         rows = [line.rpartition(" ") for line in text.splitlines() if line[:1] != "#"]
         return {name: float(value) for name, _, value in rows}
 
-    wait_for(lambda: metrics().get("leeway_store_revision", 0) > 0, 10)
+    wait_until(lambda: metrics().get("leeway_store_revision", 0) > 0)
     found = metrics()
     assert 0 <= found["leeway_store_age_seconds"] < 3
     assert found['leeway_store_reloads_total{reason="start"}'] == 2
@@ -158,7 +158,7 @@ def test_a_replica_that_starts_while_etcd_is_away(
                 answers = [server.request("GET", "/readyz", context=context) for _ in range(10)]
                 return all(answer.status == 200 for answer in answers)  # of both workers
 
-            wait_for(is_ready, 10)
+            wait_until(is_ready)
             assert status_of(server, server.sign())["authenticated"] is True
 
 
@@ -174,7 +174,7 @@ def test_a_prefix_without_a_store_is_never_answered_from(etcd: EtcdCluster, tmp_
         answer = server.post("/v3/auth/role/add", {"name": "r"}, server.context("kube-apiserver"))
         assert answer.status == 503
         leeway(other, "init").assert_done()
-        wait_for(lambda: server.post_review(server.sign()).status == 201, 10)
+        wait_until(lambda: server.post_review(server.sign()).status == 201)
 
 
 @pytest.mark.parametrize(

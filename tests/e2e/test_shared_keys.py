@@ -15,6 +15,7 @@ from tests.external_jwt.api_server import ApiServer
 from tests.external_jwt.claims import account_claims, as_go
 from tests.secret_search import KEY, Search, Secret, files_below, key_secrets, windows_of
 from tests.secrets_made import token_made
+from tests.support import wait_until
 from tests.unit.webhook.cli.cli_support import run_process
 from webhook.config.load import load_configuration
 from webhook.signing_keys import opened_key_store
@@ -24,7 +25,6 @@ from .etcd_replicas import (
     leeway,
     running,
     section_of,
-    wait_for,
     write_configuration,
 )
 from .harness import RunningServer, free_port
@@ -62,7 +62,7 @@ def replicas(directories: list[Path]) -> Iterator[list[RunningServer]]:
     with running(*directories, expected_trouble=NOBODY) as servers:
         for server in servers:
             # Each worker is ready by itself.
-            wait_for(lambda at=server: all(has_keys(at) for _ in range(6)))  # type: ignore[misc]
+            wait_until(lambda at=server: all(has_keys(at) for _ in range(6)))  # type: ignore[misc]
         yield servers
 
 
@@ -129,13 +129,13 @@ def test_both_see_each_step(replicas: list[RunningServer]) -> None:
     first, second = replicas
     (old,) = published(first)
     leeway(first.data_dir, "keys", "rotate").assert_done()
-    wait_for(lambda: len(published(second)) == 2)
+    wait_until(lambda: len(published(second)) == 2)
     ran = leeway(second.data_dir, "keys", "rotate", "--force")
     assert (ran.code, "is active" in ran.out, "older JWKS" in ran.err) == (0, True, True)
     token = token_of(second.data_dir)
     assert is_accepted(first, token)
     assert is_accepted(second, token)
-    wait_for(lambda: published(first)[0] != old)
+    wait_until(lambda: published(first)[0] != old)
     audited = (first.data_dir / "audit.log").read_text()
     assert json.loads(audited.splitlines()[-1])["action"] == "keys.rotate"
 
@@ -150,7 +150,7 @@ def test_a_replica_with_another_encryption_key_says_so(directories: list[Path]) 
         def ready() -> str:
             return server.request("GET", "/readyz?verbose").body.decode()
 
-        wait_for(lambda: all("needs the encryption key" in ready() for _ in range(6)))
+        wait_until(lambda: all("needs the encryption key" in ready() for _ in range(6)))
         assert "store ok" in ready()
         # Its keys are not known here, so the token is not called bad.
         assert server.post_review(token).status == 503
@@ -169,7 +169,7 @@ def test_a_server_whose_active_key_is_refused_verifies_and_signs_nothing(
     token = token_of(first)
     use_keys(second, KEYS.replace("}", f", refused: [{old}]}}"))
     with running(second, readyz=503, expected_trouble=NOBODY) as (server,):
-        wait_for(lambda: published(server) == [] if has_keys(server) else False)
+        wait_until(lambda: published(server) == [] if has_keys(server) else False)
         assert not is_accepted(server, token)
         path = "/api/v1/namespaces/argo-run/serviceaccounts/loofah/token"
         answer = server.post(path, {"kind": "TokenRequest"}, server.context("root"))
@@ -177,7 +177,7 @@ def test_a_server_whose_active_key_is_refused_verifies_and_signs_nothing(
         assert f"{old} is active, and keys.refused" in answer.json["message"]
         leeway(second, "keys", "rotate").assert_done()
         assert leeway(second, "keys", "rotate", "--force").code == 0
-        wait_for(lambda: all(is_accepted(server, token_of(second)) for _ in range(4)))
+        wait_until(lambda: all(is_accepted(server, token_of(second)) for _ in range(4)))
 
 
 def test_the_keys_move_to_the_folder_and_back(directories: list[Path]) -> None:
@@ -215,7 +215,7 @@ def test_a_signer_signs_with_the_keys_of_the_store(directories: list[Path]) -> N
             api_server.refresh()
             return pending in {key.kid for key in api_server.keys.keys}
 
-        wait_for(is_fetched)
+        wait_until(is_fetched)
     with (second / "leeway.yaml").open("a") as file:
         file.write("signer: {}\n")
     (second / "store.key").unlink()

@@ -18,7 +18,7 @@ from tests.etcd_cluster import (
     need_program,
     version_of,
 )
-from tests.fake_etcd import wait_until
+from tests.support import wait_until
 from tests.tcp_proxy import TCPProxy
 from webhook.backends.etcd import EtcdBackend, boottime
 from webhook.etcd.client import EtcdClient

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.fake_etcd import Deliver, FakeClient, FakeEtcd, away, wait_until
+from tests.fake_etcd import Deliver, FakeClient, FakeEtcd, away
+from tests.support import wait_until
 from webhook.backends.etcd import EtcdBackend, boottime
 from webhook.etcd.values import TxnAnswer
 from webhook.rbac import changes

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fake_etcd import FakeEtcd, away, wait_until
+from tests.fake_etcd import FakeEtcd, away
+from tests.support import wait_until
 from webhook.backends import etcd, etcd_history, etcd_load
 from webhook.backends.etcd import EtcdBackend, boottime
 from webhook.backends.etcd_follow import (

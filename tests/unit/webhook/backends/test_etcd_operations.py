@@ -6,7 +6,8 @@ from math import inf
 
 import pytest
 
-from tests.fake_etcd import FakeEtcd, away, wait_until
+from tests.fake_etcd import FakeEtcd, away
+from tests.support import wait_until
 from webhook.backends import etcd
 from webhook.backends.etcd import EtcdBackend, boottime
 from webhook.backends.etcd_clocks import Clocks
