@@ -20,22 +20,11 @@ from typing import Final
 
 from webhook.backends import etcd_load
 from webhook.backends.etcd_beside import Peers, StoreCounters
-from webhook.backends.etcd_commit import (
-    COMMIT_SECONDS,
-    MAX_RECORDS,
-)
+from webhook.backends.etcd_commit import COMMIT_SECONDS, MAX_RECORDS
 from webhook.backends.etcd_feed import Feed
-from webhook.backends.etcd_follow import (
-    Follower,
-    HeadRead,
-)
+from webhook.backends.etcd_follow import Follower, HeadRead
 from webhook.backends.etcd_following import Following
-from webhook.backends.etcd_head import (
-    CommitId,
-    HeadError,
-    continues,
-    decode,
-)
+from webhook.backends.etcd_head import CommitId, HeadError, continues, decode
 from webhook.backends.etcd_layout import Layout
 from webhook.backends.etcd_position import AwaitedPositions, format_position, parse_position
 from webhook.backends.etcd_repair import RepairPlan, plan_repair, repair
@@ -121,7 +110,7 @@ class EtcdBackend:
         follower = Follower(self._layout, found)
         self._following.loaded(follower, sent, page.revision, floor)
         if self._following.follower is not before:
-            self._feed.watch_again()
+            self._feed.end_watch()
         if self._must_start:
             self._must_start = False
             self._feed.start()

@@ -65,7 +65,7 @@ class Feed:
         self._wanted.set()
         with self._following.changed:
             self._following.changed.notify_all()
-        self._end_watch()
+        self.end_watch()
 
     def join(self) -> None:
         """Wait for the threads, after ``end``; a request may outlive this by its deadline."""
@@ -124,7 +124,7 @@ class Feed:
             read = HeadRead(sent, floor, kv.mod_revision if kv else 0, kv.value if kv else b"")
             is_good = self._following.read(follower, read, found.header)
             if self._following.follower is not follower:
-                self.watch_again()
+                self.end_watch()
             if is_good:
                 self._require_arrival(read.revision)
                 return read.revision
@@ -145,7 +145,7 @@ class Feed:
             )
         if not arrived and self._clock() - self._watch_since > OVERDUE_SECONDS:
             self._watch_problem = f"{self._endpoint} does not send changes"
-            self._end_watch()
+            self.end_watch()
 
     # The feed.
 
@@ -172,7 +172,7 @@ class Feed:
         except EtcdError as error:
             self._watch_problem = str(error)
         finally:
-            self._end_watch()
+            self.end_watch()
         self._endpoint = self._requests.client.next_endpoint(self._endpoint)
         return False
 
@@ -218,11 +218,8 @@ class Feed:
             return False
         return True
 
-    def watch_again(self) -> None:
-        """End the watch, because another follower is in use."""
-        self._end_watch()
-
-    def _end_watch(self) -> None:
+    def end_watch(self) -> None:
+        """End the watch; the thread opens another for the follower that is in use then."""
         with self._watch_lock:
             watch, self._watch = self._watch, None
         if watch is not None:

@@ -138,7 +138,7 @@ class Follower:
         records, hashes = self._read_records(revision, values)
         # 6. Together with the other records they are what the head describes.
         contents = self._contents_after(hashes)
-        if contents != Contents(head.count, int.from_bytes(head.digest)):
+        if contents != head.contents:
             raise MustLoadError(
                 Reason.DIVERGED,
                 f"revision {revision}, written by {head.writer}, does not describe its records",
@@ -254,7 +254,7 @@ class Follower:
         return records, hashes
 
     def _contents_after(self, hashes: Iterable[tuple[bytes, bytes | None]]) -> Contents:
-        contents = Contents(self.head.count, int.from_bytes(self.head.digest))
+        contents = self.head.contents
         for name, digest in hashes:
             before = self._hashes.get(name)
             if before is not None:

@@ -59,6 +59,11 @@ class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     writer: str
     """The host and the process that wrote it, for people."""
 
+    @property
+    def contents(self) -> "Contents":
+        """What the records of the commit are (invariant 3)."""
+        return Contents(self.count, int.from_bytes(self.digest))
+
     def chain(self, revision: int) -> tuple[CommitId, ...]:
         """Return the last commits, oldest first, this one included; ``revision`` is its own."""
         earlier = (*self.ring, self.previous) if self.previous.revision else ()

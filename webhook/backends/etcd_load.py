@@ -116,7 +116,7 @@ def loaded(layout: Layout, kvs: Sequence[KeyValue]) -> tuple[Loaded, list[Record
             f"the store under {shown_key(layout.records)} in etcd cannot be used: {error}"
         ) from error
     # 3. It describes the records.
-    expected = Contents(head.count, int.from_bytes(head.digest))
+    expected = head.contents
     if found.contents != expected:
         raise StoreError(
             f"the store under {shown_key(layout.records)} in etcd is damaged: "

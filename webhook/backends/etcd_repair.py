@@ -17,8 +17,6 @@ from webhook.backends import etcd_load
 from webhook.backends.etcd_commit import Answer
 from webhook.backends.etcd_head import (
     ID_SIZE,
-    CommitId,
-    Contents,
     Head,
     HeadError,
     decode,
@@ -92,7 +90,7 @@ def _problems(found: Found) -> tuple[list[str], Head | None]:
         head = decode(found.head.value)
     except HeadError as error:
         return [str(error)], None
-    if found.contents == Contents(head.count, int.from_bytes(head.digest)):
+    if found.contents == head.contents:
         return [], head
     return [
         f"the head describes {head.count} records (its writer was {head.writer}), and there are "
@@ -104,5 +102,4 @@ def _head(found: Found, old: Head | None, wall: float, writer: str) -> Head:
     commit = os.urandom(ID_SIZE)
     if old is None or found.head is None:  # Invariant 2.
         return first_head(os.urandom(ID_SIZE), commit, found.contents, wall, writer)
-    position = CommitId(found.head.mod_revision, old.id)
-    return next_head(old, position.revision, commit, found.contents, wall, writer)
+    return next_head(old, found.head.mod_revision, commit, found.contents, wall, writer)

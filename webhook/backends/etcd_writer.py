@@ -84,21 +84,13 @@ class Writer:
         return written.commit.revision
 
     def initialise(self, records: Sequence[Record], store_id: str = "") -> bool:
-        """Make a store of these records in one transaction; False if there is one already.
-
-        Its id, in hexadecimal, is random unless it is given: signing keys are sealed with it.
-
-        Raises StoreError if other keys are under the prefix, OutcomeUnknownError if etcd did not
-        answer: this can be repeated.
-        """
-        nothing = Contents(0, 0)
+        """Make a store of these records, see ``EtcdBackend.initialise``."""
         store = bytes.fromhex(store_id) if store_id else os.urandom(ID_SIZE)
-        head = first_head(store, NO_COMMIT, nothing, self._wall(), self._name)
-        empty = Loaded(CommitId(0, NO_COMMIT), head, b"", {})
+        wall = self._wall()
+        nothing = first_head(store, NO_COMMIT, Contents(0, 0), wall, self._name)
+        empty = Loaded(CommitId(0, NO_COMMIT), nothing, b"", {})
         planned = Follower(self._layout, empty).plan(records)
-        head = first_head(
-            head.store, os.urandom(ID_SIZE), planned.contents, self._wall(), self._name
-        )
+        head = first_head(store, os.urandom(ID_SIZE), planned.contents, wall, self._name)
         write = Write(None, b"", head, encode(head), planned.values)
         try:
             self._commit(write, lambda: write)
@@ -130,8 +122,7 @@ class Writer:
         return Write(old.commit, old.value, head, encode(head), planned.values)
 
     def _fence(self, old: Loaded) -> Write:
-        contents = Contents(old.head.count, int.from_bytes(old.head.digest))
-        return self._write(old, Planned([], [], [], contents))
+        return self._write(old, Planned([], [], [], old.head.contents))
 
     def _commit(self, write: Write, fence: Callable[[], Write]) -> Written:
         commits, following = self._following.counters.commits, self._following
