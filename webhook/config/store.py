@@ -7,11 +7,11 @@ from typing import Final, Literal
 import msgspec
 
 from keys.messages import shown
-from webhook.config.section import Duration, Section, is_address, require_path, require_range
+from webhook.config.section import Duration, Section, require_path, require_range
+from webhook.etcd.endpoint import parse_endpoint
 
 MAX_ENDPOINTS: Final = 16
 _MAX_PREFIX_BYTES: Final = 256
-_HOST: Final = frozenset(ascii_letters + digits + ".-_")
 # The kid of a key made here is the SHA-256 of its public key in base64url.
 _KID: Final = frozenset(ascii_letters + digits + "-_")
 _KID_LENGTH: Final = 43
@@ -171,8 +171,8 @@ def _require_prefix(prefix: str) -> None:
 def _require_endpoint(endpoint: str) -> None:
     """Raise ValueError for a text that is not ``https://HOST:PORT``, or http to this machine."""
     scheme, _, address = endpoint.partition("://")
-    host = address.rpartition(":")[0]
-    if scheme not in ("http", "https") or not is_address(address) or not _is_host(host):
+    host = address.rpartition(":")[0].strip("[]")
+    if not _is_endpoint(endpoint, host):
         raise ValueError(
             f"endpoints has {shown(endpoint)}; https://HOST:PORT is allowed, like "
             "https://10.0.0.11:2379"
@@ -184,20 +184,20 @@ def _require_endpoint(endpoint: str) -> None:
         )
 
 
-def _is_host(host: str) -> bool:
-    if not host.startswith("["):
-        return _HOST.issuperset(host)
+def _is_endpoint(endpoint: str, host: str) -> bool:
     try:
-        IPv6Address(host.strip("[]"))
+        parse_endpoint(endpoint)
+        if ":" in host:
+            IPv6Address(host)
     except ValueError:
         return False
-    return True
+    return not endpoint.endswith("/")
 
 
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return False
