@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import RLock, Timer
 from time import time
@@ -40,6 +40,7 @@ from webhook.server.reload.composition import (
     started,
     waiting_for_restart,
 )
+from webhook.server.reload.key_looks import KeyLooks
 from webhook.server.reload.memory_keeper import MemoryKeeper
 from webhook.server.reload.on_loop import OnLoop
 from webhook.server.reload.shared_revisions import SharedRevisions
@@ -84,7 +85,6 @@ class LiveApplication:
         self._data_dir = data_dir
         self._configure = configure
         self._reloading = RLock()
-        self._key_looks = ThreadPoolExecutor(1, "leeway-key-look")
         self._reports: dict[str, str] = {}
         self._logged: dict[str, str] = {}
         self._is_composed = self._is_warm = False
@@ -128,7 +128,8 @@ class LiveApplication:
             RequestLog(),
             TokenUses(self.store),
             self._warnings,
-            self._ask_for_own_keys,
+            # Another worker may sign with a key that this one has not read yet.
+            KeyLooks(self._keys.catch_up).ask,
             ThreadPoolExecutor(_LOOK_UP_THREADS, "leeway-look-up"),
             FlaskThreads(cores, lambda: self.over_limit("login")),
             self._store_keeper.problem,
@@ -264,10 +265,6 @@ class LiveApplication:
 
     def _waiting_for_restart(self) -> str:
         return waiting_for_restart(self._started_with, self._components.configuration)
-
-    def _ask_for_own_keys(self) -> Future[None]:
-        # Another worker may sign with a key that this one has not read yet.
-        return self._key_looks.submit(self._keys.catch_up)
 
     async def start(self) -> None:
         """Start the background work (invariant 3), on the event loop that answers requests."""
