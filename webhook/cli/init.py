@@ -15,7 +15,7 @@ from webhook.cli.options import data_dir_option, example
 from webhook.cli.output import say
 from webhook.config.load import load_configuration
 from webhook.config.model import Configuration
-from webhook.config.store import EtcdSection
+from webhook.config.store import EtcdSection, SQLiteSection
 from webhook.rbac.records import Record
 from webhook.setup.first_records import first_records
 from webhook.setup.init import DEFAULT_ALGORITHM, InitOptions, initialise
@@ -80,6 +80,13 @@ def _fill(
         is_filled = backend.initialise(records, store_id)
         place = backend.place
     say(f"filled the store {place}" if is_filled else f"left the store {place} as it is")
+    before = data_dir / SQLiteSection().path
+    if is_filled and before.exists():
+        say(
+            f"leeway: warning: nothing of {before} is in it, no revocation either; `leeway store "
+            "export` without store.etcd and `leeway store import` bring it there",
+            err=True,
+        )
     return is_filled
 
 

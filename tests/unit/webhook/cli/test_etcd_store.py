@@ -14,6 +14,7 @@ from tests.fake_etcd import FakeClient, FakeEtcd, lost_after, lost_before
 from tests.unit.webhook.cli.cli_support import Leeway
 from webhook.backends.etcd import EtcdBackend
 from webhook.backends.etcd_layout import Layout
+from webhook.config.store import SQLiteSection
 
 LAYOUT = Layout("/leeway")
 
@@ -36,6 +37,7 @@ def etcd(data_dir: Path, leeway: Leeway, monkeypatch: pytest.MonkeyPatch) -> Etc
     """Return the etcd of the data directory, which is filled by ``leeway init``."""
     found = Etcd()
     monkeypatch.setattr("webhook.assembly.etcd_client_of", found.client)
+    (data_dir / SQLiteSection().path).unlink()
     with (data_dir / "leeway.yaml").open("a") as file:
         file.write("store: {etcd: {endpoints: ['http://localhost:1']}}\n")
     out = leeway("init", "--data-dir", data_dir).assert_done()
@@ -47,6 +49,20 @@ def test_a_second_init_leaves_it_alone(etcd: Etcd, leeway: Leeway, data_dir: Pat
     before = etcd.data.keys()
     leeway("init", "--data-dir", data_dir).assert_done()
     assert etcd.data.keys() == before
+
+
+def test_what_was_in_sqlite_is_not_in_it(
+    leeway: Leeway, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that were revoked there would be valid, and nobody would be told."""
+    leeway("revoke", "serviceaccount", "default/build", "--data-dir", data_dir).assert_done()
+    monkeypatch.setattr("webhook.assembly.etcd_client_of", Etcd().client)
+    with (data_dir / "leeway.yaml").open("a") as file:
+        file.write("store: {etcd: {endpoints: ['http://localhost:1']}}\n")
+    done = leeway("init", "--data-dir", data_dir)
+    assert done.code == 0
+    assert "no revocation either; `leeway store export`" in done.err
+    assert not leeway("init", "--data-dir", data_dir).err
 
 
 def test_a_change_and_a_question(etcd: Etcd, leeway: Leeway, data_dir: Path) -> None:
