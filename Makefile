@@ -65,6 +65,7 @@ soak: $(VENV)/.dev
 
 # Faults for longer than CI has time for, and the times that a busy machine cannot keep.
 # To repeat a run: make chaos CHAOS_FLAGS="--seed N"
+# Replicas on a real etcd, every answer judged: make chaos CHAOS_FLAGS="--store etcd"
 chaos: export TEST_TIMES = judged
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -24,6 +24,7 @@ PARTS = {
     41: "Range permissions",
     47: "Store and process",
     57: "Found by attacks and in use",
+    64: "A store in etcd",
     71: "The signer",
 }
 ROWS = {
@@ -90,7 +91,12 @@ ROWS = {
     61: "a secret in place of a path or a URL: in no message",
     62: "names with control characters or of 64 KiB: shown escaped, stored or refused",
     63: "a cross-site request by a browser with a certificate: changes nothing",
-    # 64 to 70 are of a store in etcd.
+    64: "no majority, or a replica cut off in either direction: 503, and back by itself",
+    65: "a member or a worker stopped for longer than a proof holds: no answer from before",
+    66: "leaders, replicas and workers killed: nothing acknowledged lost, nothing applied twice",
+    67: "compaction past the watch, fragments, a cancelled watch: the state of a fresh load",
+    68: "keys changed by others, a restored snapshot, another cluster: noticed, or no answers",
+    69: "no space, etcd's auth, passwords, certificates: named in /readyz, and it recovers",
     70: "two replicas rotate keys at once, a kill, a wrong encryption key: one active key, or none",
     71: "claims that are forged, too large or of a wrong clock: not signed, nor told why",
     72: "1,000 calls at once, late ones, a client that never reads, a socket in use: it serves on",

@@ -24,6 +24,7 @@ DEFAULT_VECTORS = TESTS.parent / ".." / "shared" / "vectors"
 # Each file is a group of tests that one process runs, and those that take longest start first.
 LONGEST_FIRST = (
     "chaos/test_chaos.py",
+    "chaos/test_store_etcd.py",
     "docs/test_documented_commands.py",
     "e2e/test_reload.py",
     "differential/test_random.py",

@@ -4,7 +4,8 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 HOST = "127.0.0.1"
 MOST = 32
@@ -28,8 +29,17 @@ class FailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """``sent`` is just before the first byte, ``came`` after the last, by the steady clock.
+
+    ``connection`` is a number of its own for each connection; ``retry_after`` is the header.
+    """
+
     status: int
     body: bytes
+    sent: float = 0.0
+    came: float = 0.0
+    connection: int = 0
+    retry_after: str = ""
 
 
 @dataclass(slots=True)
@@ -37,6 +47,7 @@ class Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     port: int
+    number: int = field(default_factory=count(1).__next__)
 
     @property
     def is_usable(self) -> bool:
@@ -52,8 +63,11 @@ class Client:
     As an API server has them: more would be a flood of handshakes after each stop of the server.
     """
 
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, port: int, context: ssl.SSLContext, seconds: float = _TIMEOUT_SECONDS
+    ) -> None:
         self._port = port
+        self._seconds = seconds
         self._context = context
         self._turns = asyncio.Semaphore(MOST)
         self._idle: list[Connection] = []
@@ -81,7 +95,7 @@ class Client:
     async def _exchange_now(self, method: str, path: str, body: bytes, token: str) -> Reply:
         port, sent = 0, time.monotonic()
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 connection = self._take_idle() or await self._open()
                 port = connection.port
                 try:
@@ -129,12 +143,21 @@ class Client:
             f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
             f"{identity}Content-Length: {len(body)}\r\n\r\n"
         )
+        sent = time.monotonic()
         connection.writer.write(head.encode("ascii") + body)
         await connection.writer.drain()
         lines = (await connection.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         names = _fields(lines[1:])
         content = await connection.reader.readexactly(int(names["content-length"]))
-        return Reply(int(lines[0].split()[1]), content), names.get("connection") != "close"
+        reply = Reply(
+            int(lines[0].split()[1]),
+            content,
+            sent,
+            time.monotonic(),
+            connection.number,
+            names.get("retry-after", ""),
+        )
+        return reply, names.get("connection") != "close"
 
 
 def _fields(lines: list[str]) -> Mapping[str, str]:

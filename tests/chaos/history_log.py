@@ -50,6 +50,7 @@ _UPKEEP = {
     frozenset((TOKEN,)): "use",
     frozenset((REVOCATION, LIFETIME)): "tidy",
 }
+_NEXT = 8
 _MAY_BE_THERE = (Outcome.ACKNOWLEDGED, Outcome.UNKNOWN)
 FENCE = "fence"
 SETUP = "setup"
@@ -160,7 +161,10 @@ def _check_answer(change: Change | None, state: AuthState, k: int, found: Judgem
     if change is None:
         return
     if change.outcome in (Outcome.REFUSED, Outcome.NOT_WRITTEN):
-        found.is_wrong(2, f"{change.what} was answered as {change.outcome.value}, and is group {k}")
+        found.is_wrong(
+            2, f"{change.what} was answered as {change.outcome.value}, and is group {k} "
+            f"({change.error})"
+        )  # fmt: skip
     told = change.auth_revision
     if change.outcome is Outcome.ACKNOWLEDGED and told and told != state.meta.revision:
         found.is_wrong(
@@ -253,27 +257,46 @@ def _is_empty_decision(change: Change, state: AuthState) -> bool:
 class _Lanes:
     """The changes that are not found yet, by what they are about."""
 
-    _MOST = 8
-
     def __init__(self, changes: Iterable[Change]) -> None:
         self._lane_of: dict[str, str] = {}
-        self._changes: dict[str, list[Change]] = defaultdict(list)
+        self._waiting: dict[str, list[Change]] = defaultdict(list)
+        self._failed: dict[str, list[Change]] = defaultdict(list)
         for change in sorted(changes, key=lambda change: change.inv):
-            self._changes[change.lane].append(change)
+            lanes = self._waiting if change.outcome in _MAY_BE_THERE else self._failed
+            lanes[change.lane].append(change)
             self._lane_of.update(dict.fromkeys(change.names, change.lane))
 
     def author(self, group: Group, state: AuthState) -> Change | None:
         """Return the change that makes these records of that state, once."""
-        lane = next((self._lane_of[n] for n in _names_of(group) if n in self._lane_of), None)
-        waiting = self._changes.get(lane or "", [])
+        lane = next((self._lane_of[n] for n in _names_of(group) if n in self._lane_of), "")
         written = _comparable(group.records)
-        fitting = [change for change in waiting[: self._MOST] if _decided(change, state) == written]
-        if not fitting:
-            return None
-        # Of the same change asked for twice, one that is not said to have failed.
-        found = next((c for c in fitting if c.outcome in _MAY_BE_THERE), fitting[0])
-        waiting.remove(found)
-        return found
+        # The next few of a lane: each one that was found takes those before it with it.
+        waiting = self._waiting[lane]
+        fitting = [
+            number for number, c in enumerate(waiting[:_NEXT]) if _decided(c, state) == written
+        ]
+        if fitting:
+            number = fitting[0]
+            # Asked for again at once, for nobody knew: one of the two is this group.
+            is_repeated = waiting[number].outcome is Outcome.UNKNOWN and number + 1 in fitting
+            if is_repeated and not _can_follow(waiting[number + 1], group, state):
+                number += 1
+            change = waiting[number]
+            waiting[: number + 1] = [c for c in waiting[:number] if c.outcome is Outcome.UNKNOWN]
+            return change
+        # Of the same change asked for twice, one that is not said to have failed comes first.
+        for change in self._failed[lane]:
+            if _decided(change, state) == written:
+                self._failed[lane].remove(change)
+                return change
+        return None
+
+
+def _can_follow(change: Change, group: Group, state: AuthState) -> bool:
+    """Return whether the same change, asked for again after it was made, has its answer."""
+    after = state.copy()
+    after.apply(state.revision + 1, group.records)
+    return change.outcome is Outcome.UNKNOWN or _is_empty_decision(change, after)
 
 
 def _decided(change: Change, state: AuthState) -> dict[RecordKey, object] | None:

@@ -107,7 +107,7 @@ class Machine:
 
     def log_trouble(self) -> list[str]:
         """Return lines of the log that no fault excuses: those of a program's mistake."""
-        return [line[:2000] for line in self.server.log().splitlines() if _is_crash(line)]
+        return [line[:2000] for line in self.server.log().splitlines() if is_crash(line)]
 
     def close(self) -> None:
         """Remove everything."""
@@ -117,7 +117,8 @@ class Machine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_crash(line: str) -> bool:
+def is_crash(line: str) -> bool:
+    """Return whether a line of a log tells of a program's mistake."""
     if "Traceback" in line or "never retrieved" in line:
         return True
     try:

@@ -27,21 +27,39 @@ class Observer:
         self.strays: list[str] = []
         """Revisions under the prefix without a head, or that cannot be read."""
         self._cluster = cluster
-        self._layout = Layout(prefix)
-        command = [str(need_program("etcdctl")), "watch", "--prefix", f"{prefix}/", "--rev=1"]
-        command += ["-w", "json", "--endpoints", ",".join(cluster.endpoints)]
-        with errors.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
+        self._layout, self._prefix = Layout(prefix), prefix
+        self._errors = errors
+        self._next = 1
+        self._is_closed = False
+        self._start()
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
+    def _start(self) -> None:
+        command = [str(need_program("etcdctl")), "watch", "--prefix", f"{self._prefix}/"]
+        command += [f"--rev={self._next}", "-w", "json"]
+        command += ["--endpoints", ",".join(self._cluster.endpoints)]
+        with self._errors.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+
     def _run(self) -> None:
+        """Follow, and start again from the next revision whenever etcdctl gives up."""
+        while not self._is_closed and not self.strays:
+            self._follow()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process.wait()
+            if not self._is_closed:
+                time.sleep(0.2)
+                self._start()
+
+    def _follow(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             answer = json.loads(line)
-            if answer.get("Canceled") or answer.get("CompactRevision"):
+            if answer.get("CompactRevision"):
                 self.strays.append(f"the observer was stopped: {line[:300]}")
                 return
             self._take(answer.get("Events") or [])
@@ -51,6 +69,9 @@ class Observer:
         for event in events:
             by_revision.setdefault(event["kv"]["mod_revision"], []).append(event)
         for revision, found in by_revision.items():
+            if revision < self._next:
+                continue
+            self._next = revision + 1
             try:
                 self.log.append(self._group(revision, found))
             except Exception as error:  # whatever was written there
@@ -87,11 +108,15 @@ class Observer:
     def wait(self, revision: int) -> None:
         """Wait until everything of the prefix up to a revision has been seen."""
         deadline = time.monotonic() + _SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if self.log and self.log[-1].revision >= revision:
+        while time.monotonic() < deadline:
+            if self._next > revision:
                 return
             time.sleep(0.02)
-        raise AssertionError(f"the observer did not reach revision {revision}")
+        said = self._errors.read_text()[-1000:]
+        raise AssertionError(
+            f"the observer is at {self._next} and did not reach {revision}; etcdctl: "
+            f"{self._process.poll()} {said} {self.strays}"
+        )
 
     def catch_up(self) -> None:
         """Wait until it has seen the present head."""
@@ -134,11 +159,9 @@ class Observer:
         return records
 
     def close(self) -> None:
+        self._is_closed = True
         self._process.kill()
-        self._process.wait()
         self._thread.join(5.0)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 def digest_in_store(key: RecordKey, value: bytes) -> int:

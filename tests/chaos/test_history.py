@@ -229,6 +229,24 @@ class TestRule2:
         made.group(changes.change_password(made._state, "ann", b""))
         only(made.judged(), 1, "a second one")
 
+    @pytest.mark.parametrize("applied", [True, False])
+    @pytest.mark.parametrize("decide", [changes.grant_role, changes.revoke_role])
+    def test_a_change_that_is_repeated_after_an_unknown_outcome(
+        self, made: Made, applied: bool, decide: Callable[..., Sequence[Record]]
+    ) -> None:
+        role = "ann-a" if decide is changes.revoke_role else "ann-b"
+        made.change("ann", decide, "ann", role, outcome=Outcome.UNKNOWN, written=applied)
+        if not applied:
+            made.change("ann", decide, "ann", role)
+        elif decide is changes.grant_role:
+            made.change("ann", decide, "ann", role, written=False)
+        else:
+            made.change(
+                "ann", decide, "ann", role, written=False, outcome=Outcome.REFUSED,
+                error="role is not granted to the user",
+            )  # fmt: skip
+        assert made.judged().wrong == []
+
 
 class TestRule3:
     def test_the_order_of_the_log_is_not_that_of_time(self, made: Made) -> None:
