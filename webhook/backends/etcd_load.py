@@ -53,6 +53,7 @@ def read_all(start: bytes, fetch: Fetch) -> Page:
     """Read a range from ``start`` on (invariant 1).
 
     If etcd compacts the revision meanwhile, all is read again in larger pages, at last in one.
+    Raises StoreError for pages that do not follow one another.
     """
     limit = FIRST_LIMIT
     while True:
@@ -68,7 +69,14 @@ def _read_pages(start: bytes, fetch: Fetch, limit: int) -> Page:
     page = fetch(start, limit, 0)
     revision, kvs = page.revision, list(page.kvs)
     while not page.is_last and page.kvs:
-        page = fetch(page.kvs[-1].key + b"\0", limit, revision)
+        next_key = page.kvs[-1].key + b"\0"
+        page = fetch(next_key, limit, revision)
+        if page.kvs and page.kvs[-1].key < next_key:
+            # Otherwise this would go on for as long as there is memory.
+            raise StoreError(
+                f"etcd sends keys from {shown_key(page.kvs[0].key)} on, and was asked for those "
+                "that follow; look at what is between here and etcd"
+            )
         kvs += page.kvs
     return Page(revision, kvs, is_last=True)
 
