@@ -21,8 +21,8 @@ from threading import local
 from typing import Concatenate, Final, ParamSpec
 
 from webhook.rbac import changes
+from webhook.rbac.batches import Batches
 from webhook.rbac.errors import StoreUnavailableError, TooLargeError
-from webhook.rbac.lots import Lots
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
 from webhook.rbac.records import (
     META,
@@ -93,7 +93,7 @@ class AuthStore(StateFollower):
 
         ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``, or one that
         returns the records of an ``ImportPlan``. It is called again where another process writes
-        first, and after each but the last of several ``Lots``. If it returns no records, nothing
+        first, and after each but the last of several ``Batches``. If it returns no records, nothing
         changes.
 
         Raises what ``decide`` raises, StoreUnavailableError and StoreError; TooLargeError if that
@@ -111,7 +111,7 @@ class AuthStore(StateFollower):
                     expected, auth_revision = state.revision, state.meta.revision
                     decided = decide(state, *args, **kwargs)
                     records, is_last = list(decided), True
-                if isinstance(decided, Lots):
+                if isinstance(decided, Batches):
                     records, is_last = decided.next(self.max_records)
                 if records:
                     self._require_room(records)

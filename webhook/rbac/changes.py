@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from webhook.rbac.batches import MAX_BATCH_RECORDS, Batches, batch
 from webhook.rbac.errors import (
     InvalidAuthManagementError,
     PermissionNotGrantedError,
@@ -34,7 +35,6 @@ from webhook.rbac.errors import (
     UserEmptyError,
     UserNotFoundError,
 )
-from webhook.rbac.lots import MAX_LOT_RECORDS, Lots, lot
 from webhook.rbac.model import ROOT, Group, Permission, Role, User
 from webhook.rbac.ranges import format_range
 from webhook.rbac.records import (
@@ -78,7 +78,7 @@ def disable(state: AuthState) -> list[Record]:
         return []
     meta = state.meta.bumped()
     ended = msgspec.structs.replace(meta, enabled=False, token_epoch=meta.token_epoch + 1)
-    gone = [token_record(digest, None) for digest in islice(state.tokens, MAX_LOT_RECORDS)]
+    gone = [token_record(digest, None) for digest in islice(state.tokens, MAX_BATCH_RECORDS)]
     return [*gone, meta_record(ended)]
 
 
@@ -185,8 +185,8 @@ def delete_role(state: AuthState, name: str) -> list[Record]:
     for permission in role.permissions:
         record_id = permission_id(name, permission.key, permission.range_end)
         records.append(Record(PERMISSION, record_id, None))
-    first = _bumped(state, lot(records)) if records else []
-    return Lots(_bumped(state, [*records, Record(ROLE, text_id(name), None)]), first)
+    first = _bumped(state, batch(records)) if records else []
+    return Batches(_bumped(state, [*records, Record(ROLE, text_id(name), None)]), first)
 
 
 def grant_permission(state: AuthState, role: str, permission: Permission) -> list[Record]:
@@ -258,10 +258,10 @@ def role_of(state: AuthState, name: str) -> Role:
         raise RoleNotFoundError from None
 
 
-def without_tokens(state: AuthState, name: str, records: Iterable[Record]) -> Lots:
+def without_tokens(state: AuthState, name: str, records: Iterable[Record]) -> Batches:
     """Return a change of a user with the deletions of all of its tokens, those first."""
     gone = [token_record(digest, None) for digest in state.tokens_of_user.get(name, ())]
-    return Lots(chain(gone, records), lot(gone))
+    return Batches(chain(gone, records), batch(gone))
 
 
 def _bumped(state: AuthState, records: Iterable[Record]) -> list[Record]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Self
 
+from webhook.rbac.batches import MAX_BYTES, Batches, fits, size_of
 from webhook.rbac.errors import TooLargeError
-from webhook.rbac.lots import MAX_BYTES, Lots, fits, size_of
 from webhook.rbac.model import Permission
 from webhook.rbac.ranges import OPEN_END
 from webhook.rbac.records import Record
@@ -115,7 +115,7 @@ class Draft:
         while not is_last:
             decided = decide(self.state, *args, **kwargs)
             records, is_last = list(decided), True
-            if isinstance(decided, Lots):
+            if isinstance(decided, Batches):
                 records, is_last = decided.next(self._max_records)
             self.state.apply(self.state.revision, records)
             self.steps.append(Step(tuple(records), is_last))

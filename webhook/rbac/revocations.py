@@ -23,8 +23,8 @@ from math import ceil, inf
 from typing import Final
 
 from webhook.rbac import changes
+from webhook.rbac.batches import Batches, batch
 from webhook.rbac.errors import UserNotFoundError
-from webhook.rbac.lots import Lots, lot
 from webhook.rbac.records import (
     REVOKED_JTI,
     REVOKED_SUBJECT,
@@ -120,7 +120,7 @@ def tidy(state: AuthState, lifetimes: Lifetimes, now: float) -> list[Record]:
     cleaned = chain(
         _noted(state, lifetimes, now), _extended(state, lifetimes, now), _forgotten(state, now)
     )
-    return Lots(None, lot(cleaned))
+    return Batches(None, batch(cleaned))
 
 
 def _revoking(

@@ -36,8 +36,8 @@ import msgspec
 
 from webhook.rbac.auth_store import AuthStore
 from webhook.rbac.auth_tokens import DEFAULT_TTL_SECONDS, require_unchanged
+from webhook.rbac.batches import MAX_BATCH_RECORDS
 from webhook.rbac.errors import InvalidAuthTokenError
-from webhook.rbac.lots import MAX_LOT_RECORDS
 from webhook.rbac.model import User
 from webhook.rbac.records import Record, TokenRecord, token_record
 from webhook.rbac.revocations import CLOCK_SECONDS
@@ -90,7 +90,7 @@ class TokenUses:
     def write(self) -> None:
         """Write the uses that are later by the resolution (invariant 7) in one transaction.
 
-        On a store that replicas share those are MAX_LOT_RECORDS at most, of the tokens with the
+        On a store that replicas share those are MAX_BATCH_RECORDS at most, of the tokens with the
         shortest life left; the others are written in the next rounds. Raises StoreError or
         StoreUnavailableError where they cannot be written.
         """
@@ -98,7 +98,7 @@ class TokenUses:
             uses, ttl = dict(self._last), self._ttl
         is_shared = self._store.is_shared
         resolution = ttl / 2 if is_shared else RESOLUTION_SECONDS
-        at_most = MAX_LOT_RECORDS if is_shared else len(uses)
+        at_most = MAX_BATCH_RECORDS if is_shared else len(uses)
         is_first = True
 
         def decide(state: AuthState) -> list[Record]:
@@ -138,14 +138,14 @@ class SimpleTokens:
         self._ahead = ttl / _AHEAD_PART
 
     def assign(self, user: User, now: float, state: AuthState | None = None) -> str:  # noqa: ARG002
-        """Make a token, and delete MAX_LOT_RECORDS of those that have ended."""
+        """Make a token, and delete at most MAX_BATCH_RECORDS of those that have ended."""
         token = secrets.token_urlsafe(_RANDOM_BYTES)
         digest = _digest(token)  # Invariant 1.
 
         def decide(state: AuthState) -> list[Record]:
             require_unchanged(state, user)
             new = token_record(digest, TokenRecord(user.name, now, state.meta.token_epoch))
-            ended = islice(self._ended(state, now), MAX_LOT_RECORDS)
+            ended = islice(self._ended(state, now), MAX_BATCH_RECORDS)
             return [new, *(token_record(d, None) for d in ended)]
 
         self._store.change(decide)

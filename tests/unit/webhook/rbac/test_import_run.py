@@ -302,7 +302,7 @@ def only(_: AuthState, records: list[Record]) -> list[Record]:
     return records
 
 
-def test_a_role_with_very_many_permissions_is_deleted_in_lots() -> None:
+def test_a_role_with_very_many_permissions_is_deleted_in_batches() -> None:
     store, _ = large()
     store.change(changes.add_role, "r")
     for start in range(0, 6000, 1500):

@@ -2,9 +2,9 @@
 
 Invariants:
 
-1. A change is one transaction where it fits into one; a clean-up is always made in lots.
-2. Otherwise each lot is a change that a caller could have made alone, and the rest is decided again
-   after it: a process that dies between two lots leaves a valid state.
+1. A change is one transaction where it fits into one; a clean-up is always made in batches.
+2. Otherwise each batch is a change that a caller could have made alone, and the rest is decided
+   again after it: a process that dies between two batches leaves a valid state.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,20 @@ from typing import Final
 
 from webhook.rbac.records import Record
 
-MAX_LOT_RECORDS: Final = 1000
-MAX_LOT_BYTES: Final = 1 << 19
+MAX_BATCH_RECORDS: Final = 1000
+MAX_BATCH_BYTES: Final = 1 << 19
 MAX_BYTES: Final = 1 << 20
 """Of one transaction. etcd accepts requests of 1.5 MiB, with what the store adds to each record."""
 _RECORD_BYTES: Final = 64
 """For what a store adds to a record."""
 
 
-class Lots(list[Record]):
-    """The records of a change, which may be written in several transactions.
+class Batches(list[Record]):
+    """The records of a change that can be written in several transactions.
 
-    ``first`` is what is written first if not all of them fit into one; empty if that cannot be
-    divided. Then the change is decided again. Of a clean-up there is only ``first``, until that is
-    empty.
+    If they do not fit into one, ``first`` is written, and the rest is decided again; ``first`` is
+    empty if nothing can be divided. A clean-up, whose records are None, has only ``first``, and is
+    over when that is empty.
     """
 
     def __init__(self, records: Iterable[Record] | None, first: Iterable[Record]) -> None:
@@ -41,13 +41,13 @@ class Lots(list[Record]):
         return self.first, False
 
 
-def lot(records: Iterable[Record]) -> list[Record]:
-    """Return as many of the first records as make up one lot, at least one of them."""
+def batch(records: Iterable[Record]) -> list[Record]:
+    """Return as many of the first records as make up one batch, at least one of them."""
     taken: list[Record] = []
     size = 0
     for record in records:
         size += _size(record)
-        if taken and (len(taken) == MAX_LOT_RECORDS or size > MAX_LOT_BYTES):
+        if taken and (len(taken) == MAX_BATCH_RECORDS or size > MAX_BATCH_BYTES):
             break
         taken.append(record)
     return taken

@@ -9,8 +9,8 @@ from tests.support import NOW
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.rbac import changes, revocations
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.batches import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Batches, batch, fits
 from webhook.rbac.errors import InvalidAuthTokenError, RoleNotFoundError, TooLargeError
-from webhook.rbac.lots import MAX_LOT_BYTES, MAX_LOT_RECORDS, Lots, fits, lot
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.records import (
     AuthMeta,
@@ -91,10 +91,10 @@ def test_disabling_auth_ends_any_number_of_tokens_at_once(limit: int | None) -> 
         new = provider.assign(store.user("user-0"), NOW)
         log_ins += 1
         assert provider.resolve(new, NOW) == "user-0"
-        assert len(store.state.tokens) == max(left - log_ins * (MAX_LOT_RECORDS - 1), log_ins)
+        assert len(store.state.tokens) == max(left - log_ins * (MAX_BATCH_RECORDS - 1), log_ins)
         if len(store.state.tokens) == log_ins:
             break
-    assert max(backend.commits) <= MAX_LOT_RECORDS + 1
+    assert max(backend.commits) <= MAX_BATCH_RECORDS + 1
     assert_same(store, Scratch(backend))
 
 
@@ -163,7 +163,7 @@ def test_a_deletion_that_was_killed_is_repeated() -> None:
         store.change(changes.delete_role, "r")
     # A valid state, in which nobody has been granted anything.
     other = AuthStore.loaded(backend)
-    assert len(other.state.users_of_role["r"]) == MANY - 2 * MAX_LOT_RECORDS
+    assert len(other.state.users_of_role["r"]) == MANY - 2 * MAX_BATCH_RECORDS
     assert other.revision == 3
     backend.left = 100
     other.change(changes.delete_role, "r")
@@ -208,7 +208,7 @@ def test_a_hundred_thousand_revocations_are_tidied(what: str, limit: int | None)
         assert len(store.state.revoked_jtis) == count
         assert min(r.until for r in store.state.revoked_jtis.values()) > NOW + 86_000
     assert store.state.lifetime.seconds == 3600.0
-    assert max(backend.commits) <= MAX_LOT_RECORDS
+    assert max(backend.commits) <= MAX_BATCH_RECORDS
     commits = len(backend.commits)
     store.change(revocations.tidy, Lifetimes(3600.0, 86_400.0), NOW)
     assert len(backend.commits) == commits
@@ -222,14 +222,14 @@ def test_uses_are_written_a_lot_at_a_time_the_shortest_life_first() -> None:
     for number in range(MANY):
         uses.note(digest(number), NOW + 200, 300.0)
     uses.write()
-    assert backend.commits == [MAX_LOT_RECORDS]
+    assert backend.commits == [MAX_BATCH_RECORDS]
     written = {d for d, record in store.state.tokens.items() if record.used == NOW + 200}
-    assert written == {digest(n) for n in range(MANY - MAX_LOT_RECORDS, MANY)}
-    assert len(uses) == MANY - MAX_LOT_RECORDS
+    assert written == {digest(n) for n in range(MANY - MAX_BATCH_RECORDS, MANY)}
+    assert len(uses) == MANY - MAX_BATCH_RECORDS
     for _ in range(9):
         uses.write()
     assert not uses
-    assert backend.commits == [MAX_LOT_RECORDS] * 10
+    assert backend.commits == [MAX_BATCH_RECORDS] * 10
 
 
 def test_what_cannot_be_divided_is_refused_before_it_is_written() -> None:
@@ -238,22 +238,22 @@ def test_what_cannot_be_divided_is_refused_before_it_is_written() -> None:
     with pytest.raises(TooLargeError):
         store.change(lambda _: users(4))
     with pytest.raises(TooLargeError):
-        store.change(lambda _: Lots(users(4), []))
+        store.change(lambda _: Batches(users(4), []))
     assert not store.state.users
     assert not backend.commits
 
 
 def test_a_lot_is_limited_in_bytes_too() -> None:
-    large = [replace_value(record, MAX_LOT_BYTES // 3) for record in users(10)]
-    assert len(lot(large)) == 2
-    assert len(lot([replace_value(large[0], MAX_LOT_BYTES)])) == 1
-    assert lot([]) == []
+    large = [replace_value(record, MAX_BATCH_BYTES // 3) for record in users(10)]
+    assert len(batch(large)) == 2
+    assert len(batch([replace_value(large[0], MAX_BATCH_BYTES)])) == 1
+    assert batch([]) == []
     assert fits(large[:5], LIMIT)
     assert not fits(large[:7], LIMIT)
     assert fits(large, None)
     assert not fits(users(4), 3)
-    assert Lots(large, large[:2]).next(None) == (large, True)
-    assert Lots(large, large[:2]).next(LIMIT) == (large[:2], False)
+    assert Batches(large, large[:2]).next(None) == (large, True)
+    assert Batches(large, large[:2]).next(LIMIT) == (large[:2], False)
 
 
 def replace_value(record: Record, size: int) -> Record:
