@@ -12,7 +12,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import get_ident
 from typing import Final
 
@@ -45,17 +45,11 @@ class OnLoop:
         except RuntimeError:  # It is closed (invariant 2).
             run()
             return
-        while True:
-            try:
-                done.result(_LOOK_SECONDS)
-            except TimeoutError:
-                if done.done() or not loop.is_closed():
-                    continue
-                if done.cancel():  # Invariant 2.
-                    run()
-                    return
-            else:
+        while not wait((done,), _LOOK_SECONDS).done:
+            if loop.is_closed() and done.cancel():  # Invariant 2.
+                run()
                 return
+        done.result()
 
 
 def _run(run: Callable[[], None], done: "Future[None]") -> None:

@@ -31,15 +31,16 @@ def test_it_runs_on_the_loop_and_returns_after_that() -> None:
     assert asyncio.run(run()) == [get_ident()] * 2
 
 
-def test_what_it_raises_is_raised_where_it_was_called() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, TimeoutError])
+def test_what_it_raises_is_raised_where_it_was_called(error: type[Exception]) -> None:
     on_loop = OnLoop()
 
     def fail() -> None:
-        raise ZeroDivisionError
+        raise error
 
     async def run() -> None:
         on_loop.begin()
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(error):
             await asyncio.to_thread(on_loop, fail)
 
     asyncio.run(run())
