@@ -22,7 +22,7 @@ from typing import Concatenate, Final, ParamSpec
 
 from webhook.rbac import changes
 from webhook.rbac.batches import Batches
-from webhook.rbac.errors import StoreUnavailableError, TooLargeError
+from webhook.rbac.errors import StoreUnavailableError
 from webhook.rbac.model import ROOT, ROOT_PERMISSION, Role, User
 from webhook.rbac.records import (
     META,
@@ -91,14 +91,13 @@ class AuthStore(StateFollower):
     ) -> None:
         """Write the records that ``decide(state, *args, **kwargs)`` returns.
 
-        ``decide`` is a function of ``changes``, ``revocations`` or ``auth_tokens``, or one that
-        returns the records of an ``ImportPlan``. It is called again where another process writes
-        first, and after each but the last of several ``Batches``. If it returns no records, nothing
-        changes.
+        ``decide`` is a function of ``changes``, ``revocations`` or ``simple_tokens``, or one that
+        returns the records of an import. It is called again where another process writes first, and
+        after each but the last of several ``Batches``. If it returns no records, nothing changes.
 
-        Raises what ``decide`` raises, StoreUnavailableError and StoreError; TooLargeError if that
-        is more than fits into one transaction, and OutcomeUnknownError if it is not known whether
-        the change was made.
+        Raises what ``decide`` and the backend raise: StoreUnavailableError, StoreError,
+        TooLargeError if the records do not fit into one transaction, and OutcomeUnknownError if it
+        is not known whether the change was made.
         """
         attempts = 0
         while attempts < _MAX_ATTEMPTS:
@@ -114,7 +113,6 @@ class AuthStore(StateFollower):
                 if isinstance(decided, Batches):
                     records, is_last = decided.next(self.max_records)
                 if records:
-                    self._require_room(records)
                     try:
                         # Invariant 1: a conflict where the revision is not that of the state.
                         revision = self._backend.commit(expected, records)
@@ -157,14 +155,6 @@ class AuthStore(StateFollower):
         # The change is made. If it is not applied here, the next ``basis`` does, or says why not.
         with suppress(Exception):
             self._apply_from_thread(apply)
-
-    def _require_room(self, records: Sequence[Record]) -> None:
-        most, count = self.max_records, len({(kind, name) for kind, name, _ in records})
-        if most is not None and count > most:
-            raise TooLargeError(
-                f"the change has {count:,} records, and the store at {self._backend.place} takes "
-                f"at most {most:,} at once; change less at once"
-            )
 
 
 def _auth_revision_in(records: Iterable[Record]) -> int:

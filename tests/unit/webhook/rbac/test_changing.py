@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from threading import Event
 
 import pytest
 
-from tests.feed_backend import FeedBackend, Log
+from tests.feed_backend import FeedBackend
 from tests.unit.webhook.rbac.follower_parts import Clock, held, refreshed
 from tests.unit.webhook.rbac.store_model import Scratch, assert_same
 from webhook.rbac import changes, state_follower
@@ -16,7 +15,6 @@ from webhook.rbac.errors import (
     StoreLockedError,
     StoreStaleError,
     StoreUnavailableError,
-    TooLargeError,
     UserAlreadyExistsError,
 )
 from webhook.rbac.records import Record
@@ -108,23 +106,6 @@ def test_a_change_that_is_made_is_acknowledged_though_it_cannot_be_applied(
     store.change(changes.add_role, "r")
     store.run_apply = run_apply
     assert refreshed(store).roles.keys() == {"r"}
-
-
-def test_what_does_not_fit_into_one_transaction_is_not_sent(
-    store: AuthStore, backend: FeedBackend, log: Log
-) -> None:
-    many = [Record("role", b"%d" % i, b"") for i in range(101)]
-    sent = Event()
-    backend.hooks["commit"] = sent.set
-    with pytest.raises(
-        TooLargeError,
-        match="the change has 101 records, and the store at the log takes at most 100 at once; cha",
-    ):
-        store.change(lambda _: many)
-    assert not sent.is_set()
-    # One that is named twice counts once.
-    store.change(lambda _: [*many[:100], *many[:100]])
-    assert len(store.state.roles) == 100
 
 
 def test_a_change_does_not_wait_for_others_of_its_process_for_ever(
