@@ -9,7 +9,6 @@ Invariants:
    rests on what etcd sends by itself, only on linearizable reads and commits.
 4. A store without a head, of another identity or with other contents than its head says is never
    loaded. Before the first load there is nothing to answer from.
-5. The lock is never held while etcd is waited for.
 """
 
 import time
@@ -123,7 +122,7 @@ class EtcdBackend:
             following.require_running()
             if not (self._catch_up() if self._follows else self._is_current()):
                 return None
-        found = following.changes(after)
+        found = following.changes(after)  # Invariant 2.
         if found is not None and not wait and following.is_behind_peers(found[0]):
             # Not what is here either: the caller would answer from it without asking again.
             raise StoreLockedError(
@@ -241,7 +240,7 @@ class EtcdBackend:
     # Writing.
 
     def commit(self, expected: int, records: Sequence[Record]) -> int:
-        """Write all records in one transaction (invariants 1 and 5)."""
+        """Write all records in one transaction (invariant 1)."""
         return self._writer.commit(expected, records)
 
     def initialise(self, records: Sequence[Record], store_id: str = "") -> bool:

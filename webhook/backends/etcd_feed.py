@@ -87,7 +87,7 @@ class Feed:
         while not self._closed.is_set():
             try:
                 failures = 0 if step() else failures + 1
-            except Exception:
+            except Exception:  # Invariant 3.
                 _logger.exception("a thread of the store in etcd failed and goes on")
                 failures += 1
             if failures:

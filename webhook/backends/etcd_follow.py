@@ -277,7 +277,7 @@ class Follower:
             else:
                 self._hashes[name] = digest
         self.value = next(e.value for e in events if e.key == self._layout.head and e.value)
-        self.commit, self.head = commit, head
+        self.commit, self.head = commit, head  # Invariant 1.
         group = Group(commit, records)
         self.history.add(group)
         for sent, found in self.proofs.arrived(commit.revision):

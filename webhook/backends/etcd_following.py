@@ -55,7 +55,7 @@ class Following:
         self._is_fed = is_fed
         self._arrival_seconds = _ARRIVAL_SECONDS if is_fed else 0.0
         self.changed = Condition(Lock())
-        """Notified of each change; its lock guards everything here."""
+        """Notified of each change; its lock guards everything here (invariant 1)."""
         self.counters = StoreCounters()
         self.clocks = Clocks()
         self.follower: Follower | None = None

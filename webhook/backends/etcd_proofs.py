@@ -36,7 +36,7 @@ class Proofs:
         return next((sent for found, sent in reversed(self._proofs) if found <= revision), -inf)
 
     def add(self, sent: float, revision: int) -> None:
-        """Take over a proof; one that says less than the newest is dropped."""
+        """Take over a proof (invariant 1); one that says less than the newest is dropped."""
         last_revision, last_sent = self.newest
         if revision < last_revision or sent <= last_sent:
             return

@@ -1,10 +1,7 @@
 """Writes to a store in etcd: commits, and the first one.
 
-Invariants:
-
-1. What a commit writes is computed from the head and the records of ``expected``, never from what
-   has arrived since.
-2. No lock is held while etcd is waited for.
+What a commit writes is computed from the head and the records of ``expected``, never from what has
+arrived since.
 """
 
 import os
@@ -75,7 +72,7 @@ class Writer:
             if follower is None or follower.commit.revision != expected:
                 following.counters.commits["conflict"] += 1
                 raise ConflictError
-            planned = follower.plan(records)  # Invariant 1.
+            planned = follower.plan(records)
             old = Loaded(follower.commit, follower.head, follower.value, {})
         write = self._write(old, planned)
         written = self._commit(write, lambda: self._fence(old))

@@ -38,7 +38,7 @@ class Batches(list[Record]):
         # Invariant 1.
         if not self.first or (not self._is_clean_up and fits(self, max_records)):
             return list(self), True
-        return self.first, False
+        return self.first, False  # Invariant 2.
 
 
 def batch(records: Iterable[Record]) -> list[Record]:

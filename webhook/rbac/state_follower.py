@@ -42,6 +42,7 @@ class StateFollower:
     def __init__(self, backend: Backend, clock: Callable[[], float] = lambda: inf) -> None:
         self._backend = backend
         self._clock = clock
+        # Invariant 3.
         self._change_lock = Lock()
         self._apply_lock = Lock()
         self.on_replaced: Callable[[AuthState, AuthState], None] = lambda _before, _after: None

@@ -2,8 +2,8 @@
 
 Invariants:
 
-1. At no moment is the only copy of a private half removed: it is removed where it leaves after it
-   was read back where it arrives.
+1. The only copy of a private half is never removed: it leaves one place after it was read back from
+   the other.
 2. What the keys leave is marked as moved, and signs nothing from then on. Both places can be marked
    for a moment; then nothing is signed until the move is repeated.
 3. A move that was interrupted anywhere is completed by the same command.
@@ -40,10 +40,13 @@ def move_to_store(keys: KeyStore, directory: Path, policy: RotationPolicy, now: 
     with locked_folder(directory, now) as folder:
         keyring = folder.keyring
         if keyring.active is None:
-            raise KeyScheduleError(f"{directory} has no active signing key, so nothing is moved")
+            raise KeyScheduleError(
+                f"{directory} has no active signing key, so nothing is moved; make one with "
+                "`leeway keys generate`"
+            )
         found = keys.read(sealed_of(keys.store.state))
         if folder.moved_to and found is not None and not found.moved_to:
-            folder.move_away(STORE)  # invariant 3: it may have been interrupted at the last step
+            folder.move_away(STORE)  # Invariant 3: it may have been interrupted at the last step
             return False
         folder.require_here()
         # So that a folder that cannot be written stops the move before it begins.
@@ -53,19 +56,19 @@ def move_to_store(keys: KeyStore, directory: Path, policy: RotationPolicy, now: 
         def decide(state: AuthState) -> list[Record]:
             sealed = sealed_of(state)
             stored = keys.read(sealed)
-            if stored is not None and not _continues(stored, keyring):
+            if stored is not None and not _continues(stored, keyring):  # Invariant 4.
                 raise KeyScheduleError(
                     f"the store has signing keys of its own ({_names(stored.keyring)}); with those "
                     f"of {directory} they would be mixed; set `keys.store: etcd` in leeway.yaml to "
                     "use them"
                 )
             if stored is not None and not stored.moved_to:
-                return []  # invariant 3
+                return []  # Invariant 3.
             return changed_records(noted, stored, sealed, keys.vault())
 
         keys.store.change(decide)
-        _require_opened(keys)  # invariant 1
-        folder.move_away(STORE)
+        _require_opened(keys)  # Invariant 1.
+        folder.move_away(STORE)  # Invariant 2.
         return True
 
 

@@ -29,7 +29,8 @@ LIVE_SECONDS: Final = 3 * HEARTBEAT_SECONDS
 WARN_SECONDS: Final = 60.0
 """Clocks that differ by more than this are a warning."""
 HOLD_SECONDS: Final = 300.0
-"""Clocks that differ by more than this hold all steps; ``PROPAGATION_SECONDS`` allows for it."""
+"""Clocks that differ by more than this hold all steps (invariant 3); ``PROPAGATION_SECONDS`` allows
+for it."""
 _GREETING_SECONDS: Final = 60.0
 _MAX_IDS: Final = 64
 _MAX_NAME: Final = 64
