@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from tests.e2e.harness import AUDIENCE, HOST, LEEWAY, RunningServer, free_port, serve
-from tests.etcd_cluster import PASSWORD, USER, EtcdCluster
+from tests.etcd_cluster import PASSWORD, EtcdCluster
+from tests.etcd_member import USER
 from tests.secrets_made import folder_made
 from tests.tcp_proxy import TCPProxy
 

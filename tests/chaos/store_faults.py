@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 
-from tests.etcd_cluster import EtcdCluster, Member
+from tests.etcd_cluster import EtcdCluster
+from tests.etcd_member import Member
 from tests.etcd_replicas import Replica, Replicas
 from tests.tcp_proxy import DOWN, UP
 

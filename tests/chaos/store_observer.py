@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.etcd_cluster import EtcdCluster, need_program
+from tests.etcd_cluster import EtcdCluster
+from tests.etcd_member import need_program
 from webhook.backends.etcd_head import CommitId, decode
 from webhook.backends.etcd_layout import Layout, name_of, record_hash
 from webhook.backends.etcd_position import format_position

@@ -18,7 +18,8 @@ from pathlib import Path
 import yaml
 
 from tests.e2e.harness import LEEWAY
-from tests.etcd_cluster import EtcdCluster, is_sound, memory_folder, version_of
+from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.etcd_member import is_sound, version_of
 from tests.etcd_replicas import MAX_STALENESS, Replicas
 
 from .clock import SteppedClock

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.store_faults import KILLS, OTHERS
-from tests.etcd_cluster import need_program
+from tests.etcd_member import need_program
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 900.0

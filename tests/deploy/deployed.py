@@ -29,7 +29,7 @@ from tests.e2e.harness import (
     review_of,
     wait_until_ready,
 )
-from tests.etcd_cluster import need_program
+from tests.etcd_member import need_program
 from tests.secrets_made import token_made
 from tests.support import wait_until
 

@@ -14,15 +14,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import free_port
-from tests.etcd_cluster import (
-    PASSWORD,
-    USER,
-    EtcdCluster,
-    is_sound,
-    memory_folder,
-    need_program,
-    version_of,
-)
+from tests.etcd_cluster import PASSWORD, EtcdCluster, memory_folder
+from tests.etcd_member import USER, is_sound, need_program, version_of
 from webhook.config.store import EtcdSection
 from webhook.doctor.etcd import examine_etcd
 from webhook.doctor.findings import CheckResult, Examination, Report, Status

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_cluster import (
-    EtcdCluster,
-    find_program,
-    memory_folder,
-    need_program,
-)
+from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.etcd_member import find_program, need_program
 from tests.integration.etcd_clients import (
     ALL,
     END,

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_cluster import (
-    PASSWORD,
-    ROOT_PASSWORD,
-    USER,
-    EtcdCluster,
-    memory_folder,
-)
+from tests.etcd_cluster import PASSWORD, ROOT_PASSWORD, EtcdCluster, memory_folder
+from tests.etcd_member import USER
 from tests.integration.etcd_clients import (
     ALL,
     END,

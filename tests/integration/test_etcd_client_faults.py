@@ -8,14 +8,8 @@ from functools import partial
 
 import pytest
 
-from tests.etcd_cluster import (
-    HOST,
-    EtcdCluster,
-    is_sound,
-    memory_folder,
-    need_program,
-    version_of,
-)
+from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.etcd_member import HOST, is_sound, need_program, version_of
 from tests.integration.etcd_clients import (
     ALL,
     ATTEMPT_SECONDS,

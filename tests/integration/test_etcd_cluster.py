@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_cluster import EtcdCluster, is_sound, memory_folder
+from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.etcd_member import is_sound
 
 
 @pytest.fixture(scope="module")

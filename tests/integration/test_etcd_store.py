@@ -10,14 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_cluster import (
-    EtcdCluster,
-    find_program,
-    is_sound,
-    memory_folder,
-    need_program,
-    version_of,
-)
+from tests.etcd_cluster import EtcdCluster, memory_folder
+from tests.etcd_member import find_program, is_sound, need_program, version_of
 from tests.support import wait_until
 from tests.tcp_proxy import TCPProxy
 from webhook.backends.etcd import EtcdBackend, boottime
