@@ -5,10 +5,8 @@ with Replicas(folder, cluster, prefix="/leeway") as replicas:
     replicas[1].server.post_review(token)
 """
 
-import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,17 +186,3 @@ class Replicas:
                     replica.server.process.kill()
                     replica.server.process.wait()
             replica.proxy.close()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> float:
-    """Wait until something holds, and return the seconds that it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, what or "it never happened"
-        time.sleep(0.02)
-    return time.monotonic() - started
-
-
-def environment_with(**values: str) -> Mapping[str, str]:
-    """Return the environment of this process with more."""
-    return {**os.environ, **values}
