@@ -177,12 +177,12 @@ def _lines(value: object, prefix: str = "") -> list[str]:
 def _time_of_claim(name: object, value: object) -> str:
     if name not in _TIME_CLAIMS or isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    try:
-        ahead = value - time()
-        distance = rounded_duration(abs(ahead))
-        return f"  {utc(value)}, " + (f"in {distance}" if ahead > 0 else f"{distance} ago")
-    except (ValueError, OverflowError, OSError):
-        return "  not a time"
+    moment = utc(value)
+    if not moment[0].isdigit():
+        return f"  {moment}"
+    ahead = value - time()
+    distance = rounded_duration(abs(ahead))
+    return f"  {moment}, " + (f"in {distance}" if ahead > 0 else f"{distance} ago")
 
 
 def _json(value: object) -> str:

@@ -84,7 +84,8 @@ def test_absurd_times_do_not_crash(leeway: Leeway, value: str) -> None:
     payload = f'{{"exp":{value}}}'.encode()
     ran = leeway("token", "inspect", raw_jws(b'{"alg":"ES256"}', payload, KEY))
     shown = line_of(ran.assert_done(), "exp")
-    assert shown.endswith("  not a time") == (value in ABSURD)
+    end = "  before 0001-01-01T00:00:00Z" if value[0] == "-" else "  after 9999-12-31T23:59:59Z"
+    assert shown.endswith(end) == (value in ABSURD)
 
 
 def test_claims_cannot_move_the_cursor_or_add_a_line(leeway: Leeway) -> None:

@@ -110,7 +110,9 @@ class Replica:
                 self.made.append(decided[-1])
                 # The own change is in the next answer, here and in every thread.
                 with suppress(StoreUnavailableError):
-                    assert name_of(self.store.basis().state) >= decided[-1]
+                    state = self.store.basis().state
+                    with state.lock:  # The loop may be applying a later one.
+                        assert name_of(state) >= decided[-1]
 
     def _answer_on_loop(self) -> None:
         async def answer() -> None:
