@@ -16,7 +16,7 @@ Invariants:
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
@@ -308,9 +308,10 @@ def reencrypt(keys: KeyStore, now: int, *, force: bool = False) -> StoredKeys:
 
 
 def accept(keys: KeyStore, now: int) -> StoredKeys:
-    """Use a schedule that was restored, from now on; return the keys.
+    """Use a schedule that was restored, from now on; return the keys as they were.
 
-    Raises InvalidKeyError for one that is not authentic, and the errors of ``AuthStore.change``.
+    A pending key counts as published from now on. Raises InvalidKeyError for a schedule that is not
+    authentic, and the errors of ``AuthStore.change``.
     """
     found: list[StoredKeys] = []
 
@@ -320,7 +321,12 @@ def accept(keys: KeyStore, now: int) -> StoredKeys:
         seen = [replica.version for replica in replicas_of(sealed).values()]
         version = max(stored.version, keys.seen.seen.version, *seen) + RESTORED_VERSIONS
         clock = max(now, stored.keyring.clock)
-        keyring = Keyring(stored.keyring.keys, clock, stored.keyring.refusal)
+        # Nothing shows that a pending key was listed since the backup: it waits again.
+        waiting = tuple(
+            replace(key, since=clock, published=None) if key.state is KeyState.PENDING else key
+            for key in stored.keyring.keys
+        )
+        keyring = Keyring(waiting, clock, stored.keyring.refusal)
         found[:] = [stored]
         return changed_records(
             keyring, stored, sealed, vault, version=version, moved_to=stored.moved_to
