@@ -25,7 +25,9 @@ from webhook.store_keys.seen import SeenFile
 from webhook.store_keys.watcher import StoreKeyWatcher
 
 PAUSED = 0
-"""The clock while it is moved: otherwise half a day could pass within one commit."""
+"""The clock while it is moved: otherwise half a day could pass within one look at the keys. Its
+token would have the time before the step that made its key active, and a key that it makes would be
+noticed half a day late."""
 
 
 def open_store(folder: Path, name: str, *, follow: bool) -> AuthStore:

@@ -4,7 +4,7 @@ No part of the code under test says when a token expires, or how long a key has 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from keys.errors import KeyScheduleError
 from keys.keyring import KeyState
 from keys.rotation import due_step
+from tests.etcd_cluster import memory_folder
 from tests.memory_backend import MemoryBackend
 from tests.unit.webhook.store_keys.replicas_world import (
     DAY,
@@ -146,10 +147,17 @@ class Years(World):
         return not pending and due_step(keyring, POLICY, later) is None
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder in memory, if possible: a disk would take most of the time."""
+    with memory_folder() as found:
+        yield found
+
+
 @pytest.mark.bad_input(70)
 @pytest.mark.parametrize("seed", [1])
-def test_three_years_with_three_replicas(tmp_path: Path, seed: int) -> None:
-    years = Years(tmp_path, seed)
+def test_three_years_with_three_replicas(folder: Path, seed: int) -> None:
+    years = Years(folder, seed)
     source = years.source
     years.mortal.kills = 0.01
     while years.true < T + 3 * YEAR:
