@@ -17,6 +17,7 @@ from benchmarks import (
     rbac_etcd,
     signer,
     startup,
+    store,
     tokenreview,
     verification,
 )
@@ -33,6 +34,7 @@ _CLAIMS: Final[dict[str, Callable[..., list[Row]]]] = {
     "growth": growth.run,
     "rbac": rbac.run,
     "rbac-etcd": rbac_etcd.run,
+    "store": store.run,
     "startup": startup.run,
     "memory": memory.run,
 }

@@ -14,7 +14,7 @@ keys are ES256, which are made faster.
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from webhook.backends.sqlite import SQLiteBackend
 from webhook.rbac import changes, revocations
 from webhook.rbac.access import granting_roles, role_groups
 from webhook.rbac.auth_store import AuthStore
+from webhook.rbac.batches import batch, fits
 from webhook.rbac.model import Group, Permission, PermissionType, User
 from webhook.rbac.ranges import Range
 from webhook.rbac.records import (
@@ -44,6 +45,7 @@ from webhook.rbac.records import (
     user_record,
 )
 from webhook.rbac.revocations import Lifetimes
+from webhook.rbac.state import AuthState
 from webhook.token.authenticator import Authenticator, TrustedIssuer
 from webhook.token.claims import ClockLeeway
 from webhook.token.outcome import Refused
@@ -105,8 +107,21 @@ class _Tokens:
         return _Tokens(keyring, make_tokens(keyring, POLICY, _TOKENS))
 
 
+def measure_users(
+    counts: Sequence[int], rounds: int, open_store: Callable[[str], AuthStore], store: str
+) -> list[Row]:
+    """Measure a question, a change and the question after it by users, on stores of any kind."""
+    rows = _measure("users", _QUESTIONS, counts, rounds, _Tokens.signed(), open_store)
+    return [replace(row, claim=f"{row.claim}, {store}") for row in rows]
+
+
 def _measure(
-    thing: str, kinds: Sequence[str], counts: Sequence[int], rounds: int, tokens: _Tokens
+    thing: str,
+    kinds: Sequence[str],
+    counts: Sequence[int],
+    rounds: int,
+    tokens: _Tokens,
+    open_store: Callable[[str], AuthStore] | None = None,
 ) -> list[Row]:
     points: dict[str, dict[int, list[float]]] = {kind: {n: [] for n in counts} for kind in kinds}
     with ExitStack() as stack:
@@ -114,7 +129,12 @@ def _measure(
         worlds = {}
         for count in counts:
             sizes = replace(Sizes(), **{thing: count})
-            worlds[count] = stack.enter_context(_world(folder / f"{count}.db", sizes, tokens))
+            store = (
+                AuthStore.loaded(SQLiteBackend(folder / f"{count}.db"))
+                if open_store is None
+                else open_store(str(count))
+            )
+            worlds[count] = stack.enter_context(_world(store, sizes, tokens))
         for number in range(rounds + 1):
             for count, world in worlds.items():
                 for kind in kinds:
@@ -219,14 +239,26 @@ def _visited(number: int) -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def _world(path: Path, sizes: Sizes, tokens: _Tokens) -> Iterator[_World]:
-    store = AuthStore.loaded(SQLiteBackend(path))
+def _world(store: AuthStore, sizes: Sizes, tokens: _Tokens) -> Iterator[_World]:
     try:
-        store.change(lambda _: _records(sizes))
+        fill(store, _records(sizes))
         ask_all(store)
         yield _World(store, _issuers(sizes, tokens), tokens)
     finally:
         store.close()
+
+
+def fill(store: AuthStore, records: Iterable[Record]) -> None:
+    """Write records, in as many transactions as they need."""
+    left = list(records)
+    while left:
+        part = list(left) if fits(left, store.max_records) else batch(left)
+        store.change(_as_they_are, part)
+        del left[: len(part)]
+
+
+def _as_they_are(_: AuthState, records: list[Record]) -> list[Record]:
+    return records
 
 
 def _issuers(sizes: Sizes, tokens: _Tokens) -> list[TrustedIssuer]:

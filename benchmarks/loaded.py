@@ -66,7 +66,7 @@ _QUICK: Final = _Effort(3, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
     """The requests to a server: the path, the file with the body, and a part of the answer."""
 
     path: str
@@ -98,27 +98,27 @@ def _data_dir(folder: Path) -> Path:
 
 def _measure_loaded(client: Path, bare: Path, loaded: Path, effort: _Effort) -> Row:
     rates: dict[str, list[float]] = {"loaded": [], "bare": []}
-    questions = {"loaded": (loaded, _token_question(loaded)), "bare": (bare, _token_question(bare))}
+    questions = {"loaded": (loaded, token_question(loaded)), "bare": (bare, token_question(bare))}
     for _ in range(effort.rounds):
         for name, (data_dir, question) in questions.items():
             with leeway_server(data_dir) as port:
-                _load(client, data_dir, port, question, effort.warm_up_seconds)
-                load = _load(client, data_dir, port, question, effort.seconds)
+                load_of(client, data_dir, port, question, effort.warm_up_seconds)
+                load = load_of(client, data_dir, port, question, effort.seconds)
             rates[name].append(load.requests_per_second)
     ours, baseline = rates.items()
     return rate_row(_CLAIMS[0], _REVIEWS_FLOOR, ours, baseline, "requests/s")
 
 
 def _measure_access(client: Path, data_dir: Path, effort: _Effort) -> Row:
-    questions = {"SubjectAccessReview": _access_question(data_dir)}
-    questions["TokenReview"] = _token_question(data_dir)
+    questions = {"SubjectAccessReview": access_question(data_dir)}
+    questions["TokenReview"] = token_question(data_dir)
     loads: dict[str, list[Load]] = {name: [] for name in questions}
     with leeway_server(data_dir) as port:
         for question in questions.values():
-            _load(client, data_dir, port, question, effort.warm_up_seconds)
+            load_of(client, data_dir, port, question, effort.warm_up_seconds)
         for _ in range(effort.rounds):
             for name, question in questions.items():
-                loads[name].append(_load(client, data_dir, port, question, effort.seconds))
+                loads[name].append(load_of(client, data_dir, port, question, effort.seconds))
     rates = {name: [load.requests_per_second for load in runs] for name, runs in loads.items()}
     ours, baseline = rates.items()
     notes = [
@@ -129,12 +129,13 @@ def _measure_access(client: Path, data_dir: Path, effort: _Effort) -> Row:
     return rate_row(_CLAIMS[1], _ACCESS_FLOOR, ours, baseline, "requests/s", notes)
 
 
-def _load(client: Path, data_dir: Path, port: int, question: _Question, seconds: float) -> Load:
+def load_of(client: Path, data_dir: Path, port: int, question: Question, seconds: float) -> Load:
+    """Send the requests as fast as they are answered. Raises LoadError for a wrong answer."""
     target = review_target(port, question.path, data_dir, question.expected)
     return run_load(client, target, Plan(question.body, CONNECTIONS, seconds))
 
 
-def _token_question(data_dir: Path) -> _Question:
+def token_question(data_dir: Path) -> Question:
     """Return the review of a token bound to a Pod on a node."""
     configuration = load_configuration(data_dir, {}, {})
     request = TokenSpec(
@@ -148,10 +149,10 @@ def _token_question(data_dir: Path) -> _Question:
     token = issue_token(request, policy, keyring_of(data_dir), time.time()).token
     file = data_dir / "token-review"
     file.write_text(token_review(token, configuration.audiences[0]) + "\n", "ascii")
-    return _Question(TOKEN_REVIEW_PATH, file, '"authenticated":true')
+    return Question(TOKEN_REVIEW_PATH, file, '"authenticated":true')
 
 
-def _access_question(data_dir: Path) -> _Question:
+def access_question(data_dir: Path) -> Question:
     """Return the review that an API server sends before that service account lists its Pods."""
     members = {
         "kind": "SubjectAccessReview",
@@ -177,20 +178,21 @@ def _access_question(data_dir: Path) -> _Question:
     }
     file = data_dir / "access-review"
     file.write_text(json.dumps(members, separators=(",", ":")) + "\n", "ascii")
-    return _Question(ACCESS_REVIEW_PATH, file, '"allowed":true')
+    return Question(ACCESS_REVIEW_PATH, file, '"allowed":true')
 
 
 def _fill(data_dir: Path) -> None:
     configuration = load_configuration(data_dir, {}, {})
     with closing(store_of(data_dir, configuration)) as store:
-        store.change(lambda _: _records(time.time()))
+        store.change(lambda _: records_of_cluster(time.time()))
     objects = {"apiVersion": "v1", "kind": "List", "items": _objects()}
     (data_dir / "objects.json").write_text(json.dumps(objects), "ascii")
     with (data_dir / "leeway.yaml").open("a") as file:
         file.write("objects: {source: file, file: {path: objects.json}}\n")
 
 
-def _records(now: float) -> list[Record]:
+def records_of_cluster(now: float) -> list[Record]:
+    """Return the users, roles, groups and revocations of the loaded server."""
     records = []
     for number in range(ROLES):
         role = f"role-{number:04}"

@@ -15,6 +15,7 @@ from benchmarks.report import Figure, Row, cost_row, limit_row, rate_row, render
 from benchmarks.signer import Measured, Reviews, reviews_row, signing_rows
 from benchmarks.soak import Sample, line_of, mark_of, memory_rows, traffic_lines
 from benchmarks.soak_traffic import SHARES, Tally
+from benchmarks.store_replicas import delay_rows, kills_row
 
 MEGABYTE = 1_000_000
 
@@ -182,3 +183,22 @@ def test_a_load_that_is_not_held_is_missed() -> None:
     found = Reviews([load(0.5)], [load(300.0, 600.0, rate=94.0)], [load()], [100.0])
     row = reviews_row("signatures", 10.0, found)
     assert (row.verdict, row.ratio) == ("MISSED", 1200.0)
+
+
+@pytest.mark.parametrize(
+    ("delays", "verdicts"),
+    [
+        ([1.0, 100.0, 3_000.0], ["ok", "ok"]),
+        ([1.0, 101.0, 102.0], ["MISSED", "ok"]),
+        ([1.0, 2.0, 3_001.0], ["ok", "MISSED"]),
+    ],
+)
+def test_a_revocation_has_a_median_and_a_longest(delays: list[float], verdicts: list[str]) -> None:
+    assert [row.verdict for row in delay_rows(delays)] == verdicts
+
+
+def test_kills_of_the_leader_have_no_limit() -> None:
+    row = kills_row(20, load(errors=30))
+    assert (row.verdict, row.ratio) == ("no limit", 0.03)
+    assert row.measured == Figure("not answered", 30, "reviews")
+    assert row.against == Figure("of", 1_000, "reviews")
