@@ -109,6 +109,9 @@ class FeedBackend:
             return 1
         return sum(self._applied < at <= self._reached for at, _ in list(self.log.commits))
 
+    def problem(self) -> str:
+        return ""
+
     def proven(self, revision: int) -> float:
         """Return when the head was last seen to be in use."""
         if self.is_reading and revision >= self.log.head:

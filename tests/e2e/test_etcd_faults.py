@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -216,3 +217,20 @@ def test_the_endpoints_move(replicas: Replicas, cluster: EtcdCluster) -> None:
     b.proxy.retarget([cluster.ports[2], cluster.ports[0], cluster.ports[1]])
     b.proxy.reset()
     until_all(b, 201)
+
+
+@pytest.mark.bad_input(69)
+def test_auth_of_etcd_turned_on_while_it_runs(replicas: Replicas, cluster: EtcdCluster) -> None:
+    cluster.enable_auth()
+    try:
+        for replica in replicas:
+            until_all(replica, 503)
+            wait_for(partial(names_the_reason, replica), SECONDS, replica.readyz()[1])
+    finally:
+        cluster.disable_auth()
+    for replica in replicas:
+        until_all(replica, 201)
+
+
+def names_the_reason(replica: Replica) -> bool:
+    return "user name is empty" in replica.readyz()[1]

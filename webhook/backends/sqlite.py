@@ -174,6 +174,9 @@ class SQLiteBackend:
         self._applied = self._marks.get(revision, _NO_MARK)
         self._position = revision, self._heads.get(revision, b"")
 
+    def problem(self) -> str:
+        return ""
+
     def proven(self, _revision: int) -> float:
         """Return infinity: ``unread`` finds every commit that has ended."""
         return inf

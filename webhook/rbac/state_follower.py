@@ -176,11 +176,12 @@ class StateFollower:
         proof = self._backend.proven(basis.revision)
         age = self._clock() - proof
         if not age <= self._backend.max_staleness:
+            problem = self._backend.problem()
             raise StoreStaleError(
                 f"what is here of the store at {self._backend.place} "
                 + (f"was complete {age:.1f} s ago" if age < inf else "was never complete")
-                + f", and at most {self._backend.max_staleness:g} s are allowed; see whether it "
-                "can be reached"
+                + f", and at most {self._backend.max_staleness:g} s are allowed; "
+                + (problem or "see whether it can be reached")
             )
         if proof < since:
             self._backend.wanted()

@@ -38,6 +38,9 @@ class AgingBackend(MemoryBackend):
             raise self.error
         return super().load()
 
+    def problem(self) -> str:
+        return ""
+
     def proven(self, _revision: int) -> float:
         """Return ``proof``; None is now."""
         return self.clock.now if self.proof is None else self.proof
