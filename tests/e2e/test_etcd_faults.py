@@ -225,7 +225,7 @@ def test_auth_of_etcd_turned_on_while_it_runs(replicas: Replicas, cluster: EtcdC
     try:
         for replica in replicas:
             until_all(replica, 503)
-            wait_for(partial(names_the_reason, replica), SECONDS, replica.readyz()[1])
+            wait_until(partial(names_the_reason, replica), SECONDS)
     finally:
         cluster.disable_auth()
     for replica in replicas:
