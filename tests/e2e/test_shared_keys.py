@@ -169,7 +169,8 @@ def test_a_server_whose_active_key_is_refused_verifies_and_signs_nothing(
     token = token_of(first)
     use_keys(second, KEYS.replace("}", f", refused: [{old}]}}"))
     with running(second, readyz=503, expected_trouble=NOBODY) as (server,):
-        wait_until(lambda: published(server) == [] if has_keys(server) else False)
+        wait_until(lambda: all(has_keys(server) for _ in range(6)))
+        assert published(server) == []
         assert not is_accepted(server, token)
         path = "/api/v1/namespaces/argo-run/serviceaccounts/loofah/token"
         answer = server.post(path, {"kind": "TokenRequest"}, server.context("root"))

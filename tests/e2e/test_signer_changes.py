@@ -32,7 +32,7 @@ from .signer_process import (
     start_signer,
 )
 
-BAD = "not loaded again|before stay in use|not read again|active key is not for kube-apiserver"
+BAD = "not loaded again|before stay in use|not read again|active key cannot be used"
 
 
 def run(data_dir: Path, *arguments: str) -> tuple[int, str]:

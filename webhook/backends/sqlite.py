@@ -175,6 +175,7 @@ class SQLiteBackend:
         self._position = revision, self._heads.get(revision, b"")
 
     def problem(self) -> str:
+        """Return nothing: what is wrong is raised where it is met."""
         return ""
 
     def proven(self, _revision: int) -> float:

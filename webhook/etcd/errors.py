@@ -58,6 +58,8 @@ _NEEDS_LOGIN: Final = frozenset(
     {
         (Code.INVALID_ARGUMENT, USER_EMPTY),
         (Code.INVALID_ARGUMENT, AUTH_OLD_REVISION),
+        # The same, as etcd 3.5 says it of a JWT.
+        (Code.UNKNOWN, "auth: revision in header is old"),
         (Code.UNAUTHENTICATED, INVALID_AUTH_TOKEN),
     }
 )
@@ -192,7 +194,7 @@ def error_of_status(code: Code, text: str, endpoint: str, what: str) -> EtcdErro
     if code is Code.UNAVAILABLE and text.startswith(_NOT_CONNECTED):
         return NotSentError.at(endpoint, _why_not_connected(text))
     is_definite = (code, text) in _DEFINITE  # invariant 1
-    if code in _REFUSALS and text.startswith(_PREFIX):
+    if (code, text) in _NEEDS_LOGIN or (code in _REFUSALS and text.startswith(_PREFIX)):
         return _refusal_class(code, text)(
             f"etcd at {endpoint} refused {what}: {text}",
             code=code,

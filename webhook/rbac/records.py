@@ -108,7 +108,7 @@ class Backend(Protocol):
         """
 
     def problem(self) -> str:
-        """Return why nothing newer is known now, for messages; empty if all is well. Never waits."""
+        """Return why nothing newer is known, for messages, empty if all is well. Never waits."""
 
     def proven(self, revision: int, /) -> float:
         """Return a moment before which everything acknowledged is in a state. Never waits.
