@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.store_faults import KILLS, OTHERS
-from tests.etcd_member import need_program
+from tests.etcd_member import is_sound, need_program, version_of
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 900.0
@@ -20,8 +20,11 @@ Report = dict[str, Any]
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Run the driver, and return its report."""
-    need_program("etcd")
+    version = version_of(need_program("etcd"))
     need_program("etcdctl")
+    if not is_sound(version):
+        name = ".".join(map(str, version))
+        pytest.skip(f"etcd {name} has faults of its own when its members are stopped")
     file = tmp_path_factory.mktemp("chaos") / "report.json"
     command = [sys.executable, "-m", "tests.chaos", "--store", "etcd", "--short"]
     ended = subprocess.run(

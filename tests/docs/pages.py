@@ -321,7 +321,8 @@ END""",
         ),
         first={
             "review 8444 | jq .status#1": "sleep 3.1",
-            "review 8443 | jq -r": """until review 8443 | grep '"code"'; do sleep 0.2; done""",
+            "review 8443 | jq -r": "until review 8443 | grep '\"code\"'; do sleep 0.2; done; "
+            "sleep 3",
             "review 8443 | jq .status.authenticated": "until review 8443 | grep -q status; do "
             "sleep 0.2; done; sleep 2; until review 8443 | grep -q authenticated; do sleep 0.2; "
             "done",
@@ -391,7 +392,7 @@ leeway role add team-a
 curl -sf {AS_ROOT} --json '{{"name": "team-a", "perm": {{"permType": "WRITE", \
 "key": "L3RlYW0tYS8=", "range_end": "L3RlYW0tYTA="}}}}' {V3}/role/grant
 curl -s {AS_ROOT} --json '{{"name": "alice", "password": "x"}}' {V3}/authenticate
-kubectl --kubeconfig leeway-data/kubeconfig/root.yaml create token loofah -n argo-run \
+kubectl --kubeconfig leeway-data/kubeconfig/root.yaml create token curd -n argo-run \
 --audience vault > vault.token""",
         },
         not_compared={

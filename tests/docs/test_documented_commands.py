@@ -52,6 +52,7 @@ CHANGING = [
     (r"\b(in|another|active for) (?:\d+[dhms])+", r"\1 DURATION"),
     (r"\d+\.\ds (ahead of|behind) this one \(± \d\.\ds", r"OFFSET this one (ERROR"),
     (r"\b(?:\d+[dhms])+ (ago|old)\b", r"DURATION \1"),
+    (r"(is \S+) (?:ahead of|behind) (this one)", r"\1 OFF \2"),
 ]
 
 
