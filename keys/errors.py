@@ -34,7 +34,7 @@ class KeyScheduleError(InvalidKeyError):
 
 
 class MissingEncryptionKeyError(InvalidKeyError):
-    """What is stored needs an encryption key that is not here."""
+    """A stored key cannot be decrypted: its encryption key is missing here."""
 
 
 class SealedRecordError(InvalidKeyError):

@@ -50,5 +50,5 @@ class KeyWatcher(Protocol):
     def proof(self) -> float:
         """Return the CLOCK_BOOTTIME, in seconds, at which the keyring was that of its source.
 
-        Infinity for keys that are read where they are, minus infinity while there are none.
+        Infinity for keys in a folder, minus infinity before any keys were read.
         """

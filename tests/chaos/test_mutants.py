@@ -113,7 +113,7 @@ def history_lost(world: World) -> None:
         world.cluster.swap_data(copy)
         c = world.replica("c")
         assert c.change(changes.grant_role, "ann", "b") is Outcome.ACKNOWLEDGED
-        # What etcd has lost, nobody can hold Leeway to.
+        # Leeway cannot answer from changes that etcd itself has lost.
         world.changes[4:lost] = []
         time.sleep(LONGER)
         proxy.reset()
